@@ -1,0 +1,244 @@
+"""From settings to pure functions: the one place where names in a config become a model and its rounds."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedvlr_jax import sampling
+from fedvlr_jax.client import LocalSettings, trainable
+from fedvlr_jax.costs import CostReport, cost_report
+from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.hosts import HOSTS
+from fedvlr_jax.losses import OBJECTIVES
+from fedvlr_jax.model import Model, make_model
+from fedvlr_jax.planning import plan_buckets
+from fedvlr_jax.rounds import make_round
+from fedvlr_jax.scoring import Scoring, router_weights, score_chunk
+from fedvlr_jax.types import (
+    Array,
+    Bucket,
+    ClientData,
+    Content,
+    Dataset,
+    FedState,
+    PrivateState,
+    PublicState,
+    RoundInfo,
+)
+from fedvlr_jax.variants import VARIANTS
+
+OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {
+    "sgd": optax.sgd,
+    "momentum": lambda lr: optax.sgd(lr, momentum=0.9),
+    "adam": optax.adam,
+    "adamw": optax.adamw,
+    "adagrad": optax.adagrad,
+    "rmsprop": optax.rmsprop,
+    "yogi": optax.yogi,
+}
+"""Optimizers by the name in the config, for the server and for clients."""
+
+
+class Algorithm(NamedTuple):
+    """A federated algorithm on one data set, as pure functions.
+
+    Attributes:
+      init: ``(key) -> FedState`` from a typed key.
+      run: ``(state, data, num_rounds) -> (state, RoundInfo [rounds])``; jit it once with `num_rounds` static and
+        the state donated.
+      scoring: ``(state, content) -> params`` of `score`: publishes the current views once.
+      score: ``(params, chunk) -> s_ci [c, i]``, the score function of evaluation.
+      router_weights: ``(params, chunk) -> w_cj [c, j]``, or None for variants without a router.
+      cost: sizes of the model and of its messages.
+      clients_per_round: n_s.
+      model: the parts, for analyses.
+    """
+
+    init: Callable[[Array], FedState]
+    run: Callable[[FedState, ClientData, int], tuple[FedState, RoundInfo]]
+    scoring: Callable[[FedState, Content], Scoring]
+    score: Callable[[Scoring, Bucket], Array]
+    router_weights: Callable[[Scoring, Bucket], Array] | None
+    cost: CostReport
+    clients_per_round: int
+    model: Model
+
+
+def make_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
+    """Builds the algorithm that the settings describe for a data set.
+
+    Args:
+      settings: nested mapping with the fields of configs/base.py.
+      dataset: only sizes and features are read; interactions come in through the rounds.
+
+    Raises:
+      ConfigError: a name that does not exist (with a suggestion), or a value out of range.
+    """
+    _check_ranges(settings)
+    num_users, num_items = dataset.num_users, dataset.num_items
+    content = Content(*(None if x is None else jnp.asarray(x) for x in (dataset.V, dataset.C)))
+    model = _make_model(settings, content, num_items)
+    local = _local_settings(settings, num_items, settings["client"]["steps"])
+    tuning = _local_settings(settings, num_items, max(model.host.tune_steps, 1))
+    server = settings["server"]
+    server_optimizer = _choose(OPTIMIZERS, "server.optimizer", server["optimizer"])(server["lr"])
+    clients_per_round = _cohort_size(server["clients_per_round"], num_users)
+    compute = settings["compute"]
+
+    def init(key: Array) -> FedState:
+        params = model.init_public(sampling.stream(key, sampling.INIT_PUBLIC))
+        public = PublicState(
+            params=params, opt_state=server_optimizer.init(params), round=jnp.zeros((), jnp.int32)
+        )
+        user_keys = sampling.entity_keys(sampling.stream(key, sampling.INIT_PRIVATE), jnp.arange(num_users))
+        private = jax.vmap(model.init_private)(user_keys)
+        opt_state = jax.vmap(local.optimizer.init)(trainable(private))
+        return FedState(public=public, private=PrivateState(params=private, opt_state=opt_state), key=key)
+
+    def run(state: FedState, data: ClientData, num_rounds: int) -> tuple[FedState, RoundInfo]:
+        plan = plan_buckets(
+            model, local, data.buckets, num_items, path=compute["path"], chunk=compute["chunk"]
+        )
+        round_ = make_round(
+            model,
+            local,
+            server_optimizer,
+            plan,
+            num_users=num_users,
+            num_items=num_items,
+            clients_per_round=clients_per_round,
+            server_l2=server["l2"],
+        )
+        return jax.lax.scan(lambda state, _: round_(state, data), state, length=num_rounds)
+
+    def scoring(state: FedState, content: Content) -> Scoring:
+        broadcast = model.publish(state.public.params, content)
+        return Scoring(broadcast, state.private, state.key, state.public.round)
+
+    def weights(params: Scoring, chunk: Bucket) -> Array:
+        return router_weights(model, num_items, params, chunk)
+
+    return Algorithm(
+        init=init,
+        run=run,
+        scoring=scoring,
+        score=lambda params, chunk: score_chunk(model, tuning, num_items, params, chunk),
+        router_weights=None if model.variant.mix is None else weights,
+        cost=cost_report(init, model, content, num_users),
+        clients_per_round=clients_per_round,
+        model=model,
+    )
+
+
+def parse_names(value: str | Sequence[str]) -> tuple[str, ...]:
+    """A comma list, a tuple or a list of names -> names without blanks; `("a,b",)` counts as a comma list."""
+    parts = [value] if isinstance(value, str) else list(value)
+    return tuple(name.strip() for part in parts for name in part.split(",") if name.strip())
+
+
+def _make_model(settings: Mapping[str, Any], content: Content, num_items: int) -> Model:
+    fusion, host_settings, client = settings["fusion"], settings["host"], settings["client"]
+    objective = settings["objective"]
+    make_host = _choose(HOSTS, "host.name", host_settings["name"])
+    if objective == "squared" and host_settings["name"] != "fcf":
+        raise ConfigError(
+            f"objective: squared has its closed form in host fcf only, found {host_settings['name']}"
+        )
+    options = {k: v for k, v in host_settings.items() if k != "name"}
+    host = make_host(
+        num_items, dim=fusion["dim"], init_scale=client["init_scale"], objective=objective, **options
+    )
+    make_variant = _choose(VARIANTS, "variant", settings["variant"])
+    variant = make_variant(
+        content,
+        num_items,
+        dim=fusion["dim"],
+        heads=fusion["heads"],
+        operators=parse_names(fusion["operators"]),
+        modalities=parse_names(fusion["modalities"]),
+        server_scale=settings["server"]["init_scale"],
+        private_scale=client["init_scale"],
+        own_tables=host.own_item_tables,
+    )
+    return make_model(host, variant, num_items, fusion["dim"])
+
+
+def _local_settings(settings: Mapping[str, Any], num_items: int, steps: int) -> LocalSettings:
+    client = settings["client"]
+    make_objective = _choose(OBJECTIVES, "objective", settings["objective"])
+    objective = make_objective(
+        num_items,
+        steps=steps,
+        negatives=client["negatives"],
+        holdout=client["holdout"],
+        confidence=settings["host"]["confidence"],
+    )
+    return LocalSettings(
+        objective=objective,
+        optimizer=_choose(OPTIMIZERS, "client.optimizer", client["optimizer"])(client["lr"]),
+        lr=client["lr"],
+        steps=client["steps"],
+        l2=client["l2"],
+        move_items=client["move_items"],
+        item_lr=client["item_lr"],
+    )
+
+
+def _choose(table: Mapping[str, Any], field: str, name: str) -> Any:
+    if name not in table:
+        near = difflib.get_close_matches(str(name), table, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"{field}: expected one of {', '.join(table)}, found {name!r}{hint}")
+    return table[name]
+
+
+def _cohort_size(clients_per_round: int, num_users: int) -> int:
+    if not 0 <= clients_per_round <= num_users:
+        raise ConfigError(
+            f"server.clients_per_round: expected 0 (all) to {num_users}, the number of clients in the data, "
+            f"found {clients_per_round}"
+        )
+    return clients_per_round or num_users
+
+
+def _check_ranges(settings: Mapping[str, Any]) -> None:
+    """Refuses values that would run and give nonsense."""
+    at_least = {
+        "fusion.dim": 1,
+        "fusion.heads": 1,
+        "client.steps": 1,
+        "client.negatives": 1,
+        "client.lr": 0,
+        "client.l2": 0,
+        "client.holdout": 0,
+        "client.item_lr": 0,
+        "client.init_scale": 0,
+        "server.lr": 0,
+        "server.l2": 0,
+        "server.init_scale": 0,
+        "host.tune_steps": 0,
+        "host.ridge": 0,
+        "host.confidence": 0,
+        "compute.chunk": 0,
+    }
+    for field, low in at_least.items():
+        section, name = field.split(".")
+        value = settings[section][name]
+        if not low <= value < float("inf"):
+            raise ConfigError(f"{field}: expected a finite number of at least {low}, found {value}")
+    if settings["client"]["holdout"] >= 1:
+        raise ConfigError(f"client.holdout: expected a share below 1, found {settings['client']['holdout']}")
+    if settings["client"]["move_items"] and settings["client"]["item_lr"] == 0:
+        raise ConfigError("client.item_lr: expected a positive rate with client.move_items, found 0")
+    if settings["compute"]["path"] not in ("auto", "fused", "uploads"):
+        raise ConfigError(
+            f"compute.path: expected auto, fused or uploads, found {settings['compute']['path']!r}"
+        )
+    if settings["client"]["move_items"] and settings["compute"]["path"] == "fused":
+        raise ConfigError("compute.path: client.move_items needs the path uploads (or auto), found fused")

@@ -1,0 +1,66 @@
+"""Sizes of a model, of its state and of its messages, from shapes alone (nothing is computed or compiled)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from fedvlr_jax.model import Model
+from fedvlr_jax.types import Content, PyTree
+
+
+class CostReport(NamedTuple):
+    """Sizes of a federated model.
+
+    Attributes:
+      public, private: pytrees of shapes and dtypes; `private` is one client's.
+      num_public: public parameters.
+      num_private_per_client: private parameters of one client.
+      bytes_down_per_client: a whole broadcast (all rows); a client that asks only for rows it touches pays
+        ``bytes_per_row`` for each, plus ``bytes_head``.
+      bytes_up_per_client: a whole upload; it has the broadcast's shape.
+      bytes_per_row: one item's row in all tables of the broadcast.
+      bytes_head: public parameters that every client reads whole.
+      bytes_state: public and private state with both optimizers, all clients.
+    """
+
+    public: PyTree
+    private: PyTree
+    num_public: int
+    num_private_per_client: int
+    bytes_down_per_client: int
+    bytes_up_per_client: int
+    bytes_per_row: int
+    bytes_head: int
+    bytes_state: int
+
+
+def cost_report(init: Callable, model: Model, content: Content, num_users: int) -> CostReport:
+    """Reads all sizes off the shapes of the initial state and of the broadcast."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = jax.eval_shape(init, key)
+    private = jax.eval_shape(model.init_private, key)
+    broadcast = jax.eval_shape(model.publish, state.public.params, content)
+    rows, head = _bytes(broadcast.rows), _bytes(broadcast.head)
+    num_items = next(iter(broadcast.rows.values())).shape[0]
+    return CostReport(
+        public=state.public.params,
+        private=private,
+        num_public=_count(state.public.params),
+        num_private_per_client=_count(private),
+        bytes_down_per_client=rows + head,
+        bytes_up_per_client=rows + head,
+        bytes_per_row=rows // num_items,
+        bytes_head=head,
+        bytes_state=_bytes((state.public, state.private)),
+    )
+
+
+def _count(tree: PyTree) -> int:
+    return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def _bytes(tree: PyTree) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))

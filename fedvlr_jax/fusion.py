@@ -1,0 +1,225 @@
+"""Server side: fusion operators g_j and the views F_j = g_j(V, C, D; gamma_j) that a round broadcasts.
+
+Every operator acts on one item's row at a time. That row-locality is one of the conditions under which pulling
+the summed client cotangents back once a round equals differentiating inside every client (Algorithm 1), and it
+lets a client download only the rows it touches.
+
+To add an operator: write a ``flax.linen`` module that maps ``(e_id, v_id, c_id) -> [i, d]`` and give it a row
+in ``FUSION_OPS``. The tests over that table judge it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.types import Array, Content, PyTree
+
+MODALITIES = ("D", "V", "C")
+
+
+class Sum(nn.Module):
+    """``e + v + c``; no parameters."""
+
+    dim: int
+    heads: int
+    present: tuple[bool, bool, bool]
+
+    @nn.compact
+    def __call__(self, e_id: Array, v_id: Array, c_id: Array) -> Array:
+        return e_id + v_id + c_id
+
+
+class Mlp(nn.Module):
+    """Linear(3d -> 2d), ReLU, Linear(2d -> d) on the concatenated modalities."""
+
+    dim: int
+    heads: int
+    present: tuple[bool, bool, bool]
+
+    @nn.compact
+    def __call__(self, e_id: Array, v_id: Array, c_id: Array) -> Array:
+        hidden = nn.relu(nn.Dense(2 * self.dim, name="hidden")(jnp.concatenate([e_id, v_id, c_id], axis=-1)))
+        return nn.Dense(self.dim, name="out")(hidden)
+
+
+class Gate(nn.Module):
+    """Each modality times the sigmoid of its own Linear(d -> d), concatenated, Linear(3d -> d)."""
+
+    dim: int
+    heads: int
+    present: tuple[bool, bool, bool]
+
+    @nn.compact
+    def __call__(self, e_id: Array, v_id: Array, c_id: Array) -> Array:
+        gated = [
+            x * nn.sigmoid(nn.Dense(self.dim, name=f"gate_{name}")(x))
+            for name, x in zip(MODALITIES, (e_id, v_id, c_id), strict=True)
+        ]
+        return nn.Dense(self.dim, name="out")(jnp.concatenate(gated, axis=-1))
+
+
+class Attention(nn.Module):
+    """Multi-head attention over the item's own modality tokens, averaged over the tokens that are present.
+
+    The tokens of one item attend to each other only, so the operator stays row-local. A modality that is
+    switched off is masked as a key and left out of the average.
+    """
+
+    dim: int
+    heads: int
+    present: tuple[bool, bool, bool]
+
+    @nn.compact
+    def __call__(self, e_id: Array, v_id: Array, c_id: Array) -> Array:
+        tokens_imd = jnp.stack([e_id, v_id, c_id], axis=-2)
+        present_m = jnp.asarray(self.present)
+        mask_ihmm = jnp.broadcast_to(present_m, (tokens_imd.shape[0], 1, 3, 3))
+        attended_imd = nn.MultiHeadDotProductAttention(num_heads=self.heads, name="attention")(
+            tokens_imd, mask=mask_ihmm
+        )
+        weight_m = present_m.astype(e_id.dtype) / sum(self.present)
+        return jnp.einsum("m,imd->id", weight_m, attended_imd)
+
+
+class _Single(nn.Module):
+    """One modality alone. With these three as operators, a router's weights are a modality preference."""
+
+    dim: int
+    heads: int
+    present: tuple[bool, bool, bool]
+    which: int = 0
+
+    @nn.compact
+    def __call__(self, e_id: Array, v_id: Array, c_id: Array) -> Array:
+        if not self.present[self.which]:
+            raise ConfigError(
+                f"fusion.operators: an operator of modality {MODALITIES[self.which]} alone needs that modality, "
+                f"found fusion.modalities without it"
+            )
+        return (e_id, v_id, c_id)[self.which]
+
+
+def _single(which: int) -> Callable[..., nn.Module]:
+    def make(**kwargs) -> nn.Module:
+        return _Single(which=which, **kwargs)
+
+    return make
+
+
+FUSION_OPS: dict[str, Callable[..., nn.Module]] = {
+    "sum": Sum,
+    "mlp": Mlp,
+    "gate": Gate,
+    "attention": Attention,
+    "id": _single(0),
+    "visual": _single(1),
+    "text": _single(2),
+}
+
+
+class Fusion(NamedTuple):
+    """Views of one set of operators as a pair of pure functions.
+
+    Attributes:
+      init: ``(key) -> params`` with ``D`` [i, d], ``project`` (W_v, b_v, W_c, b_c) and ``gamma`` by operator.
+      views: ``(params, content) -> F_ijd`` [i, j, d]. Items lead so that a client gathers one contiguous row
+        per item; axis j follows the order of the operators.
+      num_views: |G|.
+    """
+
+    init: Callable[[Array], PyTree]
+    views: Callable[[PyTree, Content], Array]
+    num_views: int
+
+
+def make_fusion(
+    operators: Sequence[str],
+    content: Content,
+    num_items: int,
+    *,
+    dim: int,
+    heads: int = 4,
+    modalities: Sequence[str] = MODALITIES,
+    init_scale: float = 0.1,
+) -> Fusion:
+    """Builds the views of `operators` over the modalities that are switched on and that the data has.
+
+    Args:
+      operators: names in ``FUSION_OPS``, in the order of axis j.
+      content: the frozen features; only their shapes are read here. A missing one is switched off.
+      num_items: |I|.
+      dim: d, the shared latent dimension.
+      heads: attention heads, a divisor of `dim`.
+      modalities: subset of ("D", "V", "C"); one left out enters the operators as zeros (ablations w/o D, V, C).
+      init_scale: standard deviation of the initial item-ID table D.
+
+    Raises:
+      ConfigError: an unknown operator or modality, no modality left, or `heads` that do not divide `dim`.
+    """
+    present = _present(modalities, content)
+    modules = {name: FUSION_OPS[name](dim=dim, heads=heads, present=present) for name in _checked(operators)}
+    if "attention" in modules and dim % heads:
+        raise ConfigError(f"fusion.heads: expected a divisor of fusion.dim={dim}, found {heads}")
+    project = nn.Dense(dim)
+
+    def init(key: Array) -> PyTree:
+        key_d, key_v, key_c, *key_j = jax.random.split(key, 3 + len(modules))
+        zeros_id = jnp.zeros((1, dim))
+        params = {"D": init_scale * jax.random.normal(key_d, (num_items, dim)), "project": {}, "gamma": {}}
+        for letter, features, k, on in zip(("V", "C"), content, (key_v, key_c), present[1:], strict=True):
+            if on:
+                params["project"][letter] = project.init(k, jnp.zeros((1, features.shape[1])))
+        for (name, module), k in zip(modules.items(), key_j, strict=True):
+            params["gamma"][name] = module.init(k, zeros_id, zeros_id, zeros_id)
+        return params
+
+    def views(params: PyTree, content: Content) -> Array:
+        tokens = project_modalities(params, content, present)
+        return jnp.stack([m.apply(params["gamma"][name], *tokens) for name, m in modules.items()], axis=1)
+
+    return Fusion(init, views, len(modules))
+
+
+def project_modalities(
+    params: PyTree, content: Content, present: Sequence[bool]
+) -> tuple[Array, Array, Array]:
+    """The three modality tokens e = D, v = V W_v + b_v, c = C W_c + b_c, each [i, d]; zeros where switched off."""
+    dense = nn.Dense(params["D"].shape[1])
+    e_id = params["D"] if present[0] else jnp.zeros_like(params["D"])
+    v_id, c_id = (
+        dense.apply(params["project"][letter], features) if on else jnp.zeros_like(e_id)
+        for letter, features, on in zip(("V", "C"), content, present[1:], strict=True)
+    )
+    return e_id, v_id, c_id
+
+
+def _present(modalities: Sequence[str], content: Content) -> tuple[bool, bool, bool]:
+    for letter in modalities:
+        if letter not in MODALITIES:
+            raise ConfigError(
+                f"fusion.modalities: expected a subset of {','.join(MODALITIES)}, found {letter!r}"
+            )
+    available = (True, content.V is not None, content.C is not None)
+    present = tuple(m in modalities and a for m, a in zip(MODALITIES, available, strict=True))
+    if not any(present):
+        raise ConfigError("fusion.modalities: expected at least one modality that the data has, found none")
+    return present
+
+
+def _checked(operators: Sequence[str]) -> Sequence[str]:
+    if not operators:
+        raise ConfigError(f"fusion.operators: expected at least one of {', '.join(FUSION_OPS)}, found none")
+    for name in operators:
+        if name not in FUSION_OPS:
+            raise ConfigError(
+                f"fusion.operators: unknown operator {name!r}; known are {', '.join(FUSION_OPS)}"
+            )
+    if len(set(operators)) != len(operators):
+        raise ConfigError(f"fusion.operators: expected distinct operators, found {', '.join(operators)}")
+    return operators

@@ -1,0 +1,19 @@
+"""Hosts: one file per federated framework, one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fedvlr_jax.hosts import fcf, fedavg, fedncf, fedrap, pfedrec
+from fedvlr_jax.hosts.host import Host, ItemRows
+
+HOSTS: dict[str, Callable[..., Host]] = {
+    "fedavg": fedavg.make,
+    "fcf": fcf.make,
+    "fedncf": fedncf.make,
+    "pfedrec": pfedrec.make,
+    "fedrap": fedrap.make,
+}
+"""Factories by the name in the config; each takes the options it knows and ignores the others."""
+
+__all__ = ["HOSTS", "Host", "ItemRows"]

@@ -1,0 +1,105 @@
+"""The contract of a host: one federated framework as a handful of pure functions.
+
+To add a host: write one file with a factory ``make(num_items, *, dim, init_scale, **options) -> Host`` and give
+it a row in ``HOSTS`` (hosts/__init__.py). The tests over that table judge it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from fedvlr_jax.types import Array, PyTree
+
+
+class ItemRows(NamedTuple):
+    """The representation of the items to score, as one client sees them.
+
+    Attributes:
+      views_bjd: [b, j, d] rows of the views, or None where the host has item tables of its own and the
+        variant adds nothing.
+      w_j: [j], the client's router weights, or None for a single view with weight one.
+      tables: the public row tables [b, d] of the host, by name.
+      own_bd: [b, d], rows of the client's private item table, or None.
+      offset_bd: [b, d], what local fine-tuning added to g_i, or None.
+    """
+
+    views_bjd: Array | None
+    w_j: Array | None
+    tables: dict[str, Array]
+    own_bd: Array | None = None
+    offset_bd: Array | None = None
+
+    def fused(self) -> Array:
+        """g_i of every row, [b, d] (design: sum_j w_uj F_j,i plus the client's own offset)."""
+        g_bd = self.views_bjd[:, 0] if self.w_j is None else jnp.einsum("j,bjd->bd", self.w_j, self.views_bjd)
+        return g_bd if self.offset_bd is None else g_bd + self.offset_bd
+
+    def dot(self, q_d: Array) -> Array:
+        """g_i . q for every row, [b], without forming g.
+
+        Weights and query are merged first, so that under vmap over clients with shared views this is ONE
+        matrix product [c, j d] x [j d, i].
+        """
+        q_jd = q_d[None, :] if self.w_j is None else jnp.einsum("j,d->jd", self.w_j, q_d)
+        s_b = self.views_bjd.reshape(self.views_bjd.shape[0], -1) @ q_jd.reshape(-1)
+        return s_b if self.offset_bd is None else s_b + self.offset_bd @ q_d
+
+
+def no_public(key: Array) -> PyTree:
+    """Public parameters of a host that has none beside the item-ID table."""
+    return {"tables": {}, "head": {}}
+
+
+def no_regulariser(theta: PyTree, items: ItemRows, weight_b: Array, round_: Array) -> Array:
+    """The regulariser of a host without one."""
+    return jnp.zeros(())
+
+
+def no_penalty(D_id: Array, round_: Array) -> Array:
+    """The server-side term of a host without one."""
+    return jnp.zeros(())
+
+
+def equal_weight(num_positives: Array) -> Array:
+    """alpha_u equal for all clients (before normalisation over the cohort)."""
+    return jnp.ones_like(num_positives)
+
+
+class Host(NamedTuple):
+    """One federated framework.
+
+    Attributes:
+      init_private: ``(key) -> theta_u`` of one client.
+      score: ``(theta, head, items) -> s_b``, logits of the rows in `items`.
+      client_weight: ``(num_positives []) -> []``, alpha_u before normalisation over the cohort.
+      init_public: ``(key) -> {"tables": {name: [i, d]}, "head": pytree}``, public beside D and gamma.
+      regulariser: ``(theta, items, weight_b, round) -> []``, client-side; `weight_b` sums to one over the rows
+        used in the step.
+      server_penalty: ``(D_id, round) -> []``, terms of D outside the views, added on the server.
+      solve: ``(theta, head, items, positive_i) -> theta``, exact minimiser over all items, or None.
+      linear: whether the score is linear in g_i (decides which computation is cheap, never the result).
+      own_item_tables: the host has item tables of its own, so the variant `base` broadcasts no view.
+      reads_D: broadcast the rows of D as table ``"D"`` beside the views (for a regulariser).
+      private_item_table: every client keeps a table [i, d] (``items.own_bd``).
+      alternate: within a local step the private parameters move first, and the gradient of the public
+        ones is taken at the moved point.
+      tune_steps, tune_lr: local fine-tuning of the client's own copy of its rows before scoring; 0 = none.
+    """
+
+    init_private: Callable[[Array], PyTree]
+    score: Callable[[PyTree, PyTree, ItemRows], Array]
+    client_weight: Callable[[Array], Array] = equal_weight
+    init_public: Callable[[Array], PyTree] = no_public
+    regulariser: Callable[[PyTree, ItemRows, Array, Array], Array] = no_regulariser
+    server_penalty: Callable[[Array, Array], Array] = no_penalty
+    solve: Callable[[PyTree, PyTree, ItemRows, Array], PyTree] | None = None
+    linear: bool = True
+    own_item_tables: bool = False
+    reads_D: bool = False
+    private_item_table: bool = False
+    alternate: bool = False
+    tune_steps: int = 0
+    tune_lr: float = 0.0

@@ -1,0 +1,115 @@
+"""A model is a host in a variant: what the server publishes and how a client scores items with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedvlr_jax.hosts import Host, ItemRows
+from fedvlr_jax.types import Array, Content, PyTree
+from fedvlr_jax.variants import Variant
+
+
+class Broadcast(NamedTuple):
+    """What the server sends in a round; a client's upload is a cotangent of the same structure.
+
+    Attributes:
+      rows: row tables with leading item axis, ``"views"`` [i, j, d] first; a client needs only rows it touches.
+      head: public parameters that every client reads whole.
+    """
+
+    rows: dict[str, Array]
+    head: PyTree
+
+
+class Download(NamedTuple):
+    """The public side of one client's loss. Its cotangent is accumulated over the local steps.
+
+    Attributes:
+      rows: the client's rows of ``Broadcast.rows`` (or all of them).
+      pooled_jd: mean over the input history of every view, [j, d]; None for variants without a router. It is
+        linear in `rows` and constant within a round, so it is formed, and pulled back, once a round.
+      head: as in Broadcast.
+    """
+
+    rows: dict[str, Array]
+    pooled_jd: Array | None
+    head: PyTree
+
+
+class Model(NamedTuple):
+    """A host in a variant, as pure functions.
+
+    Attributes:
+      init_public: ``(key) -> {"variant": ..., "host": {"tables", "head"}}``.
+      init_private: ``(key) -> {"theta", "variant"[, "own"]}`` of one client.
+      publish: ``(public params, content) -> Broadcast``, differentiable: its pull-back is the server's gradient.
+      penalty: ``(public params, round) -> []``, terms of D outside the views.
+      host, variant: the parts.
+    """
+
+    init_public: Callable[[Array], PyTree]
+    init_private: Callable[[Array], PyTree]
+    publish: Callable[[PyTree, Content], Broadcast]
+    penalty: Callable[[PyTree, Array], Array]
+    host: Host
+    variant: Variant
+
+
+def make_model(host: Host, variant: Variant, num_items: int, dim: int) -> Model:
+    """Joins a host and a variant over `num_items` items of width `dim`."""
+
+    def init_public(key: Array) -> PyTree:
+        key_variant, key_host = jax.random.split(key)
+        return {"variant": variant.init_public(key_variant), "host": host.init_public(key_host)}
+
+    def init_private(key: Array) -> PyTree:
+        key_theta, key_variant = jax.random.split(key)
+        private = {"theta": host.init_private(key_theta), "variant": variant.init_private(key_variant)}
+        return private | {"own": jnp.zeros((num_items, dim))} if host.private_item_table else private
+
+    def publish(params: PyTree, content: Content) -> Broadcast:
+        rows = variant.rows(params["variant"], content) | params["host"]["tables"]
+        if host.reads_D:
+            rows = rows | {"D": params["variant"]["D"]}
+        return Broadcast(rows, params["host"]["head"])
+
+    def penalty(params: PyTree, round_: Array) -> Array:
+        return host.server_penalty(params["variant"].get("D", jnp.zeros((0, dim))), round_)
+
+    return Model(init_public, init_private, publish, penalty, host, variant)
+
+
+def take_rows(rows: PyTree, position_b: Array) -> PyTree:
+    """Rows of every table at `position_b`; zeros at padding."""
+    return jax.tree.map(lambda x: x.at[position_b].get(mode="fill", fill_value=0), rows)
+
+
+def pool(views_njd: Array, position_l: Array, weight_l: Array) -> Array:
+    """h_u by view, [j, d]: the weighted mean of the history's rows. Linear in `views_njd`."""
+    rows_ljd = take_rows(views_njd, position_l)
+    return jnp.einsum("l,ljd->jd", weight_l / jnp.maximum(jnp.sum(weight_l), 1.0), rows_ljd)
+
+
+def item_rows(
+    model: Model,
+    private: PyTree,
+    download: Download,
+    rows_b: PyTree,
+    own_bd: Array | None = None,
+    offset_bd: Array | None = None,
+) -> ItemRows:
+    """The given rows as the client sees them: its router weights and its private rows attached."""
+    mix = model.variant.mix
+    w_j = None if mix is None else mix(private["variant"], download.pooled_jd)
+    return ItemRows(rows_b.get("views"), w_j, rows_b, own_bd, offset_bd)
+
+
+def score(model: Model, private: PyTree, head: PyTree, items: ItemRows) -> Array:
+    """Logits s_ui of the rows in `items`, [b]: the host's score plus what the variant adds."""
+    s_b = model.host.score(private["theta"], head, items)
+    bonus = model.variant.bonus
+    return s_b if bonus is None else s_b + bonus(private["variant"], items.tables)

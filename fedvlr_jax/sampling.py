@@ -1,0 +1,69 @@
+"""Randomness: key streams, cohorts, negatives and held-out histories.
+
+Every draw is keyed by purpose, round and client id, never by slot, so results do not depend on cohort order,
+chunking, bucket layout or device count.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from fedvlr_jax.types import Array
+
+INIT_PUBLIC, INIT_PRIVATE, COHORT, CLIENT, TUNE = range(5)
+"""Purposes of the key streams; append, never reorder (a reorder changes every published number)."""
+
+
+def stream(key: Array, purpose: int, round_: Array | int = 0) -> Array:
+    """The key of one purpose in one round."""
+    return jax.random.fold_in(jax.random.fold_in(key, purpose), round_)
+
+
+def entity_keys(key: Array, ids: Array) -> Array:
+    """One key per entity, [c] for ids [c]; equal ids get equal keys wherever they stand."""
+    return jax.vmap(lambda u: jax.random.fold_in(key, u))(ids)
+
+
+def cohort_mask(key: Array, num_users: int, clients_per_round: int) -> Array:
+    """bool [u], `clients_per_round` of them true: drawn uniformly without replacement, exactly."""
+    order_u = jax.random.permutation(key, num_users)
+    return jnp.zeros(num_users, bool).at[order_u[:clients_per_round]].set(True)
+
+
+def sample_negatives(key: Array, history_l: Array, num_items: int, shape: tuple[int, ...]) -> Array:
+    """Items drawn uniformly from the whole catalogue minus the client's train history, exactly.
+
+    A rank among the num_items - |O_u| allowed items is drawn and mapped through the sorted history: the k-th
+    history item (from 0) has ``history[k] - k`` allowed items below it, so a rank r lands behind as many history
+    items as have ``history[k] - k <= r``. No rejection, no bias towards items that occur in train.
+
+    Args:
+      key: key of the client in this round.
+      history_l: int32 [l], ascending train positives, then padding ``num_items``.
+      num_items: |I|; at least one item must be outside the history, else the draw is the padding id.
+      shape: shape of the draw.
+    """
+    length = jnp.sum(history_l < num_items)
+    rank = jax.random.randint(key, shape, 0, jnp.maximum(num_items - length, 1), dtype=jnp.int32)
+    allowed_below_l = history_l - jnp.arange(history_l.size, dtype=history_l.dtype)
+    allowed_below_l = jnp.where(history_l < num_items, allowed_below_l, num_items)
+    behind = jnp.searchsorted(allowed_below_l, rank, side="right", method="scan_unrolled")
+    return rank + behind.astype(jnp.int32)
+
+
+def hold_out(key: Array, history_l: Array, num_items: int, share: float) -> tuple[Array, Array]:
+    """Splits one history into input and target, both float32 weights [l] of 0 and 1, zero on padding.
+
+    ``round(share * n)`` of the n positives become targets, at least one, and at least one stays input. A history
+    of one item, or a share of 0, is input and target at once.
+    """
+    real_l = history_l < num_items
+    length = jnp.sum(real_l)
+    num_target = jnp.clip(jnp.round(share * length), 1, jnp.maximum(length - 1, 1))
+    noise_l = jnp.where(real_l, jax.random.uniform(key, history_l.shape), 2.0)
+    place_l = jnp.argsort(jnp.argsort(noise_l))
+    everything_l = real_l.astype(jnp.float32)
+    undivided = (length < 2) | (share == 0)
+    target_l = jnp.where(undivided, everything_l, (place_l < num_target) * everything_l)
+    return jnp.where(undivided, everything_l, everything_l - target_l), target_l

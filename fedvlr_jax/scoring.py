@@ -1,0 +1,102 @@
+"""How a trained client scores the whole catalogue: its private state against the latest broadcast."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedvlr_jax import sampling
+from fedvlr_jax.client import Local, LocalSettings, draw_work, make_loss, make_solve
+from fedvlr_jax.losses import Draw
+from fedvlr_jax.model import Broadcast, Download, Model, item_rows, pool, score, take_rows
+from fedvlr_jax.rounds import gather_local
+from fedvlr_jax.types import Array, Bucket, PrivateState, PyTree
+
+
+class Scoring(NamedTuple):
+    """What scoring reads: the broadcast of the latest public parameters, all private states, the key, the round."""
+
+    broadcast: Broadcast
+    private: PrivateState
+    key: Array
+    round: Array
+
+
+def score_chunk(
+    model: Model, settings: LocalSettings, num_items: int, scoring: Scoring, chunk: Bucket
+) -> Array:
+    """Logits of all items for a chunk of clients, [c, i]; each reads its whole train history.
+
+    A host with closed-form user factors solves them first; a host that fine-tunes its own item rows does so first
+    (with randomness that depends on the client only): `settings.objective` then draws ``tune_steps`` steps.
+    """
+    local_c = gather_local(scoring.private, chunk.user, None)
+    key_c = sampling.entity_keys(sampling.stream(scoring.key, sampling.TUNE), chunk.user)
+
+    def one(local: Local, history_l: Array, key: Array) -> Array:
+        private, download = _ready(model, num_items, scoring.broadcast, local, history_l)
+        items = item_rows(model, private, download, download.rows, private.get("own"))
+        s_i = score(model, private, download.head, items)
+        if not model.host.tune_steps:
+            return s_i
+        return _with_tuned_rows(model, settings, num_items, scoring, download, private, history_l, key, s_i)
+
+    return jax.vmap(one)(local_c, chunk.history, key_c)
+
+
+def router_weights(model: Model, num_items: int, scoring: Scoring, chunk: Bucket) -> Array:
+    """Router weights w_uj of a chunk of clients, [c, j]; only for variants with a router."""
+    local_c = gather_local(scoring.private, chunk.user, None)
+
+    def one(local: Local, history_l: Array) -> Array:
+        private, download = _ready(model, num_items, scoring.broadcast, local, history_l)
+        return model.variant.mix(private["variant"], download.pooled_jd)
+
+    return jax.vmap(one)(local_c, chunk.history)
+
+
+def _ready(
+    model: Model, num_items: int, broadcast: Broadcast, local: Local, history_l: Array
+) -> tuple[PyTree, Download]:
+    """The client's download over all items with its whole history pooled, and its (solved) private parameters."""
+    real_l = (history_l < num_items).astype(jnp.float32)
+    pooled = None if model.variant.mix is None else pool(broadcast.rows["views"], history_l, real_l)
+    download = Download(broadcast.rows, pooled, broadcast.head)
+    solve = make_solve(model)
+    if solve is None:
+        return local.params, download
+    return solve(download, local.params, Draw(history_l, real_l, real_l, None)), download
+
+
+def _with_tuned_rows(
+    model: Model,
+    settings: LocalSettings,
+    num_items: int,
+    scoring: Scoring,
+    download: Download,
+    private: PyTree,
+    history_l: Array,
+    key: Array,
+    s_i: Array,
+) -> Array:
+    """`s_i` with the scores of the rows that the client fine-tunes before scoring (PFedRec) replaced."""
+    host = model.host
+    work = draw_work(settings, num_items, history_l, key, touched_rows=True)
+    rows = download.rows if work.ids_n is None else take_rows(download.rows, work.ids_n)
+    own = private.get("own")
+    if own is not None and work.ids_n is not None:
+        private = private | {"own": take_rows(own, work.ids_n)}
+    at = download._replace(rows=rows)
+    loss = make_loss(model, settings, scoring.round, all_items=settings.objective.all_items)
+
+    def step(offset_nd: Array, negative: Array | None) -> tuple[Array, None]:
+        draw = work.draw._replace(negative_aln=negative)
+        gradient_nd = jax.grad(lambda x: loss(at, private | {"offset": x}, draw))(offset_nd)
+        return offset_nd - host.tune_lr * gradient_nd, None
+
+    zero_nd = jnp.zeros_like(rows["views"][:, 0])
+    offset_nd, _ = jax.lax.scan(step, zero_nd, work.draw.negative_aln, length=host.tune_steps)
+    s_n = score(model, private, at.head, item_rows(model, private, at, rows, private.get("own"), offset_nd))
+    return s_n if work.ids_n is None else s_i.at[work.ids_n].set(s_n, mode="drop")

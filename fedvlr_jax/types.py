@@ -1,0 +1,141 @@
+"""The types a reader meets first, and the axis letters used in every name of this package.
+
+Axis letters (they are also the einsum letters):
+
+    u  users; one user is one client          i  items
+    c  client slots of one chunk              r  row tables broadcast to clients (views first)
+    j  fused views, one per fusion operator   d  latent dimensions
+    l  slots of a padded history              b  items of one local step (positives and negatives)
+    a  local steps                            n  rows a client touches in one round
+    t  the two held-out splits (valid, test)  k  cut-offs of a ranking metric
+
+Padding is always ``id == num_items`` (items) or ``id == num_users`` (users): such an id gathers with
+``mode='fill'`` and scatters with ``mode='drop'``, so padding can neither read nor write a real row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import struct
+
+Array = jax.Array
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Interactions, splits and frozen item features, checked and complete (NumPy, on the host).
+
+    Attributes:
+      name: name of the set, as it appears in results.
+      num_users, num_items: ids are contiguous, ``0 <= id < num``.
+      train_user, train_item: int32 [rows], distinct pairs sorted by (user, item). Every user occurs.
+      valid_item, test_item: int32 [u], the held-out item of each user, -1 where a user has none.
+      V, C: float32 [i, dv] and [i, dc], visual and textual features with unit-norm rows, or None where
+        the set lacks the modality.
+      planted: float32 [u, 3], the true preference for (ID, visual, textual) affinity of each user, rows
+        sum to one; None for real data.
+      dropped_duplicates: number of repeated (user, item) rows that were dropped while reading.
+    """
+
+    name: str
+    num_users: int
+    num_items: int
+    train_user: np.ndarray
+    train_item: np.ndarray
+    valid_item: np.ndarray
+    test_item: np.ndarray
+    V: np.ndarray | None = None
+    C: np.ndarray | None = None
+    planted: np.ndarray | None = None
+    dropped_duplicates: int = 0
+
+
+class Content(NamedTuple):
+    """Frozen item features on the device: ``V`` [i, dv] visual, ``C`` [i, dc] textual; None where absent."""
+
+    V: Array | None
+    C: Array | None
+
+
+class Bucket(NamedTuple):
+    """Clients with train histories of similar length, padded to one width.
+
+    Attributes:
+      user: int32 [c], client ids; ``num_users`` marks an empty slot.
+      history: int32 [c, l], train positives of each client in ascending order, then ``num_items``.
+    """
+
+    user: Array
+    history: Array
+
+
+class ClientData(NamedTuple):
+    """What a round needs beside the state: every client's history, bucketed by length, and the features."""
+
+    buckets: tuple[Bucket, ...]
+    content: Content
+
+
+@struct.dataclass(kw_only=True)
+class PublicState:
+    """What the server owns. ``params`` holds D, gamma and public heads; ``round`` is int32 []."""
+
+    params: PyTree
+    opt_state: PyTree
+    round: Array
+
+
+@struct.dataclass(kw_only=True)
+class PrivateState:
+    """What the clients own; every leaf has a leading user axis [u, ...]. It is never uploaded."""
+
+    params: PyTree
+    opt_state: PyTree
+
+
+@struct.dataclass(kw_only=True)
+class FedState:
+    """The whole state of a run. ``key`` never changes: streams are folded in by purpose, round and client."""
+
+    public: PublicState
+    private: PrivateState
+    key: Array
+
+
+class RoundInfo(NamedTuple):
+    """What a round reports; under ``lax.scan`` every field gains a leading axis of rounds.
+
+    Attributes:
+      loss: float32 [], alpha-weighted mean over the surviving clients of their mean loss over local steps.
+      num_clients: int32 [], clients drawn into the cohort.
+      num_dropped: int32 [], clients whose loss or upload was not finite and who were left out.
+      update_norm: float32 [], L2 norm of the aggregated gradient of the public parameters.
+    """
+
+    loss: Array
+    num_clients: Array
+    num_dropped: Array
+    update_norm: Array
+
+
+class Ranks(NamedTuple):
+    """Where the held-out items of every user stand; axis ``t`` is (valid, test).
+
+    Attributes:
+      item: int32 [t, u], the held-out item, -1 where a user has none.
+      greater: int32 [t, u], candidates with a strictly better score than the held-out item.
+      tied: int32 [t, u], size of the held-out item's tie group, itself included (>= 1).
+      constant: bool [u], whether all candidates of the user have one score.
+      nonfinite: int32 [u], candidates whose score was not finite (ranked as -inf).
+    """
+
+    item: Array
+    greater: Array
+    tied: Array
+    constant: Array
+    nonfinite: Array

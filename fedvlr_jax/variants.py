@@ -1,0 +1,130 @@
+"""Variants: how a host gets its item representation g_i, and what a client keeps for it.
+
+base    one view, the item-ID table D                          g_i = D_i
+mlp     one view, the monolithic fusion `mlp` (ablation)       g_i = F_mlp,i
+vbpr    D, and E = [V, C] W_e public (naive federated VBPR)    host's score on D_i, plus psi_u . E_i
+fedvlr  the views of all operators and a private router        g_i = sum_j w_uj F_j,i
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.fusion import make_fusion
+from fedvlr_jax.router import Router
+from fedvlr_jax.types import Array, Content, PyTree
+
+
+class Variant(NamedTuple):
+    """One way to represent items.
+
+    Attributes:
+      init_public: ``(key) -> params``; params always hold ``"D"``.
+      rows: ``(params, content) -> {"views": [i, j, d], ...}``, the row tables of the broadcast; "views" is
+        missing where the host has item tables of its own and the variant adds nothing to them.
+      init_private: ``(key) -> params`` of one client.
+      mix: ``(private, pooled_jd) -> w_j``, or None where a single view needs no weights.
+      bonus: ``(private, rows) -> s_b``, what the variant adds to the host's score, or None.
+    """
+
+    init_public: Callable[[Array], PyTree]
+    rows: Callable[[PyTree, Content], dict[str, Array]]
+    init_private: Callable[[Array], PyTree]
+    mix: Callable[[PyTree, Array], Array] | None = None
+    bonus: Callable[[PyTree, dict[str, Array]], Array] | None = None
+
+
+def _nothing(key: Array) -> PyTree:
+    return {}
+
+
+def _base(
+    content: Content, num_items: int, *, dim: int, server_scale: float, own_tables: bool, **_
+) -> Variant:
+    def init_public(key: Array) -> PyTree:
+        if own_tables:
+            return {}
+        return {"D": server_scale * jax.random.normal(key, (num_items, dim))}
+
+    def rows(params: PyTree, content: Content) -> dict[str, Array]:
+        return {} if own_tables else {"views": params["D"][:, None, :]}
+
+    return Variant(init_public, rows, _nothing)
+
+
+def _mlp(
+    content: Content, num_items: int, *, dim: int, server_scale: float, modalities, heads, **_
+) -> Variant:
+    fusion = make_fusion(
+        ("mlp",), content, num_items, dim=dim, heads=heads, modalities=modalities, init_scale=server_scale
+    )
+    return Variant(fusion.init, lambda params, content: {"views": fusion.views(params, content)}, _nothing)
+
+
+def _vbpr(
+    content: Content,
+    num_items: int,
+    *,
+    dim: int,
+    server_scale: float,
+    private_scale: float,
+    modalities,
+    **options,
+) -> Variant:
+    base = _base(content, num_items, dim=dim, server_scale=server_scale, **options)
+    used = [
+        m for m, features in zip(("V", "C"), content, strict=True) if features is not None and m in modalities
+    ]
+    if not used:
+        raise ConfigError(
+            "variant vbpr: expected visual or textual features in the data and fusion.modalities"
+        )
+    project = nn.Dense(dim, use_bias=False)
+
+    def features(content: Content) -> Array:
+        return jnp.concatenate([getattr(content, m) for m in used], axis=1)
+
+    def init_public(key: Array) -> PyTree:
+        key_d, key_e = jax.random.split(key)
+        return base.init_public(key_d) | {"project_E": project.init(key_e, features(content)[:1])}
+
+    def rows(params: PyTree, content: Content) -> dict[str, Array]:
+        return base.rows(params, content) | {"E": project.apply(params["project_E"], features(content))}
+
+    def init_private(key: Array) -> PyTree:
+        return {"psi": private_scale * jax.random.normal(key, (dim,))}
+
+    return Variant(init_public, rows, init_private, bonus=lambda private, rows: rows["E"] @ private["psi"])
+
+
+def _fedvlr(
+    content: Content,
+    num_items: int,
+    *,
+    dim: int,
+    server_scale: float,
+    operators: Sequence[str],
+    modalities,
+    heads,
+    **_,
+) -> Variant:
+    fusion = make_fusion(
+        operators, content, num_items, dim=dim, heads=heads, modalities=modalities, init_scale=server_scale
+    )
+    router = Router(dim, fusion.num_views)
+    return Variant(
+        fusion.init,
+        lambda params, content: {"views": fusion.views(params, content)},
+        lambda key: {"phi": router.init(key, jnp.zeros((fusion.num_views, dim)))},
+        mix=lambda private, pooled_jd: router.apply(private["phi"], pooled_jd),
+    )
+
+
+VARIANTS: dict[str, Callable[..., Variant]] = {"base": _base, "mlp": _mlp, "vbpr": _vbpr, "fedvlr": _fedvlr}
+"""Factories by the name in the config; each takes the options it knows and ignores the others."""

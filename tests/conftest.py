@@ -1,0 +1,37 @@
+"""Shared test set-up: strict JAX settings, a persistent compilation cache, and the real data where present."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache/jax")))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def real_data_folder(name: str) -> pathlib.Path:
+    """The canonical folder of a real data set, or a skip that says how to provide it."""
+    root = pathlib.Path(os.environ.get("FEDVLR_DATA", "data"))
+    folder = root / name
+    if not (folder / "inter.csv").is_file():
+        pytest.skip(f"needs the real {name} data: set FEDVLR_DATA to a folder that holds {name}/inter.csv")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ku_folder() -> pathlib.Path:
+    return real_data_folder("KU")
+
+
+@pytest.fixture(scope="session")
+def ml_folder() -> pathlib.Path:
+    return real_data_folder("ML")
