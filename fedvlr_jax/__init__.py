@@ -1,0 +1,1 @@
+"""Federated multimodal recommendation with personalised fusion (FedVLR), as pure functions on JAX."""

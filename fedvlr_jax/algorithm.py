@@ -55,9 +55,10 @@ class Algorithm(NamedTuple):
       scoring: ``(state, content) -> params`` of `score`: publishes the current views once.
       score: ``(params, chunk) -> s_ci [c, i]``, the score function of evaluation.
       router_weights: ``(params, chunk) -> w_cj [c, j]``, or None for variants without a router.
+      views: names of the fusion operators behind the router's weights, in the order of axis j; () without router.
       cost: sizes of the model and of its messages.
       clients_per_round: n_s.
-      model: the parts, for analyses.
+      model, local: the parts, for analyses.
     """
 
     init: Callable[[Array], FedState]
@@ -65,9 +66,11 @@ class Algorithm(NamedTuple):
     scoring: Callable[[FedState, Content], Scoring]
     score: Callable[[Scoring, Bucket], Array]
     router_weights: Callable[[Scoring, Bucket], Array] | None
+    views: tuple[str, ...]
     cost: CostReport
     clients_per_round: int
     model: Model
+    local: LocalSettings
 
 
 def make_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
@@ -93,18 +96,14 @@ def make_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
 
     def init(key: Array) -> FedState:
         params = model.init_public(sampling.stream(key, sampling.INIT_PUBLIC))
-        public = PublicState(
-            params=params, opt_state=server_optimizer.init(params), round=jnp.zeros((), jnp.int32)
-        )
+        public = PublicState(params=params, opt_state=server_optimizer.init(params), round=jnp.zeros((), jnp.int32))
         user_keys = sampling.entity_keys(sampling.stream(key, sampling.INIT_PRIVATE), jnp.arange(num_users))
         private = jax.vmap(model.init_private)(user_keys)
         opt_state = jax.vmap(local.optimizer.init)(trainable(private))
         return FedState(public=public, private=PrivateState(params=private, opt_state=opt_state), key=key)
 
     def run(state: FedState, data: ClientData, num_rounds: int) -> tuple[FedState, RoundInfo]:
-        plan = plan_buckets(
-            model, local, data.buckets, num_items, path=compute["path"], chunk=compute["chunk"]
-        )
+        plan = plan_buckets(model, local, data.buckets, num_items, path=compute["path"], chunk=compute["chunk"])
         round_ = make_round(
             model,
             local,
@@ -130,9 +129,11 @@ def make_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
         scoring=scoring,
         score=lambda params, chunk: score_chunk(model, tuning, num_items, params, chunk),
         router_weights=None if model.variant.mix is None else weights,
+        views=() if model.variant.mix is None else parse_names(settings["fusion"]["operators"]),
         cost=cost_report(init, model, content, num_users),
         clients_per_round=clients_per_round,
         model=model,
+        local=local,
     )
 
 
@@ -147,13 +148,9 @@ def _make_model(settings: Mapping[str, Any], content: Content, num_items: int) -
     objective = settings["objective"]
     make_host = _choose(HOSTS, "host.name", host_settings["name"])
     if objective == "squared" and host_settings["name"] != "fcf":
-        raise ConfigError(
-            f"objective: squared has its closed form in host fcf only, found {host_settings['name']}"
-        )
+        raise ConfigError(f"objective: squared has its closed form in host fcf only, found {host_settings['name']}")
     options = {k: v for k, v in host_settings.items() if k != "name"}
-    host = make_host(
-        num_items, dim=fusion["dim"], init_scale=client["init_scale"], objective=objective, **options
-    )
+    host = make_host(num_items, dim=fusion["dim"], init_scale=client["init_scale"], objective=objective, **options)
     make_variant = _choose(VARIANTS, "variant", settings["variant"])
     variant = make_variant(
         content,
@@ -237,8 +234,6 @@ def _check_ranges(settings: Mapping[str, Any]) -> None:
     if settings["client"]["move_items"] and settings["client"]["item_lr"] == 0:
         raise ConfigError("client.item_lr: expected a positive rate with client.move_items, found 0")
     if settings["compute"]["path"] not in ("auto", "fused", "uploads"):
-        raise ConfigError(
-            f"compute.path: expected auto, fused or uploads, found {settings['compute']['path']!r}"
-        )
+        raise ConfigError(f"compute.path: expected auto, fused or uploads, found {settings['compute']['path']!r}")
     if settings["client"]["move_items"] and settings["compute"]["path"] == "fused":
         raise ConfigError("compute.path: client.move_items needs the path uploads (or auto), found fused")

@@ -170,9 +170,7 @@ def make_update(settings: LocalSettings) -> Callable[[PyTree, Local], Local]:
     """The client optimizer step ``(gradient, Local) -> Local``; a private item table takes plain SGD."""
 
     def update(gradient: PyTree, local: Local) -> Local:
-        updates, opt_state = settings.optimizer.update(
-            trainable(gradient), local.opt_state, trainable(local.params)
-        )
+        updates, opt_state = settings.optimizer.update(trainable(gradient), local.opt_state, trainable(local.params))
         params = optax.apply_updates(trainable(local.params), updates)
         if "own" in local.params:
             params = params | {"own": local.params["own"] - settings.lr * gradient["own"]}
@@ -206,9 +204,7 @@ class Work(NamedTuple):
     draw: Draw
 
 
-def draw_work(
-    settings: LocalSettings, num_items: int, history_l: Array, key: Array, *, touched_rows: bool
-) -> Work:
+def draw_work(settings: LocalSettings, num_items: int, history_l: Array, key: Array, *, touched_rows: bool) -> Work:
     """Draws one client's work for a round; with `touched_rows` it is confined to the rows it touches."""
     draw = settings.objective.draw(key, history_l)
     if not touched_rows or settings.objective.all_items:
@@ -220,9 +216,7 @@ def draw_work(
         found = jnp.searchsorted(ids_n, ids.reshape(-1), method="sort").reshape(ids.shape)
         return jnp.where(ids < num_items, found, every.size).astype(jnp.int32)
 
-    return Work(
-        ids_n, draw._replace(positive_l=position(draw.positive_l), negative_aln=position(draw.negative_aln))
-    )
+    return Work(ids_n, draw._replace(positive_l=position(draw.positive_l), negative_aln=position(draw.negative_aln)))
 
 
 def make_local_update(model: Model, settings: LocalSettings) -> Callable:
@@ -233,9 +227,7 @@ def make_local_update(model: Model, settings: LocalSettings) -> Callable:
       table, ``local.params["own"]``, are those at ``work.ids_n`` (all of them where that is None).
     """
 
-    def local_update(
-        broadcast: Broadcast, local: Local, work: Work, round_: Array
-    ) -> tuple[Local, Upload, Array]:
+    def local_update(broadcast: Broadcast, local: Local, work: Work, round_: Array) -> tuple[Local, Upload, Array]:
         rows = broadcast.rows if work.ids_n is None else take_rows(broadcast.rows, work.ids_n)
         download, pull = download_of(model, rows, broadcast.head, work.draw)
         loss = make_loss(model, settings, round_, all_items=settings.objective.all_items)

@@ -186,9 +186,7 @@ def make_fusion(
     return Fusion(init, views, len(modules))
 
 
-def project_modalities(
-    params: PyTree, content: Content, present: Sequence[bool]
-) -> tuple[Array, Array, Array]:
+def project_modalities(params: PyTree, content: Content, present: Sequence[bool]) -> tuple[Array, Array, Array]:
     """The three modality tokens e = D, v = V W_v + b_v, c = C W_c + b_c, each [i, d]; zeros where switched off."""
     dense = nn.Dense(params["D"].shape[1])
     e_id = params["D"] if present[0] else jnp.zeros_like(params["D"])
@@ -202,9 +200,7 @@ def project_modalities(
 def _present(modalities: Sequence[str], content: Content) -> tuple[bool, bool, bool]:
     for letter in modalities:
         if letter not in MODALITIES:
-            raise ConfigError(
-                f"fusion.modalities: expected a subset of {','.join(MODALITIES)}, found {letter!r}"
-            )
+            raise ConfigError(f"fusion.modalities: expected a subset of {','.join(MODALITIES)}, found {letter!r}")
     available = (True, content.V is not None, content.C is not None)
     present = tuple(m in modalities and a for m, a in zip(MODALITIES, available, strict=True))
     if not any(present):
@@ -217,9 +213,7 @@ def _checked(operators: Sequence[str]) -> Sequence[str]:
         raise ConfigError(f"fusion.operators: expected at least one of {', '.join(FUSION_OPS)}, found none")
     for name in operators:
         if name not in FUSION_OPS:
-            raise ConfigError(
-                f"fusion.operators: unknown operator {name!r}; known are {', '.join(FUSION_OPS)}"
-            )
+            raise ConfigError(f"fusion.operators: unknown operator {name!r}; known are {', '.join(FUSION_OPS)}")
     if len(set(operators)) != len(operators):
         raise ConfigError(f"fusion.operators: expected distinct operators, found {', '.join(operators)}")
     return operators

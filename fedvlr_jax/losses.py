@@ -92,7 +92,7 @@ def multi_hot(position_l: Array, weight_l: Array, size: int) -> Array:
 def _make_sampled(loss: Callable) -> Callable[..., Objective]:
     def make(num_items: int, *, steps: int, negatives: int, holdout: float, confidence: float) -> Objective:
         def draw(key: Array, history_l: Array) -> Draw:
-            real_l = (history_l < num_items).astype(jnp.float32)
+            real_l = (history_l < num_items).astype(float)
             shape = (steps, history_l.size, negatives)
             drawn_aln = sampling.sample_negatives(key, history_l, num_items, shape)
             return Draw(history_l, real_l, real_l, drawn_aln)
@@ -102,9 +102,7 @@ def _make_sampled(loss: Callable) -> Callable[..., Objective]:
     return make
 
 
-def _make_softmax(
-    num_items: int, *, steps: int, negatives: int, holdout: float, confidence: float
-) -> Objective:
+def _make_softmax(num_items: int, *, steps: int, negatives: int, holdout: float, confidence: float) -> Objective:
     def draw(key: Array, history_l: Array) -> Draw:
         input_l, target_l = sampling.hold_out(key, history_l, num_items, holdout)
         return Draw(history_l, target_l, input_l, None)
@@ -112,11 +110,9 @@ def _make_softmax(
     return Objective(draw, softmax_loss, all_items=True)
 
 
-def _make_squared(
-    num_items: int, *, steps: int, negatives: int, holdout: float, confidence: float
-) -> Objective:
+def _make_squared(num_items: int, *, steps: int, negatives: int, holdout: float, confidence: float) -> Objective:
     def draw(key: Array, history_l: Array) -> Draw:
-        real_l = (history_l < num_items).astype(jnp.float32)
+        real_l = (history_l < num_items).astype(float)
         return Draw(history_l, real_l, real_l, None)
 
     return Objective(draw, make_squared_loss(confidence), all_items=True)

@@ -64,12 +64,15 @@ def make_model(host: Host, variant: Variant, num_items: int, dim: int) -> Model:
 
     def init_public(key: Array) -> PyTree:
         key_variant, key_host = jax.random.split(key)
-        return {"variant": variant.init_public(key_variant), "host": host.init_public(key_host)}
+        params = {"variant": variant.init_public(key_variant), "host": host.init_public(key_host)}
+        return _default_float(params)
 
     def init_private(key: Array) -> PyTree:
         key_theta, key_variant = jax.random.split(key)
         private = {"theta": host.init_private(key_theta), "variant": variant.init_private(key_variant)}
-        return private | {"own": jnp.zeros((num_items, dim))} if host.private_item_table else private
+        if host.private_item_table:
+            private["own"] = jnp.zeros((num_items, dim))
+        return _default_float(private)
 
     def publish(params: PyTree, content: Content) -> Broadcast:
         rows = variant.rows(params["variant"], content) | params["host"]["tables"]
@@ -81,6 +84,11 @@ def make_model(host: Host, variant: Variant, num_items: int, dim: int) -> Model:
         return host.server_penalty(params["variant"].get("D", jnp.zeros((0, dim))), round_)
 
     return Model(init_public, init_private, publish, penalty, host, variant)
+
+
+def _default_float(params: PyTree) -> PyTree:
+    """Parameters in JAX's default float, so that the whole model runs in float64 where that is enabled."""
+    return jax.tree.map(lambda x: x.astype(float), params)
 
 
 def take_rows(rows: PyTree, position_b: Array) -> PyTree:

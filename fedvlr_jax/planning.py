@@ -35,9 +35,7 @@ def plan_buckets(
     return tuple(_plan(model, settings, bucket, num_items, path, chunk) for bucket in buckets)
 
 
-def _plan(
-    model: Model, settings: LocalSettings, bucket: Bucket, num_items: int, path: str, chunk: int
-) -> BucketPlan:
+def _plan(model: Model, settings: LocalSettings, bucket: Bucket, num_items: int, path: str, chunk: int) -> BucketPlan:
     num_clients, length = bucket.history.shape
     touched = num_items
     if not settings.objective.all_items:
@@ -48,9 +46,7 @@ def _plan(
         path = "fused" if dense and not settings.move_items else "uploads"
     touched_rows = touched < num_items
     if not chunk:
-        chunk = max(
-            1, CHUNK_BYTES // _client_bytes(model, path, touched if touched_rows else num_items, num_items)
-        )
+        chunk = max(1, CHUNK_BYTES // _client_bytes(model, path, touched if touched_rows else num_items, num_items))
     return BucketPlan(min(chunk, num_clients), path, touched_rows)
 
 

@@ -63,7 +63,7 @@ def hold_out(key: Array, history_l: Array, num_items: int, share: float) -> tupl
     num_target = jnp.clip(jnp.round(share * length), 1, jnp.maximum(length - 1, 1))
     noise_l = jnp.where(real_l, jax.random.uniform(key, history_l.shape), 2.0)
     place_l = jnp.argsort(jnp.argsort(noise_l))
-    everything_l = real_l.astype(jnp.float32)
+    everything_l = real_l.astype(float)
     undivided = (length < 2) | (share == 0)
     target_l = jnp.where(undivided, everything_l, (place_l < num_target) * everything_l)
     return jnp.where(undivided, everything_l, everything_l - target_l), target_l

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from fedvlr_jax import sampling
+from fedvlr_jax.chunks import gather_local
 from fedvlr_jax.client import Local, LocalSettings, draw_work, make_loss, make_solve
 from fedvlr_jax.losses import Draw
 from fedvlr_jax.model import Broadcast, Download, Model, item_rows, pool, score, take_rows
-from fedvlr_jax.rounds import gather_local
 from fedvlr_jax.types import Array, Bucket, PrivateState, PyTree
 
 
@@ -24,9 +24,7 @@ class Scoring(NamedTuple):
     round: Array
 
 
-def score_chunk(
-    model: Model, settings: LocalSettings, num_items: int, scoring: Scoring, chunk: Bucket
-) -> Array:
+def score_chunk(model: Model, settings: LocalSettings, num_items: int, scoring: Scoring, chunk: Bucket) -> Array:
     """Logits of all items for a chunk of clients, [c, i]; each reads its whole train history.
 
     A host with closed-form user factors solves them first; a host that fine-tunes its own item rows does so first
@@ -61,7 +59,7 @@ def _ready(
     model: Model, num_items: int, broadcast: Broadcast, local: Local, history_l: Array
 ) -> tuple[PyTree, Download]:
     """The client's download over all items with its whole history pooled, and its (solved) private parameters."""
-    real_l = (history_l < num_items).astype(jnp.float32)
+    real_l = (history_l < num_items).astype(float)
     pooled = None if model.variant.mix is None else pool(broadcast.rows["views"], history_l, real_l)
     download = Download(broadcast.rows, pooled, broadcast.head)
     solve = make_solve(model)

@@ -44,9 +44,7 @@ def _nothing(key: Array) -> PyTree:
     return {}
 
 
-def _base(
-    content: Content, num_items: int, *, dim: int, server_scale: float, own_tables: bool, **_
-) -> Variant:
+def _base(content: Content, num_items: int, *, dim: int, server_scale: float, own_tables: bool, **_) -> Variant:
     def init_public(key: Array) -> PyTree:
         if own_tables:
             return {}
@@ -58,9 +56,7 @@ def _base(
     return Variant(init_public, rows, _nothing)
 
 
-def _mlp(
-    content: Content, num_items: int, *, dim: int, server_scale: float, modalities, heads, **_
-) -> Variant:
+def _mlp(content: Content, num_items: int, *, dim: int, server_scale: float, modalities, heads, **_) -> Variant:
     fusion = make_fusion(
         ("mlp",), content, num_items, dim=dim, heads=heads, modalities=modalities, init_scale=server_scale
     )
@@ -78,13 +74,9 @@ def _vbpr(
     **options,
 ) -> Variant:
     base = _base(content, num_items, dim=dim, server_scale=server_scale, **options)
-    used = [
-        m for m, features in zip(("V", "C"), content, strict=True) if features is not None and m in modalities
-    ]
+    used = [m for m, features in zip(("V", "C"), content, strict=True) if features is not None and m in modalities]
     if not used:
-        raise ConfigError(
-            "variant vbpr: expected visual or textual features in the data and fusion.modalities"
-        )
+        raise ConfigError("variant vbpr: expected visual or textual features in the data and fusion.modalities")
     project = nn.Dense(dim, use_bias=False)
 
     def features(content: Content) -> Array:

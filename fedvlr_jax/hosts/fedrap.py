@@ -16,12 +16,10 @@ from fedvlr_jax.types import Array, PyTree
 
 def curriculum(round_: Array) -> Array:
     """tanh(t / 10): regularisation starts at zero and reaches its final weight within some thirty rounds."""
-    return jnp.tanh(round_.astype(jnp.float32) / 10)
+    return jnp.tanh(round_.astype(float) / 10)
 
 
-def make(
-    num_items: int, *, dim: int, init_scale: float, additive_weight: float, sparsity_weight: float, **_
-) -> Host:
+def make(num_items: int, *, dim: int, init_scale: float, additive_weight: float, sparsity_weight: float, **_) -> Host:
     """`additive_weight` is lambda, `sparsity_weight` is mu; the private table starts at zero."""
 
     def score(theta: PyTree, head: PyTree, items: ItemRows) -> Array:

@@ -1,0 +1,18 @@
+"""KU: 204 users, 560 items, 3,488 ratings (NineRec KU; sizes of table 1 of the paper).
+
+python experiments/train.py --config=configs/ku.py
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config() -> ConfigDict:
+    """FCF + FedVLR on KU."""
+    config = base.get_config()
+    config.data.name = "KU"
+    config.data.expect.users = 204
+    config.data.expect.items = 560
+    config.data.expect.ratings = 3488
+    return config

@@ -1,0 +1,171 @@
+"""The door of every command: its flags, its configuration, and what its exit code means.
+
+0         done
+2         bad input or configuration: one message on stderr, nothing lost
+130, 143  stopped by Ctrl-C or SIGTERM, the state is saved
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import pathlib
+import re
+import shlex
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from fedvlr_jax.errors import ConfigError, UserError
+from fedvlr_jax.io.interrupt import Interrupt, Interrupted
+
+DEFAULT_CONFIG = ROOT / "configs" / "quickstart.py"
+
+
+def run(
+    body: Callable[[flags.FlagValues, Interrupt], None],
+    *,
+    about: str,
+    define: Callable[[flags.FlagValues], None],
+    with_config: bool,
+) -> int:
+    """Parse the command line, run `body`, and turn what it raises into an exit code.
+
+    Args:
+      body: does the work.
+      about: the help text.
+      define: defines the command's own flags.
+      with_config: whether there are ``--config=FILE`` and ``--config.FIELD=VALUE``.
+    """
+    logging.set_verbosity(logging.ERROR)
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    values, argv = flags.FlagValues(), list(sys.argv)
+    define(values)
+    if {"-h", "--help", "-help"} & set(argv[1:]):
+        print(about.strip(), values.get_help(), sep="\n")
+        return 0
+    if with_config:
+        argv = _with_config(argv)
+        _define_config(values, argv)
+    with Interrupt() as interrupt:
+        try:
+            _parse(values, argv)
+            body(values, interrupt)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except Interrupted as stop:
+            again = [argument for argument in sys.argv if not re.match(r"--?(noresume$|resume\b)", argument)]
+            print(f"{stop}\nto go on: python {shlex.join(again)}", file=sys.stderr)
+            return 128 + stop.signum
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `... | head`: nobody is listening
+            return 0
+    return 0
+
+
+def _define_config(values: flags.FlagValues, argv: list[str]) -> None:
+    """The flag ``--config=FILE`` and its fields ``--config.FIELD=VALUE`` as they stand in `argv`."""
+    config_flags.DEFINE_config_file(
+        "config", help_string="configuration file, see configs/", flag_values=values, lock_config=True, sys_argv=argv
+    )
+
+
+def _with_config(argv: list[str]) -> list[str]:
+    """The command line with the default configuration where it names none."""
+    if any(re.match(r"--?config(=|$)", argument) for argument in argv[1:]):
+        return list(argv)
+    return [argv[0], f"--config={os.path.relpath(DEFAULT_CONFIG)}", *argv[1:]]
+
+
+def plain_settings(config: ConfigDict) -> dict[str, Any]:
+    """The configuration as a nested dict of plain values, lists of names as "a,b" however they were written."""
+    settings = config.to_dict()
+    for name in ("operators", "modalities"):
+        names = settings["fusion"][name]  # "a,b", "a, b", "('a', 'b')", or a tuple set in a configuration file
+        found = re.findall(r"[^\s,'\"()\[\]]+", names if isinstance(names, str) else ",".join(names))
+        settings["fusion"][name] = ",".join(found)
+    return settings
+
+
+def _parse(values: flags.FlagValues, argv: list[str]) -> None:
+    """Parse the command line into `values`; ConfigError for everything that is wrong with it."""
+    path = _config_file(argv)
+    if "config" in values and not pathlib.Path(path.partition(":")[0]).is_file():
+        found = sorted(file.name for file in DEFAULT_CONFIG.parent.glob("*.py") if not file.name.startswith("__"))
+        raise ConfigError(f"--config={path}: no such file; configs/ has {', '.join(found)}")
+    try:
+        rest = values(argv)
+    except flags.UnrecognizedFlagError as error:
+        raise ConfigError(f"unknown flag --{error.flagname}{_suggest(error.flagname, values, '--')}") from error
+    except (AttributeError, KeyError) as error:
+        raise ConfigError(_unknown_field(argv, error)) from error
+    except flags.Error as error:
+        raise ConfigError(_without_traceback(str(error))) from error
+    except Exception as error:  # the configuration is a program, it may raise anything
+        raise ConfigError(f"{path}: {type(error).__name__}: {error}") from error
+    if rest[1:]:
+        raise ConfigError(f"unexpected argument {rest[1]!r}; flags start with --, as in --config.rounds=100")
+
+
+def _unknown_field(argv: list[str], error: Exception) -> str:
+    """Name the field of the command line that the configuration lacks, and one that is spelled alike."""
+    known = _fields(_load(_config_file(argv)))
+    for argument in argv[1:]:
+        match = re.match(r"--?(?:no)?config\.([^=]+)", argument)
+        if match and match[1] not in known:
+            return f"unknown field --config.{match[1]}{_suggest(match[1], known, '--config.')}"
+    return f"{_config_file(argv)}: {str(error).strip()}"
+
+
+def _load(path: str) -> ConfigDict:
+    """A configuration file alone, without any field of the command line."""
+    values, argv = flags.FlagValues(), ["", f"--config={path}"]
+    _define_config(values, argv)
+    try:
+        values(argv)
+        return values.config
+    except Exception as error:
+        message = _without_traceback(str(error))
+        raise ConfigError(f"{path}: {type(error).__name__}: {message}") from error
+
+
+def _fields(config: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of all groups and leaves."""
+    names = []
+    for name, value in config.items():
+        names.append(prefix + name)
+        if isinstance(value, ConfigDict):
+            names += _fields(value, f"{prefix}{name}.")
+    return names
+
+
+def _suggest(name: str, known: Iterable[str], prefix: str) -> str:
+    """The known name closest to `name`, by the whole name first and by its last part second."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    if not close:
+        last = difflib.get_close_matches(name.rsplit(".")[-1], [k.rsplit(".")[-1] for k in known], n=1)
+        close = [k for k in known if last and k.rsplit(".")[-1] == last[0]]
+    return f"; did you mean {prefix}{close[0]}?" if close else ""
+
+
+def _config_file(argv: list[str]) -> str:
+    """The value of --config."""
+    for place, argument in enumerate(argv[1:], start=1):
+        if match := re.match(r"--?config(?:=(.*))?$", argument):
+            return match[1] if match[1] is not None else "".join(argv[place + 1 : place + 2])
+    return ""
+
+
+def _without_traceback(message: str) -> str:
+    """A message of ml_collections without the traceback it may contain."""
+    head, found, tail = message.partition("Traceback (most recent call last):")
+    return f"{head.strip()} {tail.strip().splitlines()[-1].strip()}" if found else message.strip()

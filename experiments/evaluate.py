@@ -1,0 +1,58 @@
+"""Compute the metrics of a run again from its best checkpoint, and compare them with its result.json.
+
+python experiments/evaluate.py --workdir=runs/KU-fcf-fedvlr-s0 [--data_dir=/where/the/data/is/now]
+"""
+
+import pathlib
+import sys
+
+import cli
+from absl import flags
+
+from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.io.interrupt import Interrupt
+
+
+def define(values: flags.FlagValues) -> None:
+    """All flags."""
+    flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
+    flags.DEFINE_string("data_dir", None, "data root, if it is no longer where it was", flag_values=values)
+
+
+def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
+    """Restore, rank, print."""
+    from fedvlr_jax.algorithm import make_algorithm
+    from fedvlr_jax.data import load_configured
+    from fedvlr_jax.data.buckets import make_client_data
+    from fedvlr_jax.io.files import read_json
+    from fedvlr_jax.io.identity import differences
+    from fedvlr_jax.io.tables import result_table
+    from fedvlr_jax.job import evaluate_job, stored_settings
+    from fedvlr_jax.programs import Experiment
+
+    del interrupt  # nothing to save
+    if values.workdir is None:
+        raise ConfigError("--workdir is missing: give the folder of a training run")
+    workdir = pathlib.Path(values.workdir)
+    settings = stored_settings(workdir)
+    if values.data_dir is not None:
+        settings["data"]["dir"] = values.data_dir
+    dataset = load_configured(settings["data"], settings["seed"])
+    experiment = Experiment(settings, dataset, make_client_data(dataset), make_algorithm(settings, dataset))
+    result = evaluate_job(experiment, workdir)
+    print(result_table(result, read_json(workdir / "baselines.json") or []))
+    stored = read_json(workdir / "result.json")
+    if stored is None:
+        print("The run is not finished; these are the metrics of its best checkpoint so far.")
+        return
+    clocks = {name for name in stored if name.startswith(("seconds_", "client_updates_"))}
+    found = differences(stored, result, origin="result.json")
+    lines = [line for line in found if line.split(":")[0] not in clocks]
+    if lines:
+        print("These differ from result.json:", *lines, sep="\n  ")
+    else:
+        print("All metrics are equal to those of result.json.")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(body, about=__doc__, define=define, with_config=False))

@@ -1,0 +1,60 @@
+"""Train one federated recommender and report it beside simple baselines.
+
+    python experiments/train.py --config=configs/ku.py [--config.host.name=fedrap] [--workdir=runs/first]
+
+A run that was stopped or killed goes on where it was when the same command is given again.
+"""
+
+import pathlib
+import sys
+
+import cli
+from absl import flags
+
+from fedvlr_jax.io.interrupt import Interrupt
+
+
+def define(values: flags.FlagValues) -> None:
+    """The flags beside --config."""
+    flags.DEFINE_string(
+        "workdir", None, "folder of the run; default runs/<dataset>-<host>-<variant>-s<seed>", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "resume",
+        True,
+        "go on with the run in the workdir; --noresume deletes it and starts again",
+        flag_values=values,
+    )
+
+
+def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
+    """Check everything, then train."""
+    # Imported here, so that a slip of the pen in a flag is answered before JAX is loaded.
+    from fedvlr_jax.algorithm import make_algorithm
+    from fedvlr_jax.data import load_configured
+    from fedvlr_jax.data.buckets import make_client_data
+    from fedvlr_jax.io.files import prepare_workdir
+    from fedvlr_jax.io.tables import cost_table, result_table
+    from fedvlr_jax.job import delete_run, run_job
+    from fedvlr_jax.programs import Experiment
+    from fedvlr_jax.schedule import make_plan
+
+    settings = cli.plain_settings(values.config)
+    plan = make_plan(settings)
+    dataset = load_configured(settings["data"], settings["seed"])
+    algorithm = make_algorithm(settings, dataset)
+    if settings["dry_run"]:
+        print(cost_table(dataset, algorithm.cost, eval_chunk=plan.eval_chunk))
+        return
+    name = f"{dataset.name}-{settings['host']['name']}-{settings['variant']}-s{settings['seed']}"
+    workdir = prepare_workdir(pathlib.Path(values.workdir or f"runs/{name}"))
+    if not values.resume:
+        delete_run(workdir)
+    print(f"{name} in {workdir}", file=sys.stderr, flush=True)
+    experiment = Experiment(settings, dataset, make_client_data(dataset), algorithm)
+    result, baselines = run_job(experiment, workdir, interrupt=interrupt, command=sys.argv)
+    print(result_table(result, baselines))
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(body, about=__doc__, define=define, with_config=True))

@@ -1,0 +1,107 @@
+"""Data sets: the canonical folder, its prepared tfds copy, and the synthetic generator.
+
+`load` gives one set by its name; `load_configured` does what the fields ``config.data.*`` ask for.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import pathlib
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from fedvlr_jax.data.controls import random_features, shuffle_features
+from fedvlr_jax.data.facts import check_sizes, fingerprint
+from fedvlr_jax.data.folder import read_folder
+from fedvlr_jax.data.messages import DataWarning
+from fedvlr_jax.data.synthetic import generate
+from fedvlr_jax.data.tfds_builder import load_prepared
+from fedvlr_jax.errors import ConfigError, DataError
+from fedvlr_jax.types import Dataset
+
+__all__ = [
+    "DataError",
+    "DataWarning",
+    "check_sizes",
+    "data_root",
+    "fingerprint",
+    "load",
+    "load_configured",
+    "random_features",
+    "shuffle_features",
+]
+
+SYNTHETIC = "synthetic"
+SOURCES = {"folder": read_folder, "tfds": load_prepared}
+CONTROLS = {"real": lambda dataset, seed: dataset, "shuffled": shuffle_features, "random": random_features}
+
+
+def data_root(setting: str | os.PathLike[str] | None) -> pathlib.Path:
+    """The folder that holds the data sets: the setting, else the environment variable FEDVLR_DATA, else ``data``."""
+    return pathlib.Path(setting or os.environ.get("FEDVLR_DATA") or "data").expanduser()
+
+
+def load(
+    name: str,
+    root: str | os.PathLike[str],
+    *,
+    source: str = "folder",
+    synthetic: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Dataset:
+    """Load a data set by its name.
+
+    Args:
+      name: "synthetic" for the embedded generator (no files), else a canonical folder below `root`.
+      root: see `data_root`.
+      source: "folder" reads the folder's files; "tfds" reads their prepared copy, made on the first use.
+      synthetic: arguments of `synthetic.generate`; not used for other names.
+      seed: of the generator, unless `synthetic` has one.
+
+    Raises:
+      DataError: files that are missing or break a rule.
+      ConfigError: a source or generator argument that does not exist, or a name that is not one folder's name.
+    """
+    _require("source", source, SOURCES)
+    if name == SYNTHETIC:
+        if source != "folder":
+            raise ConfigError(f"data.source: expected folder for the generated set {SYNTHETIC}, found {source!r}")
+        arguments = {"seed": seed, **(synthetic or {})}
+        for argument in arguments:
+            _require("synthetic", argument, inspect.signature(generate).parameters)
+        return generate(**arguments)
+    if name in ("", "..") or pathlib.PurePath(name).name != name:
+        raise ConfigError(
+            f"data.name: expected {SYNTHETIC} or the name of a folder below the data root, found {name!r}"
+        )
+    return SOURCES[source](pathlib.Path(root) / name)
+
+
+def load_configured(settings: Mapping[str, Any], seed: int = 0) -> Dataset:
+    """The data set that ``config.data`` describes; sizes other than the expected ones are a `DataWarning`.
+
+    Args:
+      settings: ``name``, ``dir``, ``source``, ``features`` (real, shuffled, random), ``expect`` and ``synthetic``.
+      seed: of the generator (unless ``synthetic`` has one) and of the feature controls.
+
+    Raises:
+      DataError, ConfigError: as `load`.
+    """
+    _require("features", settings["features"], CONTROLS)
+    dataset = load(
+        settings["name"],
+        data_root(settings["dir"]),
+        source=settings["source"],
+        synthetic=settings["synthetic"],
+        seed=seed,
+    )
+    for sentence in check_sizes(dataset, settings["expect"]):
+        warnings.warn(sentence, DataWarning, stacklevel=2)
+    return CONTROLS[settings["features"]](dataset, seed)
+
+
+def _require(field: str, name: str, known: Mapping[str, Any]) -> None:
+    if name not in known:
+        raise ConfigError(f"data.{field}: expected one of {', '.join(known)}, found {name!r}")

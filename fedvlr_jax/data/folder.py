@@ -1,0 +1,90 @@
+"""The canonical folder: ``inter.csv``, ``image_features.npy``, ``text_features.npy``, read and checked as a whole."""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+
+from fedvlr_jax.data.features import read_features
+from fedvlr_jax.data.interactions import Interactions, read_interactions
+from fedvlr_jax.data.messages import FILES, missing, problem
+from fedvlr_jax.data.splits import make_split
+from fedvlr_jax.types import Dataset
+
+
+def read_folder(folder: pathlib.Path) -> Dataset:
+    """Read a canonical folder, or raise one error for the first rule that it breaks; nothing is half-loaded.
+
+    Users are contiguous from 0 and all occur. The number of items is the number of feature rows: an item without any
+    interaction is legal. One of the two feature files may be absent. Repeated (user, item) rows of one split are
+    dropped with a `DataWarning`. Without a column split_label, each user's last interaction in time is the test item
+    and the second last the validation item; users with fewer than three distinct items keep all rows for training.
+
+    Raises:
+      DataError: naming the file, the line or row (from 1), the rule and what was found.
+    """
+    folder = pathlib.Path(folder)
+    files = require_files(folder)
+    rows = read_interactions(files[0])
+    features = [read_features(file) for file in files[1:]]
+    num_items = _count_items(rows, files[1:], features)
+    num_users = _count_users(rows)
+    by_name = {file.name: rows_id for file, rows_id in zip(files[1:], features, strict=True)}
+    return Dataset(
+        name=folder.name,
+        num_users=num_users,
+        num_items=num_items,
+        V=by_name.get(FILES[1]),
+        C=by_name.get(FILES[2]),
+        **make_split(rows, num_users)._asdict(),
+    )
+
+
+def require_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The files of a canonical folder that are there: ``inter.csv``, then one or two feature files.
+
+    Raises:
+      DataError: if the folder, ``inter.csv`` or both feature files are missing, with the ways to get going.
+    """
+    if not folder.is_dir():
+        raise missing(folder, "a file" if folder.exists() else "no such folder")
+    inter, *features = (folder / name for name in FILES)
+    if not inter.exists():
+        raise missing(folder, f"no {inter.name} in it")
+    present = [file for file in features if file.exists()]
+    if not present:
+        raise missing(folder, f"neither {FILES[1]} nor {FILES[2]} in it")
+    return [inter, *present]
+
+
+def _count_items(rows: Interactions, files: list[pathlib.Path], features: list[np.ndarray]) -> int:
+    num_items = len(features[0])
+    if len(features) == 2 and len(features[1]) != num_items:
+        raise problem(files[1], f"{num_items} rows (items) as in {files[0].name}", f"{len(features[1])}")
+    outside = np.flatnonzero(rows.item >= num_items)
+    if outside.size:
+        names = " and ".join(file.name for file in files)
+        raise problem(
+            rows.file,
+            f"ids below {num_items}, the number of rows of {names}",
+            f"{rows.item[outside[0]]}, out of range ({outside.size} such lines)",
+            line=int(rows.line[outside[0]]),
+            field="itemID",
+        )
+    return num_items
+
+
+def _count_users(rows: Interactions) -> int:
+    present = np.unique(rows.user)
+    gap = np.flatnonzero(present != np.arange(len(present)))
+    if gap.size:
+        above = int(np.flatnonzero(rows.user > gap[0])[0])
+        raise problem(
+            rows.file,
+            "contiguous ids from 0, every one with at least one row",
+            f"{rows.user[above]} although no row has {gap[0]}",
+            line=int(rows.line[above]),
+            field="userID",
+        )
+    return len(present)

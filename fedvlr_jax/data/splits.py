@@ -1,0 +1,135 @@
+"""From checked rows to train histories and held-out items: rules that span rows."""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+
+from fedvlr_jax.data.interactions import SPLITS, Interactions
+from fedvlr_jax.data.messages import DataWarning, problem
+
+TRAIN, VALID, TEST = range(3)
+LEAST_ROWS = 3  # one train, one validation and one test row
+
+
+class Split(NamedTuple):
+    """Fields of `types.Dataset` with the same names."""
+
+    train_user: np.ndarray
+    train_item: np.ndarray
+    valid_item: np.ndarray
+    test_item: np.ndarray
+    dropped_duplicates: int
+
+
+def make_split(rows: Interactions, num_users: int) -> Split:
+    """Drops repeated pairs, splits by time where the file has no split, and checks the split.
+
+    Raises:
+      DataError: a pair that stands in two splits, a split without rows, a user without train rows, or a user with
+        several validation or several test rows.
+    """
+    if rows.split is None:
+        # A stable sort by user and time: at equal times the later line counts as the later interaction.
+        rows = _take(rows, np.lexsort((rows.timestamp, rows.user)))
+        rows, dropped = _drop_duplicates(rows)
+        rows = rows._replace(split=_leave_one_out(rows, num_users))
+    else:
+        rows, dropped = _drop_duplicates(rows)
+    _check_split(rows, num_users)
+    train = rows.split == TRAIN
+    order = np.lexsort((rows.item[train], rows.user[train]))
+    return Split(
+        train_user=rows.user[train][order].astype(np.int32),
+        train_item=rows.item[train][order].astype(np.int32),
+        valid_item=_held_out(rows, VALID, num_users),
+        test_item=_held_out(rows, TEST, num_users),
+        dropped_duplicates=dropped,
+    )
+
+
+def _take(rows: Interactions, index: np.ndarray) -> Interactions:
+    """The given rows, in the given order."""
+    return rows._replace(
+        **{name: value[index] for name, value in rows._asdict().items() if isinstance(value, np.ndarray)}
+    )
+
+
+def _drop_duplicates(rows: Interactions) -> tuple[Interactions, int]:
+    """Keeps the first row of every (user, item) pair; a pair in two splits is leakage and refused."""
+    pair = rows.user * (rows.item.max() + 1) + rows.item
+    _, first, group = np.unique(pair, return_index=True, return_inverse=True)
+    if rows.split is not None:
+        leak = np.flatnonzero(rows.split != rows.split[first[group]])
+        if leak.size:
+            later, earlier = leak[0], first[group[leak[0]]]
+            labels = [SPLITS[str(rows.split[n])] for n in (earlier, later)]
+            raise problem(
+                rows.file,
+                "a (userID, itemID) pair in one split only",
+                f"({rows.user[later]}, {rows.item[later]}) in {labels[1]} here and in {labels[0]} in line "
+                f"{rows.line[earlier]}",
+                line=int(rows.line[later]),
+                field="split_label",
+            )
+    dropped = len(pair) - len(first)
+    if dropped:
+        message = f"{rows.file}: dropped {dropped} repeated (userID, itemID) rows, {len(first)} distinct rows remain"
+        warnings.warn(message, DataWarning, stacklevel=2)
+    return _take(rows, np.sort(first)), dropped
+
+
+def _leave_one_out(rows: Interactions, num_users: int) -> np.ndarray:
+    """Labels [rows] for rows sorted by user and time: the last is test, the second last validation.
+
+    Users with fewer than three distinct items cannot give both and keep a history, so all their rows are train
+    rows: they take part in training, and no metric is computed for them.
+    """
+    count = np.bincount(rows.user, minlength=num_users)
+    short = np.flatnonzero(count < LEAST_ROWS)
+    if short.size:
+        message = (
+            f"{rows.file}: {short.size} of {num_users} users have fewer than {LEAST_ROWS} distinct items (the first "
+            f"is userID {short[0]}); all their rows are train rows, none is held out"
+        )
+        warnings.warn(message, DataWarning, stacklevel=2)
+    from_end = np.cumsum(count)[rows.user] - 1 - np.arange(len(rows.user))
+    label = np.select([from_end == 0, from_end == 1], [TEST, VALID], TRAIN)
+    return np.where(count[rows.user] < LEAST_ROWS, TRAIN, label)
+
+
+def _check_split(rows: Interactions, num_users: int) -> None:
+    for label, name in enumerate(SPLITS.values()):
+        if not np.any(rows.split == label):
+            raise problem(rows.file, f"rows with split_label {label} ({name})", "none", field="split_label")
+    empty = np.flatnonzero(np.bincount(rows.user[rows.split == TRAIN], minlength=num_users) == 0)
+    if empty.size:
+        line = rows.line[rows.user == empty[0]]
+        raise problem(
+            rows.file,
+            f"at least one train row (split_label {TRAIN}) for every user",
+            f"none for userID {empty[0]}",
+            line=int(line[0]),
+            field="split_label",
+        )
+    for label in (VALID, TEST):
+        several = np.flatnonzero(np.bincount(rows.user[rows.split == label]) > 1)
+        if several.size:
+            line = rows.line[(rows.user == several[0]) & (rows.split == label)]
+            raise problem(
+                rows.file,
+                f"at most one {SPLITS[str(label)]} row (split_label {label}) for every user",
+                f"{line.size} for userID {several[0]}, the first in line {line[0]}",
+                line=int(line[1]),
+                field="split_label",
+            )
+
+
+def _held_out(rows: Interactions, label: int, num_users: int) -> np.ndarray:
+    """int32 [u], the item of each user's row in one held-out split, or -1."""
+    item_u = np.full(num_users, -1, np.int32)
+    chosen = rows.split == label
+    item_u[rows.user[chosen]] = rows.item[chosen]
+    return item_u

@@ -1,0 +1,227 @@
+"""Prepared copies of data sets in the format of tensorflow-datasets, written and read without TensorFlow.
+
+A prepared copy holds two tfds data sets in array_record files, both usable with tfds alone:
+
+    clients/1.0.0   split "clients", one example per user: user, train (items, ascending), valid and test (item or
+                    -1), and planted where the truth is known
+    items/1.0.0     split "items", one example per item: item, and image and text where the set has them
+
+They hold a checked `Dataset`: repeated rows are dropped, features have unit norm. Reading one back gives an equal
+`Dataset`. A copy lies in a folder named after the hash of its source files, so a changed source is prepared anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import pathlib
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from fedvlr_jax.data.facts import fingerprint
+from fedvlr_jax.data.folder import read_folder, require_files
+from fedvlr_jax.errors import DataError
+from fedvlr_jax.types import Dataset
+
+VERSION = "1.0.0"  # of the layout above and of the checks; a new one prepares every copy anew
+
+
+def load_prepared(folder: pathlib.Path, cache: pathlib.Path | None = None) -> Dataset:
+    """The data set of a canonical folder through its prepared copy, which is made first where there is none.
+
+    Args:
+      folder: canonical folder; its files decide which copy is right.
+      cache: where copies are kept; by default ``.tfds`` beside the folder, or, where that cannot be written,
+        ``fedvlr_jax/tfds`` in the user's cache folder.
+
+    Raises:
+      DataError: as `read_folder`, or if the copy is damaged.
+    """
+    folder = pathlib.Path(folder)
+    cache = _default_cache(folder) if cache is None else pathlib.Path(cache)
+    copy = cache / folder.name / _hash_files(require_files(folder))
+    if not copy.is_dir():
+        prepare(read_folder(folder), copy)
+    return read_prepared(copy)
+
+
+def prepare(dataset: Dataset, copy: pathlib.Path) -> None:
+    """Writes a prepared copy of a data set to the folder `copy`, all of it or nothing.
+
+    Raises:
+      DataError: if the place cannot be written.
+    """
+    try:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=copy.parent, prefix=".preparing-") as scratch:
+            made = pathlib.Path(scratch, "copy")
+            with _quiet_tfds() as tfds:
+                _write(tfds, made, "clients", _client_features(tfds, dataset), _clients(dataset), _facts(dataset))
+                _write(tfds, made, "items", _item_features(tfds, dataset), _items(dataset), {})
+            shutil.rmtree(made / "downloads", ignore_errors=True)
+            try:
+                made.rename(copy)
+            except OSError:
+                if not copy.is_dir():  # else another process was faster, and its copy is the same
+                    raise
+    except OSError as error:
+        raise DataError(f"{copy}: expected a folder that can be written, found {error}") from error
+
+
+def read_prepared(copy: pathlib.Path) -> Dataset:
+    """Reads a prepared copy back.
+
+    Raises:
+      DataError: if it is missing, incomplete or differs from what was written.
+    """
+    try:
+        with _quiet_tfds() as tfds:
+            facts, clients = _read(tfds, copy, "clients")
+            _, items = _read(tfds, copy, "items")
+        dataset = _assemble(facts, clients, items)
+    except Exception as error:  # tfds and array_record raise anything from ValueError to RuntimeError
+        raise _damaged(copy, f"{type(error).__name__}: {error}") from error
+    if fingerprint(dataset) != facts["fingerprint"]:
+        raise _damaged(copy, "other content")
+    return dataset
+
+
+def _damaged(copy: pathlib.Path, found: str) -> DataError:
+    return DataError(f"{copy}: expected a prepared data set as it was written, found {found}; delete this folder")
+
+
+def _default_cache(folder: pathlib.Path) -> pathlib.Path:
+    beside = folder.parent / ".tfds"
+    if os.access(beside if beside.exists() else folder.parent, os.W_OK):
+        return beside
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fedvlr_jax" / "tfds"
+
+
+def _hash_files(files: Iterable[pathlib.Path]) -> str:
+    digest = hashlib.sha256(VERSION.encode())
+    for file in files:
+        try:
+            with open(file, "rb") as stream:
+                digest.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
+        except OSError as error:
+            raise DataError(f"{file}: expected a readable file, found {error.strerror or error}") from error
+    return digest.hexdigest()[:32]
+
+
+def _facts(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "name": dataset.name,
+        "num_users": dataset.num_users,
+        "num_items": dataset.num_items,
+        "dropped_duplicates": dataset.dropped_duplicates,
+        "fingerprint": fingerprint(dataset),
+    }
+
+
+def _clients(dataset: Dataset) -> Iterator[dict[str, Any]]:
+    ends = np.cumsum(np.bincount(dataset.train_user, minlength=dataset.num_users))
+    for user, train in enumerate(np.split(dataset.train_item, ends[:-1])):
+        held_out = {"valid": dataset.valid_item[user], "test": dataset.test_item[user]}
+        planted = {} if dataset.planted is None else {"planted": dataset.planted[user]}
+        yield {"user": user, "train": train, **held_out, **planted}
+
+
+def _items(dataset: Dataset) -> Iterator[dict[str, Any]]:
+    present = {name: x for name, x in (("image", dataset.V), ("text", dataset.C)) if x is not None}
+    for item in range(dataset.num_items):
+        yield {"item": item, **{name: x[item] for name, x in present.items()}}
+
+
+def _client_features(tfds: ModuleType, dataset: Dataset) -> dict[str, Any]:
+    numbers = dict.fromkeys(("user", "valid", "test"), np.int32)
+    train = tfds.features.Tensor(shape=(None,), dtype=np.int32)
+    planted = {} if dataset.planted is None else {"planted": tfds.features.Tensor(shape=(3,), dtype=np.float32)}
+    return {**numbers, "train": train, **planted}
+
+
+def _item_features(tfds: ModuleType, dataset: Dataset) -> dict[str, Any]:
+    present = {name: x for name, x in (("image", dataset.V), ("text", dataset.C)) if x is not None}
+    vector = {n: tfds.features.Tensor(shape=x.shape[1:], dtype=np.float32) for n, x in present.items()}
+    return {"item": np.int32, **vector}
+
+
+def _write(
+    tfds: ModuleType,
+    folder: pathlib.Path,
+    split: str,
+    features: Mapping[str, Any],
+    examples: Iterable[Mapping[str, Any]],
+    facts: Mapping[str, Any],
+) -> None:
+    """Writes one tfds data set of one split, both called `split`."""
+
+    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        name = split
+        VERSION = tfds.core.Version(VERSION)
+
+        def _info(self) -> Any:
+            return tfds.core.DatasetInfo(
+                builder=self,
+                features=tfds.features.FeaturesDict(features),
+                metadata=tfds.core.MetadataDict(facts),
+                disable_shuffling=True,
+            )
+
+        def _split_generators(self, _: Any) -> dict[str, Any]:
+            return {split: self._generate_examples()}
+
+        def _generate_examples(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
+            yield from enumerate(examples)
+
+    Builder(data_dir=folder, file_format="array_record").download_and_prepare()
+
+
+def _read(tfds: ModuleType, copy: pathlib.Path, split: str) -> tuple[Mapping[str, Any], list[dict[str, Any]]]:
+    """Metadata and examples, in the order of their ids."""
+    builder = tfds.builder_from_directory(copy / split / VERSION)
+    source = builder.as_data_source(split)
+    return builder.info.metadata or {}, list(source.__getitems__(range(len(source))))
+
+
+def _assemble(facts: Mapping[str, Any], clients: list[dict[str, Any]], items: list[dict[str, Any]]) -> Dataset:
+    def stack(examples: list[dict[str, Any]], name: str) -> np.ndarray | None:
+        if name not in examples[0]:
+            return None
+        values = np.stack([example[name] for example in examples])
+        return values.astype(np.int32) if values.dtype.kind == "i" else values
+
+    return Dataset(
+        name=facts["name"],
+        num_users=facts["num_users"],
+        num_items=facts["num_items"],
+        train_user=np.repeat(stack(clients, "user"), [len(client["train"]) for client in clients]),
+        train_item=np.concatenate([client["train"] for client in clients]),
+        valid_item=stack(clients, "valid"),
+        test_item=stack(clients, "test"),
+        V=stack(items, "image"),
+        C=stack(items, "text"),
+        planted=stack(clients, "planted"),
+        dropped_duplicates=facts["dropped_duplicates"],
+    )
+
+
+@contextlib.contextmanager
+def _quiet_tfds() -> Iterator[ModuleType]:
+    """tensorflow-datasets, imported when needed (half a second), without its warnings, bars and printed lines."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        import tensorflow_datasets as tfds
+
+        tfds.disable_progress_bar()
+        try:
+            yield tfds
+        finally:
+            tfds.enable_progress_bar()

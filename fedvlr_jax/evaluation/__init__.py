@@ -1,0 +1,1 @@
+"""Honest evaluation: tie-exact ranks over the whole catalogue, metrics, intervals and tests."""

@@ -1,0 +1,92 @@
+"""Ranking metrics as exact expectations under uniformly random tie-breaking (float64, never rounded).
+
+A held-out item with g strictly better candidates and a tie group of e items (itself included) has each of
+the ranks g+1, ..., g+e with probability 1/e. With one relevant item per row, a metric with the gain f(rank)
+at cut-off K is therefore  (1/e) sum_{r = g+1 .. min(g+e, K)} f(r).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fedvlr_jax.types import Ranks
+
+CUTOFFS = (10, 20, 50)
+VALID, TEST = 0, 1
+
+
+def hit_rate(greater: np.ndarray, tied: np.ndarray, k: int) -> np.ndarray:
+    """P(rank <= k) of each row, float64; `greater` and `tied` are integer arrays of one shape."""
+    return _expected_gain(greater, tied, np.ones(k))
+
+
+def ndcg(greater: np.ndarray, tied: np.ndarray, k: int) -> np.ndarray:
+    """E[1 / log2(rank + 1); rank <= k] of each row, float64: NDCG@k with one relevant item."""
+    return _expected_gain(greater, tied, 1 / np.log2(np.arange(2, k + 2)))
+
+
+def mrr(greater: np.ndarray, tied: np.ndarray, k: int) -> np.ndarray:
+    """E[1 / rank; rank <= k] of each row, float64: MRR@k with one relevant item."""
+    return _expected_gain(greater, tied, 1 / np.arange(1, k + 1))
+
+
+METRICS = {"HR": hit_rate, "NDCG": ndcg, "MRR": mrr}
+
+
+def warm_items(train_item: np.ndarray, num_items: int) -> np.ndarray:
+    """bool [i]: whether an item occurs in the train rows (``train_item``, int [rows])."""
+    return np.bincount(train_item, minlength=num_items) > 0
+
+
+def row_values(ranks: Ranks, metric: str, k: int, *, split: int = TEST) -> np.ndarray:
+    """One metric ("HR", "NDCG" or "MRR") of every user with a held-out item in `split`, in user order."""
+    has_row = np.asarray(ranks.item[split]) >= 0
+    greater, tied = np.asarray(ranks.greater[split]), np.asarray(ranks.tied[split])
+    return METRICS[metric](greater[has_row], tied[has_row], k)
+
+
+def summarise(ranks: Ranks, warm_i: np.ndarray) -> dict:
+    """All metrics of one evaluation.
+
+    Args:
+      ranks: the ranks of all users.
+      warm_i: bool [i], items with train rows (`warm_items`).
+
+    Returns:
+      ``{"valid": m, "test": m, "valid_warm": m, "valid_cold": m, "test_warm": m, "test_cold": m, ...}`` with
+      ``m = {"HR@10": ..., "NDCG@10": ..., "MRR@10": ..., "HR@20": ...}`` for all `CUTOFFS`: means over the
+      users that have such a row, fractions in [0, 1], None for a group without rows. Further:
+      ``tie_rate``, the share of test users whose held-out item is tied with another candidate (None without
+      test users); ``constant_score_rate``, the share of all users whose candidates have one score;
+      ``nonfinite_users``, the number of users with candidates whose score was not finite.
+    """
+    item_tu, greater_tu, tied_tu = (np.asarray(x) for x in (ranks.item, ranks.greater, ranks.tied))
+    warm_tu = np.asarray(warm_i, bool)[np.maximum(item_tu, 0)]
+    summary: dict = {}
+    for name, t in (("valid", VALID), ("test", TEST)):
+        has_row = item_tu[t] >= 0
+        groups = {"": has_row, "_warm": has_row & warm_tu[t], "_cold": has_row & ~warm_tu[t]}
+        for suffix, group in groups.items():
+            summary[name + suffix] = _means(greater_tu[t][group], tied_tu[t][group])
+    is_tied = tied_tu[TEST][item_tu[TEST] >= 0] > 1
+    summary["tie_rate"] = float(is_tied.mean()) if is_tied.size else None
+    summary["constant_score_rate"] = float(np.mean(ranks.constant))
+    summary["nonfinite_users"] = int(np.count_nonzero(ranks.nonfinite))
+    return summary
+
+
+def _means(greater: np.ndarray, tied: np.ndarray) -> dict[str, float | None]:
+    """Every metric at every cut-off, averaged over the rows of one group."""
+    return {
+        f"{name}@{k}": float(metric(greater, tied, k).mean()) if greater.size else None
+        for k in CUTOFFS
+        for name, metric in METRICS.items()
+    }
+
+
+def _expected_gain(greater: np.ndarray, tied: np.ndarray, gain_r: np.ndarray) -> np.ndarray:
+    """(1/e) times the sum of the gains at ranks g+1 .. min(g+e, K), where ``gain_r`` is [K] from rank 1."""
+    total_r = np.concatenate([[0.0], np.cumsum(gain_r, dtype=np.float64)])
+    first = np.minimum(np.asarray(greater, np.int64), gain_r.size)
+    last = np.minimum(np.asarray(greater, np.int64) + tied, gain_r.size)
+    return (total_r[last] - total_r[first]) / tied

@@ -1,0 +1,133 @@
+"""Where the held-out items stand among all candidates, with ties counted instead of broken.
+
+The candidates of a user are all items except the user's train history: the held-out validation item is a
+candidate when the test item is ranked, and the other way round. A score that is not finite (NaN, +inf or
+-inf) counts as -inf, so that a diverged model cannot win, and is reported.
+
+Scores are compared as float32 bit patterns. A floating-point comparison inside XLA flushes subnormal
+numbers to zero on some backends, which would tie scores that differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedvlr_jax.types import Array, Bucket, PyTree, Ranks
+
+Score = Callable[[PyTree, Bucket], Array]
+
+_INFINITY = np.int32(0x7F800000)  # bits of +inf; every finite magnitude has smaller bits
+_EXCLUDED = np.iinfo(np.int32).min  # below every key, so an item of the history is never greater nor tied
+
+
+def rank_chunk(scores_ci: Array, history_cl: Array, target_tc: Array) -> tuple[Array, Array, Array, Array]:
+    """Rank the held-out items of one chunk of users.
+
+    Args:
+      scores_ci: float32 [c, i], larger is better.
+      history_cl: int32 [c, l], train items of each user, padded with ids ``>= num_items``.
+      target_tc: int32 [t, c], held-out items, -1 where there is none.
+
+    Returns:
+      ``(greater_tc, tied_tc, constant_c, nonfinite_c)`` as the fields of `types.Ranks`. Without a held-out
+      item, greater is 0 and tied is 1. The held-out item always belongs to its own tie group.
+
+    Raises:
+      TypeError: if the scores are not float32 (a wider type would gain ties in the conversion).
+    """
+    if scores_ci.dtype != jnp.float32:
+        raise TypeError(f"scores must be float32 [c, i], found {scores_ci.dtype} {scores_ci.shape}")
+    key_ci = _order_key(scores_ci)
+    row_c1 = jnp.arange(key_ci.shape[0])[:, None]
+    candidate_ci = key_ci.at[row_c1, history_cl].set(_EXCLUDED, mode="drop")
+    greater_tc, tied_tc = jax.vmap(_stand, in_axes=(None, None, 0))(key_ci, candidate_ci, target_tc)
+
+    # An excluded item is replaced by the best candidate, which moves neither the minimum nor the maximum.
+    best_c1 = candidate_ci.max(axis=1, keepdims=True)
+    worst_c = jnp.where(candidate_ci == _EXCLUDED, best_c1, candidate_ci).min(axis=1)
+    return greater_tc, tied_tc, worst_c == best_c1[:, 0], (candidate_ci == -_INFINITY).sum(axis=1)
+
+
+def rank_all(score: Score, params: PyTree, buckets: Sequence[Bucket], target_tu: Array, *, chunk: int) -> Ranks:
+    """Rank the held-out items of all users, `chunk` users at a time.
+
+    Pure and jit-able (``static_argnames=("score", "chunk")``); memory is bounded by chunk x num_items scores,
+    whatever the number of users.
+
+    Args:
+      score: ``score(params, chunk) -> s_ci``, float32 scores of all items; rows of empty slots are ignored.
+      params: whatever `score` needs.
+      buckets: the users and their train histories; every user stands in at most one slot.
+      target_tu: int32 [t, u], held-out items (validation, test), -1 where a user has none.
+      chunk: most users scored at once.
+
+    Returns:
+      The ranks; users that stand in no bucket have item -1.
+
+    Raises:
+      ValueError: if `chunk` is not positive.
+    """
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1 user, found {chunk}")
+    num_users = target_tu.shape[1]
+    target_tu = jnp.asarray(target_tu, jnp.int32)
+
+    def rank_slots(slots: Bucket) -> tuple[Array, ...]:
+        target_tc = target_tu.at[:, slots.user].get(mode="fill", fill_value=-1)
+        return target_tc, *rank_chunk(score(params, slots), slots.history, target_tc)
+
+    ranks = Ranks(
+        item=jnp.full_like(target_tu, -1),
+        greater=jnp.zeros_like(target_tu),
+        tied=jnp.ones_like(target_tu),
+        constant=jnp.zeros(num_users, bool),
+        nonfinite=jnp.zeros(num_users, jnp.int32),
+    )
+    for bucket in buckets:
+        if bucket.user.shape[0]:
+            chunks = _split(bucket, chunk, num_users)
+            found = Ranks(*jax.lax.map(rank_slots, chunks))
+            ranks = jax.tree.map(lambda all_, part, at=chunks.user: _scatter(all_, part, at), ranks, found)
+    return ranks
+
+
+def _order_key(scores_ci: Array) -> Array:
+    """Integers ordered exactly as the finite float32 scores, 0.0 equal to -0.0; not finite is -inf."""
+    bits_ci = jax.lax.bitcast_convert_type(scores_ci, jnp.int32)
+    magnitude_ci = bits_ci & np.int32(0x7FFFFFFF)
+    key_ci = jnp.where(bits_ci < 0, -magnitude_ci, magnitude_ci)
+    return jnp.where(magnitude_ci >= _INFINITY, -_INFINITY, key_ci)
+
+
+def _stand(key_ci: Array, candidate_ci: Array, target_c: Array) -> tuple[Array, Array]:
+    """Candidates above the target, and the size of its tie group, for every user of a chunk."""
+    at_c1 = jnp.maximum(target_c, 0)[:, None]
+    key_c1 = jnp.take_along_axis(key_ci, at_c1, axis=1)
+    # A target inside the history is no candidate, but still one member of its own tie group.
+    outside_c1 = jnp.take_along_axis(candidate_ci, at_c1, axis=1) == _EXCLUDED
+    greater_c = (candidate_ci > key_c1).sum(axis=1)
+    tied_c = (candidate_ci == key_c1).sum(axis=1) + outside_c1[:, 0]
+    return jnp.where(target_c < 0, 0, greater_c), jnp.where(target_c < 0, 1, tied_c)
+
+
+def _split(bucket: Bucket, chunk: int, num_users: int) -> Bucket:
+    """The bucket as [number of chunks, slots, ...], with as few empty slots as equal chunks allow."""
+    num_slots = bucket.user.shape[0]
+    num_chunks = -(-num_slots // chunk)
+    width = -(-num_slots // num_chunks)
+    slot = jnp.arange(num_chunks * width).reshape(num_chunks, width)
+    source = jnp.minimum(slot, num_slots - 1)
+    return Bucket(
+        user=jnp.where(slot < num_slots, jnp.asarray(bucket.user)[source], num_users),
+        history=jnp.asarray(bucket.history)[source],
+    )
+
+
+def _scatter(all_: Array, part: Array, user: Array) -> Array:
+    """Write chunked results [m, ..., c] to the users [m, c] on the last axis of ``all_``."""
+    rows = jnp.moveaxis(part, 0, -2).reshape(*all_.shape[:-1], -1)
+    return all_.at[..., user.reshape(-1)].set(rows, mode="drop")

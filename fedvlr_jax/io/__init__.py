@@ -1,0 +1,1 @@
+"""Everything a run leaves in its workdir: checkpoints, metrics, progress, environment."""

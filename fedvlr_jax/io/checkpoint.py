@@ -1,0 +1,168 @@
+"""Checkpoints of a run: the latest and the best state, each with a JSON record (the only file that knows orbax).
+
+Every checkpoint is a folder ``<round>/`` that orbax writes beside its final name and renames when it is complete,
+so a run killed at any moment leaves complete checkpoints only. A record that names a best round is saved after
+the checkpoint of that round, and a best checkpoint is deleted after its successor is complete; whichever
+checkpoint is the latest, the best one it speaks of is there.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from fedvlr_jax.errors import CheckpointError
+from fedvlr_jax.io.files import json_ready
+from fedvlr_jax.types import PyTree
+
+
+class Checkpoints:
+    """The checkpoints of one workdir; a context manager.
+
+    Saves are synchronous: 20 MB take about 0.1 s, and no second copy of the state is held in memory.
+    """
+
+    def __init__(self, folder: pathlib.Path, *, read_only: bool = False):
+        """Open the folder; with `read_only` nothing in it is created, cleaned up or written."""
+        self._keep = _LatestAndBest()
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=self._keep,
+            enable_async_checkpointing=False,
+            cleanup_tmp_directories=not read_only,
+            create=not read_only,
+            read_only=read_only,
+        )
+        self._manager = ocp.CheckpointManager(folder.resolve(), options=options, item_names=("state", "record"))
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._manager.close()
+
+    def record(self) -> dict[str, Any] | None:
+        """The JSON record of the latest checkpoint, None if there is none.
+
+        Raises:
+          CheckpointError: if it cannot be read.
+        """
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        return self._restore(step, record=ocp.args.JsonRestore())
+
+    def require_record(self) -> dict[str, Any]:
+        """The record of the latest checkpoint.
+
+        Raises:
+          CheckpointError: if there is none, or it cannot be read, or it was saved before the first evaluation.
+        """
+        record = self.record()
+        if record is None or record["best_round"] is None:
+            raise CheckpointError(f"there is no evaluated checkpoint in {self._manager.directory}; train first")
+        return record
+
+    def restore(self, step: int, like: PyTree) -> PyTree:
+        """The state of round `step`, bit for bit, on the default device.
+
+        Args:
+          step: a round that was saved and kept (the latest or the best).
+          like: a state, or `jax.ShapeDtypeStruct` leaves, of the same structure.
+
+        Raises:
+          CheckpointError: if there is no such checkpoint or its arrays have other names, shapes or types (orbax
+            itself would cast another type in silence).
+        """
+        if step not in self._manager.all_steps():
+            raise CheckpointError(f"there is no checkpoint of round {step} in {self._manager.directory}")
+        _require_same_arrays(self._restore(step, record=ocp.args.JsonRestore())["arrays"], _describe(like))
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like)
+        return self._restore(step, state=ocp.args.StandardRestore(target))
+
+    def save(self, state: PyTree, record: Mapping[str, Any]) -> None:
+        """Save one state and delete all checkpoints but this one and the one of ``record["best_round"]``.
+
+        Args:
+          state: the state after round ``record["round"]``.
+          record: JSON-ready values, among them ``round`` and ``best_round``; the checkpoint of the best round is
+            this one or was saved before.
+
+        Raises:
+          CheckpointError: if the checkpoint cannot be written (a full disk, say).
+        """
+        step = record["round"]
+        if step in self._manager.all_steps():
+            return
+        self._keep.best_round = record["best_round"]
+        record = json_ready({**record, "arrays": _describe(state)})
+        items = {"state": ocp.args.StandardSave(state), "record": ocp.args.JsonSave(record)}
+        try:
+            saved = self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"the checkpoint of round {step} could not be written to {self._manager.directory}: "
+                f"{_first_line(error)}; earlier checkpoints are intact"
+            ) from error
+        if not saved:
+            raise CheckpointError(f"the checkpoint of round {step} was not accepted by {self._manager.directory}")
+
+    def _restore(self, step: int, **item: Any) -> Any:
+        """One item of one checkpoint."""
+        ((name, args),) = item.items()
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**{name: args}))[name]
+        except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
+            raise CheckpointError(
+                f"the checkpoint of round {step} in {self._manager.directory} cannot be read: {_first_line(error)}; "
+                "choose another --workdir, or --noresume to delete that run and start again"
+            ) from error
+
+
+class _LatestAndBest:
+    """The preservation policy: the latest checkpoint, and the one of the best round."""
+
+    def __init__(self):
+        self.best_round: int | None = None
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        del context
+        latest = max((info.step for info in checkpoints), default=None)
+        return [info.step in (latest, self.best_round) for info in checkpoints]
+
+
+def delete_checkpoints(folder: pathlib.Path) -> None:
+    """Delete all checkpoints; the folder is renamed first, so that a killed deletion leaves no broken ones."""
+    doomed = folder.with_name(f".{folder.name}.deleted")
+    shutil.rmtree(doomed, ignore_errors=True)
+    if folder.exists():
+        folder.rename(doomed)
+        shutil.rmtree(doomed)
+
+
+def _describe(state: PyTree) -> dict[str, str]:
+    """The type and shape of every leaf, by name."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
+
+
+def _require_same_arrays(stored: Mapping[str, str], expected: Mapping[str, str]) -> None:
+    lines = [
+        f"{name}: checkpoint {stored.get(name, '(absent)')}, now {expected.get(name, '(absent)')}"
+        for name in dict.fromkeys([*stored, *expected])
+        if stored.get(name) != expected.get(name)
+    ]
+    if lines:
+        raise CheckpointError("the checkpoint holds other arrays than this model:\n  " + "\n  ".join(lines))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,70 @@
+"""What a result depends on beside its settings: versions, devices, machine, commit, command."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import pathlib
+import platform
+import subprocess
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml_collections", "tensorflow-datasets")
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def describe_environment(arguments: Sequence[str], workdir: pathlib.Path) -> dict[str, Any]:
+    """Versions, devices and the command line, for ``environment.json``.
+
+    Args:
+      arguments: the command line. Paths inside the project become relative to it, and of other absolute paths
+        only the last part is kept, so that the file can be published; the workdir stays.
+      workdir: the run's folder.
+    """
+    return {
+        "command": [_shorten(argument, workdir) for argument in arguments],
+        "workdir": str(workdir),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "backend": jax.default_backend(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "x64": bool(jax.config.jax_enable_x64),
+    }
+
+
+def _shorten(argument: str, workdir: pathlib.Path) -> str:
+    flag, equals, value = argument.rpartition("=")
+    path = pathlib.Path(value)
+    if not path.is_absolute() or path == workdir:
+        return argument
+    if path.is_relative_to(ROOT):
+        return flag + equals + str(path.relative_to(ROOT))
+    return f"{flag}{equals}.../{path.name}"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the project, with ``+changes`` if files differ from it; None outside a repository."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return commit + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -1,0 +1,79 @@
+"""Files of a workdir: written whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import pathlib
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fedvlr_jax.errors import ConfigError
+
+
+def prepare_workdir(workdir: pathlib.Path) -> pathlib.Path:
+    """Create the folder and prove that it can be written.
+
+    Returns:
+      The absolute path.
+
+    Raises:
+      ConfigError: if the folder cannot be created or written, with the reason of the operating system.
+    """
+    workdir = workdir.resolve()
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=workdir):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"--workdir={workdir} cannot be written ({error.strerror}); choose a folder that can, for example "
+            "--workdir=runs/first"
+        ) from error
+    return workdir
+
+
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+    """Replace `path` in one step, so that a reader (or a killed run) never sees half a file."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Write indented JSON in one step; numbers that JSON lacks (NaN, infinities) become null."""
+    text = json.dumps(json_ready(value), indent=2, allow_nan=False)
+    write_bytes(path, f"{text}\n".encode())
+
+
+def read_json(path: pathlib.Path) -> Any | None:
+    """The content of a JSON file, or None if there is no such file."""
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write a compressed ``.npz`` in one step."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write_bytes(path, buffer.getvalue())
+
+
+def json_ready(value: Any) -> Any:
+    """The value in types that JSON has; non-finite floats become None, NumPy scalars Python numbers."""
+    if isinstance(value, Mapping):
+        return {str(key): json_ready(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_ready(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,103 @@
+"""What makes two runs the same run: their settings and their data."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from fedvlr_jax.errors import CheckpointError
+from fedvlr_jax.io.files import json_ready
+from fedvlr_jax.types import Dataset
+
+# Settings that may change between a checkpoint and its continuation: they decide how long a run goes on, where
+# its data lies (the fingerprint of the data decides whether it is the same) and what is printed, not what a
+# round computes. A name ending in a dot stands for a whole group.
+FREE_SETTINGS = (
+    "rounds",
+    "dry_run",
+    "baselines",
+    "eval.patience",
+    "checkpoint.",
+    "data.dir",
+    "data.source",
+    "data.expect.",
+)
+
+
+def fingerprint(dataset: Dataset) -> dict[str, Any]:
+    """Sizes and SHA-256 sums of a data set: equal if and only if every id, split and feature is equal."""
+    return {
+        "name": dataset.name,
+        "num_users": int(dataset.num_users),
+        "num_items": int(dataset.num_items),
+        "num_train": len(dataset.train_item),
+        "interactions": _digest(dataset.train_user, dataset.train_item, dataset.valid_item, dataset.test_item),
+        "V": _digest(dataset.V),
+        "C": _digest(dataset.C),
+    }
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of a nested dict as (dotted name, value), in order."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def differences(stored: Mapping[str, Any], current: Mapping[str, Any], *, origin: str = "checkpoint") -> list[str]:
+    """One line for each leaf of two nested dicts that differs; `origin` says where `stored` comes from."""
+    old, new = dict(flatten(json_ready(stored))), dict(flatten(json_ready(current)))
+    return [
+        f"{name}: {origin} {_show(old, name)}, now {_show(new, name)}"
+        for name in dict.fromkeys([*old, *new])
+        if _show(old, name) != _show(new, name)
+    ]
+
+
+def require_same_run(record: Mapping[str, Any], settings: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """Refuse to continue a checkpoint with other settings (but `FREE_SETTINGS`) or other data.
+
+    Args:
+      record: the checkpoint's JSON record, with ``settings`` and ``data``.
+      settings: nested settings of this run.
+      data: `fingerprint` of this run's data set.
+
+    Raises:
+      CheckpointError: naming every field that differs, with both values.
+    """
+    lines = [
+        line
+        for line in differences(record["settings"], settings)
+        if not any(_covers(free, line.split(":")[0]) for free in FREE_SETTINGS)
+    ]
+    lines += [f"data {line}" for line in differences(record["data"], data)]
+    if lines:
+        raise CheckpointError(
+            "the workdir holds a checkpoint of another configuration or data set:\n  "
+            + "\n  ".join(lines)
+            + "\nchoose another --workdir, or --noresume to delete that run and start again"
+        )
+
+
+def _covers(free: str, name: str) -> bool:
+    return name.startswith(free) if free.endswith(".") else name == free
+
+
+def _show(leaves: Mapping[str, Any], name: str) -> str:
+    return repr(leaves[name]) if name in leaves else "(absent)"
+
+
+def _digest(*arrays: np.ndarray | None) -> str | None:
+    """SHA-256 over dtype, shape and content; None for an absent array."""
+    if any(array is None for array in arrays):
+        return None
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()

@@ -1,0 +1,57 @@
+"""What a run reports while it trains: one JSON line for each evaluated round, and TensorBoard events."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tensorboardX import SummaryWriter
+
+from fedvlr_jax.io.files import json_ready, write_bytes
+
+
+class MetricWriter:
+    """Appends to ``metrics.jsonl`` and to TensorBoard events in the same folder; a context manager."""
+
+    def __init__(self, workdir: pathlib.Path, *, start_round: int):
+        """Continue after `start_round`: lines (and events) of later rounds are dropped, they will come again."""
+        path = workdir / "metrics.jsonl"
+        kept = [line for line in read_metrics(path) if line["round"] <= start_round]
+        write_bytes(path, "".join(_to_line(line) for line in kept).encode())
+        self._file = path.open("a")
+        self._events = SummaryWriter(str(workdir), purge_step=start_round + 1 if start_round else None)
+
+    def __enter__(self) -> MetricWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._events.close()
+
+    def rounds(self, last_round: int, **series: Sequence[float]) -> None:
+        """Write one scalar for each of the consecutive rounds that end with `last_round`."""
+        for name, values in series.items():
+            for offset, value in enumerate(values):
+                self._events.add_scalar(f"round/{name}", float(value), last_round - len(values) + 1 + offset)
+
+    def evaluation(self, line: Mapping[str, Any]) -> None:
+        """Write the line of one evaluated round; it is in the file when this returns."""
+        self._file.write(_to_line(line))
+        self._file.flush()
+        for name, value in (line.get("valid") or {}).items():
+            if value is not None:
+                self._events.add_scalar(f"valid/{name}", value, line["round"])
+
+
+def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The complete lines of a ``metrics.jsonl``; a last line cut short by a kill is left out."""
+    if not path.is_file():
+        return []
+    complete, _, _ = path.read_text().rpartition("\n")
+    return [json.loads(line) for line in complete.splitlines()]
+
+
+def _to_line(line: Mapping[str, Any]) -> str:
+    return json.dumps(json_ready(line), allow_nan=False) + "\n"

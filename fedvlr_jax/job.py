@@ -1,0 +1,110 @@
+"""The main job: one training run in one workdir, from its settings to its result."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from fedvlr_jax.baselines import run_baselines
+from fedvlr_jax.errors import CheckpointError
+from fedvlr_jax.io.checkpoint import Checkpoints, delete_checkpoints
+from fedvlr_jax.io.environment import describe_environment
+from fedvlr_jax.io.files import json_ready, read_json, write_arrays, write_json
+from fedvlr_jax.io.identity import require_same_run
+from fedvlr_jax.io.interrupt import Interrupt
+from fedvlr_jax.preferences import learned_preferences
+from fedvlr_jax.programs import Experiment
+from fedvlr_jax.results import make_result, rank_arrays
+from fedvlr_jax.schedule import make_plan, read_tally
+from fedvlr_jax.training import Trained, identity_of, rank_best, train
+
+OUTPUTS = ("config.json", "environment.json", "metrics.jsonl", "result.json", "baselines.json", "ranks.npz")
+
+
+def run_job(
+    experiment: Experiment, workdir: pathlib.Path, *, interrupt: Interrupt, command: Sequence[str]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Train (or go on, or find everything done) and write all files of a run.
+
+    Args:
+      experiment: what to train on what.
+      workdir: a writable folder.
+      interrupt: where signals are noted.
+      command: the command line, for environment.json.
+
+    Returns:
+      The content of result.json, and the rows of baselines.json.
+
+    Raises:
+      UserError, Interrupted: as `training.train`.
+    """
+    result = finished_result(experiment, workdir)
+    if result is None:
+        write_json(workdir / "config.json", experiment.settings)
+        write_json(workdir / "environment.json", describe_environment(command, workdir))
+        trained = train(experiment, workdir, interrupt=interrupt)
+        result = _result(experiment, trained)
+        write_arrays(workdir / "ranks.npz", rank_arrays(trained.ranks))
+        write_json(workdir / "result.json", result)
+    return result, _baselines(experiment, workdir)
+
+
+def evaluate_job(experiment: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
+    """The result of the best checkpoint of a workdir, computed again; nothing is trained or written."""
+    return _result(experiment, rank_best(experiment, workdir))
+
+
+def delete_run(workdir: pathlib.Path) -> None:
+    """Delete what an earlier run left in a workdir (the files this program writes, nothing else)."""
+    for path in [*(workdir / name for name in OUTPUTS), *workdir.glob("events.out.tfevents.*")]:
+        path.unlink(missing_ok=True)
+    delete_checkpoints(workdir / "checkpoints")
+
+
+def finished_result(experiment: Experiment, workdir: pathlib.Path) -> dict[str, Any] | None:
+    """The stored result of a run that is finished under these settings, else None.
+
+    Raises:
+      CheckpointError: if the workdir holds a run with other settings or data.
+    """
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        record = checkpoints.record()
+    if record is None:
+        return None
+    require_same_run(record, **identity_of(experiment))
+    tally, result = read_tally(record), read_json(workdir / "result.json")
+    is_current = result is not None and (result["rounds"], result["best_round"]) == (tally.round, tally.best_round)
+    return result if is_current and tally.is_finished(make_plan(experiment.settings)) else None
+
+
+def stored_settings(workdir: pathlib.Path) -> dict[str, Any]:
+    """The settings that a run wrote.
+
+    Raises:
+      CheckpointError: if there are none.
+    """
+    settings = read_json(workdir / "config.json")
+    if settings is None:
+        raise CheckpointError(f"--workdir={workdir}: no config.json there; give the folder of a training run")
+    return settings
+
+
+def _result(experiment: Experiment, trained: Trained) -> dict[str, Any]:
+    settings, dataset, clients, algorithm = experiment
+    learned_um = None
+    if dataset.planted is not None:
+        learned_um = learned_preferences(algorithm, trained.state, clients, dataset)
+    return json_ready(make_result(settings, dataset, algorithm.cost, trained.tally, trained.ranks, learned_um))
+
+
+def _baselines(experiment: Experiment, workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """The rows of baselines.json; they depend on the data only, so they are computed once."""
+    if not experiment.settings["baselines"]:
+        return []
+    rows = read_json(workdir / "baselines.json")
+    if rows is None:
+        found = run_baselines(experiment.dataset, experiment.clients.buckets)
+        rows = json_ready([row._asdict() for row in found])
+        write_json(workdir / "baselines.json", rows)
+    return rows

@@ -1,0 +1,77 @@
+"""What a trained model thinks each user prefers: item identity, looks, or words."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedvlr_jax.algorithm import Algorithm
+from fedvlr_jax.scoring import Scoring
+from fedvlr_jax.types import Array, Bucket, ClientData, Content, Dataset, FedState
+
+SINGLE_MODALITIES = ("id", "visual", "text")
+
+
+def learned_preferences(algorithm: Algorithm, state: FedState, data: ClientData, dataset: Dataset) -> np.ndarray:
+    """A user's learned preference for (ID, visual, textual), float32 [u, 3].
+
+    With the operators (id, visual, text), in any order, it is the router's weight. Otherwise it is the drop of the
+    user's mean score margin (own train positives against all other items) when a modality is replaced by its mean
+    over items, everything else unchanged, as a share of the sum of the user's (positive) drops: the scale of the
+    scores differs between users and says nothing about preference. A modality that the data lacks has share 0.
+
+    Args:
+      algorithm, state, data, dataset: a trained model, the clients' data, and the set they came from.
+    """
+    routed = set(algorithm.views) == set(SINGLE_MODALITIES)
+    measure = jax.jit(functools.partial(_router_weights if routed else _drop_shares, algorithm))
+    preference_um = np.zeros((dataset.num_users, 3), np.float32)
+    for bucket in data.buckets:
+        preference_um[np.asarray(bucket.user)] = measure(state, data.content, bucket)
+    if routed:
+        preference_um = preference_um[:, [algorithm.views.index(name) for name in SINGLE_MODALITIES]]
+    return preference_um
+
+
+def _router_weights(algorithm: Algorithm, state: FedState, content: Content, bucket: Bucket) -> Array:
+    return algorithm.router_weights(algorithm.scoring(state, content), bucket)
+
+
+def _drop_shares(algorithm: Algorithm, state: FedState, content: Content, bucket: Bucket) -> Array:
+    full_c = _margin(algorithm, algorithm.scoring(state, content), bucket)
+    drops = []
+    for modality in ("D", "V", "C"):
+        changed_state, changed_content = _without(state, content, modality)
+        drops.append(full_c - _margin(algorithm, algorithm.scoring(changed_state, changed_content), bucket))
+    drop_cm = jnp.maximum(jnp.stack(drops, axis=1), 0)
+    return drop_cm / jnp.maximum(drop_cm.sum(axis=1, keepdims=True), 1e-12)
+
+
+def _without(state: FedState, content: Content, modality: str) -> tuple[FedState, Content]:
+    """State and features with one modality replaced by its mean over items."""
+
+    def flat(x: Array) -> Array:
+        return jnp.broadcast_to(x.mean(axis=0, keepdims=True), x.shape)
+
+    if modality == "D":
+        params = state.public.params
+        if "D" not in params["variant"]:
+            return state, content
+        params = params | {"variant": params["variant"] | {"D": flat(params["variant"]["D"])}}
+        return state.replace(public=state.public.replace(params=params)), content
+    features = getattr(content, modality)
+    return state, content if features is None else content._replace(**{modality: flat(features)})
+
+
+def _margin(algorithm: Algorithm, scoring: Scoring, bucket: Bucket) -> Array:
+    """Mean score of a user's train positives minus the mean score of all other items, [c]."""
+    s_ci = algorithm.score(scoring, bucket)
+
+    def one(s_i: Array, history_l: Array) -> Array:
+        own_i = jnp.zeros(s_i.size).at[history_l].set(1.0, mode="drop")
+        return jnp.sum(s_i * own_i) / jnp.sum(own_i) - jnp.sum(s_i * (1 - own_i)) / jnp.maximum(jnp.sum(1 - own_i), 1)
+
+    return jax.vmap(one)(s_ci, bucket.history)

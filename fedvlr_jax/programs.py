@@ -1,0 +1,88 @@
+"""The two compiled programs of a run: rounds, and the ranking of held-out items."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedvlr_jax.evaluation.metrics import warm_items
+from fedvlr_jax.evaluation.ranking import rank_all
+from fedvlr_jax.types import Array, ClientData, Dataset, PyTree, Ranks, RoundInfo
+
+Run = Callable[[PyTree, ClientData], tuple[PyTree, RoundInfo]]
+
+
+class Experiment(NamedTuple):
+    """What is trained on what.
+
+    Attributes:
+      settings: the nested settings of configs/base.py.
+      dataset: interactions, splits and features.
+      clients: the same interactions and features as the rounds read them.
+      algorithm: the `algorithm.Algorithm` that the settings describe for this data set.
+    """
+
+    settings: Mapping[str, Any]
+    dataset: Dataset
+    clients: ClientData
+    algorithm: Any
+
+
+class Programs:
+    """Compiles each program at most once, ahead of time, and adds up what that takes in `seconds`.
+
+    All arguments are abstract (shapes and types), so a fresh and a restored state get the same program.
+    """
+
+    def __init__(self, experiment: Experiment, *, eval_chunk: int):
+        _, dataset, clients, algorithm = experiment
+        self.clients = jax.device_put(clients)
+        self.target_tu = np.stack([dataset.valid_item, dataset.test_item]).astype(np.int32)
+        self.warm_i = warm_items(dataset.train_item, dataset.num_items)
+        self.abstract_state = _abstract(jax.eval_shape(algorithm.init, jax.random.key(0)))
+        self.seconds = 0.0
+        self._algorithm, self._eval_chunk, self._rank = algorithm, eval_chunk, None
+
+    def init(self, seed: int) -> PyTree:
+        """The state before the first round."""
+        key = jax.random.key(seed)
+        return self._compile(jax.jit(self._algorithm.init), key)(key)
+
+    def run(self, num_rounds: int) -> Run:
+        """``(state, clients) -> (state, RoundInfo [num_rounds])``; the state is donated."""
+        run = jax.jit(self._algorithm.run, static_argnames="num_rounds", donate_argnames="state")
+        return self._compile(run, self.abstract_state, self.clients, num_rounds=num_rounds)
+
+    def prepare_ranking(self) -> None:
+        """Compile the ranking if that has not been done."""
+        if self._rank is None:
+
+            def rank(state: PyTree, clients: ClientData, target_tu: Array) -> Ranks:
+                params = self._algorithm.scoring(state, clients.content)
+                return rank_all(self._algorithm.score, params, clients.buckets, target_tu, chunk=self._eval_chunk)
+
+            self._rank = self._compile(jax.jit(rank), self.abstract_state, self.clients, jnp.asarray(self.target_tu))
+
+    def rank(self, state: PyTree, *, hide_test: bool) -> Ranks:
+        """Where the held-out items stand; with `hide_test` the test items are not handed over at all."""
+        self.prepare_ranking()
+        target_tu = self.target_tu.copy()
+        if hide_test:
+            target_tu[1] = -1
+        return jax.device_get(self._rank(state, self.clients, jnp.asarray(target_tu)))
+
+    def _compile(self, jitted: Any, *args: Any, **static: Any) -> Any:
+        begin = time.perf_counter()
+        compiled = jitted.lower(*args, **static).compile()
+        self.seconds += time.perf_counter() - begin
+        return compiled
+
+
+def _abstract(tree: PyTree) -> PyTree:
+    """Shapes and types only: no weak types, which a restored state does not have."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)

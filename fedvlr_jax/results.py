@@ -1,0 +1,99 @@
+"""What a finished run says: the contents of result.json and ranks.npz."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fedvlr_jax.costs import CostReport
+from fedvlr_jax.evaluation.metrics import row_values, summarise, warm_items
+from fedvlr_jax.evaluation.statistics import bootstrap_interval
+from fedvlr_jax.schedule import Tally
+from fedvlr_jax.types import Dataset, Ranks
+
+MODALITIES = ("id", "visual", "text")
+VALID_LABEL, TEST_LABEL = 1, 2  # as in the column split_label of inter.csv
+
+
+def make_result(
+    settings: Mapping[str, Any],
+    dataset: Dataset,
+    cost: CostReport,
+    tally: Tally,
+    ranks: Ranks,
+    learned_um: np.ndarray | None,
+) -> dict[str, Any]:
+    """The content of result.json.
+
+    Args:
+      settings: the nested settings of the run.
+      dataset: its data.
+      cost: sizes of the model.
+      tally: where it stands at its end.
+      ranks: all held-out items ranked with the state of the best round.
+      learned_um: [u, 3], learned preferences of the users for (ID, visual, textual); None without planted ones.
+    """
+    result = {
+        "dataset": dataset.name,
+        "host": settings["host"]["name"],
+        "variant": settings["variant"],
+        "seed": settings["seed"],
+        "rounds": tally.round,
+        "best_round": tally.best_round,
+        "seconds_train": tally.seconds_train,
+        "seconds_eval": tally.seconds_eval,
+        "seconds_compile": tally.seconds_compile,
+        "client_updates_per_second": tally.updates_per_second,
+        **summarise(ranks, warm_items(dataset.train_item, dataset.num_items)),
+        "intervals": _intervals(ranks),
+        "num_public": cost.num_public,
+        "num_private_per_client": cost.num_private_per_client,
+        "num_dropped": tally.num_dropped,
+    }
+    if learned_um is not None:
+        result["planted_rank_correlation"] = rank_correlations(learned_um, dataset.planted)
+    return result
+
+
+def rank_arrays(ranks: Ranks) -> dict[str, np.ndarray]:
+    """The content of ranks.npz: one row for every held-out item, validation rows (split 1) before test rows (2)."""
+    split, user = np.nonzero(np.asarray(ranks.item) >= 0)
+    return {
+        "user": user.astype(np.int32),
+        "split": np.where(split == 0, VALID_LABEL, TEST_LABEL).astype(np.int32),
+        "item": np.asarray(ranks.item)[split, user],
+        "greater": np.asarray(ranks.greater)[split, user],
+        "tied": np.asarray(ranks.tied)[split, user],
+    }
+
+
+def rank_correlations(learned_um: np.ndarray, planted_um: np.ndarray) -> dict[str, float | None]:
+    """Spearman's rank correlation over users for each modality, and the mean of the modalities that have one.
+
+    A modality for which all users have one learned preference has no correlation (None).
+    """
+    values: dict[str, float | None] = {}
+    for m, name in enumerate(MODALITIES):
+        learned_u, planted_u = learned_um[:, m], planted_um[:, m]
+        varies = np.isfinite(learned_u).all() and np.ptp(learned_u) > 0 and np.ptp(planted_u) > 0
+        values[name] = _spearman(learned_u, planted_u) if varies else None
+    known = [value for value in values.values() if value is not None]
+    return {**values, "mean": float(np.mean(known)) if known else None}
+
+
+def _intervals(ranks: Ranks) -> dict[str, tuple[float, float]]:
+    """95 % user-bootstrap intervals of the main test metrics."""
+    values = {f"{metric}@50": row_values(ranks, metric, 50) for metric in ("HR", "NDCG")}
+    return {name: bootstrap_interval(x) for name, x in values.items() if x.size}
+
+
+def _spearman(x_u: np.ndarray, y_u: np.ndarray) -> float:
+    """Spearman's rank correlation: Pearson's, of the ranks, with the mean rank for equal values."""
+    return float(np.corrcoef(_mean_ranks(x_u), _mean_ranks(y_u))[0, 1])
+
+
+def _mean_ranks(x_u: np.ndarray) -> np.ndarray:
+    _, group_u, count_g = np.unique(x_u, return_inverse=True, return_counts=True)
+    return (np.cumsum(count_g) - (count_g - 1) / 2)[group_u]

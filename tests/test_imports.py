@@ -1,0 +1,225 @@
+"""The layers of the package: imports run downwards only, and each foreign package has its place.
+
+A new module or subpackage of fedvlr_jax is unknown to `LAYERS` and fails here until it has a row.
+"""
+
+from __future__ import annotations
+
+import ast
+import pathlib
+import re
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PACKAGE = "fedvlr_jax"
+
+# Lowest first. A module may import from the layers below its own; the modules of a subpackage form one unit
+# and may import each other.
+BASE = (("errors",), ("types",))
+ALGORITHM = (
+    ("sampling", "fusion", "router"),
+    ("losses",),
+    ("hosts",),
+    ("variants",),
+    ("model",),
+    ("client", "costs"),
+    ("server",),
+    ("chunks",),
+    ("rounds",),
+    ("scoring", "planning"),
+    ("algorithm",),
+)
+OUTSIDE = (("evaluation", "data", "schedule"), ("baselines",), ("io",))  # they know types, but not the algorithm
+RUN = (("programs",), ("preferences", "results"), ("training",), ("job",))
+LAYERS = (*BASE, *ALGORITHM, *OUTSIDE, *RUN)
+RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}
+
+EVERYWHERE = {"jax", "flax", "optax", "numpy"}
+PLACES = {  # foreign packages beyond these, by the start of a file's path
+    "fedvlr_jax/data/": {"tensorflow_datasets", "array_record"},
+    "fedvlr_jax/baselines/": {"scipy"},
+    "fedvlr_jax/io/": {"tensorboardX", "tqdm", "tabulate"},
+    "fedvlr_jax/io/checkpoint": {"orbax"},
+    "configs/": {"ml_collections", "absl", "configs"},
+    "experiments/": {
+        "ml_collections",
+        "absl",
+        "matplotlib",
+        "scipy",
+        "tabulate",
+        "tqdm",
+        "configs",
+        "experiments",
+        "cli",
+    },
+}
+NEVER = {"tensorflow", "torch", "keras"}
+READS = {"open", "read_text", "read_bytes", "load", "loadtxt", "genfromtxt", "fromfile", "memmap"}
+MAX_LINES = 300
+
+
+def imported_names(tree: ast.Module, path: str) -> Iterator[tuple[int, str]]:
+    """(line, absolute dotted name) of every import, at any depth of the file."""
+    folder = list(pathlib.PurePosixPath(path).parent.parts)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = folder[: len(folder) - node.level + 1] if node.level else []
+            source = ".".join([*above, *([node.module] if node.module else [])])
+            yield from ((node.lineno, f"{source}.{alias.name}") for alias in node.names)
+
+
+def unit_of(dotted: str) -> str:
+    """The top-level module or subpackage of fedvlr_jax that a dotted name belongs to."""
+    parts = dotted.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def layer_problem(unit: str, target: str) -> str | None:
+    """What is wrong with `unit` importing `target`, both units of fedvlr_jax."""
+    for name in (unit, target):
+        if name not in RANK:
+            return f"{PACKAGE}.{name} has no layer: add it to LAYERS in tests/test_imports.py, at its place"
+    if target == unit:
+        return None
+    algorithm = {name for layer in ALGORITHM for name in layer}
+    outside = {name for layer in OUTSIDE for name in layer}
+    if unit in outside and target in algorithm:
+        return f"{PACKAGE}.{unit} may import types and errors, but not the algorithm side ({target})"
+    if RANK[target] >= RANK[unit]:
+        return f"imports run downwards only, but {PACKAGE}.{unit} imports {PACKAGE}.{target}"
+    return None
+
+
+def import_problems(path: str, source: str) -> list[str]:
+    """Every import of a file (path relative to the project, with slashes) that is out of place."""
+    tree, in_package = ast.parse(source), path.startswith(f"{PACKAGE}/")
+    unit = unit_of(path.removesuffix(".py").replace("/", "."))
+    known = unit in RANK or path == f"{PACKAGE}/__init__.py" or not in_package
+    found = [] if known else [(1, layer_problem(unit, unit))]
+    allowed = EVERYWHERE.union(*(names for start, names in PLACES.items() if path.startswith(start)))
+    for line, name in imported_names(tree, path):
+        top = name.split(".")[0]
+        if top in NEVER:
+            found.append((line, f"{top} is imported nowhere in this project"))
+        elif path.startswith("tests/") or top in sys.stdlib_module_names:
+            continue
+        elif top == PACKAGE:
+            found.append((line, layer_problem(unit, unit_of(name)) if in_package else None))
+        elif top not in allowed:
+            found.append((line, f"{top} has no place here, see PLACES in tests/test_imports.py"))
+    return [f"{path}:{line}: {problem}" for line, problem in found if problem]
+
+
+def reading_problems(path: str, source: str) -> list[str]:
+    """Calls that read files outside data/ and io/."""
+    if path.startswith((f"{PACKAGE}/data/", f"{PACKAGE}/io/")):
+        return []
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    names = [(call.lineno, getattr(call.func, "attr", getattr(call.func, "id", None))) for call in calls]
+    return [
+        f"{path}:{line}: {name}() reads a file; that belongs in data/ or io/" for line, name in names if name in READS
+    ]
+
+
+def shape_problems(path: str, source: str) -> list[str]:
+    """Missing docstrings of the module and its public functions, classes and methods, and too many lines."""
+    found = [] if len(source.splitlines()) <= MAX_LINES else [f"{path}: more than {MAX_LINES} lines"]
+
+    def visit(node: ast.Module | ast.ClassDef | ast.FunctionDef, name: str) -> None:
+        if ast.get_docstring(node) is None:
+            found.append(f"{path}:{getattr(node, 'lineno', 1)}: {name} has no docstring")
+        for child in [] if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else node.body:
+            public = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+            if public and not child.name.startswith("_"):
+                visit(child, child.name)
+
+    visit(ast.parse(source), "the module")
+    return found
+
+
+def files(*folders: str) -> list[str]:
+    paths = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+    return [path.relative_to(ROOT).as_posix() for path in paths]
+
+
+@pytest.mark.parametrize("path", files(PACKAGE, "configs", "experiments", "benchmarks", "tests"))
+def test_imports_stand_in_their_place(path):
+    problems = import_problems(path, (ROOT / path).read_text())
+    assert not problems, "\n".join(problems)
+
+
+@pytest.mark.parametrize("path", files(PACKAGE))
+def test_library_files_are_documented_short_and_free_of_file_reading(path):
+    source = (ROOT / path).read_text()
+    problems = shape_problems(path, source) + reading_problems(path, source)
+    assert not problems, "\n".join(problems)
+
+
+def test_the_walk_finds_the_package():
+    assert {f"{PACKAGE}/types.py", f"{PACKAGE}/evaluation/ranking.py"} <= set(files(PACKAGE))
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "problem"),
+    [
+        ("fedvlr_jax/types.py", "from fedvlr_jax.client import x", "downwards only.*types imports fedvlr_jax.client"),
+        ("fedvlr_jax/router.py", "from fedvlr_jax import fusion", "downwards only"),
+        ("fedvlr_jax/client.py", "def f():\n    from . import rounds", "client.py:2: .*downwards only"),
+        ("fedvlr_jax/hosts/fcf.py", "from ..server import x", "hosts imports fedvlr_jax.server"),
+        (
+            "fedvlr_jax/evaluation/groups.py",
+            "from fedvlr_jax import rounds",
+            "evaluation may import types and errors",
+        ),
+        ("fedvlr_jax/io/checkpoint.py", "import fedvlr_jax.model", "not the algorithm side .model."),
+        ("fedvlr_jax/losses.py", "import fedvlr_jax", "__init__ has no layer"),
+        (
+            "fedvlr_jax/novel.py",
+            "import jax",
+            "fedvlr_jax.novel has no layer: add it to LAYERS in tests/test_imports",
+        ),
+        ("fedvlr_jax/novel/part.py", "", "fedvlr_jax.novel has no layer"),
+        ("fedvlr_jax/io/files.py", "import orbax.checkpoint as ocp", "orbax has no place here"),
+        ("fedvlr_jax/training.py", "from ml_collections import config_dict", "ml_collections has no place here"),
+        ("fedvlr_jax/training.py", "from configs import base", "configs has no place here"),
+        ("fedvlr_jax/client.py", "import chex", "chex has no place here"),
+        ("experiments/train.py", "import chex", "chex has no place here"),
+        ("fedvlr_jax/io/files.py", "import tensorflow_datasets", "tensorflow_datasets has no place here"),
+        ("fedvlr_jax/fusion.py", "import scipy.stats", "scipy has no place here"),
+        ("tests/test_x.py", "import torch.nn", "torch is imported nowhere"),
+        ("fedvlr_jax/data/tfds.py", "import tensorflow as tf", "tensorflow is imported nowhere"),
+    ],
+)
+def test_a_misplaced_import_is_found(path, source, problem):
+    (found,) = import_problems(path, source)
+    assert re.search(problem, found)
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("fedvlr_jax/hosts/fcf.py", "from .host import Host\nfrom fedvlr_jax.hosts import fedavg\nimport flax.linen"),
+        ("fedvlr_jax/baselines/ease.py", "from fedvlr_jax.evaluation.metrics import ndcg\nimport scipy.linalg"),
+        ("fedvlr_jax/io/checkpoint.py", "import orbax.checkpoint\nfrom fedvlr_jax.types import PyTree\nimport json"),
+        ("fedvlr_jax/data/tfds.py", "import tensorflow_datasets as tfds"),
+        ("experiments/train.py", "from absl import app\nfrom fedvlr_jax import training\nfrom configs import base"),
+        ("tests/test_x.py", "import chex\nimport sklearn\nfrom fedvlr_jax import training"),
+    ],
+)
+def test_a_placed_import_is_accepted(path, source):
+    assert import_problems(path, source) == []
+
+
+def test_missing_docstrings_long_files_and_file_reading_are_found():
+    source = '"""Doc."""\ndef f():\n    return open("x")\nclass C:\n    """Doc."""\n    def g(self): ...\n'
+    path = f"{PACKAGE}/client.py"
+    assert shape_problems(path, source) == [f"{path}:2: f has no docstring", f"{path}:6: g has no docstring"]
+    assert shape_problems(path, "") == [f"{path}:1: the module has no docstring"]
+    assert shape_problems(path, '"""Doc."""\n' + "\n" * 300) == [f"{path}: more than 300 lines"]
+    assert reading_problems(path, source) == [f"{path}:3: open() reads a file; that belongs in data/ or io/"]
+    assert reading_problems(f"{PACKAGE}/data/folder.py", source) == []

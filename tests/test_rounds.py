@@ -1,0 +1,189 @@
+"""Laws of a round: both paths agree, layout is irrelevant, private state persists, faults stay local."""
+
+from __future__ import annotations
+
+import itertools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from problems import HOST_NAMES, VARIANT_NAMES, client_data, relative_difference, settings, tiny_dataset
+
+from fedvlr_jax.algorithm import make_algorithm
+from fedvlr_jax.chunks import gather_local
+from fedvlr_jax.client import draw_work, make_local_update
+
+DATASET = tiny_dataset()
+
+
+def after(rounds: int, data=None, **overrides):
+    """State and info after some rounds of a configuration."""
+    algorithm = make_algorithm(settings(**overrides), DATASET)
+    state = jax.jit(algorithm.init)(jax.random.key(0))
+    return jax.jit(algorithm.run, static_argnums=2)(state, data or client_data(DATASET), rounds)
+
+
+@pytest.mark.parametrize("variant", VARIANT_NAMES)
+@pytest.mark.parametrize("host", HOST_NAMES)
+def test_fused_path_equals_uploads_path(host, variant):
+    common = {"host__name": host, "variant": variant, "host__additive_weight": 0.3}
+    fused, info = after(2, compute__path="fused", **common)
+    uploads, info_uploads = after(2, compute__path="uploads", **common)
+    start = jax.jit(make_algorithm(settings(**common), DATASET).init)(jax.random.key(0))
+    assert relative_difference(start.public.params, fused.public.params) > 1e-4
+    for a, b in ((fused.public, uploads.public), (fused.private, uploads.private), (info, info_uploads)):
+        assert relative_difference(a, b) <= 2e-6
+    chex.assert_tree_all_finite(fused.public.params)
+
+
+@pytest.mark.parametrize("objective", ["bce", "bpr", "softmax", "squared"])
+def test_fused_path_equals_uploads_path_for_every_objective(objective):
+    fused, _ = after(2, compute__path="fused", objective=objective)
+    uploads, _ = after(2, compute__path="uploads", objective=objective)
+    assert relative_difference(fused.public, uploads.public) <= 2e-6
+    assert relative_difference(fused.private, uploads.private) <= 2e-6
+
+
+@pytest.mark.parametrize("objective", ["bce", "softmax"])
+@pytest.mark.parametrize("touched_rows", [True, False])
+def test_a_client_alone_gives_the_upload_it_gives_among_others(touched_rows, objective):
+    algorithm = make_algorithm(settings(objective=objective, host__name="fedrap"), DATASET)
+    state = jax.jit(algorithm.init)(jax.random.key(1))
+    bucket = client_data(DATASET).buckets[0]
+    local_settings = algorithm.local
+    update = jax.jit(make_local_update(algorithm.model, local_settings))
+    broadcast = algorithm.model.publish(state.public.params, client_data(DATASET).content)
+    keys = jax.vmap(lambda u: jax.random.fold_in(jax.random.key(5), u))(bucket.user)
+
+    def work_of(history_l, key):
+        return draw_work(local_settings, DATASET.num_items, history_l, key, touched_rows=touched_rows)
+
+    work = jax.vmap(work_of)(bucket.history, keys)
+    local = gather_local(state.private, bucket.user, work.ids_n)
+    together = jax.vmap(update, in_axes=(None, 0, 0, None))(broadcast, local, work, jnp.asarray(4))
+    for c in range(bucket.user.size):
+        alone_work = jax.jit(work_of)(bucket.history[c], keys[c])
+        alone = update(broadcast, jax.tree.map(lambda x, c=c: x[c], local), alone_work, jnp.asarray(4))
+        assert relative_difference(alone, jax.tree.map(lambda x, c=c: x[c], together)) <= 1e-6
+
+
+@pytest.mark.parametrize("path", ["fused", "uploads"])
+@pytest.mark.parametrize("host", ["fedavg", "fedrap"])
+def test_layout_changes_nothing(host, path):
+    common = {"host__name": host, "compute__path": path, "server__clients_per_round": 7}
+    reference, _ = after(3, **common)
+    shuffled = client_data(DATASET, order=np.random.default_rng(1).permutation(DATASET.num_users))
+    other_buckets = client_data(DATASET, widths=(2, 5, 16))
+    for data, chunk in ((None, 1), (None, 3), (shuffled, 0), (other_buckets, 2)):
+        state, _ = after(3, data=data, compute__chunk=chunk, **common)
+        assert relative_difference(state.public, reference.public) <= 2e-6
+        assert relative_difference(state.private, reference.private) <= 2e-6
+
+
+def test_only_the_cohort_moves_and_its_private_state_persists():
+    algorithm = make_algorithm(settings(server__clients_per_round=4, host__name="fedrap"), DATASET)
+    run = jax.jit(algorithm.run, static_argnums=2)
+    data = client_data(DATASET)
+    states = [jax.jit(algorithm.init)(jax.random.key(0))]
+    for _ in range(6):
+        states.append(run(states[-1], data, 1)[0])
+    moved_once = set()
+    for before, now in itertools.pairwise(states):
+        same_u = np.ones(DATASET.num_users, bool)
+        for a, b in zip(jax.tree.leaves(before.private), jax.tree.leaves(now.private), strict=True):
+            same_u &= np.all(np.asarray(a) == np.asarray(b), axis=tuple(range(1, a.ndim)))
+        assert (~same_u).sum() == 4
+        moved_once |= set(np.flatnonzero(~same_u))
+    assert len(moved_once) > 4
+    content = data.content
+    score = jax.jit(lambda state: algorithm.score(algorithm.scoring(state, content), data.buckets[0]))
+    trained, forgotten = score(states[-1]), score(states[-1].replace(private=states[0].private))
+    differs_u = np.any(np.asarray(trained != forgotten), axis=1)
+    assert set(np.flatnonzero(differs_u)) == moved_once
+
+
+@pytest.mark.parametrize("path", ["fused", "uploads"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_client_that_is_not_finite_is_left_out_and_counted(path, bad):
+    algorithm = make_algorithm(settings(compute__path=path), DATASET)
+    state = jax.jit(algorithm.init)(jax.random.key(0))
+    culprit = 6
+    poisoned = jax.tree.map(lambda x: x.at[culprit].set(bad), state.private.params)
+    poisoned = state.replace(private=state.private.replace(params=poisoned))
+    run = jax.jit(algorithm.run, static_argnums=2)
+    got, info = run(poisoned, client_data(DATASET), 2)
+    assert info.num_dropped.tolist() == [1, 1]
+    assert np.isfinite(info.loss).all()
+    others = np.setdiff1d(np.arange(DATASET.num_users), culprit)
+    without = run(state, client_data(DATASET, order=others), 2)[0]
+    assert relative_difference(got.public, without.public) <= 2e-6
+    pick = lambda s: jax.tree.map(lambda x: x[others], s.private)  # noqa: E731
+    assert relative_difference(pick(got), pick(without)) <= 2e-6
+    assert all(np.array_equal(x[culprit], np.full(x.shape[1:], bad)) for x in jax.tree.leaves(got.private.params))
+
+
+def test_a_round_of_only_broken_clients_leaves_the_model_alone():
+    algorithm = make_algorithm(settings(), DATASET)
+    state = jax.jit(algorithm.init)(jax.random.key(0))
+    broken = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), state.private.params)
+    state = state.replace(private=state.private.replace(params=broken))
+    new, info = jax.jit(algorithm.run, static_argnums=2)(state, client_data(DATASET), 1)
+    assert int(info.num_dropped[0]) == DATASET.num_users
+    chex.assert_trees_all_equal(new.public.params, state.public.params)
+
+
+@pytest.mark.parametrize("host", ["fedavg", "fedncf"])
+def test_moving_items_coincides_with_algorithm_1_for_one_local_step(host):
+    common = {"host__name": host, "client__steps": 1, "compute__path": "uploads", "client__item_lr": 0.7}
+    fixed, _ = after(2, **common)
+    moving, _ = after(2, client__move_items=True, **common)
+    assert relative_difference(moving.public, fixed.public) <= 1e-6
+    several, _ = after(2, client__move_items=True, **(common | {"client__steps": 3}))
+    plain, _ = after(2, **(common | {"client__steps": 3}))
+    assert relative_difference(several.public.params, plain.public.params) > 1e-4
+
+
+def test_aggregation_weights_sum_to_one():
+    """Scaling all alpha_u by a constant changes nothing; FedAvg weighs by history length, FCF does not."""
+    fedavg, _ = after(1, host__name="fedavg", variant="base")
+    fcf, _ = after(1, host__name="fcf", variant="base")
+    assert relative_difference(fedavg.public.params, fcf.public.params) > 1e-6
+    one_client = client_data(DATASET, order=np.array([3]))
+    alone, _ = after(1, host__name="fedavg", variant="base", data=one_client)
+    alone_equal, _ = after(1, host__name="fcf", variant="base", data=one_client)
+    alone_d, equal_d = (s.public.params["variant"]["D"] for s in (alone, alone_equal))
+    assert relative_difference(alone_d, equal_d) <= 1e-6
+
+
+def test_one_trace_over_several_calls_and_same_seed_same_bits():
+    algorithm = make_algorithm(settings(), DATASET)
+    run = jax.jit(chex.assert_max_traces(n=1)(algorithm.run), static_argnums=2, donate_argnums=0)
+    data = client_data(DATASET)
+    finals = []
+    for _ in range(2):
+        state = jax.jit(algorithm.init)(jax.random.key(7))
+        for _ in range(3):
+            state, _ = run(state, data, 2)
+        finals.append(jax.device_get((state.public, state.private)))
+    chex.assert_trees_all_equal(*finals)
+
+
+def test_rounds_in_one_scan_equal_rounds_one_by_one():
+    algorithm = make_algorithm(settings(server__optimizer="adam"), DATASET)
+    run = jax.jit(algorithm.run, static_argnums=2)
+    data, state = client_data(DATASET), jax.jit(algorithm.init)(jax.random.key(2))
+    together, infos = run(state, data, 3)
+    for k in range(3):
+        state, info = run(state, data, 1)
+        np.testing.assert_allclose(info.loss[0], infos.loss[k], rtol=1e-6)
+    assert relative_difference(state.public, together.public) <= 1e-6
+
+
+def test_stateful_client_optimizer_keeps_its_state_per_client():
+    state, _ = after(2, client__optimizer="adam", server__clients_per_round=5)
+    counts = np.asarray(jax.tree.leaves(state.private.opt_state)[0])
+    assert counts.shape == (DATASET.num_users,)
+    assert counts.sum() == 2 * 5 * 2
+    assert set(counts) <= {0, 2, 4}
