@@ -68,7 +68,8 @@ def finished_result(experiment: Experiment, workdir: pathlib.Path) -> dict[str, 
     Raises:
       CheckpointError: if the workdir holds a run with other settings or data.
     """
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
+    # Read only: orbax removes what a kill left behind in the background, which only one opener may do.
+    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         record = checkpoints.record()
     if record is None:
         return None

@@ -93,8 +93,7 @@ def _make_sampled(loss: Callable) -> Callable[..., Objective]:
     def make(num_items: int, *, steps: int, negatives: int, holdout: float, confidence: float) -> Objective:
         def draw(key: Array, history_l: Array) -> Draw:
             real_l = (history_l < num_items).astype(float)
-            shape = (steps, history_l.size, negatives)
-            drawn_aln = sampling.sample_negatives(key, history_l, num_items, shape)
+            drawn_aln = sampling.sample_negatives(key, history_l, num_items, steps, negatives)
             return Draw(history_l, real_l, real_l, drawn_aln)
 
         return Objective(draw, loss, all_items=False)

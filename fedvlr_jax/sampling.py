@@ -31,8 +31,8 @@ def cohort_mask(key: Array, num_users: int, clients_per_round: int) -> Array:
     return jnp.zeros(num_users, bool).at[order_u[:clients_per_round]].set(True)
 
 
-def sample_negatives(key: Array, history_l: Array, num_items: int, shape: tuple[int, ...]) -> Array:
-    """Items drawn uniformly from the whole catalogue minus the client's train history, exactly.
+def sample_negatives(key: Array, history_l: Array, num_items: int, steps: int, negatives: int) -> Array:
+    """Items drawn uniformly from the whole catalogue minus the client's train history, exactly; int32 [a, l, n].
 
     A rank among the num_items - |O_u| allowed items is drawn and mapped through the sorted history: the k-th
     history item (from 0) has ``history[k] - k`` allowed items below it, so a rank r lands behind as many history
@@ -42,14 +42,16 @@ def sample_negatives(key: Array, history_l: Array, num_items: int, shape: tuple[
       key: key of the client in this round.
       history_l: int32 [l], ascending train positives, then padding ``num_items``.
       num_items: |I|; at least one item must be outside the history, else the draw is the padding id.
-      shape: shape of the draw.
+      steps, negatives: local steps A, and draws for each positive and step.
     """
     length = jnp.sum(history_l < num_items)
-    rank = jax.random.randint(key, shape, 0, jnp.maximum(num_items - length, 1), dtype=jnp.int32)
+    # The history leads the drawn shape: draws of the first positives then do not depend on the padding.
+    shape = (history_l.size, steps, negatives)
+    rank_lan = jax.random.randint(key, shape, 0, jnp.maximum(num_items - length, 1), dtype=jnp.int32)
     allowed_below_l = history_l - jnp.arange(history_l.size, dtype=history_l.dtype)
     allowed_below_l = jnp.where(history_l < num_items, allowed_below_l, num_items)
-    behind = jnp.searchsorted(allowed_below_l, rank, side="right", method="scan_unrolled")
-    return rank + behind.astype(jnp.int32)
+    behind_lan = jnp.searchsorted(allowed_below_l, rank_lan, side="right", method="scan_unrolled")
+    return jnp.swapaxes(rank_lan + behind_lan.astype(jnp.int32), 0, 1)
 
 
 def hold_out(key: Array, history_l: Array, num_items: int, share: float) -> tuple[Array, Array]:

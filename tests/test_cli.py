@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from commands import ROOT, TINY, arguments, results, run_here
 
+from fedvlr_jax.io.checkpoint import Checkpoints
+
 KU = f"--config={ROOT}/configs/ku.py"
 METRICS = {f"{metric}@{k}" for metric in ("HR", "NDCG") for k in (10, 20, 50)}
 RESULT_FIELDS = {
@@ -212,6 +214,19 @@ def test_a_result_that_a_kill_left_behind_is_renewed(monkeypatch, tmp_path):
     assert json.loads((tmp_path / "result.json").read_text())["rounds"] == 10
     assert run_here(monkeypatch, "train", *arguments(tmp_path, rounds=20)) == 0
     assert json.loads((tmp_path / "result.json").read_text())["rounds"] == 20
+
+
+def test_a_run_opens_its_checkpoints_for_writing_once(monkeypatch, tmp_path):
+    # Two writers would both remove what a kill left behind, and one of them would fail over files already gone.
+    writers, init = [], Checkpoints.__init__
+
+    def count(self, folder, *, read_only=False):
+        writers.append(not read_only)
+        init(self, folder, read_only=read_only)
+
+    monkeypatch.setattr(Checkpoints, "__init__", count)
+    assert run_here(monkeypatch, "train", *arguments(tmp_path, rounds=10)) == 0
+    assert sum(writers) == 1
 
 
 def test_baselines_stand_under_the_result_and_are_stored(monkeypatch, capsys, tmp_path):

@@ -41,7 +41,7 @@ def test_router_normalises_once():
 def test_negatives_are_uniform_over_the_catalogue_without_the_history():
     history = np.array([0, 3, 4, 5, 17, 19])
     padded_l = jnp.asarray([*history, 20, 20], jnp.int32)
-    drawn = np.asarray(sampling.sample_negatives(jax.random.key(0), padded_l, 20, (14_000,)))
+    drawn = np.asarray(sampling.sample_negatives(jax.random.key(0), padded_l, 20, 25, 70)).ravel()
     allowed = np.setdiff1d(np.arange(20), history)
     counts = np.bincount(drawn, minlength=21)
     assert counts[history].sum() == 0
@@ -51,9 +51,20 @@ def test_negatives_are_uniform_over_the_catalogue_without_the_history():
 
 def test_negatives_with_one_item_left_and_with_none():
     nearly = jnp.asarray([0, 1, 3, 4], jnp.int32)
-    assert set(np.asarray(sampling.sample_negatives(jax.random.key(0), nearly, 5, (50,))).tolist()) == {2}
+    assert set(np.asarray(sampling.sample_negatives(jax.random.key(0), nearly, 5, 2, 9)).ravel().tolist()) == {2}
     everything = jnp.arange(5, dtype=jnp.int32)
-    assert (np.asarray(sampling.sample_negatives(jax.random.key(0), everything, 5, (50,))) == 5).all()
+    assert (np.asarray(sampling.sample_negatives(jax.random.key(0), everything, 5, 2, 9)) == 5).all()
+
+
+def test_draws_do_not_depend_on_the_padding():
+    history = list(range(3, 17, 2))
+    drawn, held = [], []
+    for width in (8, 32):
+        history_l = jnp.asarray([*history, *[40] * (width - len(history))], jnp.int32)
+        drawn.append(np.asarray(sampling.sample_negatives(jax.random.key(4), history_l, 40, 3, 2))[:, : len(history)])
+        held.append(np.asarray(sampling.hold_out(jax.random.key(4), history_l, 40, 0.5))[:, : len(history)])
+    np.testing.assert_array_equal(*drawn)
+    np.testing.assert_array_equal(*held)
 
 
 def test_cohorts_have_exactly_the_size_and_are_uniform():

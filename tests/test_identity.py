@@ -61,9 +61,7 @@ def test_round_equals_algorithm_1_in_float64(operators, path):
         draws = {}
         for bucket in data.buckets:
             for u, history_l in zip(bucket.user.tolist(), bucket.history, strict=True):
-                drawn = sampling.sample_negatives(
-                    jax.random.fold_in(key, u), history_l, dataset.num_items, (2, history_l.size, 3)
-                )
+                drawn = sampling.sample_negatives(jax.random.fold_in(key, u), history_l, dataset.num_items, 2, 3)
                 draws[u] = np.asarray(drawn[:, : len(rows[u])]).reshape(2, -1)
         private = {
             u: jax.tree.map(

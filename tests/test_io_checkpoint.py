@@ -73,13 +73,15 @@ def test_saving_a_round_again_changes_nothing(tmp_path):
         assert checkpoints.record()["mark"] == "first"
 
 
-def test_an_unfinished_save_is_ignored_and_removed(tmp_path):
+def test_an_unfinished_save_is_ignored_and_gone_after_the_next_save(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(make_state(), record(1, 1))
-    (tmp_path / "2.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
+    for round_ in (2, 9):  # one that comes again, one that does not
+        (tmp_path / f"{round_}.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.record()["round"] == 1
-    assert steps(tmp_path) == ["1"]
+        checkpoints.save(make_state(), record(2, 1))
+    assert steps(tmp_path) == ["1", "2"]
 
 
 def test_a_reader_neither_creates_nor_cleans_up(tmp_path):
