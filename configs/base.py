@@ -23,7 +23,8 @@ def get_config() -> ConfigDict:
     config.host.ridge = 0.1  # objective squared: lambda of the user factor (FCF, equation 5)
     config.host.tune_steps = 3  # pfedrec: local steps on the client's own item rows before scoring; 0 = off
     config.host.tune_lr = 0.1  # pfedrec: rate of these steps
-    config.host.additive_weight = 0.1  # fedrap: lambda, pushes private and public tables apart
+    config.host.table_lr = 0.1  # fedrap: rate of the private item table
+    config.host.additive_weight = 0.001  # fedrap: lambda, pushes private and public tables apart
     config.host.sparsity_weight = 0.0  # fedrap: mu, L1 weight of the public table
 
     config.fusion = ConfigDict()

@@ -179,7 +179,7 @@ def _local_settings(settings: Mapping[str, Any], num_items: int, steps: int) -> 
     return LocalSettings(
         objective=objective,
         optimizer=_choose(OPTIMIZERS, "client.optimizer", client["optimizer"])(client["lr"]),
-        lr=client["lr"],
+        table_lr=settings["host"]["table_lr"],
         steps=client["steps"],
         l2=client["l2"],
         move_items=client["move_items"],
@@ -220,6 +220,7 @@ def _check_ranges(settings: Mapping[str, Any]) -> None:
         "server.l2": 0,
         "server.init_scale": 0,
         "host.tune_steps": 0,
+        "host.table_lr": 0,
         "host.ridge": 0,
         "host.confidence": 0,
         "compute.chunk": 0,

@@ -27,7 +27,7 @@ class LocalSettings(NamedTuple):
     Attributes:
       objective: what it minimises.
       optimizer: any optax transformation, for theta_u and the variant's private parameters.
-      lr: rate of plain SGD on the rows of a private item table (FedRAP).
+      table_lr: rate of plain SGD on the rows of a private item table (FedRAP).
       steps: A, local steps a round.
       l2: weight of 0.5 ||.||^2 on the private parameters used in a step.
       move_items: the client's rows move during its local steps (the hosts' original semantics) instead of
@@ -37,7 +37,7 @@ class LocalSettings(NamedTuple):
 
     objective: Objective
     optimizer: optax.GradientTransformation
-    lr: float
+    table_lr: float
     steps: int
     l2: float = 0.0
     move_items: bool = False
@@ -173,7 +173,7 @@ def make_update(settings: LocalSettings) -> Callable[[PyTree, Local], Local]:
         updates, opt_state = settings.optimizer.update(trainable(gradient), local.opt_state, trainable(local.params))
         params = optax.apply_updates(trainable(local.params), updates)
         if "own" in local.params:
-            params = params | {"own": local.params["own"] - settings.lr * gradient["own"]}
+            params = params | {"own": local.params["own"] - settings.table_lr * gradient["own"]}
         return Local(params, opt_state)
 
     return update

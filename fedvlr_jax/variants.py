@@ -44,7 +44,12 @@ def _nothing(key: Array) -> PyTree:
     return {}
 
 
-def _base(content: Content, num_items: int, *, dim: int, server_scale: float, own_tables: bool, **_) -> Variant:
+def _base(
+    content: Content, num_items: int, *, dim: int, server_scale: float, modalities, own_tables: bool, **_
+) -> Variant:
+    if "D" not in modalities and not own_tables:
+        raise ConfigError("fusion.modalities: the variants base and vbpr are built on D, found modalities without it")
+
     def init_public(key: Array) -> PyTree:
         if own_tables:
             return {}
@@ -73,7 +78,7 @@ def _vbpr(
     modalities,
     **options,
 ) -> Variant:
-    base = _base(content, num_items, dim=dim, server_scale=server_scale, **options)
+    base = _base(content, num_items, dim=dim, server_scale=server_scale, modalities=modalities, **options)
     used = [m for m, features in zip(("V", "C"), content, strict=True) if features is not None and m in modalities]
     if not used:
         raise ConfigError("variant vbpr: expected visual or textual features in the data and fusion.modalities")

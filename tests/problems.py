@@ -30,6 +30,7 @@ SMALL = {
     "variant": "fedvlr",
     "fusion__operators": "sum,mlp,gate",
     "host__sparsity_weight": 0.01,
+    "host__table_lr": 0.3,
 }
 
 
