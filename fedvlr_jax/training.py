@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from fedvlr_jax.data import fingerprint
 from fedvlr_jax.errors import TrainingError
 from fedvlr_jax.evaluation.metrics import summarise
 from fedvlr_jax.io.checkpoint import Checkpoints
-from fedvlr_jax.io.identity import fingerprint, require_same_run
+from fedvlr_jax.io.identity import require_same_run
 from fedvlr_jax.io.interrupt import Interrupt, Interrupted
 from fedvlr_jax.io.progress import Progress
 from fedvlr_jax.io.saving import Saver

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from configs.base import get_config
 from fedvlr_jax.types import Bucket, ClientData, Content, Dataset
@@ -32,6 +34,12 @@ SMALL = {
     "host__sparsity_weight": 0.01,
     "host__table_lr": 0.3,
 }
+
+
+def spread(cases: Iterable[tuple], fast: Iterable[tuple]) -> list:
+    """All cases as pytest parameters; those that are not in `fast` carry the marker slow."""
+    fast = set(fast)
+    return [case if case in fast else pytest.param(*case, marks=pytest.mark.slow) for case in cases]
 
 
 def settings(**overrides: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from problems import histories, tiny_dataset
 
 from fedvlr_jax.data import synthetic
-from fedvlr_jax.data.buckets import heldout_targets, make_buckets, make_client_data, warm_items
+from fedvlr_jax.data.buckets import heldout_targets, make_buckets, make_client_data
 from fedvlr_jax.types import Dataset
 
 NUM_ITEMS = 200
@@ -95,11 +95,9 @@ def test_client_data_without_a_modality():
     assert make_client_data(dataset).content == (None, None)
 
 
-def test_targets_and_warm_items():
+def test_heldout_targets():
     dataset = tiny_dataset()
     target_tu = heldout_targets(dataset)
     assert (target_tu.shape, target_tu.dtype) == ((2, dataset.num_users), np.int32)
     np.testing.assert_array_equal(target_tu[0], dataset.valid_item)
     np.testing.assert_array_equal(target_tu[1], dataset.test_item)
-    warm = {item for history in histories(dataset) for item in history.tolist()}
-    assert warm_items(dataset).tolist() == [item in warm for item in range(dataset.num_items)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
 import warnings
 
@@ -82,18 +83,23 @@ def test_the_controls_of_a_run(features, control):
     assert fingerprint(found) == fingerprint(control(load_configured(SETTINGS, seed=2), 2))
 
 
-def test_every_field_counts_in_the_fingerprint():
+def test_every_field_counts_in_the_fingerprint_and_is_named():
     dataset = synthetic.generate(0, **SMALL)
-    seen = {fingerprint(dataset)}
+    original = fingerprint(dataset)
+    assert json.loads(json.dumps(original)) == original
+
+    def fields_that_differ(**changes):
+        changed = fingerprint(dataclasses.replace(dataset, **changes))
+        return {name for name in original if changed[name] != original[name]}
+
     for name in ("train_user", "train_item", "valid_item", "test_item", "V", "C", "planted"):
         array = getattr(dataset, name).copy()
-        array.flat[0] += 1
-        for value in (array, getattr(dataset, name).astype(np.float64)):
-            seen.add(fingerprint(dataclasses.replace(dataset, **{name: value})))
-    seen.add(fingerprint(dataclasses.replace(dataset, V=None)))
-    seen.add(fingerprint(dataclasses.replace(dataset, V=None, C=dataset.V)))
-    seen.add(fingerprint(dataclasses.replace(dataset, num_items=41)))
-    assert len(seen) == 1 + 2 * 7 + 3
+        array.flat[-1] += 1
+        for value in (array, getattr(dataset, name).astype(np.float64), getattr(dataset, name)[None]):
+            assert fields_that_differ(**{name: value}) >= {name}
+    assert fields_that_differ(V=None) == {"V"}
+    assert fields_that_differ(V=None, C=dataset.V) == {"V", "C"}
+    assert fields_that_differ(num_items=41) == {"num_items"}
     renamed = dataclasses.replace(dataset, name="other", dropped_duplicates=3)
     assert fingerprint(renamed) == fingerprint(dataset)
 

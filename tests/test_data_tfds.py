@@ -17,7 +17,7 @@ from data_folders import GOOD, features, write_folder
 from fedvlr_jax.data import load, synthetic, tfds_builder
 from fedvlr_jax.data.folder import read_folder
 from fedvlr_jax.data.messages import DataWarning
-from fedvlr_jax.data.tfds_builder import load_prepared, prepare, read_prepared
+from fedvlr_jax.data.tfds_builder import VERSION, load_prepared, prepare, read_prepared
 from fedvlr_jax.errors import DataError
 
 
@@ -98,7 +98,7 @@ def test_tfds_alone_reads_a_copy(tmp_path):
         import tensorflow_datasets as tfds
     dataset = synthetic.generate(0, num_users=12, num_items=40, num_interactions=90)
     prepare(dataset, tmp_path / "copy")
-    builder = tfds.builder_from_directory(tmp_path / "copy" / "clients" / "1.0.0")
+    builder = tfds.builder_from_directory(tmp_path / "copy" / "clients" / VERSION)
     source = builder.as_data_source("clients")
     assert builder.info.splits["clients"].num_examples == len(source) == 12
     assert builder.info.file_format.value == "array_record"
@@ -136,13 +136,13 @@ def test_another_process_may_be_faster(tmp_path):
 def test_damaged_copies_are_refused(tmp_path):
     copy = tmp_path / "copy"
     prepare(read_folder(write_folder(tmp_path / "tiny")), copy)
-    metadata = copy / "clients" / "1.0.0" / "metadata.json"
+    metadata = copy / "clients" / VERSION / "metadata.json"
     text = metadata.read_text()
-    metadata.write_text(text.replace('"fingerprint": "', '"fingerprint": "0'))
+    metadata.write_text(text.replace('"num_train": ', '"num_train": 1'))
     with pytest.raises(DataError, match=r"copy: expected a prepared data set .* found other content; delete"):
         read_prepared(copy)
     metadata.write_text(text)
-    (record,) = (copy / "items" / "1.0.0").glob("*array_record*")
+    (record,) = (copy / "items" / VERSION).glob("*array_record*")
     record.write_bytes(record.read_bytes()[:-100])
     with pytest.raises(DataError, match="expected a prepared data set"):
         read_prepared(copy)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import client_data, histories, relative_difference, settings, tiny_dataset
+from problems import client_data, histories, relative_difference, settings, spread, tiny_dataset
 
 from fedvlr_jax import sampling
 from fedvlr_jax.algorithm import make_algorithm
@@ -45,8 +47,17 @@ def naive_round(params, private, content, dataset, operators, draws, *, dim, ste
     return jax.tree.map(lambda p, g: p - server_lr * g, params, total), new_private
 
 
-@pytest.mark.parametrize("path", ["fused", "uploads"])
-@pytest.mark.parametrize("operators", [*((name,) for name in FUSION_OPS), ("sum", "mlp", "gate")], ids="+".join)
+ALL = ("sum", "mlp", "gate")
+OPERATOR_SETS = [*((name,) for name in FUSION_OPS), ALL]
+
+
+@pytest.mark.parametrize(
+    ("operators", "path"),
+    spread(
+        itertools.product(OPERATOR_SETS, ["fused", "uploads"]),
+        [(ALL, "fused"), (ALL, "uploads"), (("attention",), "fused")],
+    ),
+)
 def test_round_equals_algorithm_1_in_float64(operators, path):
     with jax.enable_x64(True):
         dataset = tiny_dataset(num_users=3, num_items=20, dtype=np.float64)

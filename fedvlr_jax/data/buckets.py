@@ -51,11 +51,6 @@ def heldout_targets(dataset: Dataset) -> np.ndarray:
     return np.stack([dataset.valid_item, dataset.test_item]).astype(np.int32)
 
 
-def warm_items(dataset: Dataset) -> np.ndarray:
-    """bool [i], items with at least one train row."""
-    return np.bincount(dataset.train_item, minlength=dataset.num_items) > 0
-
-
 def make_client_data(dataset: Dataset, *, min_length: int = 4, growth: float = 2.0) -> ClientData:
     """Buckets (see `make_buckets`) and features as device arrays."""
     buckets = make_buckets(dataset, min_length=min_length, growth=growth)

@@ -1,24 +1,36 @@
-"""What identifies a data set: the hash of its content, and its sizes."""
+"""What identifies a data set: the hashes of its content, and its sizes."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from fedvlr_jax.types import Dataset
 
 
-def fingerprint(dataset: Dataset) -> str:
-    """SHA-256 over sizes, ids, split and features; its name and what was dropped while reading do not count."""
-    digest = hashlib.sha256(f"{dataset.num_users},{dataset.num_items}".encode())
-    for name in ("train_user", "train_item", "valid_item", "test_item", "V", "C", "planted"):
-        array = getattr(dataset, name)
-        digest.update(f";{name}:".encode())
-        if array is not None:
-            digest.update(f"{array.dtype.str}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array))
+def fingerprint(dataset: Dataset) -> dict[str, Any]:
+    """Sizes and SHA-256 sums of a data set, ready for JSON: equal exactly where ids, split and features are.
+
+    Its name and what was dropped while reading do not count. An array that the set lacks is None.
+    """
+    arrays = ("train_user", "train_item", "valid_item", "test_item", "V", "C", "planted")
+    return {
+        "num_users": int(dataset.num_users),
+        "num_items": int(dataset.num_items),
+        "num_train": len(dataset.train_item),
+        **{name: _digest(getattr(dataset, name)) for name in arrays},
+    }
+
+
+def _digest(array: np.ndarray | None) -> str | None:
+    """SHA-256 over dtype, shape and content; None for an absent array."""
+    if array is None:
+        return None
+    digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
+    digest.update(np.ascontiguousarray(array))
     return digest.hexdigest()
 
 

@@ -2,9 +2,9 @@
 
 A prepared copy holds two tfds data sets in array_record files, both usable with tfds alone:
 
-    clients/1.0.0   split "clients", one example per user: user, train (items, ascending), valid and test (item or
+    clients/1.1.0   split "clients", one example per user: user, train (items, ascending), valid and test (item or
                     -1), and planted where the truth is known
-    items/1.0.0     split "items", one example per item: item, and image and text where the set has them
+    items/1.1.0     split "items", one example per item: item, and image and text where the set has them
 
 They hold a checked `Dataset`: repeated rows are dropped, features have unit norm. Reading one back gives an equal
 `Dataset`. A copy lies in a folder named after the hash of its source files, so a changed source is prepared anew.
@@ -31,7 +31,7 @@ from fedvlr_jax.data.folder import read_folder, require_files
 from fedvlr_jax.errors import DataError
 from fedvlr_jax.types import Dataset
 
-VERSION = "1.0.0"  # of the layout above and of the checks; a new one prepares every copy anew
+VERSION = "1.1.0"  # of the layout above and of the checks; a new one prepares every copy anew
 
 
 def load_prepared(folder: pathlib.Path, cache: pathlib.Path | None = None) -> Dataset:

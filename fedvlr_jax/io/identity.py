@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
 from fedvlr_jax.errors import CheckpointError
 from fedvlr_jax.io.files import json_ready
-from fedvlr_jax.types import Dataset
 
 # Settings that may change between a checkpoint and its continuation: they decide how long a run goes on, where
 # its data lies (the fingerprint of the data decides whether it is the same) and what is printed, not what a
@@ -25,19 +21,6 @@ FREE_SETTINGS = (
     "data.source",
     "data.expect.",
 )
-
-
-def fingerprint(dataset: Dataset) -> dict[str, Any]:
-    """Sizes and SHA-256 sums of a data set: equal if and only if every id, split and feature is equal."""
-    return {
-        "name": dataset.name,
-        "num_users": int(dataset.num_users),
-        "num_items": int(dataset.num_items),
-        "num_train": len(dataset.train_item),
-        "interactions": _digest(dataset.train_user, dataset.train_item, dataset.valid_item, dataset.test_item),
-        "V": _digest(dataset.V),
-        "C": _digest(dataset.C),
-    }
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -65,7 +48,7 @@ def require_same_run(record: Mapping[str, Any], settings: Mapping[str, Any], dat
     Args:
       record: the checkpoint's JSON record, with ``settings`` and ``data``.
       settings: nested settings of this run.
-      data: `fingerprint` of this run's data set.
+      data: ``data.fingerprint`` of this run's data set.
 
     Raises:
       CheckpointError: naming every field that differs, with both values.
@@ -90,14 +73,3 @@ def _covers(free: str, name: str) -> bool:
 
 def _show(leaves: Mapping[str, Any], name: str) -> str:
     return repr(leaves[name]) if name in leaves else "(absent)"
-
-
-def _digest(*arrays: np.ndarray | None) -> str | None:
-    """SHA-256 over dtype, shape and content; None for an absent array."""
-    if any(array is None for array in arrays):
-        return None
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array))
-    return digest.hexdigest()
