@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 export JAX_COMPILATION_CACHE_DIR ?= .cache/jax
-PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 
 .PHONY: train test test-slow clean
 
@@ -22,7 +22,7 @@ train: $(READY)
 test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(PYTEST) -m "not slow" -n auto --dist worksteal $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 test-slow: $(READY)
 	$(PYTEST) -m slow $(ARGS)

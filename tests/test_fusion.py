@@ -65,6 +65,25 @@ def test_operators_equal_their_formulas():
     np.testing.assert_allclose(fusion.views(params, CONTENT), np.stack(expected, axis=1), rtol=2e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize("modalities", ["DVC", "DC", "V"])
+def test_attention_equals_its_formula_over_the_modalities_that_are_on(modalities):
+    fusion, params = build(("attention",), modalities)
+    params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(3), x.shape), params)
+    layers = jax.tree.map(np.asarray, params["gamma"]["attention"]["params"]["attention"])
+    tokens = {"D": np.asarray(params["D"])}
+    for m in set(modalities) - {"D"}:
+        layer = params["project"][m]["params"]
+        tokens[m] = np.asarray(getattr(CONTENT, m)) @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"])
+    x_imd = np.stack([tokens[m] for m in modalities], axis=1)
+    q, k, v = (
+        np.einsum("imd,dhe->imhe", x_imd, layers[n]["kernel"]) + layers[n]["bias"] for n in ("query", "key", "value")
+    )
+    logits = np.exp(np.einsum("imhe,inhe->ihmn", q, k) / np.sqrt(4))
+    mixed = np.einsum("ihmn,inhe->imhe", logits / logits.sum(axis=-1, keepdims=True), v)
+    attended = np.einsum("imhe,hed->imd", mixed, layers["out"]["kernel"]) + layers["out"]["bias"]
+    np.testing.assert_allclose(fusion.views(params, CONTENT)[:, 0], attended.mean(axis=1), rtol=2e-4, atol=2e-5)
+
+
 @pytest.mark.parametrize("off", ["D", "V", "C"])
 @pytest.mark.parametrize("name", ["sum", "mlp", "gate", "attention"])
 def test_a_modality_that_is_off_changes_nothing(name, off):

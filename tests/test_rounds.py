@@ -36,7 +36,7 @@ def test_fused_path_equals_uploads_path(host, variant):
     start = jax.jit(make_algorithm(settings(**common), DATASET).init)(jax.random.key(0))
     assert relative_difference(start.public.params, fused.public.params) > 1e-4
     for a, b in ((fused.public, uploads.public), (fused.private, uploads.private), (info, info_uploads)):
-        assert relative_difference(a, b) <= 2e-6
+        assert relative_difference(a, b) <= 1e-6
     chex.assert_tree_all_finite(fused.public.params)
 
 
@@ -46,8 +46,8 @@ def test_fused_path_equals_uploads_path(host, variant):
 def test_fused_path_equals_uploads_path_for_every_objective(objective):
     fused, _ = after(2, compute__path="fused", objective=objective)
     uploads, _ = after(2, compute__path="uploads", objective=objective)
-    assert relative_difference(fused.public, uploads.public) <= 2e-6
-    assert relative_difference(fused.private, uploads.private) <= 2e-6
+    assert relative_difference(fused.public, uploads.public) <= 1e-6
+    assert relative_difference(fused.private, uploads.private) <= 1e-6
 
 
 @pytest.mark.parametrize(
@@ -55,24 +55,25 @@ def test_fused_path_equals_uploads_path_for_every_objective(objective):
     spread(itertools.product([True, False], ["bce", "softmax"]), [(True, "bce"), (False, "softmax")]),
 )
 def test_a_client_alone_gives_the_upload_it_gives_among_others(touched_rows, objective):
-    algorithm = make_algorithm(settings(objective=objective, host__name="fedrap"), DATASET)
-    state = jax.jit(algorithm.init)(jax.random.key(1))
-    bucket = client_data(DATASET).buckets[0]
-    local_settings = algorithm.local
-    update = jax.jit(make_local_update(algorithm.model, local_settings))
-    broadcast = algorithm.model.publish(state.public.params, client_data(DATASET).content)
-    keys = jax.vmap(lambda u: jax.random.fold_in(jax.random.key(5), u))(bucket.user)
+    with jax.enable_x64(True):  # in float32 the two differ by the order of summation
+        algorithm = make_algorithm(settings(objective=objective, host__name="fedrap"), DATASET)
+        state = jax.jit(algorithm.init)(jax.random.key(1))
+        bucket = client_data(DATASET).buckets[0]
+        local_settings = algorithm.local
+        update = jax.jit(make_local_update(algorithm.model, local_settings))
+        broadcast = algorithm.model.publish(state.public.params, client_data(DATASET).content)
+        keys = jax.vmap(lambda u: jax.random.fold_in(jax.random.key(5), u))(bucket.user)
 
-    def work_of(history_l, key):
-        return draw_work(local_settings, DATASET.num_items, history_l, key, touched_rows=touched_rows)
+        def work_of(history_l, key):
+            return draw_work(local_settings, DATASET.num_items, history_l, key, touched_rows=touched_rows)
 
-    work = jax.vmap(work_of)(bucket.history, keys)
-    local = gather_local(state.private, bucket.user, work.ids_n)
-    together = jax.vmap(update, in_axes=(None, 0, 0, None))(broadcast, local, work, jnp.asarray(4))
-    for c in range(bucket.user.size):
-        alone_work = jax.jit(work_of)(bucket.history[c], keys[c])
-        alone = update(broadcast, jax.tree.map(lambda x, c=c: x[c], local), alone_work, jnp.asarray(4))
-        assert relative_difference(alone, jax.tree.map(lambda x, c=c: x[c], together)) <= 1e-6
+        work = jax.vmap(work_of)(bucket.history, keys)
+        local = gather_local(state.private, bucket.user, work.ids_n)
+        together = jax.vmap(update, in_axes=(None, 0, 0, None))(broadcast, local, work, jnp.asarray(4))
+        for c in range(bucket.user.size):
+            alone_work = jax.jit(work_of)(bucket.history[c], keys[c])
+            alone = update(broadcast, jax.tree.map(lambda x, c=c: x[c], local), alone_work, jnp.asarray(4))
+            assert relative_difference(alone, jax.tree.map(lambda x, c=c: x[c], together)) <= 1e-12
 
 
 @pytest.mark.parametrize(
@@ -85,8 +86,8 @@ def test_layout_changes_nothing(host, path):
     other_buckets = client_data(DATASET, widths=(2, 5, 16))
     for data, chunk in ((None, 1), (None, 3), (shuffled, 0), (other_buckets, 2)):
         state, _ = after(3, data=data, compute__chunk=chunk, **common)
-        assert relative_difference(state.public, reference.public) <= 2e-6
-        assert relative_difference(state.private, reference.private) <= 2e-6
+        assert relative_difference(state.public, reference.public) <= 1e-6
+        assert relative_difference(state.private, reference.private) <= 1e-6
 
 
 def test_only_the_cohort_moves_and_its_private_state_persists():
@@ -127,9 +128,9 @@ def test_a_client_that_is_not_finite_is_left_out_and_counted(path, bad):
     assert np.isfinite(info.loss).all()
     others = np.setdiff1d(np.arange(DATASET.num_users), culprit)
     without = run(state, client_data(DATASET, order=others), 2)[0]
-    assert relative_difference(got.public, without.public) <= 2e-6
+    assert relative_difference(got.public, without.public) <= 1e-6
     pick = lambda s: jax.tree.map(lambda x: x[others], s.private)  # noqa: E731
-    assert relative_difference(pick(got), pick(without)) <= 2e-6
+    assert relative_difference(pick(got), pick(without)) <= 1e-6
     for x in jax.tree.leaves(got.private.params):
         np.testing.assert_array_equal(x[culprit], np.full(x.shape[1:], bad))
 

@@ -1,0 +1,242 @@
+"""Every host in every variant: one round against Algorithm 1 written naively, client by client, in float64."""
+
+from __future__ import annotations
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from problems import (
+    HOST_NAMES,
+    VARIANT_NAMES,
+    client_data,
+    histories,
+    relative_difference,
+    settings,
+    spread,
+    tiny_dataset,
+)
+
+from fedvlr_jax import sampling
+from fedvlr_jax.algorithm import make_algorithm
+
+ROUND, STEPS, NEGATIVES, LR, TABLE_LR, SERVER_LR = 5, 2, 3, 0.3, 0.2, 0.05
+L2, SERVER_L2, ADDITIVE, SPARSITY = 0.02, 0.03, 0.4, 0.01
+
+
+def dense(layer, x):
+    return x @ layer["kernel"] + layer["bias"]
+
+
+def naive_views(variant, public, V, C):
+    """List of [i, d] views of a variant."""
+    if variant in ("base", "vbpr"):
+        return [public["D"]] if "D" in public else []
+    tokens = (public["D"], dense(public["project"]["V"]["params"], V), dense(public["project"]["C"]["params"], C))
+    joint, gamma = jnp.hstack(tokens), {name: layers.get("params") for name, layers in public["gamma"].items()}
+    mlp = dense(gamma["mlp"]["out"], jnp.maximum(dense(gamma["mlp"]["hidden"], joint), 0))
+    if variant == "mlp":
+        return [mlp]
+    gated = [
+        x * jax.nn.sigmoid(dense(gamma["gate"][f"gate_{name}"], x)) for name, x in zip("DVC", tokens, strict=True)
+    ]
+    return [sum(tokens), mlp, dense(gamma["gate"]["out"], jnp.hstack(gated))]
+
+
+def naive_items(variant, public, private, V, C, history):
+    """g_i of all items, [i, d], or 0 where the variant adds nothing; and the bonus on the score, [i]."""
+    views = naive_views(variant, public, V, C)
+    if variant == "fedvlr":
+        layers = private["phi"]["params"]
+        h = jnp.concatenate([view[history].mean(axis=0) for view in views])
+        w = jax.nn.softmax(dense(layers["out"], jnp.maximum(dense(layers["hidden"], h), 0)))
+        views = [sum(w[j] * view for j, view in enumerate(views))]
+    bonus = jnp.hstack([V, C]) @ public["project_E"]["params"]["kernel"] @ private["psi"] if variant == "vbpr" else 0
+    return (views[0] if views else 0), bonus
+
+
+def naive_score(host, g, public, private):
+    """s_ui of all items, [i], by the formulas of the papers."""
+    theta = private["theta"]
+    if host == "fcf":
+        return g @ theta["w"]
+    if host in ("fedavg", "pfedrec"):
+        return g @ theta["w"] + theta["b"]
+    if host == "fedrap":
+        return (g + private["own"]) @ theta["w"] + theta["b"]
+    P, Q, layers = public["tables"]["P"] + g, public["tables"]["Q"] + g, public["head"]["params"]
+    x = jnp.hstack([jnp.tile(theta["q"], (len(Q), 1)), Q])
+    for depth in range(3):
+        x = jnp.maximum(dense(layers[f"layer_{depth}"], x), 0)
+    return dense(layers["out"], jnp.hstack([x, theta["p"] * P]))[:, 0]
+
+
+def naive_loss(host, variant, public, private, V, C, history, negatives):
+    """Objective bce of one client in one step, with all regularisers."""
+    g, bonus = naive_items(variant, public["variant"], private["variant"], V, C, history)
+    s = naive_score(host, g, public["host"], private) + bonus
+    used = jnp.concatenate([history, negatives])
+    loss = -(jnp.log(jax.nn.sigmoid(s[history])).sum() + jnp.log(jax.nn.sigmoid(-s[negatives])).sum()) / used.size
+    small = {k: v for k, v in private.items() if k != "own"}
+    loss += L2 / 2 * sum(jnp.sum(x**2) for x in jax.tree.leaves(small))
+    if host == "fedrap":
+        own = private["own"]
+        distance = ((own - public["variant"]["D"]) ** 2).sum(axis=1)
+        loss += -ADDITIVE * jnp.tanh(ROUND / 10) * distance[used].mean() + L2 / 2 * (own**2).sum(axis=1)[used].mean()
+    return loss
+
+
+def naive_penalty(host, public):
+    """What the server adds to the clients' losses."""
+    value = SERVER_L2 / 2 * sum(jnp.sum(x**2) for x in jax.tree.leaves(public))
+    if host == "fedrap":
+        value += SPARSITY * jnp.tanh(ROUND / 10) * jnp.abs(public["variant"]["D"]).sum()
+    return value
+
+
+def naive_round(host, variant, public, privates, dataset, draws, item_lr):
+    """Algorithm 1: public parameters after the round, private ones of every client, mean loss, and update norm."""
+    gradient = jax.jit(jax.value_and_grad(lambda *args: naive_loss(host, variant, *args), (0, 1)))
+    rows = histories(dataset)
+    alpha = np.array([len(row) if host == "fedavg" else 1 for row in rows], float)
+    total, stepped, mean_loss = jax.grad(lambda p: naive_penalty(host, p))(public), [], 0
+    for u, private in enumerate(privates):
+        upload = jax.tree.map(jnp.zeros_like, public)
+        for a in range(STEPS):
+            at = optax.tree.add_scale(public, -item_lr, upload)
+            inputs = (jnp.asarray(dataset.V), jnp.asarray(dataset.C), rows[u], draws[u][a])
+            loss, (g_public, g_private) = gradient(at, private, *inputs)
+            mean_loss += alpha[u] / alpha.sum() * loss / STEPS
+            private = {
+                name: optax.tree.add_scale(x, -TABLE_LR if name == "own" else -LR, g_private[name])
+                for name, x in private.items()
+            }
+            if host == "pfedrec":
+                _, (g_public, _) = gradient(at, private, *inputs)
+            upload = optax.tree.add(upload, g_public)
+        total = optax.tree.add_scale(total, alpha[u] / alpha.sum(), upload)
+        stepped.append(private)
+    return optax.tree.add_scale(public, -SERVER_LR, total), stepped, mean_loss, optax.tree.norm(total)
+
+
+def draw_negatives(dataset, data, key):
+    """The negatives that the round draws, [a, l n] by user."""
+    rows, draws = histories(dataset), {}
+    for bucket in data.buckets:
+        for u, history_l in zip(bucket.user.tolist(), bucket.history, strict=True):
+            client = jax.random.fold_in(sampling.stream(key, sampling.CLIENT, ROUND), u)
+            drawn = sampling.sample_negatives(client, history_l, dataset.num_items, STEPS, NEGATIVES)
+            draws[u] = np.asarray(drawn[:, : len(rows[u])]).reshape(STEPS, -1)
+    return draws
+
+
+def set_up(dataset, host, variant, **overrides):
+    """The algorithm and a state in round `ROUND`, with private item tables that are not zero."""
+    common = {"client__l2": L2, "server__l2": SERVER_L2, "host__table_lr": TABLE_LR}
+    common |= {"host__additive_weight": ADDITIVE, "host__sparsity_weight": SPARSITY}
+    algorithm = make_algorithm(settings(host__name=host, variant=variant, **common, **overrides), dataset)
+    state = jax.jit(algorithm.init)(jax.random.key(3))
+    private = state.private.params
+    if "own" in private:
+        private = private | {"own": 0.3 * jax.random.normal(jax.random.key(8), private["own"].shape)}
+    public = state.public.replace(round=jnp.asarray(ROUND, jnp.int32))
+    return algorithm, state.replace(public=public, private=state.private.replace(params=private))
+
+
+def clients_of(private, dataset):
+    """The private parameters of every client."""
+    return [jax.tree.map(lambda x, u=u: x[u], private) for u in range(dataset.num_users)]
+
+
+def check_round(host, variant, *, item_lr=0.0, **overrides):
+    """Runs one round and its naive counterpart from one state, and compares how everything moved."""
+    dataset = tiny_dataset(num_users=3, num_items=20, dtype=np.float64)
+    algorithm, start = set_up(dataset, host, variant, **overrides)
+    private, data = start.private.params, client_data(dataset)
+    end, info = jax.jit(algorithm.run, static_argnums=2)(start, data, 1)
+
+    privates, draws = clients_of(private, dataset), draw_negatives(dataset, data, start.key)
+    with jax.numpy_rank_promotion("allow"):
+        new_public, stepped, loss, norm = naive_round(
+            host, variant, start.public.params, privates, dataset, draws, item_lr
+        )
+    expected = (new_public, jax.tree.map(lambda *x: jnp.stack(x), *stepped))
+    before, after = (start.public.params, private), (end.public.params, end.private.params)
+    for now, naive, old in zip(after, expected, before, strict=True):
+        assert relative_difference(optax.tree.sub(now, old), optax.tree.sub(naive, old)) <= 1e-11
+    np.testing.assert_allclose([info.loss[0], info.update_norm[0]], [loss, norm], rtol=1e-11)
+    assert (int(end.public.round), int(info.num_clients[0]), int(info.num_dropped[0])) == (ROUND + 1, 3, 0)
+
+
+COVERING = [("fedavg", "vbpr"), ("fcf", "base"), ("fedncf", "fedvlr"), ("pfedrec", "mlp"), ("fedrap", "fedvlr")]
+
+
+@pytest.mark.parametrize(("host", "variant"), spread(itertools.product(HOST_NAMES, VARIANT_NAMES), COVERING))
+def test_a_round_equals_algorithm_1_in_float64(host, variant):
+    with jax.enable_x64(True):
+        check_round(host, variant, compute__path="uploads")
+
+
+@pytest.mark.parametrize("host", ["fedavg", "pfedrec"])
+def test_items_that_move_between_local_steps(host):
+    with jax.enable_x64(True):
+        check_round(host, "base", item_lr=0.7, client__move_items=True, client__item_lr=0.7)
+
+
+@pytest.mark.parametrize(("host", "variant"), spread(itertools.product(HOST_NAMES, VARIANT_NAMES), COVERING))
+def test_scores_equal_the_formulas_in_float64(host, variant):
+    with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
+        dataset = tiny_dataset(num_users=3, num_items=20, dtype=np.float64)
+        algorithm, state = set_up(dataset, host, variant, host__tune_steps=0)
+        data, public = client_data(dataset), state.public.params
+        score = jax.jit(lambda state, bucket: algorithm.score(algorithm.scoring(state, data.content), bucket))
+        for u, private in enumerate(clients_of(state.private.params, dataset)):
+            history = histories(dataset)[u]
+            g, bonus = naive_items(variant, public["variant"], private["variant"], *data.content, history)
+            expected = naive_score(host, g, public["host"], private) + bonus
+            found = score(state, data.buckets[0])[data.buckets[0].user.tolist().index(u)]
+            np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("objective", ["bce", "softmax"])
+def test_pfedrec_scores_after_gradient_steps_on_its_own_rows(objective):
+    with jax.enable_x64(True):
+        dataset = tiny_dataset(num_users=3, num_items=20, dtype=np.float64)
+        tuning = {"host__tune_steps": 2, "host__tune_lr": 0.7, "objective": objective, "client__holdout": 0.0}
+        algorithm, state = set_up(dataset, "pfedrec", "base", **tuning)
+        data, D = client_data(dataset), state.public.params["variant"]["D"]
+        (bucket,) = data.buckets
+        found = jax.jit(lambda state: algorithm.score(algorithm.scoring(state, data.content), bucket))(state)
+        for u, private in enumerate(clients_of(state.private.params, dataset)):
+            history, (w, b) = histories(dataset)[u], (private["theta"]["w"], private["theta"]["b"])
+            client = jax.random.fold_in(sampling.stream(state.key, sampling.TUNE), u)
+            drawn = sampling.sample_negatives(client, bucket.history[u], dataset.num_items, 2, NEGATIVES)
+
+            def loss(rows, negatives, history=history, w=w, b=b):
+                s = rows @ w + b
+                if objective == "softmax":
+                    return (jnp.log(jnp.exp(s).sum()) - s[history]).mean()
+                signed = jnp.concatenate([s[history], -s[negatives]])
+                return -jnp.log(jax.nn.sigmoid(signed)).mean()
+
+            rows = D
+            for a in range(2):
+                rows = rows - 0.7 * jax.grad(loss)(rows, drawn[a, : len(history)].reshape(-1))
+            np.testing.assert_allclose(found[u], rows @ w + b, rtol=1e-10, atol=1e-12)
+
+
+def test_fcf_solves_its_user_factor_before_scoring():
+    with jax.enable_x64(True):
+        dataset = tiny_dataset(num_users=3, num_items=20, dtype=np.float64)
+        weights = {"host__confidence": 3.0, "host__ridge": 0.5}
+        algorithm, state = set_up(dataset, "fcf", "base", objective="squared", **weights)
+        data, D = client_data(dataset), np.asarray(state.public.params["variant"]["D"])
+        (bucket,) = data.buckets
+        found = jax.jit(lambda state: algorithm.score(algorithm.scoring(state, data.content), bucket))(state)
+        for u, history in enumerate(histories(dataset)):
+            r = np.isin(np.arange(20), history).astype(float)
+            C = np.diag(1 + 3 * r)
+            np.testing.assert_allclose(found[u], D @ np.linalg.solve(D.T @ C @ D + 0.5 * np.eye(8), D.T @ C @ r))
