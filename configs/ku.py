@@ -1,6 +1,11 @@
 """KU: 204 users, 560 items, 3,488 ratings (NineRec KU; sizes of table 1 of the paper).
 
 python experiments/train.py --config=configs/ku.py
+
+Expected over seeds 0 to 4, tie-exact, round chosen on validation: test HR@50 56.6 +- 3.4 %, NDCG@50 21.0 +- 1.0 %, in
+about half a minute on two CPU cores, compilation included. Searched by hand on validation NDCG@50 (some 25 points):
+host fcf, fedavg; client.holdout 0.2, 0.5, 0.8; client.lr 0.1 to 50; client.l2 0 to 0.1; server.lr 0.003 to 0.03;
+server.l2 0, 1e-4; client.steps 2, 5, 10; server.init_scale 0.03 to 0.3.
 """
 
 from ml_collections import ConfigDict
