@@ -91,6 +91,17 @@ def test_hold_out_divides_the_history(length, share):
     assert target_l.sum() == np.clip(np.round(share * length), 1, length - 1)
 
 
+def test_objectives_say_which_positives_the_model_may_read():
+    history_l = jnp.asarray([2, 3, 5, 7, 11, 20, 20], jnp.int32)
+    for name, make in losses.OBJECTIVES.items():
+        objective = make(20, steps=2, negatives=3, holdout=0.4, confidence=1.0)
+        draw = objective.draw(jax.random.key(0), history_l)
+        covered_l = np.maximum(draw.input_l, draw.target_l)
+        np.testing.assert_array_equal(covered_l, history_l < 20)
+        assert (float(draw.input_l.sum()), float(draw.target_l.sum())) == ((3, 2) if name == "softmax" else (5, 5))
+        assert objective.all_items == (draw.negative_aln is None) == (name in ("softmax", "squared"))
+
+
 def naive_losses(s_l, s_ln, negatives):
     sigma = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
     return {
