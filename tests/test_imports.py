@@ -33,7 +33,7 @@ ALGORITHM = (
     ("algorithm",),
 )
 OUTSIDE = (("evaluation", "data", "schedule"), ("baselines",), ("io",))  # they know types, but not the algorithm
-RUN = (("programs",), ("preferences", "results"), ("training",), ("job",))
+RUN = (("programs",), ("preferences", "results"), ("training",), ("job", "benchmark"))
 LAYERS = (*BASE, *ALGORITHM, *OUTSIDE, *RUN)
 RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}
 
