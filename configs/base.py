@@ -29,6 +29,7 @@ def get_config() -> ConfigDict:
 
     config.fusion = ConfigDict()
     config.fusion.operators = "sum,mlp,gate"  # G, comma list of sum, mlp, gate, attention, id, visual, text (paper)
+    config.fusion.activation = "relu"  # of the router and operator mlp: relu (paper) | gelu | softplus (smooth)
     config.fusion.dim = 64  # d, latent dimensions (paper)
     config.fusion.heads = 4  # operator attention: heads, a divisor of dim
     config.fusion.modalities = "D,V,C"  # comma list: D item ids, V visual, C textual; leave one out to ablate it

@@ -19,6 +19,7 @@ from fedvlr_jax.losses import OBJECTIVES
 from fedvlr_jax.model import Model, make_model
 from fedvlr_jax.planning import plan_buckets
 from fedvlr_jax.rounds import make_round
+from fedvlr_jax.router import ACTIVATIONS
 from fedvlr_jax.scoring import Scoring, router_weights, score_chunk
 from fedvlr_jax.types import (
     Array,
@@ -161,6 +162,7 @@ def _make_model(settings: Mapping[str, Any], content: Content, num_items: int) -
         modalities=parse_names(fusion["modalities"]),
         server_scale=settings["server"]["init_scale"],
         private_scale=client["init_scale"],
+        activation=_choose(ACTIVATIONS, "fusion.activation", fusion["activation"]),
         own_tables=host.own_item_tables,
     )
     return make_model(host, variant, num_items, fusion["dim"])

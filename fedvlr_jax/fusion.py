@@ -29,6 +29,7 @@ class Sum(nn.Module):
     dim: int
     heads: int
     present: tuple[bool, bool, bool]
+    activation: Callable[[Array], Array] = nn.relu
 
     @nn.compact
     def __call__(self, e_id: Array, v_id: Array, c_id: Array) -> Array:
@@ -36,15 +37,17 @@ class Sum(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Linear(3d -> 2d), ReLU, Linear(2d -> d) on the concatenated modalities."""
+    """Linear(3d -> 2d), activation (ReLU in the paper), Linear(2d -> d) on the concatenated modalities."""
 
     dim: int
     heads: int
     present: tuple[bool, bool, bool]
+    activation: Callable[[Array], Array] = nn.relu
 
     @nn.compact
     def __call__(self, e_id: Array, v_id: Array, c_id: Array) -> Array:
-        hidden = nn.relu(nn.Dense(2 * self.dim, name="hidden")(jnp.concatenate([e_id, v_id, c_id], axis=-1)))
+        joint = jnp.concatenate([e_id, v_id, c_id], axis=-1)
+        hidden = self.activation(nn.Dense(2 * self.dim, name="hidden")(joint))
         return nn.Dense(self.dim, name="out")(hidden)
 
 
@@ -54,6 +57,7 @@ class Gate(nn.Module):
     dim: int
     heads: int
     present: tuple[bool, bool, bool]
+    activation: Callable[[Array], Array] = nn.relu
 
     @nn.compact
     def __call__(self, e_id: Array, v_id: Array, c_id: Array) -> Array:
@@ -74,6 +78,7 @@ class Attention(nn.Module):
     dim: int
     heads: int
     present: tuple[bool, bool, bool]
+    activation: Callable[[Array], Array] = nn.relu
 
     @nn.compact
     def __call__(self, e_id: Array, v_id: Array, c_id: Array) -> Array:
@@ -93,6 +98,7 @@ class _Single(nn.Module):
     dim: int
     heads: int
     present: tuple[bool, bool, bool]
+    activation: Callable[[Array], Array] = nn.relu
     which: int = 0
 
     @nn.compact
@@ -147,6 +153,7 @@ def make_fusion(
     heads: int = 4,
     modalities: Sequence[str] = MODALITIES,
     init_scale: float = 0.1,
+    activation: Callable[[Array], Array] = nn.relu,
 ) -> Fusion:
     """Builds the views of `operators` over the modalities that are switched on and that the data has.
 
@@ -158,12 +165,14 @@ def make_fusion(
       heads: attention heads, a divisor of `dim`.
       modalities: subset of ("D", "V", "C"); one left out enters the operators as zeros (ablations w/o D, V, C).
       init_scale: standard deviation of the initial item-ID table D.
+      activation: of operator `mlp`.
 
     Raises:
       ConfigError: an unknown operator or modality, no modality left, or `heads` that do not divide `dim`.
     """
     present = _present(modalities, content)
-    modules = {name: FUSION_OPS[name](dim=dim, heads=heads, present=present) for name in _checked(operators)}
+    shared = {"dim": dim, "heads": heads, "present": present, "activation": activation}
+    modules = {name: FUSION_OPS[name](**shared) for name in _checked(operators)}
     if "attention" in modules and dim % heads:
         raise ConfigError(f"fusion.heads: expected a divisor of fusion.dim={dim}, found {heads}")
     project = nn.Dense(dim)

@@ -1,14 +1,20 @@
 """Client side: the mixture-of-experts router phi_u that weighs the views for one user.
 
 The router reads the client's own history through every view, h_u = concat_j mean_{i in O_u} F_j[i], and returns
-one weight vector per client: Linear(|G| d -> d), ReLU, Linear(d -> |G|), softmax. It is normalised once.
+one weight vector per client: Linear(|G| d -> d), ReLU, Linear(d -> |G|), softmax. It is normalised once. The
+activation can be a smooth one, which statements about smooth objectives need.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import flax.linen as nn
 
 from fedvlr_jax.types import Array
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"relu": nn.relu, "gelu": nn.gelu, "softplus": nn.softplus}
+"""Activations of the router and of operator `mlp` by the name in the config; all but relu are smooth."""
 
 
 class Router(nn.Module):
@@ -16,8 +22,9 @@ class Router(nn.Module):
 
     dim: int
     num_views: int
+    activation: Callable[[Array], Array] = nn.relu
 
     @nn.compact
     def __call__(self, pooled_jd: Array) -> Array:
-        hidden_d = nn.relu(nn.Dense(self.dim, name="hidden")(pooled_jd.reshape(-1)))
+        hidden_d = self.activation(nn.Dense(self.dim, name="hidden")(pooled_jd.reshape(-1)))
         return nn.softmax(nn.Dense(self.num_views, name="out")(hidden_d))

@@ -61,10 +61,11 @@ def _base(
     return Variant(init_public, rows, _nothing)
 
 
-def _mlp(content: Content, num_items: int, *, dim: int, server_scale: float, modalities, heads, **_) -> Variant:
-    fusion = make_fusion(
-        ("mlp",), content, num_items, dim=dim, heads=heads, modalities=modalities, init_scale=server_scale
-    )
+def _mlp(
+    content: Content, num_items: int, *, dim: int, server_scale: float, modalities, heads, activation, **_
+) -> Variant:
+    options = {"dim": dim, "heads": heads, "modalities": modalities, "init_scale": server_scale}
+    fusion = make_fusion(("mlp",), content, num_items, activation=activation, **options)
     return Variant(fusion.init, lambda params, content: {"views": fusion.views(params, content)}, _nothing)
 
 
@@ -109,12 +110,12 @@ def _fedvlr(
     operators: Sequence[str],
     modalities,
     heads,
+    activation,
     **_,
 ) -> Variant:
-    fusion = make_fusion(
-        operators, content, num_items, dim=dim, heads=heads, modalities=modalities, init_scale=server_scale
-    )
-    router = Router(dim, fusion.num_views)
+    options = {"dim": dim, "heads": heads, "modalities": modalities, "init_scale": server_scale}
+    fusion = make_fusion(operators, content, num_items, activation=activation, **options)
+    router = Router(dim, fusion.num_views, activation)
     return Variant(
         fusion.init,
         lambda params, content: {"views": fusion.views(params, content)},
