@@ -44,7 +44,7 @@ PLACES = {  # foreign packages beyond these, by the start of a file's path
     "fedvlr_jax/evaluation/": {"scipy"},
     "fedvlr_jax/io/": {"tensorboardX", "tqdm", "tabulate"},
     "fedvlr_jax/io/checkpoint": {"orbax"},
-    "fedvlr_jax/benchmark/plots": {"matplotlib"},
+    "fedvlr_jax/benchmark/plots": {"matplotlib", "PIL"},
     "configs/": {"ml_collections", "absl", "configs"},
     "benchmarks/": {"configs"},
     "experiments/": {

@@ -23,8 +23,8 @@ ROWS = {
 
 CONSTANT_NOTE = (
     "On KU the published FCF+FedVLR (55.39/15.97) equals, to the digit, what a scorer that gives all items one score "
-    "gets when ties go to the lowest item index, and the published FedAvg+FedVLR (54.90/16.04) what it gets when item 0 "
-    "is excluded as well; with exact ties that scorer has 9.3/2.4. To see it: "
+    "gets when ties go to the lowest item index, and the published FedAvg+FedVLR (54.90/16.04) what it gets when "
+    "item 0 is excluded as well; with exact ties that scorer has 9.29/2.40. To see it: "
     "`FEDVLR_DATA=data python -m pytest tests/test_evaluation_real.py`."
 )
 _LIKE_A_CONSTANT = {("KU", "FCF+FedVLR"), ("KU", "FedAvg+FedVLR")}
