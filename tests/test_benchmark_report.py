@@ -205,6 +205,16 @@ def test_pictures_are_small_and_not_empty(workdir, name):
         assert np.asarray(image.convert("L")).std() > 10
 
 
+@pytest.mark.parametrize("name", PICTURES)
+def test_pictures_keep_their_colours_apart(name, workdir):
+    with Image.open(workdir / "plots" / name) as image:
+        pixels = np.asarray(image.convert("RGB"), int).reshape(-1, 3)
+    colours = ("#0072B2", "#D55E00", "#009E73") if name == "bars.png" else ("#E69F00", "#009E73", "#D55E00")
+    for colour in colours:
+        wanted = np.array([int(colour[c : c + 2], 16) for c in (1, 3, 5)])
+        assert (np.abs(pixels - wanted).max(axis=1) <= 16).sum() > 200, colour
+
+
 def test_curves_are_means_over_the_rounds_of_all_seeds():
     curves = [make_curve(0, points=6), make_curve(1, points=4), ()]
     line = plots_parts.over_seeds(curves, lambda p: p.megabytes, lambda c: [p.valid["NDCG@50"] for p in c])
