@@ -114,8 +114,7 @@ def draw_communication(methods: Sequence[MethodRuns]) -> Picture | None:
                 )
                 if inside:
                     axes.plot(line.x[-1], line.mean[-1], "o", color=colour, markersize=4, zorder=4)
-            axes.set_xscale("log")
-            axes.minorticks_off()  # they take longer to draw than everything else together
+            parts.log_axis(axes, np.concatenate([line.x for _, line in lines[metric]]))
         row_axes[0].set_ylabel(f"validation {metric} in percent")
     for column, axes in zip(columns, grid[0], strict=True):
         axes.set_title(column, fontsize=10)
@@ -155,7 +154,7 @@ def draw_history(methods: Sequence[MethodRuns], groups: Groups) -> Picture | Non
                 markersize=4,
                 label=parts.short_name(method),
             )
-        axes.set_xticks(range(len(ticks)), ticks, fontsize=8)
+        axes.set_xticks(range(len(ticks)), ticks, fontsize=8 if len(ticks) < 7 else 7)
         parts.head(axes, title)
     figure.supxlabel("train rows of the user (number of test rows)", fontsize=10)
     figure.supylabel("test NDCG@50 in percent", fontsize=10)

@@ -116,6 +116,18 @@ def png_of(figure: Any) -> bytes:
     return buffer.getvalue()
 
 
+def log_axis(axes: Any, values: np.ndarray) -> None:
+    """A logarithmic x axis with plain numbers at its ticks, more of them where the values span little."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    positive = values[values > 0]
+    narrow = positive.size and positive.max() < 50 * positive.min()
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.10g}"))
+    axes.minorticks_off()  # they take longer to draw than everything else together
+
+
 def head(axes: Any, title: str) -> None:
     """A title, and under it the legend of the panel: above the axes, where it covers nothing."""
     handles, labels = axes.get_legend_handles_labels()
