@@ -57,9 +57,11 @@ class MethodPrograms:
         names = points[0]
         point = {name: jnp.asarray([p[name] for p in points], jnp.float32) for name in names}
         clients = self._clients
-        if contents is not None:
-            clients = clients._replace(content=jax.tree.map(lambda *x: jnp.stack(x), *contents))
-        return Group(point, jax.device_put(clients), contents is not None)
+        several = contents is not None and len(contents) > 1
+        if contents is not None:  # one run alone goes through the same program with other features
+            content = jax.tree.map(lambda *x: jnp.stack(x), *contents) if several else contents[0]
+            clients = clients._replace(content=content)
+        return Group(point, jax.device_put(clients), several)
 
     def init(self, group: Group, seeds: Sequence[int]) -> PyTree:
         """The states before the first round, [m, ...]."""
@@ -138,9 +140,7 @@ def _one(function: Callable, *, in_axes: tuple) -> Callable:
     """`function` of a single run, without the axis of runs inside: a batch of one costs some operations dearly."""
 
     def drop(axis: Any, argument: PyTree) -> PyTree:
-        if isinstance(axis, ClientData):
-            return ClientData(argument.buckets, drop(axis.content, argument.content))
-        return argument if axis is None else jax.tree.map(lambda x: x[0], argument)
+        return jax.tree.map(lambda x: x[0], argument) if axis == 0 else argument  # no group of one has own features
 
     def mapped(*arguments: PyTree) -> PyTree:
         result = function(*(drop(axis, argument) for axis, argument in zip(in_axes, arguments, strict=True)))
