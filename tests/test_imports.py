@@ -41,8 +41,10 @@ EVERYWHERE = {"jax", "flax", "optax", "numpy"}
 PLACES = {  # foreign packages beyond these, by the start of a file's path
     "fedvlr_jax/data/": {"tensorflow_datasets", "array_record"},
     "fedvlr_jax/baselines/": {"scipy"},
+    "fedvlr_jax/evaluation/": {"scipy"},
     "fedvlr_jax/io/": {"tensorboardX", "tqdm", "tabulate"},
     "fedvlr_jax/io/checkpoint": {"orbax"},
+    "fedvlr_jax/benchmark/plots": {"matplotlib", "PIL"},
     "configs/": {"ml_collections", "absl", "configs"},
     "benchmarks/": {"configs"},
     "experiments/": {
