@@ -1,6 +1,6 @@
 """Run every host, variant, control and baseline over seeds on one data set, and write the table.
 
-    python experiments/benchmark.py --config=configs/benchmark/ku.py [--config.methods="ease,fcf+*"] [--workdir=runs/b]
+    python experiments/benchmark.py --config=configs/benchmark/ku.py [--config.methods="ease,fcf+*"] [--workdir=...]
 
 A benchmark that was stopped or killed goes on when the same command is given again; finished runs are never repeated.
 """
