@@ -115,6 +115,7 @@ def draw_communication(methods: Sequence[MethodRuns]) -> Picture | None:
                 if inside:
                     axes.plot(line.x[-1], line.mean[-1], "o", color=colour, markersize=4, zorder=4)
             axes.set_xscale("log")
+            axes.minorticks_off()  # they take longer to draw than everything else together
         row_axes[0].set_ylabel(f"validation {metric} in percent")
     for column, axes in zip(columns, grid[0], strict=True):
         axes.set_title(column, fontsize=10)
