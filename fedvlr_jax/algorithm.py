@@ -18,6 +18,7 @@ from fedvlr_jax.hosts import HOSTS
 from fedvlr_jax.losses import OBJECTIVES
 from fedvlr_jax.model import Model, make_model
 from fedvlr_jax.planning import plan_buckets
+from fedvlr_jax.ranges import check_ranges
 from fedvlr_jax.rounds import make_round
 from fedvlr_jax.scoring import Scoring, router_weights, score_chunk
 from fedvlr_jax.types import (
@@ -83,7 +84,12 @@ def make_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
     Raises:
       ConfigError: a name that does not exist (with a suggestion), or a value out of range.
     """
-    _check_ranges(settings)
+    check_ranges(settings)
+    return build_algorithm(settings, dataset)
+
+
+def build_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
+    """`make_algorithm` without the check of ranges: the fields in `ranges.TRACEABLE` may be traced numbers."""
     num_users, num_items = dataset.num_users, dataset.num_items
     content = Content(*(None if x is None else jnp.asarray(x) for x in (dataset.V, dataset.C)))
     model = _make_model(settings, content, num_items)
@@ -202,39 +208,3 @@ def _cohort_size(clients_per_round: int, num_users: int) -> int:
             f"found {clients_per_round}"
         )
     return clients_per_round or num_users
-
-
-def _check_ranges(settings: Mapping[str, Any]) -> None:
-    """Refuses values that would run and give nonsense."""
-    at_least = {
-        "fusion.dim": 1,
-        "fusion.heads": 1,
-        "client.steps": 1,
-        "client.negatives": 1,
-        "client.lr": 0,
-        "client.l2": 0,
-        "client.holdout": 0,
-        "client.item_lr": 0,
-        "client.init_scale": 0,
-        "server.lr": 0,
-        "server.l2": 0,
-        "server.init_scale": 0,
-        "host.tune_steps": 0,
-        "host.table_lr": 0,
-        "host.ridge": 0,
-        "host.confidence": 0,
-        "compute.chunk": 0,
-    }
-    for field, low in at_least.items():
-        section, name = field.split(".")
-        value = settings[section][name]
-        if not low <= value < float("inf"):
-            raise ConfigError(f"{field}: expected a finite number of at least {low}, found {value}")
-    if settings["client"]["holdout"] >= 1:
-        raise ConfigError(f"client.holdout: expected a share below 1, found {settings['client']['holdout']}")
-    if settings["client"]["move_items"] and settings["client"]["item_lr"] == 0:
-        raise ConfigError("client.item_lr: expected a positive rate with client.move_items, found 0")
-    if settings["compute"]["path"] not in ("auto", "fused", "uploads"):
-        raise ConfigError(f"compute.path: expected auto, fused or uploads, found {settings['compute']['path']!r}")
-    if settings["client"]["move_items"] and settings["compute"]["path"] == "fused":
-        raise ConfigError("compute.path: client.move_items needs the path uploads (or auto), found fused")

@@ -29,7 +29,7 @@ ALGORITHM = (
     ("server",),
     ("chunks",),
     ("rounds",),
-    ("scoring", "planning"),
+    ("scoring", "planning", "ranges"),
     ("algorithm",),
 )
 OUTSIDE = (("evaluation", "data", "schedule"), ("baselines",), ("io",))  # they know types, but not the algorithm

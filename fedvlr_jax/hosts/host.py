@@ -47,6 +47,17 @@ class ItemRows(NamedTuple):
         s_b = self.views_bjd.reshape(self.views_bjd.shape[0], -1) @ q_jd.reshape(-1)
         return s_b if self.offset_bd is None else s_b + self.offset_bd @ q_d
 
+    def project(self, weight_dh: Array, *, shared: bool) -> Array:
+        """g_i W for every row, [b, h].
+
+        With rows that all clients share, the views are multiplied before they are mixed: under vmap over clients
+        that product is computed once. The value is the same.
+        """
+        if not shared or self.w_j is None:
+            return self.fused() @ weight_dh
+        g_bh = jnp.einsum("j,bjh->bh", self.w_j, self.views_bjd @ weight_dh)
+        return g_bh if self.offset_bd is None else g_bh + self.offset_bd @ weight_dh
+
 
 def no_public(key: Array) -> PyTree:
     """Public parameters of a host that has none beside the item-ID table."""
