@@ -26,13 +26,13 @@ def run_method(task: Task, method: Method) -> MethodRuns:
 def _closed_form(task: Task, method: Method) -> MethodRuns:
     grid = BASELINES[method.name].grid
     folder, config = task.folder(method.name, "all"), {"baseline": method.name, "grid": list(grid)}
-    stored = storage.load(folder, config)
+    stored = storage.find(folder, config)
     if stored is None:
         begin = time.perf_counter()
         found = select(task.dataset, task.clients.buckets, method.name)
         result = {**found.summary, "hyper": found.hyper, "best_round": 0, "seconds": time.perf_counter() - begin}
         storage.save(folder, config, result, found.ranks, ())
-        stored = storage.load(folder, config)
+        stored = storage.find(folder, config)
     return collect(method, stored.result["hyper"], len(grid), {(0, 0): stored}, {(0, 0): stored})
 
 
@@ -54,7 +54,7 @@ def _fit(task: Task, method: Method, learner: Learner, wanted: Sequence[Key]) ->
     for k, seed in wanted:
         folder = task.folder(method.name, f"point{k}-seed{seed}")
         config = {"baseline": method.name, "hyper": learner.grid[k], "seed": seed, **budget}
-        stored = storage.load(folder, config)
+        stored = storage.find(folder, config)
         if stored is None:
             task.check_interrupt()
             (fitted,) = fit_learner(learner, task.dataset, task.clients.buckets, [learner.grid[k]], [seed], **budget)
@@ -63,7 +63,7 @@ def _fit(task: Task, method: Method, learner: Learner, wanted: Sequence[Key]) ->
                 found[k, seed] = fitted.failure
                 continue
             storage.save(folder, config, _result(task, fitted), fitted.ranks, _curve(fitted))
-            stored = storage.load(folder, config)
+            stored = storage.find(folder, config)
         found[k, seed] = stored
     return found
 

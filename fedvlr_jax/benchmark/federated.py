@@ -54,7 +54,7 @@ def _run_all(
     found: Tried = {}
     left: list[Key] = []
     for k, seed in wanted:
-        stored = storage.load(
+        stored = storage.find(
             task.folder(method.name, f"point{k}-seed{seed}"), _config(task, method, points[k], seed)
         )
         if stored is None:
@@ -93,7 +93,7 @@ def _train(
         else:
             result = _result(task, with_fields(method.settings, {**points[k], "seed": seed}), cost, outcome, moved)
             storage.save(folder, config, result, outcome.ranks, outcome.curve)
-            found[k, seed] = storage.load(folder, config)
+            found[k, seed] = storage.find(folder, config)
     return found
 
 

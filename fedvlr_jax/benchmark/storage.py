@@ -10,7 +10,7 @@ import numpy as np
 
 from fedvlr_jax.benchmark.records import CurvePoint
 from fedvlr_jax.errors import ConfigError
-from fedvlr_jax.io.files import json_ready, read_json, write_arrays, write_json
+from fedvlr_jax.io.files import json_ready, read_arrays, read_json, write_arrays, write_json
 from fedvlr_jax.io.identity import differences
 from fedvlr_jax.results import rank_arrays, ranks_of
 from fedvlr_jax.types import Ranks
@@ -20,13 +20,12 @@ class Stored:
     """A finished run as it was read back."""
 
     def __init__(self, folder: pathlib.Path, result: Mapping[str, Any]):
-        with np.load(folder / "ranks.npz") as arrays:
-            self.ranks: Ranks = ranks_of(arrays)
+        self.ranks: Ranks = ranks_of(read_arrays(folder / "ranks.npz"))
         self.result = result
         self.curve = tuple(CurvePoint(**point) for point in read_json(folder / "curve.json") or ())
 
 
-def load(folder: pathlib.Path, config: Mapping[str, Any]) -> Stored | None:
+def find(folder: pathlib.Path, config: Mapping[str, Any]) -> Stored | None:
     """The run in `folder` if it is done, None if it is not, or failed.
 
     Raises:

@@ -82,6 +82,12 @@ def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
     write_bytes(path, buffer.getvalue())
 
 
+def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of a ``.npz``, by name."""
+    with np.load(path) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
 def json_ready(value: Any) -> Any:
     """The value in types that JSON has; non-finite floats become None, NumPy scalars Python numbers."""
     if isinstance(value, Mapping):
