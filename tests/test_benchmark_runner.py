@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import shutil
 import signal
@@ -115,6 +116,7 @@ def test_a_crashed_run_marks_its_row_and_the_table_is_still_written(copied, monk
 
 
 def test_test_labels_choose_neither_points_nor_rounds(finished, tmp_path, monkeypatch):
+    @functools.wraps(generator.generate)
     def other_test_items(**arguments):
         dataset = generator.generate(**arguments)
         rng = np.random.default_rng(5)
