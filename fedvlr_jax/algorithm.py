@@ -28,6 +28,7 @@ from fedvlr_jax.types import (
     Content,
     Dataset,
     FedState,
+    Prior,
     PrivateState,
     PublicState,
     RoundInfo,
@@ -53,7 +54,8 @@ class Algorithm(NamedTuple):
       init: ``(key) -> FedState`` from a typed key.
       run: ``(state, data, num_rounds) -> (state, RoundInfo [rounds])``; jit it once with `num_rounds` static and
         the state donated.
-      scoring: ``(state, content) -> params`` of `score`: publishes the current views once.
+      scoring: ``(state, content[, prior]) -> params`` of `score`: publishes the current views once. Without a prior,
+        a host that has one ranks by its trained logits alone.
       score: ``(params, chunk) -> s_ci [c, i]``, the score function of evaluation.
       router_weights: ``(params, chunk) -> w_cj [c, j]``, or None for variants without a router.
       views: names of the fusion operators behind the router's weights, in the order of axis j; () without router.
@@ -64,7 +66,7 @@ class Algorithm(NamedTuple):
 
     init: Callable[[Array], FedState]
     run: Callable[[FedState, ClientData, int], tuple[FedState, RoundInfo]]
-    scoring: Callable[[FedState, Content], Scoring]
+    scoring: Callable[..., Scoring]
     score: Callable[[Scoring, Bucket], Array]
     router_weights: Callable[[Scoring, Bucket], Array] | None
     views: tuple[str, ...]
@@ -122,9 +124,10 @@ def build_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
         )
         return jax.lax.scan(lambda state, _: round_(state, data), state, length=num_rounds)
 
-    def scoring(state: FedState, content: Content) -> Scoring:
+    def scoring(state: FedState, content: Content, prior: Prior | None = None) -> Scoring:
         broadcast = model.publish(state.public.params, content)
-        return Scoring(broadcast, state.private, state.key, state.public.round)
+        used = None if model.host.combine is None else prior
+        return Scoring(broadcast, state.private, state.key, state.public.round, used)
 
     def weights(params: Scoring, chunk: Bucket) -> Array:
         return router_weights(model, num_items, params, chunk)

@@ -16,6 +16,7 @@ TRACEABLE = frozenset(
         "client.lr",
         "host.additive_weight",
         "host.confidence",
+        "host.model_weight",
         "host.ridge",
         "host.sparsity_weight",
         "host.table_lr",
@@ -47,6 +48,12 @@ def check_ranges(settings: Mapping[str, Any]) -> None:
         "host.table_lr": 0,
         "host.ridge": 0,
         "host.confidence": 0,
+        "host.model_weight": 0,
+        "prior.reach": 0,
+        "prior.decay": 0,
+        "prior.next_weight": 0,
+        "prior.shrinkage": 0,
+        "prior.sharpness": 0,
         "compute.chunk": 0,
     }
     for field, low in at_least.items():
@@ -54,6 +61,9 @@ def check_ranges(settings: Mapping[str, Any]) -> None:
         value = settings[section][name]
         if not low <= value < float("inf"):
             raise ConfigError(f"{field}: expected a finite number of at least {low}, found {value}")
+    for field in ("ridge", "ridge_next"):
+        if not 0 < settings["prior"][field] < float("inf"):
+            raise ConfigError(f"prior.{field}: expected a positive finite number, found {settings['prior'][field]}")
     if settings["client"]["holdout"] >= 1:
         raise ConfigError(f"client.holdout: expected a share below 1, found {settings['client']['holdout']}")
     if settings["client"]["move_items"] and settings["client"]["item_lr"] == 0:

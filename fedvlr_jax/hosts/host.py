@@ -97,6 +97,8 @@ class Host(NamedTuple):
       private_item_table: every client keeps a table [i, d] (``items.own_bd``).
       alternate: within a local step the private parameters move first, and the gradient of the public
         ones is taken at the moved point.
+      combine: ``(s_i, prior_i) -> s_i`` [i], joins the trained logits of a client with its row of prior scores when
+        items are ranked; None for hosts without a prior.
       tune_steps, tune_lr: local fine-tuning of the client's own copy of its rows before scoring; 0 = none.
     """
 
@@ -112,5 +114,6 @@ class Host(NamedTuple):
     reads_D: bool = False
     private_item_table: bool = False
     alternate: bool = False
+    combine: Callable[[Array, Array], Array] | None = None
     tune_steps: int = 0
     tune_lr: float = 0.0
