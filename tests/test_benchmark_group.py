@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from problems import settings, tiny_dataset
@@ -17,7 +16,6 @@ from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.programs import Experiment
 from fedvlr_jax.schedule import make_plan
 from fedvlr_jax.training import train
-from fedvlr_jax.types import Content
 
 DATASET = tiny_dataset()
 CLIENTS = make_client_data(DATASET, min_length=16)
@@ -69,13 +67,13 @@ def test_points_and_seeds_share_one_compiled_program(programs):
 def test_features_of_a_control_go_through_the_same_program():
     tree = settings(host__name="fcf", variant="vbpr", rounds=4, eval__every=2, server__lr=1.0)
     programs = MethodPrograms(tree, DATASET, CLIENTS)
-    others = [Content(jnp.asarray(DATASET.V[::-1]), jnp.asarray(DATASET.C)), CLIENTS.content]
+    others = [dataclasses.replace(DATASET, V=DATASET.V[::-1]), DATASET]
     runs = [Run({}, 0), Run({}, 0)]
     real = trained(programs, runs[:1], tree)
     before = programs.seconds
-    changed = trained(programs, runs[:1], tree, contents=others[:1])
+    changed = trained(programs, runs[:1], tree, datasets=others[:1])
     assert programs.seconds == before
-    both = trained(programs, runs, tree, contents=others)
+    both = trained(programs, runs, tree, datasets=others)
     assert [values(x) for x in both] == [values(changed[0]), values(real[0])]
     assert values(changed[0]) != values(real[0])
 

@@ -20,7 +20,7 @@ from fedvlr_jax.errors import TrainingError
 from fedvlr_jax.ranges import TRACEABLE
 from fedvlr_jax.results import make_result
 from fedvlr_jax.schedule import make_plan
-from fedvlr_jax.types import Content
+from fedvlr_jax.types import Dataset
 
 
 def run_method(task: Task, method: Method, followed: MethodRuns | None, cache: dict[str, Any]) -> MethodRuns:
@@ -81,7 +81,7 @@ def _train(
         make_plan(settings),
         runs,
         megabytes_per_round=moved,
-        contents=_contents(task, settings["data"]["features"], [run.seed for run in runs]),
+        datasets=_datasets(task, settings["data"]["features"], [run.seed for run in runs]),
         interrupt=task.interrupt,
     )
     found: Tried = {}
@@ -112,12 +112,9 @@ def _programs(task: Task, settings: Mapping[str, Any], cache: dict[str, Any]) ->
     return cache[key]
 
 
-def _contents(task: Task, features: str, seeds: Sequence[int]) -> list[Content] | None:
-    """The features of each run; every seed of a control has its own shuffle or draw."""
-    if features == "real":
-        return None
-    changed = (FEATURES[features](task.dataset, seed) for seed in seeds)
-    return [Content(*(None if x is None else jax.numpy.asarray(x) for x in (d.V, d.C))) for d in changed]
+def _datasets(task: Task, features: str, seeds: Sequence[int]) -> list[Dataset] | None:
+    """The data of each run of a control; every seed has its own shuffle or draw of the features."""
+    return None if features == "real" else [FEATURES[features](task.dataset, seed) for seed in seeds]
 
 
 def _by_program(points: Sequence[Mapping]) -> list[tuple[str, list[int]]]:

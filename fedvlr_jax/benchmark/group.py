@@ -16,7 +16,7 @@ from fedvlr_jax.benchmark.records import CurvePoint
 from fedvlr_jax.evaluation.metrics import summarise
 from fedvlr_jax.io.interrupt import Interrupt, Interrupted
 from fedvlr_jax.schedule import Plan, Tally
-from fedvlr_jax.types import Content, Ranks, RoundInfo
+from fedvlr_jax.types import Dataset, Ranks, RoundInfo
 
 SELECTION = "NDCG@50"  # the validation metric that chooses rounds and points
 
@@ -43,7 +43,7 @@ def train_group(
     runs: Sequence[Run],
     *,
     megabytes_per_round: float,
-    contents: Sequence[Content] | None = None,
+    datasets: Sequence[Dataset] | None = None,
     interrupt: Interrupt | None = None,
 ) -> list[Outcome]:
     """Train runs side by side until each has used up its rounds or its patience.
@@ -56,7 +56,7 @@ def train_group(
       plan: rounds, evaluations and patience; its seed is not read.
       runs: points and seeds; all points have the same fields.
       megabytes_per_round: for the curves.
-      contents: features of each run, where they differ.
+      datasets: the data with the features of each run, where they differ.
       interrupt: where signals are noted.
 
     Returns:
@@ -66,7 +66,7 @@ def train_group(
       Interrupted: after a signal. Nothing of the group is kept.
     """
     length = math.gcd(plan.eval_every, plan.rounds)
-    group = programs.group([run.point for run in runs], contents)
+    group = programs.group([run.point for run in runs], datasets)
     compiled = programs.seconds
     state = best = programs.init(group, [run.seed for run in runs])
     best = jax.tree.map(lambda x: x.copy(), best)  # the state is donated to the next rounds
@@ -88,7 +88,8 @@ def train_group(
         for m, t in enumerate(track):
             t.add(plan, [_of_run(info, m) for info in infos], seconds / len(runs))
             valid = summarise(_of_run(ranks, m), programs.warm_i)["valid"]
-            t.evaluated(plan, valid, megabytes_per_round, eval_seconds / len(runs))
+            moved = programs.megabytes_once + megabytes_per_round * t.tally.round
+            t.evaluated(plan, valid, moved, eval_seconds / len(runs))
         if any(t.improved for t in track):
             best = programs.keep(np.array([t.improved for t in track]), state, best)
     ranks = programs.rank(group, best, hide_test=False)
@@ -135,7 +136,7 @@ class _Track:
             seconds_train=self.tally.seconds_train + seconds,
         )
 
-    def evaluated(self, plan: Plan, valid: dict, megabytes_per_round: float, seconds: float) -> None:
+    def evaluated(self, plan: Plan, valid: dict, megabytes: float, seconds: float) -> None:
         """Note one evaluation, unless the run is over."""
         self.improved = False
         if self.ended or self.failure:
@@ -144,8 +145,7 @@ class _Track:
         self.tally = self.tally.evaluated(valid[SELECTION], seconds)
         self.improved = self.tally.best_round != before
         shown = {name: valid[name] for name in ("HR@50", SELECTION)}
-        moved = megabytes_per_round * self.tally.round
-        self.curve.append(CurvePoint(self.tally.round, shown, moved, self.tally.seconds_train))
+        self.curve.append(CurvePoint(self.tally.round, shown, megabytes, self.tally.seconds_train))
 
     def outcome(self, ranks: Ranks, seconds_compile: float) -> Outcome:
         tally = dataclasses.replace(

@@ -15,7 +15,8 @@ from fedvlr_jax.algorithm import Algorithm, build_algorithm, make_algorithm
 from fedvlr_jax.data.buckets import heldout_targets
 from fedvlr_jax.evaluation.metrics import warm_items
 from fedvlr_jax.evaluation.ranking import rank_all
-from fedvlr_jax.types import Array, ClientData, Content, Dataset, PyTree, Ranks, RoundInfo
+from fedvlr_jax.programs import configured_prior
+from fedvlr_jax.types import Array, ClientData, Content, Dataset, Prior, PyTree, Ranks, RoundInfo
 
 Point = dict[str, float]
 
@@ -25,7 +26,7 @@ class Group(NamedTuple):
 
     Attributes:
       point: values of the traced settings, by dotted name, float32 [m] each.
-      clients: histories, shared by all runs, and features, [m, i, ...] where runs have their own (controls).
+      clients: histories, shared by all runs; features and prior, [m, ...] where runs have their own (controls).
       own_content: whether they do.
     """
 
@@ -49,18 +50,28 @@ class MethodPrograms:
         self.target_tu = heldout_targets(dataset)
         self.warm_i = warm_items(dataset.train_item, dataset.num_items)
         self.seconds = 0.0
-        self._clients, self._chunk = clients, settings["eval"]["chunk"]
+        self._chunk = settings["eval"]["chunk"]
+        self._prior = None
+        if self.algorithm.model.host.combine is not None:
+            self._prior = configured_prior(settings, dataset)
+        self._clients = clients._replace(prior=self._prior_of(dataset))
         self._compiled: dict[tuple, Any] = {}
 
-    def group(self, points: Sequence[Point], contents: Sequence[Content] | None = None) -> Group:
-        """A group of runs, one for each point; `contents` gives every run features of its own."""
+    @property
+    def megabytes_once(self) -> float:
+        """10^6 bytes that move before the first round."""
+        return 0.0 if self._prior is None else self._prior.weights.megabytes
+
+    def group(self, points: Sequence[Point], datasets: Sequence[Dataset] | None = None) -> Group:
+        """A group of runs, one for each point; `datasets` gives every run features of its own."""
         names = points[0]
         point = {name: jnp.asarray([p[name] for p in points], jnp.float32) for name in names}
         clients = self._clients
-        several = contents is not None and len(contents) > 1
-        if contents is not None:  # one run alone goes through the same program with other features
-            content = jax.tree.map(lambda *x: jnp.stack(x), *contents) if several else contents[0]
-            clients = clients._replace(content=content)
+        several = datasets is not None and len(datasets) > 1
+        if datasets is not None:  # one run alone goes through the same program with other features
+            own = [(self._content(dataset), self._prior_of(dataset)) for dataset in datasets]
+            content, prior = jax.tree.map(lambda *x: jnp.stack(x), *own) if several else own[0]
+            clients = clients._replace(content=content, prior=prior)
         return Group(point, jax.device_put(clients), several)
 
     def init(self, group: Group, seeds: Sequence[int]) -> PyTree:
@@ -100,6 +111,12 @@ class MethodPrograms:
         """`state` where a run is better than ever, else `best`."""
         return _keep(jnp.asarray(better_m), state, best)
 
+    def _content(self, dataset: Dataset) -> Content:
+        return Content(*(None if x is None else jnp.asarray(x) for x in (dataset.V, dataset.C)))
+
+    def _prior_of(self, dataset: Dataset) -> Prior | None:
+        return None if self._prior is None else self._prior.of(dataset)
+
     def _at(self, point: Mapping[str, Array]) -> Algorithm:
         return build_algorithm(with_fields(self.settings, point), self.dataset)
 
@@ -108,7 +125,8 @@ class MethodPrograms:
         size = jax.tree.leaves(arguments)[0].shape[0]
         key = (name, size, group.own_content, *group.point)
         if key not in self._compiled:
-            axes = ClientData(None, 0 if group.own_content else None)
+            own = 0 if group.own_content else None
+            axes = ClientData(None, own, own)
             over_runs = _one if size == 1 else jax.vmap
             mapped = over_runs(function, in_axes=(0, axes, *(0 for _ in arguments)))
             jitted = jax.jit(mapped, donate_argnums=(2,) if donate else ())
