@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
     config.search_seeds = 1  # runs of every point of a grid; seeds 0, 1, ...
     config.group = 0  # runs trained side by side in one program; 0 = one on CPUs, all on accelerators
     config.bucket_growth = 4.0  # width of neighbouring history buckets; fewer buckets compile faster
+    config.baseline_points = 0  # gradient-trained baselines: points of their grids, evenly spread; 0 = all
     config.epochs = 400  # gradient-trained baselines: at most so many
     config.epochs_every = 5  # epochs between two evaluations
     config.epochs_patience = 10  # evaluations without better validation NDCG@50 before stopping

@@ -14,6 +14,7 @@ def get_config() -> ConfigDict:
     config = base.get_config()
     config.own = "fedprior+base,fedprior+fedvlr"
     config.controls = "shuffled features, random features"
+    config.baseline_points = 2
     config.epochs = 40
     config.epochs_every = 8
     config.epochs_patience = 2

@@ -37,27 +37,29 @@ def _closed_form(task: Task, method: Method) -> MethodRuns:
 
 
 def _learned(task: Task, method: Method, learner: Learner) -> MethodRuns:
-    points = learner.grid
+    points = _spread(learner.grid, task.config["baseline_points"])
     searched = range(task.config["search_seeds"]) if len(points) > 1 else ()
     tried: Tried = {}
     for seed in searched:
-        tried |= _fit(task, method, learner, [(k, seed) for k in range(len(points))])
+        tried |= _fit(task, method, learner, points, [(k, seed) for k in range(len(points))])
     best = choose_point(len(points), searched, tried)
-    final = _fit(task, method, learner, [(best, seed) for seed in range(task.config["seeds"])])
+    final = _fit(task, method, learner, points, [(best, seed) for seed in range(task.config["seeds"])])
     return collect(method, points[best], len(points), tried, final)
 
 
-def _fit(task: Task, method: Method, learner: Learner, wanted: Sequence[Key]) -> Tried:
+def _fit(
+    task: Task, method: Method, learner: Learner, points: Sequence[dict[str, Any]], wanted: Sequence[Key]
+) -> Tried:
     """Runs (index of point, seed) of a gradient-trained baseline: read where done, else trained."""
     found: Tried = {}
     budget = {name: task.config[field] for name, field in _BUDGET.items()}
     for k, seed in wanted:
         folder = task.folder(method.name, f"point{k}-seed{seed}")
-        config = {"baseline": method.name, "hyper": learner.grid[k], "seed": seed, **budget}
+        config = {"baseline": method.name, "hyper": points[k], "seed": seed, **budget}
         stored = storage.find(folder, config)
         if stored is None:
             task.check_interrupt()
-            (fitted,) = fit_learner(learner, task.dataset, task.clients.buckets, [learner.grid[k]], [seed], **budget)
+            (fitted,) = fit_learner(learner, task.dataset, task.clients.buckets, [points[k]], [seed], **budget)
             if fitted.failure:
                 storage.save_failure(folder, config, fitted.failure)
                 found[k, seed] = fitted.failure
@@ -66,6 +68,13 @@ def _fit(task: Task, method: Method, learner: Learner, wanted: Sequence[Key]) ->
             stored = storage.find(folder, config)
         found[k, seed] = stored
     return found
+
+
+def _spread(grid: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """`count` points in the middles of equal parts of a grid; all of them for 0, or where it is no larger."""
+    if not 0 < count < len(grid):
+        return list(grid)
+    return [grid[int((part + 0.5) * len(grid) / count)] for part in range(count)]
 
 
 _BUDGET = {"epochs": "epochs", "eval_every": "epochs_every", "patience": "epochs_patience"}

@@ -20,7 +20,7 @@ from fedvlr_jax.types import Array
 
 
 def standardise(x_i: Array) -> Array:
-    """Zero mean and unit variance over the catalogue; zeros for a constant."""
+    """Zero mean and unit variance over the catalogue; a constant stays one."""
     centred_i = x_i - jnp.mean(x_i)
     return centred_i / jnp.sqrt(jnp.mean(centred_i**2) + 1e-12)
 
