@@ -40,7 +40,7 @@ RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}
 EVERYWHERE = {"jax", "flax", "optax", "numpy"}
 PLACES = {  # foreign packages beyond these, by the start of a file's path
     "fedvlr_jax/data/": {"tensorflow_datasets", "array_record"},
-    "fedvlr_jax/baselines/": {"scipy"},
+    "fedvlr_jax/baselines/": {"scipy", "threadpoolctl"},
     "fedvlr_jax/evaluation/": {"scipy"},
     "fedvlr_jax/io/": {"tensorboardX", "tqdm", "tabulate"},
     "fedvlr_jax/io/checkpoint": {"orbax"},
