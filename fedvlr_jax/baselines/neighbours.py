@@ -30,7 +30,7 @@ def neighbour_scores(
     num_items = dataset.num_items
     ones = np.ones(len(dataset.train_user))
     history_ui = sparse.csr_array((ones, (dataset.train_user, dataset.train_item)), (dataset.num_users, num_items))
-    similarity_ii = np.maximum(similarity_ii, 0)
+    similarity_ii = similarity_ii.copy()
     np.fill_diagonal(similarity_ii, 0)
     counts = tuple(counts)
     kth = {k: max(num_items - k, 0) for k in counts}
