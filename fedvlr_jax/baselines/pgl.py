@@ -2,7 +2,9 @@
 recommendation", AAAI 2025).
 
 An item is its projected features, one unit vector for each modality, side by side; a user has a free vector for each
-of these parts. Both pass LightGCN, and items add what the nearest items by features have:
+of these parts. As in the published code, the features are trained, too; they start at what the set has. (On KU that
+moves HR@50 on the test rows from 50 to 56 %, and NDCG@50 on validation from 37.1 to 37.3 %.) Both pass LightGCN, and
+items add what the nearest items by the given features have:
 
     p, q = LightGCN(users, items),    near = sum_m share_m A_m items,    s_ui = p_u . (q_i + near_i)
 
@@ -57,7 +59,7 @@ class Inputs:
       graph: the interactions [u, i].
       user_e, item_e: int32 [e], the ends of the edges of `graph`.
       principal: the global subgraph [u, i], or None where subgraphs are local.
-      features: [i, f] by modality.
+      features: [i, f] by modality, where training starts.
       neighbours: the graph [i, i] of the nearest items by modality.
     """
 
@@ -97,7 +99,12 @@ def low_rank_graph(dataset: Dataset, rank: int) -> Graph:
     """The largest entries of the best approximation of rank `rank` to the normalised adjacency.
 
     As many as there are train rows are kept, by absolute value, and all that equal the smallest of these. They may
-    join a user to an item that is not in the history.
+    join a user to an item that is not in the history. (The published code multiplies the largest singular values by
+    small ones and drops entries below 0.001, which on KU leaves six times as many.)
+
+    Args:
+      dataset: its train rows are read.
+      rank: singular values that are used, at least 1; more than there are means all.
     """
     degree_u = np.bincount(dataset.train_user, minlength=dataset.num_users)
     degree_i = np.bincount(dataset.train_item, minlength=dataset.num_items)
@@ -116,12 +123,13 @@ def low_rank_graph(dataset: Dataset, rank: int) -> Graph:
 
 
 def init(key: Array, inputs: Inputs, dim: int) -> PyTree:
-    """The parts of the users, and the projections of features; every modality gets an equal part of `dim`."""
+    """The parts of the users, the features and their projections; every modality gets an equal part of `dim`."""
     names = sorted(inputs.features)
     width, num_users = dim // len(names), inputs.graph.num_targets
     key_user, key_project = (jax.random.split(k, len(names)) for k in jax.random.split(key))
     return {
         "user": {name: glorot_uniform(k, (num_users, width)) for name, k in zip(names, key_user, strict=True)},
+        "features": inputs.features,
         "project": {
             name: init_linear(k, inputs.features[name].shape[1], width)
             for name, k in zip(names, key_project, strict=True)
@@ -141,7 +149,7 @@ def sample_graph(key: Array, inputs: Inputs) -> Graph:
     probabilities proportional to w_e among those that are left (Kool et al., ICML 2019).
     """
     one_e = jnp.ones(inputs.user_e.shape)
-    score_e = jax.random.gumbel(key, one_e.shape)
+    score_e = _log_weight(inputs, one_e) + jax.random.gumbel(key, one_e.shape)
     _, kept = jax.lax.top_k(score_e, round(KEPT * len(one_e)))
     is_kept_e = jnp.zeros_like(one_e).at[kept].set(1.0)
     return reweigh(inputs.graph, is_kept_e * jnp.exp(_log_weight(inputs, is_kept_e)))
@@ -177,10 +185,10 @@ def represent(params: PyTree, inputs: Inputs) -> tuple[Array, Array]:
 
 def _embed(params: PyTree, inputs: Inputs, graph: Graph) -> tuple[Array, Array]:
     """p_u and q_i + near_i with the interactions that `graph` has; [u, d] and [i, d]."""
-    names = sorted(inputs.features)
+    names = sorted(params["features"])
     p_ud = jnp.concatenate([params["user"][name] for name in names], axis=1)
     q_id = jnp.concatenate(
-        [unit_rows(linear(params["project"][name], inputs.features[name])) for name in names], axis=1
+        [unit_rows(linear(params["project"][name], params["features"][name])) for name in names], axis=1
     )
     total = sum(SHARE[name] for name in names)
     near_id = sum(SHARE[name] / total * propagate(inputs.neighbours[name], q_id) for name in names)
@@ -198,6 +206,6 @@ pgl = Learner(
     grid=tuple(
         {"kind": kind, "lr": lr, "contrast": c}
         for kind in KINDS
-        for lr, c in ((5e-3, 0.1), (5e-3, 0.01), (1e-3, 0.1))
+        for lr, c in ((5e-3, 0.1), (5e-3, 0.03), (2e-3, 0.1))
     ),
 )
