@@ -3,8 +3,8 @@
 python experiments/benchmark.py --config=configs/benchmark/ku.py [--config.methods="ease,fcf+*"] [--workdir=runs/b]
 
 Budget: every federated method has a grid of the same number of points, searched with the same seeds and judged by
-the best validation NDCG@50; every gradient-trained baseline has a grid of its own in fedvlr_jax/baselines/ that is no
-larger. Rounds are chosen on validation too.
+the best validation NDCG@50; every gradient-trained baseline has a grid of its own in fedvlr_jax/baselines/, of six to
+eight points. Rounds and epochs are chosen on validation too.
 """
 
 from ml_collections import ConfigDict
