@@ -13,7 +13,7 @@ from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.benchmark.group import Run, train_group
 from fedvlr_jax.benchmark.programs import MethodPrograms, with_fields
 from fedvlr_jax.data.buckets import make_client_data
-from fedvlr_jax.programs import Experiment
+from fedvlr_jax.programs import Experiment, make_experiment
 from fedvlr_jax.schedule import make_plan
 from fedvlr_jax.training import train
 
@@ -55,6 +55,17 @@ def test_a_run_equals_the_training_command_with_the_same_settings(programs, tmp_
     assert (outcome.tally.best_round, outcome.tally.best_value) == (plain.tally.best_round, plain.tally.best_value)
     for ours, theirs in zip(outcome.ranks, plain.ranks, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_host_with_a_prior_ranks_as_in_the_training_command(tmp_path):
+    tree = settings(host__name="fedprior", variant="base", rounds=4, eval__every=2, server__lr=1.0)
+    plain = train(make_experiment(tree, DATASET), tmp_path)
+    programs = MethodPrograms(tree, DATASET, make_client_data(DATASET))
+    light, heavy = trained(programs, [Run({"host.model_weight": w}, tree["seed"]) for w in (0.3, 3.0)], tree)
+    assert plain.tally.best_value == light.tally.best_value
+    np.testing.assert_array_equal(light.ranks.greater, plain.ranks.greater)
+    assert light.curve[0].megabytes > 2 * 0.5  # the secure sum comes before the first round
+    assert values(light) != values(heavy)
 
 
 def test_points_and_seeds_share_one_compiled_program(programs):

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from commands import ROOT, TINY, finish, run_here, start
 
-from fedvlr_jax.benchmark import federated
+from fedvlr_jax.benchmark import central, federated
 from fedvlr_jax.data import synthetic as generator
 
-METHODS = "constant,popularity,fcf+base,fcf+vbpr,local-only"
+METHODS = "constant,popularity,bpr_mf,fcf+base,fcf+vbpr,local-only"
 SMALL = {
     "methods": METHODS,
+    "baseline_points": 2,
+    "epochs": 10,
     "seeds": 2,
     **{f"train.{name}": value for name, value in TINY.items() if name not in ("variant", "baselines")},
     "train.data.synthetic.num_users": 25,  # enough for an interval
@@ -77,6 +79,21 @@ def test_the_table_holds_the_means_of_the_runs_at_the_point_that_validation_chos
     assert float(row["ci_low"]) <= mean <= float(row["ci_high"])
 
 
+def test_a_gradient_trained_baseline_searches_its_points_and_runs_its_seeds(finished):
+    folders = sorted((finished / "runs" / "bpr_mf").iterdir())
+    read = {f.name: json.loads((f / "result.json").read_text()) for f in folders}
+    best = max((0, 1), key=lambda k: (read[f"point{k}-seed0"]["best_valid"], -k))
+    assert set(read) == {"point0-seed0", "point1-seed0", f"point{best}-seed1"}
+    mean = np.mean([read[f"point{best}-seed{s}"]["test"]["HR@50"] for s in (0, 1)])
+    assert float(table(finished)["bpr_mf", "HR@50"]["mean"]) == pytest.approx(mean, abs=1e-12)
+
+
+def test_points_of_a_bounded_grid_are_spread_evenly():
+    grid = [{"k": k} for k in range(8)]
+    assert central._spread(grid, 2) == [{"k": 2}, {"k": 6}]
+    assert central._spread(grid, 0) == central._spread(grid, 9) == grid
+
+
 def test_a_finished_benchmark_is_not_run_again(copied, monkeypatch):
     before, text = result_files(copied), (copied / "table.csv").read_text()
 
@@ -84,6 +101,7 @@ def test_a_finished_benchmark_is_not_run_again(copied, monkeypatch):
         raise AssertionError("trained again")
 
     monkeypatch.setattr(federated, "train_group", refuse)
+    monkeypatch.setattr(central, "fit_learner", refuse)
     assert run_here(monkeypatch, "benchmark", *flags(copied)) == 0
     assert result_files(copied) == before
     assert (copied / "table.csv").read_text() == text
