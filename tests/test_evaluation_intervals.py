@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedvlr_jax.evaluation import intervals
-from fedvlr_jax.evaluation.intervals import Interval, mean_interval
+from fedvlr_jax.evaluation.intervals import Interval, mean_interval, mean_intervals
 from fedvlr_jax.evaluation.statistics import bootstrap_interval
 
 SETS, RESAMPLES = 400, 600
@@ -60,7 +60,7 @@ def test_the_interval_agrees_with_a_naive_bootstrap_of_users_and_seeds():
     rng = np.random.default_rng(1)
     values_su = hits(rng, 4, 0.03, 50)
     naive = [values_su[rng.integers(4, size=3)][:, rng.integers(50, size=50)].mean() for _ in range(10_000)]
-    found = intervals._resample(values_su, 10_000, seed=0)
+    found = intervals._resample(values_su[None], 10_000, seed=0)[0]
     np.testing.assert_allclose(found.mean(), np.mean(naive), atol=0.002)
     np.testing.assert_allclose(
         np.quantile(found, [0.05, 0.3, 0.95]), np.quantile(naive, [0.05, 0.3, 0.95]), atol=0.01
@@ -110,3 +110,13 @@ def test_too_few_users_have_no_interval_but_a_reason(num_seeds, num_users):
 def test_values_of_another_form_are_refused(bad):
     with pytest.raises(ValueError, match=r"expected finite values \[s, u\] of at least one seed"):
         mean_interval(bad)
+
+
+def test_intervals_of_many_metrics_equal_those_of_each():
+    values_msu = np.random.default_rng(0).random((3, 4, 50))
+    together = mean_intervals(values_msu, resamples=500, seed=3)
+    for values_su, interval in zip(values_msu, together, strict=True):
+        alone = mean_interval(values_su, resamples=500, seed=3)
+        assert (interval.low, interval.high) == pytest.approx((alone.low, alone.high), rel=1e-12)
+    assert [x.reason != "" for x in mean_intervals(values_msu[..., :5])] == [True] * 3
+    assert mean_intervals(values_msu[:, :1])[1] == mean_interval(values_msu[1, :1])

@@ -13,20 +13,27 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from fedvlr_jax.baselines.base import Baseline, Hyper
+from fedvlr_jax.baselines.bm3 import bm3
+from fedvlr_jax.baselines.bpr_mf import bpr_mf
 from fedvlr_jax.baselines.cold_first import cold_first
 from fedvlr_jax.baselines.constant import constant
 from fedvlr_jax.baselines.content_ease import content_ease
 from fedvlr_jax.baselines.content_knn import content_knn
 from fedvlr_jax.baselines.ease import ease
 from fedvlr_jax.baselines.fed_ease import fed_content_ease, fed_ease
+from fedvlr_jax.baselines.fed_prior import fed_prior
 from fedvlr_jax.baselines.item_knn import item_knn
+from fedvlr_jax.baselines.learner import Learner
+from fedvlr_jax.baselines.mgcn import mgcn
+from fedvlr_jax.baselines.pgl import pgl
 from fedvlr_jax.baselines.popularity import popularity
+from fedvlr_jax.baselines.vbpr import vbpr
 from fedvlr_jax.errors import ConfigError, DataError
 from fedvlr_jax.evaluation.metrics import summarise, warm_items
 from fedvlr_jax.evaluation.ranking import rank_all
 from fedvlr_jax.types import Bucket, Dataset, Ranks
 
-BASELINES: dict[str, Baseline] = {
+BASELINES: dict[str, Baseline | Learner] = {
     "popularity": popularity,
     "item_knn": item_knn,
     "ease": ease,
@@ -36,6 +43,12 @@ BASELINES: dict[str, Baseline] = {
     "fed_content_ease": fed_content_ease,
     "constant": constant,
     "cold_first": cold_first,
+    "bpr_mf": bpr_mf,
+    "vbpr": vbpr,
+    "bm3": bm3,
+    "mgcn": mgcn,
+    "pgl": pgl,
+    "fed_prior": fed_prior,
 }
 # The rows under a training run: those that take seconds, and say something beside the others.
 PRINTED = ("popularity", "item_knn", "ease", "content_knn", "constant", "cold_first")

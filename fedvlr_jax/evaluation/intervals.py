@@ -58,17 +58,43 @@ def mean_interval(
     Raises:
       ValueError: if the values are not [s, u] of at least one seed, or one of them is not finite.
     """
-    values_su = checked_seeds(values_su)
-    num_seeds, num_users = values_su.shape
+    return mean_intervals(
+        np.asarray(values_su)[None], confidence=confidence, resamples=resamples, seed=seed, least_users=least_users
+    )[0]
+
+
+def mean_intervals(
+    values_msu: np.ndarray,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+    least_users: int = LEAST_USERS,
+) -> list[Interval]:
+    """`mean_interval` of many metrics or methods of the same seeds and users, which share the draws.
+
+    Args:
+      values_msu: [m, s, u].
+      confidence, resamples, seed, least_users: as of `mean_interval`, to which every interval is equal.
+
+    Raises:
+      ValueError: as `mean_interval`.
+    """
+    values_msu = np.stack([checked_seeds(values_su) for values_su in values_msu])
+    _, num_seeds, num_users = values_msu.shape
     if num_users < least_users:
-        return Interval(None, None, f"an interval needs at least {least_users} users, found {num_users}")
+        reason = f"an interval needs at least {least_users} users, found {num_users}"
+        return [Interval(None, None, reason) for _ in values_msu]
     if num_seeds == 1:
-        low, high = bootstrap_interval(values_su[0], confidence=confidence, resamples=resamples, seed=seed)
-        return Interval(low, high)
-    mean_r = _resample(values_su, resamples, seed)
-    tail = float(ndtr(stdtrit(_degrees_of_freedom(values_su), (1 - confidence) / 2)))
-    low, high = np.quantile(mean_r, [tail, 1 - tail])
-    return Interval(float(low), float(high))
+        options = {"confidence": confidence, "resamples": resamples, "seed": seed}
+        return [Interval(*bootstrap_interval(values_su[0], **options)) for values_su in values_msu]
+    mean_mr = _resample(values_msu, resamples, seed)
+    found = []
+    for values_su, mean_r in zip(values_msu, mean_mr, strict=True):
+        tail = float(ndtr(stdtrit(_degrees_of_freedom(values_su), (1 - confidence) / 2)))
+        low, high = np.quantile(mean_r, [tail, 1 - tail])
+        found.append(Interval(float(low), float(high)))
+    return found
 
 
 def checked_seeds(values_su: np.ndarray) -> np.ndarray:
@@ -79,9 +105,10 @@ def checked_seeds(values_su: np.ndarray) -> np.ndarray:
     return values_su
 
 
-def _resample(values_su: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """float64 [r], means of the values over U drawn users and S - 1 drawn seeds."""
-    num_seeds, num_users = values_su.shape
+def _resample(values_msu: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """float64 [m, r], means of the values over U drawn users and S - 1 drawn seeds."""
+    num_metrics, num_seeds, num_users = values_msu.shape
+    values_ux = values_msu.reshape(-1, num_users).T
     rng = np.random.default_rng(seed)
     size = max(1, _BLOCK // num_users)
     means = []
@@ -90,8 +117,9 @@ def _resample(values_su: np.ndarray, resamples: int, seed: int) -> np.ndarray:
         drawn_ru = rng.integers(num_users, size=(n, num_users)) + num_users * np.arange(n)[:, None]
         times_ru = np.bincount(drawn_ru.ravel(), minlength=n * num_users).reshape(n, num_users)
         times_rs = rng.multinomial(num_seeds - 1, np.full(num_seeds, 1 / num_seeds), size=n)
-        means.append(np.sum((times_ru @ values_su.T) * times_rs, axis=1) / (num_users * (num_seeds - 1)))
-    return np.concatenate(means)
+        sum_rms = (times_ru.astype(np.float64) @ values_ux).reshape(n, num_metrics, num_seeds)
+        means.append(np.einsum("rms,rs->mr", sum_rms, times_rs) / (num_users * (num_seeds - 1)))
+    return np.concatenate(means, axis=1)
 
 
 def _degrees_of_freedom(values_su: np.ndarray) -> float:
