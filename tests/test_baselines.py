@@ -22,6 +22,7 @@ from fedvlr_jax.types import Bucket, Dataset
 
 CLOSED_FORMS = [name for name, baseline in BASELINES.items() if isinstance(baseline, Baseline)]
 SHAPES = [(9, 14), (30, 12)]  # fewer users than items, and more
+CLOSED_FORMS = [name for name, baseline in BASELINES.items() if isinstance(baseline, Baseline)]
 
 
 def scores(name: str, dataset: Dataset, **hyper) -> np.ndarray:

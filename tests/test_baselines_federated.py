@@ -72,6 +72,8 @@ def test_messages_count_the_bytes_of_the_arrays_that_move():
         assert found.down_rows_u[user] == np.zeros((history.size, 14), np.float32).nbytes
     assert found.up_triangle == np.ones(14 * 15 // 2, np.float32).nbytes
     assert found.down_whole == np.zeros((14, 14), np.float32).nbytes
+    total = sum(found.up_pairs_u) + sum(found.down_rows_u)
+    assert BASELINES["fed_ease"].megabytes(dataset) == BASELINES["fed_content_ease"].megabytes(dataset) == total / 1e6
 
 
 def test_clipping_bounds_the_norm_of_a_clients_upload():

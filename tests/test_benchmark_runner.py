@@ -16,7 +16,7 @@ from commands import ROOT, TINY, finish, run_here, start
 from fedvlr_jax.benchmark import central, federated
 from fedvlr_jax.data import synthetic as generator
 
-METHODS = "constant,popularity,bpr_mf,fcf+base,fcf+vbpr,local-only"
+METHODS = "constant,popularity,fed_ease,bpr_mf,fcf+base,fcf+vbpr,local-only"
 SMALL = {
     "methods": METHODS,
     "baseline_points": 2,
@@ -92,6 +92,16 @@ def test_points_of_a_bounded_grid_are_spread_evenly():
     grid = [{"k": k} for k in range(8)]
     assert central._spread(grid, 2) == [{"k": 2}, {"k": 6}]
     assert central._spread(grid, 0) == central._spread(grid, 9) == grid
+
+
+def test_a_closed_form_that_is_computed_federated_counts_its_one_round(finished):
+    results = {
+        m: json.loads((finished / "runs" / m / "all" / "result.json").read_text()) for m in ("fed_ease", "constant")
+    }
+    assert results["fed_ease"]["best_round"] == 1
+    assert results["fed_ease"]["megabytes_per_round"] > 0.001
+    assert "megabytes_per_round" not in results["constant"]
+    assert "fed_ease" in (finished / "table.md").read_text()
 
 
 def test_a_finished_benchmark_is_not_run_again(copied, monkeypatch):

@@ -18,7 +18,7 @@ _DIGITS = 30  # binary digits of a score, counted from the largest of its row
 
 
 class Baseline(NamedTuple):
-    """A centralised model without a training loop.
+    """A model without a training loop.
 
     Attributes:
       fit: ``fit(dataset, **hyper) -> params``; reads the train rows (and features) only, computes in float64.
@@ -28,6 +28,8 @@ class Baseline(NamedTuple):
         they have in common; None where there is nothing to share. It may leave out points that need a modality
         which the set lacks.
       needs_features: whether a set without features has no such baseline.
+      megabytes: ``megabytes(dataset)``, 10^6 bytes that all clients and the server exchange in the one round of a
+        baseline that is computed federated; None for those that see all data.
     """
 
     fit: Callable[..., PyTree]
@@ -35,6 +37,7 @@ class Baseline(NamedTuple):
     grid: Grid
     fit_grid: FitGrid | None = None
     needs_features: bool = False
+    megabytes: Callable[[Dataset], float] | None = None
 
 
 def table_baseline(fit_grid: FitGrid, grid: Iterable[Hyper], *, needs_features: bool = False) -> Baseline:

@@ -140,6 +140,12 @@ def messages(dataset: Dataset) -> Messages:
     )
 
 
+def megabytes(dataset: Dataset) -> float:
+    """10^6 bytes of all clients in both directions, as lists of pairs up and rows of B down."""
+    found = messages(dataset)
+    return float(np.sum(found.up_pairs_u + found.down_rows_u)) / 1e6
+
+
 def with_noise(baseline: Baseline, *, noise: float, clip: float, seed: int = 0) -> Baseline:
     """`fed_ease` or `fed_content_ease` with clipped blocks and noise on their sum; the grid stays."""
     return baseline._replace(
@@ -167,5 +173,5 @@ def _sum_options(hyper: Hyper) -> dict[str, Any]:
     return {name: hyper[name] for name in ("noise", "clip", "seed") if name in hyper}
 
 
-fed_ease = table_baseline(fit_plain, ease.grid)
-fed_content_ease = table_baseline(fit_content, content_ease.grid, needs_features=True)
+fed_ease = table_baseline(fit_plain, ease.grid)._replace(megabytes=megabytes)
+fed_content_ease = table_baseline(fit_content, content_ease.grid, needs_features=True)._replace(megabytes=megabytes)

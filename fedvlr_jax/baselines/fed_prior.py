@@ -22,4 +22,4 @@ def fit_grid(dataset: Dataset, grid: Grid) -> Iterator[tuple[Hyper, Array]]:
         yield hyper, score_table(np.asarray(found.score_ui, np.float64))
 
 
-fed_prior = table_baseline(fit_grid, ({},))
+fed_prior = table_baseline(fit_grid, ({},))._replace(megabytes=prior.megabytes_once)

@@ -1,9 +1,10 @@
 """VBPR: BPR-MF with a second user factor for projected content (He and McAuley, "VBPR: Visual Bayesian personalized
 ranking from implicit feedback", AAAI 2016): s_ui = p_u . q_i + h_u . (W f_i) with the joint features f = [C, V].
 
-The published code, run on KU with its own grid, has 44.1/15.5 (test HR@50/NDCG@50 in percent). Here points of the grid
-have 38 to 53 / 17 to 19, and with negatives from train items alone (`learning.fit_learner`) 38 to 49 / 17 to 19: they
-agree on warm items and differ in how far the 88 test rows of unseen items are pushed down, which weight decay decides.
+The published code, run on KU with its own grid, has 44.1/15.5 (test HR@50/NDCG@50 in percent). Here points of the
+grid have 38 to 53 / 17 to 19, and with negatives from train items alone (`learning.fit_learner`) 38 to 49 / 17 to 19.
+They agree on warm items and differ in how far the 88 test rows of unseen items are pushed down, which weight decay
+decides.
 """
 
 from __future__ import annotations

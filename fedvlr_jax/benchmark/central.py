@@ -24,13 +24,16 @@ def run_method(task: Task, method: Method) -> MethodRuns:
 
 
 def _closed_form(task: Task, method: Method) -> MethodRuns:
-    grid = BASELINES[method.name].grid
+    baseline = BASELINES[method.name]
+    grid = baseline.grid
     folder, config = task.folder(method.name, "all"), {"baseline": method.name, "grid": list(grid)}
     stored = storage.find(folder, config)
     if stored is None:
         begin = time.perf_counter()
         found = select(task.dataset, task.clients.buckets, method.name)
         result = {**found.summary, "hyper": found.hyper, "best_round": 0, "seconds": time.perf_counter() - begin}
+        if baseline.megabytes is not None:
+            result |= {"best_round": 1, "megabytes_per_round": baseline.megabytes(task.dataset)}
         storage.save(folder, config, result, found.ranks, ())
         stored = storage.find(folder, config)
     return collect(method, stored.result["hyper"], len(grid), {(0, 0): stored}, {(0, 0): stored})
