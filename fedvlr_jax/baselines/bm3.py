@@ -129,4 +129,5 @@ bm3 = Learner(
         for reg in (0.1, 0.01)
     ),
     static=("layers",),
+    needs_features=True,
 )

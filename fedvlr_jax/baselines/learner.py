@@ -49,6 +49,7 @@ class Learner(NamedTuple):
         sampled graph.
       static: names of hyper-parameters that change shapes or structure. They are handed to `prepare` as Python
         values, and to nothing else.
+      needs_features: whether a set without features has no such baseline.
     """
 
     prepare: Callable[..., PyTree]
@@ -58,3 +59,4 @@ class Learner(NamedTuple):
     grid: tuple[dict[str, Any], ...]
     start_epoch: Callable[..., PyTree] = _nothing
     static: tuple[str, ...] = ()
+    needs_features: bool = False

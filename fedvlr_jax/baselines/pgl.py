@@ -208,4 +208,5 @@ pgl = Learner(
         for kind in KINDS
         for lr, c in ((5e-3, 0.1), (5e-3, 0.03), (2e-3, 0.1))
     ),
+    needs_features=True,
 )

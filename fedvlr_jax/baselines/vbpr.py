@@ -88,4 +88,5 @@ vbpr = Learner(
     loss=loss,
     represent=represent,
     grid=tuple({"lr": lr, "reg": reg} for lr in (1e-3, 5e-3) for reg in (1e-3, 1e-2, 1e-1, 1.0)),
+    needs_features=True,
 )

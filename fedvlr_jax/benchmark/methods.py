@@ -153,11 +153,10 @@ def _checked(name: str, settings: Mapping[str, Any], fields: Mapping[str, Any]) 
 def _impossible(method: Method, dataset: Dataset) -> str:
     """Why the data set rules a method out, or ""."""
     has = {"V": dataset.V is not None, "C": dataset.C is not None}
-    if not any(has.values()):
-        if method.variant == "vbpr" or (method.family == CONTROL and method.variant == "fedvlr"):
-            return f"{dataset.name} has neither visual nor textual features"
-        if method.name in ("content_knn", "content_ease", "vbpr", "bm3", "mgcn", "pgl", "fed_content_ease"):
-            return f"{dataset.name} has neither visual nor textual features"
+    is_baseline = method.name in BASELINES
+    needs_features = BASELINES[method.name].needs_features if is_baseline else method.variant == "vbpr"
+    if not any(has.values()) and (needs_features or method.family == CONTROL):
+        return f"{dataset.name} has neither visual nor textual features"
     _, _, control = method.name.partition(", without ")
     if control in has and not has[control]:
         return f"{dataset.name} does not have that modality in the first place"
