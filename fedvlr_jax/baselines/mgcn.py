@@ -141,6 +141,6 @@ mgcn = Learner(
     init=init,
     loss=loss,
     represent=represent,
-    grid=tuple({"lr": lr, "reg": 1e-4, "contrast": c} for c in (0.001, 0.01, 0.1) for lr in (1e-3, 5e-3)),
+    grid=tuple({"lr": lr, "reg": 1e-4, "contrast": c} for c in (0.001, 0.01, 0.1) for lr in (2e-3, 5e-3)),
     needs_features=True,
 )
