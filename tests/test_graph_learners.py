@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import itertools
 
 import jax
@@ -22,7 +23,6 @@ from graph_oracle import (
 )
 from problems import tiny_dataset
 
-from fedvlr_jax.baselines import pgl as pgl_module
 from fedvlr_jax.baselines.contrast import info_nce
 from fedvlr_jax.baselines.graph import Graph
 from fedvlr_jax.baselines.learner import Learner, Triples
@@ -31,6 +31,7 @@ from fedvlr_jax.baselines.pgl import low_rank_graph, pgl, sample_graph
 from fedvlr_jax.errors import ConfigError, DataError
 from fedvlr_jax.types import Dataset
 
+pgl_module = importlib.import_module("fedvlr_jax.baselines.pgl")  # the package's name pgl is the model
 DIM = 6
 HYPER = {"reg": 0.3, "contrast": 0.7}
 MODES = ("VC", "V", "C")
