@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config.baselines = True  # print simple baselines under the result
 
     config.host = ConfigDict()
-    config.host.name = "fcf"  # fedavg | fcf | fedncf | pfedrec | fedrap
+    config.host.name = "fcf"  # fedavg | fcf | fedncf | pfedrec | fedrap | fedprior (our own)
     config.host.confidence = 1.0  # objective squared: extra weight of positives (FCF, equation 2)
     config.host.ridge = 0.1  # objective squared: lambda of the user factor (FCF, equation 5)
     config.host.tune_steps = 3  # pfedrec: local steps on the client's own item rows before scoring; 0 = off
@@ -26,6 +26,16 @@ def get_config() -> ConfigDict:
     config.host.table_lr = 0.1  # fedrap: rate of the private item table
     config.host.additive_weight = 0.001  # fedrap: lambda, pushes private and public tables apart
     config.host.sparsity_weight = 0.0  # fedrap: mu, L1 weight of the public table
+    config.host.model_weight = 0.3  # fedprior: weight of the trained logits beside the prior's, both standardised
+
+    config.prior = ConfigDict()  # fedprior: the item-to-item prior, fedvlr_jax/prior.py
+    config.prior.reach = 0.5  # exponent of the co-occurrence kernel over the distance in a history; 0 = none
+    config.prior.decay = 0.75  # exponent with which an older item counts less; 0 = not at all
+    config.prior.ridge = 30.0  # penalty of the co-occurrence model
+    config.prior.ridge_next = 300.0  # penalty of the next-item model
+    config.prior.next_weight = 4.0  # weight of the next-item model; 0 = without it
+    config.prior.shrinkage = 0.2  # train rows at which an item's own evidence weighs as much as its neighbours'
+    config.prior.sharpness = 40.0  # inverse temperature of the softmax over cosines that makes the neighbours
 
     config.fusion = ConfigDict()
     config.fusion.operators = "sum,mlp,gate"  # G, comma list of sum, mlp, gate, attention, id, visual, text (paper)

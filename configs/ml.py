@@ -3,7 +3,7 @@
 python experiments/train.py --config=configs/ml.py
 
 Expected over seeds 0 to 4, tie-exact, round chosen on validation: test HR@50 22.8 +- 0.8 %, NDCG@50 6.65 +- 0.35 %,
-in two to four minutes on two busy CPU cores, a minute of which are the baselines. Searched by hand on validation
+in two to four minutes on two busy CPU cores, 20 seconds of which are the baselines. Searched by hand on validation
 NDCG@50 (some 25 points, one seed): host fcf, fedavg; client.holdout 0.2, 0.5, 0.8; client.lr 1 to 20; client.l2 0 to
 0.3; server.lr 0.003 to 0.03; server.l2 0 to 1e-3; cohorts of 100 and of all clients.
 """

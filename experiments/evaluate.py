@@ -21,14 +21,12 @@ def define(values: flags.FlagValues) -> None:
 
 def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     """Restore, rank, print."""
-    from fedvlr_jax.algorithm import make_algorithm
     from fedvlr_jax.data import load_configured
-    from fedvlr_jax.data.buckets import make_client_data
     from fedvlr_jax.io.files import read_json
     from fedvlr_jax.io.identity import differences
     from fedvlr_jax.io.tables import result_table
     from fedvlr_jax.job import evaluate_job, stored_settings
-    from fedvlr_jax.programs import Experiment
+    from fedvlr_jax.programs import make_experiment
 
     del interrupt  # nothing to save
     if values.workdir is None:
@@ -38,7 +36,7 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     if values.data_dir is not None:
         settings["data"]["dir"] = values.data_dir
     dataset = load_configured(settings["data"], settings["seed"])
-    experiment = Experiment(settings, dataset, make_client_data(dataset), make_algorithm(settings, dataset))
+    experiment = make_experiment(settings, dataset)
     result = evaluate_job(experiment, workdir)
     print(result_table(result, read_json(workdir / "baselines.json") or []))
     stored = read_json(workdir / "result.json")

@@ -32,11 +32,10 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     # Imported here, so that a slip of the pen in a flag is answered before JAX is loaded.
     from fedvlr_jax.algorithm import make_algorithm
     from fedvlr_jax.data import load_configured
-    from fedvlr_jax.data.buckets import make_client_data
     from fedvlr_jax.io.files import prepare_workdir
     from fedvlr_jax.io.tables import cost_table, result_table
     from fedvlr_jax.job import delete_run, run_job
-    from fedvlr_jax.programs import Experiment
+    from fedvlr_jax.programs import make_experiment
     from fedvlr_jax.schedule import make_plan
 
     settings = cli.plain_settings(values.config)
@@ -51,7 +50,7 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     if not values.resume:
         delete_run(workdir)
     print(f"{name} in {workdir}", file=sys.stderr, flush=True)
-    experiment = Experiment(settings, dataset, make_client_data(dataset), algorithm)
+    experiment = make_experiment(settings, dataset)
     result, baselines = run_job(experiment, workdir, interrupt=interrupt, command=sys.argv)
     print(result_table(result, baselines))
 

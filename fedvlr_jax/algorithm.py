@@ -18,6 +18,7 @@ from fedvlr_jax.hosts import HOSTS
 from fedvlr_jax.losses import OBJECTIVES
 from fedvlr_jax.model import Model, make_model
 from fedvlr_jax.planning import plan_buckets
+from fedvlr_jax.ranges import check_ranges
 from fedvlr_jax.rounds import make_round
 from fedvlr_jax.router import ACTIVATIONS
 from fedvlr_jax.scoring import Scoring, router_weights, score_chunk
@@ -28,6 +29,7 @@ from fedvlr_jax.types import (
     Content,
     Dataset,
     FedState,
+    Prior,
     PrivateState,
     PublicState,
     RoundInfo,
@@ -53,7 +55,8 @@ class Algorithm(NamedTuple):
       init: ``(key) -> FedState`` from a typed key.
       run: ``(state, data, num_rounds) -> (state, RoundInfo [rounds])``; jit it once with `num_rounds` static and
         the state donated.
-      scoring: ``(state, content) -> params`` of `score`: publishes the current views once.
+      scoring: ``(state, content[, prior]) -> params`` of `score`: publishes the current views once. Without a prior,
+        a host that has one ranks by its trained logits alone.
       score: ``(params, chunk) -> s_ci [c, i]``, the score function of evaluation.
       router_weights: ``(params, chunk) -> w_cj [c, j]``, or None for variants without a router.
       views: names of the fusion operators behind the router's weights, in the order of axis j; () without router.
@@ -64,7 +67,7 @@ class Algorithm(NamedTuple):
 
     init: Callable[[Array], FedState]
     run: Callable[[FedState, ClientData, int], tuple[FedState, RoundInfo]]
-    scoring: Callable[[FedState, Content], Scoring]
+    scoring: Callable[..., Scoring]
     score: Callable[[Scoring, Bucket], Array]
     router_weights: Callable[[Scoring, Bucket], Array] | None
     views: tuple[str, ...]
@@ -84,7 +87,12 @@ def make_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
     Raises:
       ConfigError: a name that does not exist (with a suggestion), or a value out of range.
     """
-    _check_ranges(settings)
+    check_ranges(settings)
+    return build_algorithm(settings, dataset)
+
+
+def build_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
+    """`make_algorithm` without the check of ranges: the fields in `ranges.TRACEABLE` may be traced numbers."""
     num_users, num_items = dataset.num_users, dataset.num_items
     content = Content(*(None if x is None else jnp.asarray(x) for x in (dataset.V, dataset.C)))
     model = _make_model(settings, content, num_items)
@@ -117,9 +125,10 @@ def make_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
         )
         return jax.lax.scan(lambda state, _: round_(state, data), state, length=num_rounds)
 
-    def scoring(state: FedState, content: Content) -> Scoring:
+    def scoring(state: FedState, content: Content, prior: Prior | None = None) -> Scoring:
         broadcast = model.publish(state.public.params, content)
-        return Scoring(broadcast, state.private, state.key, state.public.round)
+        used = None if model.host.combine is None else prior
+        return Scoring(broadcast, state.private, state.key, state.public.round, used)
 
     def weights(params: Scoring, chunk: Bucket) -> Array:
         return router_weights(model, num_items, params, chunk)
@@ -204,39 +213,3 @@ def _cohort_size(clients_per_round: int, num_users: int) -> int:
             f"found {clients_per_round}"
         )
     return clients_per_round or num_users
-
-
-def _check_ranges(settings: Mapping[str, Any]) -> None:
-    """Refuses values that would run and give nonsense."""
-    at_least = {
-        "fusion.dim": 1,
-        "fusion.heads": 1,
-        "client.steps": 1,
-        "client.negatives": 1,
-        "client.lr": 0,
-        "client.l2": 0,
-        "client.holdout": 0,
-        "client.item_lr": 0,
-        "client.init_scale": 0,
-        "server.lr": 0,
-        "server.l2": 0,
-        "server.init_scale": 0,
-        "host.tune_steps": 0,
-        "host.table_lr": 0,
-        "host.ridge": 0,
-        "host.confidence": 0,
-        "compute.chunk": 0,
-    }
-    for field, low in at_least.items():
-        section, name = field.split(".")
-        value = settings[section][name]
-        if not low <= value < float("inf"):
-            raise ConfigError(f"{field}: expected a finite number of at least {low}, found {value}")
-    if settings["client"]["holdout"] >= 1:
-        raise ConfigError(f"client.holdout: expected a share below 1, found {settings['client']['holdout']}")
-    if settings["client"]["move_items"] and settings["client"]["item_lr"] == 0:
-        raise ConfigError("client.item_lr: expected a positive rate with client.move_items, found 0")
-    if settings["compute"]["path"] not in ("auto", "fused", "uploads"):
-        raise ConfigError(f"compute.path: expected auto, fused or uploads, found {settings['compute']['path']!r}")
-    if settings["client"]["move_items"] and settings["compute"]["path"] == "fused":
-        raise ConfigError("compute.path: client.move_items needs the path uploads (or auto), found fused")

@@ -106,7 +106,7 @@ def make_loss(model: Model, settings: LocalSettings, round_: Array, *, all_items
     def loss(download: Download, private: PyTree, draw: Draw) -> Array:
         value, items, usage_b = (on_all if all_items else on_step)(download, private, draw)
         value = value + host.regulariser(private["theta"], items, usage_b, round_)
-        if settings.l2:
+        if not losses.is_off(settings.l2):
             value = value + 0.5 * settings.l2 * optax.tree.norm(trainable(private), squared=True)
             if "own" in private:
                 value = value + 0.5 * settings.l2 * jnp.sum(usage_b * jnp.sum(items.own_bd**2, axis=-1))

@@ -48,6 +48,11 @@ class Objective(NamedTuple):
     all_items: bool
 
 
+def is_off(weight: float | Array) -> bool:
+    """Whether a term has weight zero already when the program is built; a traced weight may become anything."""
+    return isinstance(weight, (int, float)) and weight == 0
+
+
 def _weighted_mean(x: Array, weight: Array) -> Array:
     return jnp.sum(x * weight) / jnp.maximum(jnp.sum(weight), 1.0)
 

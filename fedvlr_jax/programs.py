@@ -10,9 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedvlr_jax import prior
+from fedvlr_jax.algorithm import make_algorithm, parse_names
+from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.evaluation.metrics import warm_items
 from fedvlr_jax.evaluation.ranking import rank_all
-from fedvlr_jax.types import Array, ClientData, Dataset, PyTree, Ranks, RoundInfo
+from fedvlr_jax.types import Array, ClientData, Dataset, Prior, PyTree, Ranks, RoundInfo
 
 Run = Callable[[PyTree, ClientData], tuple[PyTree, RoundInfo]]
 
@@ -31,6 +34,36 @@ class Experiment(NamedTuple):
     dataset: Dataset
     clients: ClientData
     algorithm: Any
+
+
+def make_experiment(settings: Mapping[str, Any], dataset: Dataset) -> Experiment:
+    """The algorithm that the settings describe, with everything that it reads of a data set.
+
+    Raises:
+      ConfigError: as `algorithm.make_algorithm`.
+    """
+    algorithm, clients = make_algorithm(settings, dataset), make_client_data(dataset)
+    if algorithm.model.host.combine is not None:
+        clients = clients._replace(prior=configured_prior(settings, dataset).of(dataset))
+    return Experiment(settings, dataset, clients, algorithm)
+
+
+class ConfiguredPrior(NamedTuple):
+    """A prior that is solved; only the shrinking of rare items is left, which depends on the features."""
+
+    settings: Mapping[str, Any]
+    weights: prior.ItemWeights
+
+    def of(self, dataset: Dataset) -> Prior:
+        """The prior with the features of `dataset` (same interactions) that `fusion.modalities` leaves on."""
+        on = parse_names(self.settings["fusion"]["modalities"])
+        features = [x if letter in on else None for letter, x in (("V", dataset.V), ("C", dataset.C))]
+        return prior.make_prior(dataset, self.weights, features, prior.PriorSettings(**self.settings["prior"]))
+
+
+def configured_prior(settings: Mapping[str, Any], dataset: Dataset) -> ConfiguredPrior:
+    """Federates and solves the prior that ``config.prior`` describes."""
+    return ConfiguredPrior(settings, prior.federate(dataset, prior.PriorSettings(**settings["prior"])))
 
 
 class Programs:
@@ -63,7 +96,7 @@ class Programs:
         if self._rank is None:
 
             def rank(state: PyTree, clients: ClientData, target_tu: Array) -> Ranks:
-                params = self._algorithm.scoring(state, clients.content)
+                params = self._algorithm.scoring(state, clients.content, clients.prior)
                 return rank_all(self._algorithm.score, params, clients.buckets, target_tu, chunk=self._eval_chunk)
 
             self._rank = self._compile(jax.jit(rank), self.abstract_state, self.clients, jnp.asarray(self.target_tu))

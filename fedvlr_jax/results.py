@@ -69,6 +69,17 @@ def rank_arrays(ranks: Ranks) -> dict[str, np.ndarray]:
     }
 
 
+def ranks_of(arrays: Mapping[str, np.ndarray]) -> Ranks:
+    """The ranks behind `rank_arrays`, with the arrays ``constant`` and ``nonfinite`` [u] beside it."""
+    constant = np.asarray(arrays["constant"])
+    shape = (2, constant.size)
+    ranks = Ranks(np.full(shape, -1, np.int32), np.zeros(shape, np.int32), np.ones(shape, np.int32), constant, None)
+    at = (np.asarray(arrays["split"]) - VALID_LABEL, np.asarray(arrays["user"]))
+    for field in ("item", "greater", "tied"):
+        getattr(ranks, field)[at] = arrays[field]
+    return ranks._replace(nonfinite=np.asarray(arrays["nonfinite"]))
+
+
 def rank_correlations(learned_um: np.ndarray, planted_um: np.ndarray) -> dict[str, float | None]:
     """Spearman's rank correlation over users for each modality, and the mean of the modalities that have one.
 

@@ -12,16 +12,20 @@ from fedvlr_jax.chunks import gather_local
 from fedvlr_jax.client import Local, LocalSettings, draw_work, make_loss, make_solve
 from fedvlr_jax.losses import Draw
 from fedvlr_jax.model import Broadcast, Download, Model, item_rows, pool, score, take_rows
-from fedvlr_jax.types import Array, Bucket, PrivateState, PyTree
+from fedvlr_jax.types import Array, Bucket, Prior, PrivateState, PyTree
 
 
 class Scoring(NamedTuple):
-    """What scoring reads: the broadcast of the latest public parameters, all private states, the key, the round."""
+    """What scoring reads: the broadcast of the latest public parameters, all private states, the key, the round.
+
+    `prior` is None for hosts that have none.
+    """
 
     broadcast: Broadcast
     private: PrivateState
     key: Array
     round: Array
+    prior: Prior | None = None
 
 
 def score_chunk(model: Model, settings: LocalSettings, num_items: int, scoring: Scoring, chunk: Bucket) -> Array:
@@ -41,7 +45,15 @@ def score_chunk(model: Model, settings: LocalSettings, num_items: int, scoring: 
             return s_i
         return _with_tuned_rows(model, settings, num_items, scoring, download, private, history_l, key, s_i)
 
-    return jax.vmap(one)(local_c, chunk.history, key_c)
+    s_ci = jax.vmap(one)(local_c, chunk.history, key_c)
+    return s_ci if scoring.prior is None else _with_prior(model, scoring.prior, chunk, s_ci)
+
+
+def _with_prior(model: Model, prior: Prior, chunk: Bucket, s_ci: Array) -> Array:
+    """Logits that are blended over items with like features, joined with each client's row of prior scores."""
+    blended_ci = s_ci @ prior.blend_ii.T
+    prior_ci = prior.score_ui.at[chunk.user].get(mode="fill", fill_value=0)
+    return jax.vmap(model.host.combine)(blended_ci, prior_ci)
 
 
 def router_weights(model: Model, num_items: int, scoring: Scoring, chunk: Bucket) -> Array:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from fedvlr_jax.client import Upload
+from fedvlr_jax.losses import is_off
 from fedvlr_jax.model import Broadcast
 from fedvlr_jax.types import Array, PublicState, PyTree
 
@@ -70,7 +71,7 @@ def make_server_step(
 
     def extra(params: PyTree, round_: Array) -> Array:
         value = penalty(params, round_)
-        return value + 0.5 * l2 * optax.tree.norm(params, squared=True) if l2 else value
+        return value if is_off(l2) else value + 0.5 * l2 * optax.tree.norm(params, squared=True)
 
     def step(public: PublicState, pull_back: Callable, aggregate: Aggregate) -> tuple[PublicState, Array]:
         scale = jnp.where(aggregate.weight > 0, 1 / aggregate.weight, 0.0)

@@ -40,6 +40,8 @@ class Dataset:
       planted: float32 [u, 3], the true preference for (ID, visual, textual) affinity of each user, rows
         sum to one; None for real data.
       dropped_duplicates: number of repeated (user, item) rows that were dropped while reading.
+      train_age: int32 [rows], for every train row the number of its user's train rows with a later timestamp (0 =
+        the latest; equal times share an age); None where the set has no timestamps.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Dataset:
     C: np.ndarray | None = None
     planted: np.ndarray | None = None
     dropped_duplicates: int = 0
+    train_age: np.ndarray | None = None
 
 
 class Content(NamedTuple):
@@ -74,11 +77,25 @@ class Bucket(NamedTuple):
     history: Array
 
 
+class Prior(NamedTuple):
+    """What a host that scores with an item-to-item prior needs beside the trained model (`prior.py`).
+
+    Attributes:
+      score_ui: float32 [u, i], each client's own row of prior scores; a client never sees another's.
+      blend_ii: float32 [i, i], rows sum to one: how far an item's trained score is its own, and how far that of the
+        items with features like its own.
+    """
+
+    score_ui: Array
+    blend_ii: Array
+
+
 class ClientData(NamedTuple):
-    """What a round needs beside the state: every client's history, bucketed by length, and the features."""
+    """What a run needs beside the state: every client's history, bucketed by length, the features, and a prior."""
 
     buckets: tuple[Bucket, ...]
     content: Content
+    prior: Prior | None = None
 
 
 @struct.dataclass(kw_only=True)

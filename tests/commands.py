@@ -53,7 +53,7 @@ def run_here(monkeypatch, name: str, *flags: str) -> int:
     cli, command = importlib.import_module("cli"), importlib.import_module(name)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "the load_module", DeprecationWarning)  # inside ml_collections
-        return cli.run(command.body, about=command.__doc__, define=command.define, with_config=name == "train")
+        return cli.run(command.body, about=command.__doc__, define=command.define, with_config=name != "evaluate")
 
 
 def start(name: str, *flags: str) -> subprocess.Popen:

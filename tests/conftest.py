@@ -6,6 +6,7 @@ import os
 import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # more would wait for each other: test workers share the cores
 # Tests compile far more than they compute; level 0 of LLVM halves that and leaves XLA's own passes on.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 

@@ -14,7 +14,7 @@ import pytest
 from configs.base import get_config
 from fedvlr_jax.types import Bucket, ClientData, Content, Dataset
 
-HOST_NAMES = ("fedavg", "fcf", "fedncf", "pfedrec", "fedrap")
+HOST_NAMES = ("fedavg", "fcf", "fedncf", "pfedrec", "fedrap", "fedprior")
 VARIANT_NAMES = ("base", "mlp", "vbpr", "fedvlr")
 
 SMALL = {

@@ -10,6 +10,7 @@ import warnings
 import numpy as np
 
 from fedvlr_jax import data
+from fedvlr_jax.data.features import unit_rows
 from fedvlr_jax.types import Bucket, Dataset
 
 
@@ -22,13 +23,14 @@ def one_bucket(dataset: Dataset) -> tuple[Bucket, ...]:
 
 
 def random_dataset(seed: int, num_users: int, num_items: int, *, density: float = 0.25) -> Dataset:
-    """Random train rows (two items never occur), with validation and test items outside the history."""
+    """Random train rows (two items never occur), validation and test items outside the history, and features."""
     rng = np.random.default_rng(seed)
     taken_ui = rng.random((num_users, num_items)) < density * rng.random(num_items)[None] * 2
     taken_ui[:, :2] = False
     taken_ui[np.arange(num_users), rng.integers(2, num_items, size=num_users)] = True
     held = np.array([rng.permutation(np.flatnonzero(~row))[:2] for row in taken_ui], np.int32)
     user, item = np.nonzero(taken_ui)
+    V, C = (rng.normal(size=(num_items, d)) for d in (6, 5))
     return Dataset(
         name="random",
         num_users=num_users,
@@ -37,6 +39,8 @@ def random_dataset(seed: int, num_users: int, num_items: int, *, density: float 
         train_item=item.astype(np.int32),
         valid_item=held[:, 0],
         test_item=held[:, 1],
+        V=unit_rows(V),
+        C=unit_rows(C),
     )
 
 

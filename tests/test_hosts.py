@@ -61,13 +61,13 @@ def naive_items(variant, public, private, V, C, history):
 def naive_score(host, g, public, private):
     """s_ui of all items, [i], by the formulas of the papers."""
     theta = private["theta"]
-    if host == "fcf":
+    if host in ("fcf", "fedprior"):
         return g @ theta["w"]
     if host in ("fedavg", "pfedrec"):
         return g @ theta["w"] + theta["b"]
     if host == "fedrap":
         return (g + private["own"]) @ theta["w"] + theta["b"]
-    P, Q, layers = public["tables"]["P"] + g, public["tables"]["Q"] + g, public["head"]["params"]
+    P, Q, layers = public["tables"]["P"] + g, public["tables"]["Q"] + g, public["head"]
     x = jnp.hstack([jnp.tile(theta["q"], (len(Q), 1)), Q])
     for depth in range(3):
         x = jnp.maximum(dense(layers[f"layer_{depth}"], x), 0)

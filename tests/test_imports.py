@@ -29,10 +29,14 @@ ALGORITHM = (
     ("server",),
     ("chunks",),
     ("rounds",),
-    ("scoring", "planning"),
+    ("scoring", "planning", "ranges"),
     ("algorithm",),
 )
-OUTSIDE = (("evaluation", "data", "schedule"), ("baselines",), ("io",))  # they know types, but not the algorithm
+OUTSIDE = (
+    ("evaluation", "data", "schedule", "prior"),
+    ("baselines",),
+    ("io",),
+)  # they know types, but not the algorithm
 RUN = (("programs",), ("preferences", "results"), ("training",), ("job", "benchmark"))
 LAYERS = (*BASE, *ALGORITHM, *OUTSIDE, *RUN)
 RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}
@@ -40,9 +44,12 @@ RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}
 EVERYWHERE = {"jax", "flax", "optax", "numpy"}
 PLACES = {  # foreign packages beyond these, by the start of a file's path
     "fedvlr_jax/data/": {"tensorflow_datasets", "array_record"},
-    "fedvlr_jax/baselines/": {"scipy"},
+    "fedvlr_jax/baselines/": {"scipy", "threadpoolctl"},
+    "fedvlr_jax/prior": {"scipy"},
+    "fedvlr_jax/evaluation/": {"scipy"},
     "fedvlr_jax/io/": {"tensorboardX", "tqdm", "tabulate"},
     "fedvlr_jax/io/checkpoint": {"orbax"},
+    "fedvlr_jax/benchmark/plots": {"matplotlib", "PIL"},
     "configs/": {"ml_collections", "absl", "configs"},
     "benchmarks/": {"configs"},
     "experiments/": {

@@ -68,7 +68,7 @@ def toy_algorithm(dataset: Dataset, lr: float, dead_round: int) -> SimpleNamespa
     def run(state, data, num_rounds):
         return jax.lax.scan(lambda state, _: one_round(state, data), state, length=num_rounds)
 
-    def scoring(state: FedState, content: Content):
+    def scoring(state: FedState, content: Content, prior: None = None):
         return state.public.params["D"], state.private.params["theta"]
 
     def score(params, chunk: Bucket):

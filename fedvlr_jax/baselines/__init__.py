@@ -5,30 +5,53 @@ A new baseline is a file with a `Baseline` (`base.py`) and a row in `BASELINES`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from threadpoolctl import threadpool_limits
 
-from fedvlr_jax.baselines.base import Baseline
+from fedvlr_jax.baselines.base import Baseline, Hyper
+from fedvlr_jax.baselines.bm3 import bm3
+from fedvlr_jax.baselines.bpr_mf import bpr_mf
 from fedvlr_jax.baselines.cold_first import cold_first
 from fedvlr_jax.baselines.constant import constant
+from fedvlr_jax.baselines.content_ease import content_ease
+from fedvlr_jax.baselines.content_knn import content_knn
 from fedvlr_jax.baselines.ease import ease
+from fedvlr_jax.baselines.fed_ease import fed_content_ease, fed_ease
+from fedvlr_jax.baselines.fed_prior import fed_prior
 from fedvlr_jax.baselines.item_knn import item_knn
+from fedvlr_jax.baselines.learner import Learner
+from fedvlr_jax.baselines.mgcn import mgcn
+from fedvlr_jax.baselines.pgl import pgl
 from fedvlr_jax.baselines.popularity import popularity
+from fedvlr_jax.baselines.vbpr import vbpr
 from fedvlr_jax.errors import ConfigError, DataError
 from fedvlr_jax.evaluation.metrics import summarise, warm_items
 from fedvlr_jax.evaluation.ranking import rank_all
 from fedvlr_jax.types import Bucket, Dataset, Ranks
 
-BASELINES: dict[str, Baseline] = {
+BASELINES: dict[str, Baseline | Learner] = {
     "popularity": popularity,
     "item_knn": item_knn,
     "ease": ease,
+    "content_knn": content_knn,
+    "content_ease": content_ease,
+    "fed_ease": fed_ease,
+    "fed_content_ease": fed_content_ease,
     "constant": constant,
     "cold_first": cold_first,
+    "bpr_mf": bpr_mf,
+    "vbpr": vbpr,
+    "bm3": bm3,
+    "mgcn": mgcn,
+    "pgl": pgl,
+    "fed_prior": fed_prior,
 }
+# The rows under a training run: those that take seconds, and say something beside the others.
+PRINTED = ("popularity", "item_knn", "ease", "content_knn", "constant", "cold_first")
 
 _CHUNK = 256  # users scored at once: 4 MB of scores for 4,000 items
 _MERGE = 1 << 24  # most history slots for which all users go into one bucket
@@ -72,23 +95,39 @@ def select(dataset: Dataset, buckets: Sequence[Bucket], name: str) -> Selected:
     target_tu = np.stack([dataset.valid_item, dataset.test_item])
     buckets = _merge(buckets, dataset.num_items)
 
-    def evaluate(hyper: dict[str, Any]) -> Selected:
-        params = baseline.fit(dataset, **hyper)
+    def evaluate(fitted: tuple[Hyper, Any]) -> Selected:
+        hyper, params = fitted
         ranks = jax.device_get(_rank(baseline.score, params, buckets, target_tu, chunk=_CHUNK))
         return Selected(hyper, ranks, summarise(ranks, warm_i))
 
-    return max(map(evaluate, baseline.grid), key=lambda found: found.summary["valid"]["NDCG@50"])
+    # Many small products and factorisations: BLAS threads would mostly wait for each other on a busy machine (KU's
+    # content-EASE takes 2 s with one thread and 40 s with two), and the last bits would depend on their number.
+    with threadpool_limits(1, user_api="blas"):
+        return max(map(evaluate, _fit_grid(baseline, dataset)), key=lambda found: found.summary["valid"]["NDCG@50"])
 
 
 def run_baselines(
-    dataset: Dataset, buckets: Sequence[Bucket], names: Iterable[str] = tuple(BASELINES)
+    dataset: Dataset, buckets: Sequence[Bucket], names: Iterable[str] | None = None
 ) -> list[BaselineRow]:
-    """One row for each of the named baselines, every hyper-parameter chosen on validation (see `select`)."""
+    """One row for each of the named baselines, every hyper-parameter chosen on validation (see `select`).
+
+    Without names: the rows of `PRINTED`, those that read features only if the data set has some.
+    """
+    if names is None:
+        has_features = dataset.V is not None or dataset.C is not None
+        names = [name for name in PRINTED if has_features or not BASELINES[name].needs_features]
     rows = []
     for name in names:
         best = select(dataset, buckets, name)
         rows.append(BaselineRow(name, best.hyper, best.summary))
     return rows
+
+
+def _fit_grid(baseline: Baseline, dataset: Dataset) -> Iterator[tuple[Hyper, Any]]:
+    """Every point of the grid with its params."""
+    if baseline.fit_grid is not None:
+        return baseline.fit_grid(dataset, baseline.grid)
+    return ((hyper, baseline.fit(dataset, **hyper)) for hyper in baseline.grid)
 
 
 def _merge(buckets: Sequence[Bucket], num_items: int) -> tuple[Bucket, ...]:

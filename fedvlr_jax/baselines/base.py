@@ -1,29 +1,52 @@
-"""What a baseline is, and the two ways in which baselines score: one row for everybody, or item to item."""
+"""What a baseline is, and how baselines score: one row for everybody, or a table with a row for each user."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fedvlr_jax.types import Array, Bucket, Dataset, PyTree
 
+Hyper = dict[str, Any]
+Grid = tuple[Hyper, ...]
+FitGrid = Callable[[Dataset, Grid], Iterator[tuple[Hyper, PyTree]]]
+
+_DIGITS = 30  # binary digits of a score, counted from the largest of its row
+
 
 class Baseline(NamedTuple):
-    """A centralised model without a training loop.
+    """A model without a training loop.
 
     Attributes:
-      fit: ``fit(dataset, **hyper) -> params``; reads the train rows only, computes in float64.
+      fit: ``fit(dataset, **hyper) -> params``; reads the train rows (and features) only, computes in float64.
       score: ``score(params, chunk) -> s_ci``, float32 scores of all items, jit-able.
       grid: the hyper-parameters to choose from on validation, the simplest first.
+      fit_grid: ``fit_grid(dataset, grid)`` yields ``(hyper, params)`` of the points of a grid, in order, sharing what
+        they have in common; None where there is nothing to share. It may leave out points that need a modality
+        which the set lacks.
+      needs_features: whether a set without features has no such baseline.
+      megabytes: ``megabytes(dataset)``, 10^6 bytes that all clients and the server exchange in the one round of a
+        baseline that is computed federated; None for those that see all data.
     """
 
     fit: Callable[..., PyTree]
     score: Callable[[PyTree, Bucket], Array]
-    grid: tuple[dict[str, Any], ...]
+    grid: Grid
+    fit_grid: FitGrid | None = None
+    needs_features: bool = False
+    megabytes: Callable[[Dataset], float] | None = None
+
+
+def table_baseline(fit_grid: FitGrid, grid: Iterable[Hyper], *, needs_features: bool = False) -> Baseline:
+    """A baseline whose params are a table of scores (`score_table`), from its `fit_grid` alone."""
+
+    def fit(dataset: Dataset, **hyper: Any) -> Array:
+        return next(iter(fit_grid(dataset, (hyper,))))[1]
+
+    return Baseline(fit, score_of_users, tuple(grid), fit_grid, needs_features)
 
 
 def score_for_all(score_i: Array, chunk: Bucket) -> Array:
@@ -31,46 +54,22 @@ def score_for_all(score_i: Array, chunk: Bucket) -> Array:
     return jnp.broadcast_to(score_i[None], (chunk.user.shape[0], score_i.shape[0]))
 
 
-def score_item_to_item(weight_hpi: Array, chunk: Bucket) -> Array:
-    """s = R S: sum of the rows of S that stand in a user's history, for S as `exact_parts` gives it -> [c, i]."""
-    num_items, num_parts, _ = weight_hpi.shape
-    row_c1 = jnp.arange(chunk.user.shape[0])[:, None]
-    empty_ch = jnp.zeros((chunk.user.shape[0], num_items), jnp.float32)
-    history_ch = empty_ch.at[row_c1, chunk.history].set(1.0, mode="drop")
-    flat_hx = weight_hpi.reshape(num_items, num_parts * num_items)
-    sum_cx = jnp.matmul(history_ch, flat_hx, precision=jax.lax.Precision.HIGHEST)
-    return sum_cx.reshape(-1, num_parts, num_items).sum(axis=1)
+def score_of_users(score_ui: Array, chunk: Bucket) -> Array:
+    """The rows of a table of scores that belong to a chunk, zeros for empty slots: [u, i] -> [c, i]."""
+    return score_ui.at[chunk.user].get(mode="fill", fill_value=0)
 
 
-def exact_parts(weight_hi: np.ndarray) -> Array:
-    """Split item-to-item weights S so that float32 sums of its rows do not depend on their order.
+def score_table(score_ui: np.ndarray) -> Array:
+    """Scores [u, i] computed in float64, as float32, such that scores which are equal in exact arithmetic are equal.
 
-    Float32 sums of the same numbers in another order differ in the last bit, which would break ties at random,
-    and differently for another bucket or chunk. Here S is the sum of a coarse and a fine part, each a multiple of
-    a power of two so large that every sum of rows is an integer multiple below 2^24, which float32 holds exactly.
-
-    Args:
-      weight_hi: float64 [i, i], row = item of the history, column = scored item.
-
-    Returns:
-      float32 [i, p, i] with p = (coarse, fine). The sum of the parts is S up to num_items 2^-46 times the
-      largest column sum of |S|.
+    Sums of the same numbers in another order differ in their last bits, which would break ties at random. Each row
+    is rounded to multiples of 2^-30 of its largest score: errors of float64 are some 10^6 times smaller than that.
     """
-    coarse_hi = _round(weight_hi)
-    parts_hpi = np.empty((len(weight_hi), 2, len(weight_hi)), np.float32)
-    parts_hpi[:, 0] = coarse_hi
-    parts_hpi[:, 1] = _round(np.subtract(weight_hi, coarse_hi, out=coarse_hi))
-    return jnp.asarray(parts_hpi)
-
-
-def _round(weight_hi: np.ndarray) -> np.ndarray:
-    """The nearest multiples of the smallest power of two for which no sum of rows can exceed 2^24 multiples."""
-    bound = np.abs(weight_hi).sum(axis=0).max()
-    unit = 2.0 ** (np.ceil(np.log2(bound)) - 23) if bound else 1.0
-    multiple_hi = weight_hi / unit
-    np.rint(multiple_hi, out=multiple_hi)
-    multiple_hi *= unit
-    return multiple_hi
+    largest_u = np.abs(score_ui).max(axis=1, initial=0)
+    unit_u = 2.0 ** (np.ceil(np.log2(np.where(largest_u > 0, largest_u, 1))) - _DIGITS)
+    table_ui = np.rint(score_ui / unit_u[:, None])
+    table_ui *= unit_u[:, None]
+    return jnp.asarray(table_ui, jnp.float32)
 
 
 def train_counts(dataset: Dataset) -> np.ndarray:
@@ -83,3 +82,9 @@ def train_matrix(dataset: Dataset) -> np.ndarray:
     matrix_ui = np.zeros((dataset.num_users, dataset.num_items), np.float32)
     matrix_ui[dataset.train_user, dataset.train_item] = 1
     return matrix_ui
+
+
+def gram_matrix(dataset: Dataset) -> np.ndarray:
+    """R^T R, float64 [i, i], exact: how many users have both items."""
+    matrix_ui = train_matrix(dataset)
+    return (matrix_ui.T @ matrix_ui).astype(np.float64)

@@ -22,6 +22,7 @@ class Split(NamedTuple):
     valid_item: np.ndarray
     test_item: np.ndarray
     dropped_duplicates: int
+    train_age: np.ndarray | None
 
 
 def make_split(rows: Interactions, num_users: int) -> Split:
@@ -39,14 +40,15 @@ def make_split(rows: Interactions, num_users: int) -> Split:
     else:
         rows, dropped = _drop_duplicates(rows)
     _check_split(rows, num_users)
-    train = rows.split == TRAIN
-    order = np.lexsort((rows.item[train], rows.user[train]))
+    train = _take(rows, np.flatnonzero(rows.split == TRAIN))
+    train = _take(train, np.lexsort((train.item, train.user)))
     return Split(
-        train_user=rows.user[train][order].astype(np.int32),
-        train_item=rows.item[train][order].astype(np.int32),
+        train_user=train.user.astype(np.int32),
+        train_item=train.item.astype(np.int32),
         valid_item=_held_out(rows, VALID, num_users),
         test_item=_held_out(rows, TEST, num_users),
         dropped_duplicates=dropped,
+        train_age=None if train.timestamp is None else _ages(train.user, train.timestamp),
     )
 
 
@@ -125,6 +127,19 @@ def _check_split(rows: Interactions, num_users: int) -> None:
                 line=int(line[1]),
                 field="split_label",
             )
+
+
+def _ages(user: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
+    """int32 [rows], how many rows of the same user are strictly later."""
+    order = np.lexsort((timestamp, user))
+    user, timestamp = user[order], timestamp[order]
+    place = np.arange(len(user))
+    ends = np.append((user[1:] != user[:-1]) | (timestamp[1:] != timestamp[:-1]), True)
+    last_of_time = place[ends][np.searchsorted(place[ends], place)]
+    last_of_user = np.searchsorted(user, user, side="right") - 1
+    age = np.empty(len(user), np.int32)
+    age[order] = last_of_user - last_of_time
+    return age
 
 
 def _held_out(rows: Interactions, label: int, num_users: int) -> np.ndarray:

@@ -31,7 +31,7 @@ from fedvlr_jax.data.folder import read_folder, require_files
 from fedvlr_jax.errors import DataError
 from fedvlr_jax.types import Dataset
 
-VERSION = "1.1.0"  # of the layout above and of the checks; a new one prepares every copy anew
+VERSION = "1.2.0"  # of the layout above and of the checks; a new one prepares every copy anew
 
 
 def load_prepared(folder: pathlib.Path, cache: pathlib.Path | None = None) -> Dataset:
@@ -128,10 +128,12 @@ def _facts(dataset: Dataset) -> dict[str, Any]:
 
 def _clients(dataset: Dataset) -> Iterator[dict[str, Any]]:
     ends = np.cumsum(np.bincount(dataset.train_user, minlength=dataset.num_users))
-    for user, train in enumerate(np.split(dataset.train_item, ends[:-1])):
+    rows = {"train": dataset.train_item} | ({} if dataset.train_age is None else {"age": dataset.train_age})
+    of_user = {name: np.split(values, ends[:-1]) for name, values in rows.items()}
+    for user in range(dataset.num_users):
         held_out = {"valid": dataset.valid_item[user], "test": dataset.test_item[user]}
         planted = {} if dataset.planted is None else {"planted": dataset.planted[user]}
-        yield {"user": user, "train": train, **held_out, **planted}
+        yield {"user": user, **{name: values[user] for name, values in of_user.items()}, **held_out, **planted}
 
 
 def _items(dataset: Dataset) -> Iterator[dict[str, Any]]:
@@ -142,9 +144,10 @@ def _items(dataset: Dataset) -> Iterator[dict[str, Any]]:
 
 def _client_features(tfds: ModuleType, dataset: Dataset) -> dict[str, Any]:
     numbers = dict.fromkeys(("user", "valid", "test"), np.int32)
-    train = tfds.features.Tensor(shape=(None,), dtype=np.int32)
+    ragged = ("train",) if dataset.train_age is None else ("train", "age")
+    rows = {name: tfds.features.Tensor(shape=(None,), dtype=np.int32) for name in ragged}
     planted = {} if dataset.planted is None else {"planted": tfds.features.Tensor(shape=(3,), dtype=np.float32)}
-    return {**numbers, "train": train, **planted}
+    return {**numbers, **rows, **planted}
 
 
 def _item_features(tfds: ModuleType, dataset: Dataset) -> dict[str, Any]:
@@ -210,6 +213,7 @@ def _assemble(facts: Mapping[str, Any], clients: list[dict[str, Any]], items: li
         C=stack(items, "text"),
         planted=stack(clients, "planted"),
         dropped_duplicates=facts["dropped_duplicates"],
+        train_age=np.concatenate([client["age"] for client in clients]) if "age" in clients[0] else None,
     )
 
 

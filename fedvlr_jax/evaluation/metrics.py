@@ -7,6 +7,8 @@ at cut-off K is therefore  (1/e) sum_{r = g+1 .. min(g+e, K)} f(r).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from fedvlr_jax.types import Ranks
@@ -43,6 +45,18 @@ def row_values(ranks: Ranks, metric: str, k: int, *, split: int = TEST) -> np.nd
     has_row = np.asarray(ranks.item[split]) >= 0
     greater, tied = np.asarray(ranks.greater[split]), np.asarray(ranks.tied[split])
     return METRICS[metric](greater[has_row], tied[has_row], k)
+
+
+def seed_values(ranks: Sequence[Ranks], metric: str, k: int, *, split: int = TEST) -> np.ndarray:
+    """`row_values` of several runs on one data set, float64 [s, u]; what intervals, tests and groups take.
+
+    Raises:
+      ValueError: if the runs were ranked on different held-out items.
+    """
+    first = np.asarray(ranks[0].item[split])
+    if not all(np.array_equal(first, run.item[split]) for run in ranks):
+        raise ValueError("expected runs on the same held-out items, found runs that differ")
+    return np.stack([row_values(run, metric, k, split=split) for run in ranks])
 
 
 def summarise(ranks: Ranks, warm_i: np.ndarray) -> dict:

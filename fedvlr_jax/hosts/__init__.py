@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fedvlr_jax.hosts import fcf, fedavg, fedncf, fedrap, pfedrec
+from fedvlr_jax.hosts import fcf, fedavg, fedncf, fedprior, fedrap, pfedrec
 from fedvlr_jax.hosts.host import Host, ItemRows
 
 HOSTS: dict[str, Callable[..., Host]] = {
@@ -13,6 +13,7 @@ HOSTS: dict[str, Callable[..., Host]] = {
     "fedncf": fedncf.make,
     "pfedrec": pfedrec.make,
     "fedrap": fedrap.make,
+    "fedprior": fedprior.make,
 }
 """Factories by the name in the config; each takes the options it knows and ignores the others."""
 

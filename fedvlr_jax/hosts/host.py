@@ -47,6 +47,17 @@ class ItemRows(NamedTuple):
         s_b = self.views_bjd.reshape(self.views_bjd.shape[0], -1) @ q_jd.reshape(-1)
         return s_b if self.offset_bd is None else s_b + self.offset_bd @ q_d
 
+    def project(self, weight_dh: Array, *, shared: bool) -> Array:
+        """g_i W for every row, [b, h].
+
+        With rows that all clients share, the views are multiplied before they are mixed: under vmap over clients
+        that product is computed once. The value is the same.
+        """
+        if not shared or self.w_j is None:
+            return self.fused() @ weight_dh
+        g_bh = jnp.einsum("j,bjh->bh", self.w_j, self.views_bjd @ weight_dh)
+        return g_bh if self.offset_bd is None else g_bh + self.offset_bd @ weight_dh
+
 
 def no_public(key: Array) -> PyTree:
     """Public parameters of a host that has none beside the item-ID table."""
@@ -86,6 +97,8 @@ class Host(NamedTuple):
       private_item_table: every client keeps a table [i, d] (``items.own_bd``).
       alternate: within a local step the private parameters move first, and the gradient of the public
         ones is taken at the moved point.
+      combine: ``(s_i, prior_i) -> s_i`` [i], joins the trained logits of a client with its row of prior scores when
+        items are ranked; None for hosts without a prior.
       tune_steps, tune_lr: local fine-tuning of the client's own copy of its rows before scoring; 0 = none.
     """
 
@@ -101,5 +114,6 @@ class Host(NamedTuple):
     reads_D: bool = False
     private_item_table: bool = False
     alternate: bool = False
+    combine: Callable[[Array, Array], Array] | None = None
     tune_steps: int = 0
     tune_lr: float = 0.0

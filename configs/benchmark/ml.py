@@ -1,0 +1,40 @@
+"""The benchmark on ML (610 users, 3,650 items, 90,274 ratings): docs/reproduction.md has its table and its time.
+
+python experiments/benchmark.py --config=configs/benchmark/ml.py
+"""
+
+from ml_collections import ConfigDict
+
+from configs.benchmark import base
+from configs.benchmark.base import fields
+
+
+def get_config() -> ConfigDict:
+    """All methods on ML, two points each, five seeds; fewer rounds and epochs than on KU, since each costs more."""
+    config = base.get_config()
+    config.own = "fedprior+base,fedprior+fedvlr"
+    config.controls = "shuffled features, random features"
+    config.baseline_points = 2
+    config.epochs = 40
+    config.epochs_every = 8
+    config.epochs_patience = 2
+    config.train.data.name = "ML"
+    config.train.data.expect.users = 610
+    config.train.data.expect.items = 3650
+    config.train.data.expect.ratings = 90274
+    config.train.rounds = 60
+    config.train.eval.every = 10
+    config.train.eval.patience = 2
+    config.settings = {
+        "*": fields(client__lr=2.0, client__l2=0.03, client__steps=2),
+        "fedncf+*": fields(objective="bce", client__steps=1, client__negatives=2, server__clients_per_round=100),
+        "fedrap+*": fields(objective="bce", client__steps=1, client__negatives=2, server__clients_per_round=100),
+        "local-only": fields(objective="bce", client__steps=1, client__negatives=2, server__clients_per_round=100),
+        "fedprior+*": fields(server__l2=0.001),
+    }
+    config.grid = {
+        "*+*": fields(server__l2=(0.0003, 0.001)),
+        "fedprior+*": fields(host__model_weight=(0.1, 0.3)),
+        "local-only": fields(host__table_lr=(0.1, 1.0)),
+    }
+    return config.lock()

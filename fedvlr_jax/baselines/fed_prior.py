@@ -1,0 +1,25 @@
+"""The item-to-item prior of host `fedprior` alone, without any trained model: one secure sum, then closed form.
+
+It shows what FedPrior's rounds add. Settings are the defaults of `prior.PriorSettings`; nothing is chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from fedvlr_jax import prior
+from fedvlr_jax.baselines.base import Grid, Hyper, score_table, table_baseline
+from fedvlr_jax.types import Array, Dataset
+
+
+def fit_grid(dataset: Dataset, grid: Grid) -> Iterator[tuple[Hyper, Array]]:
+    """Scores of all users, float32 [u, i], at every point; a point holds fields of `prior.PriorSettings`."""
+    for hyper in grid:
+        settings = prior.PriorSettings(**hyper)
+        found = prior.make_prior(dataset, prior.federate(dataset, settings), (dataset.V, dataset.C), settings)
+        yield hyper, score_table(np.asarray(found.score_ui, np.float64))
+
+
+fed_prior = table_baseline(fit_grid, ({},))._replace(megabytes=prior.megabytes_once)

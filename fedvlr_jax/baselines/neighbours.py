@@ -1,0 +1,42 @@
+"""The nearest neighbours of every item, and scores that sum similarities over a user's history."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from scipy import sparse
+
+from fedvlr_jax.types import Dataset
+
+
+def neighbour_scores(
+    dataset: Dataset, similarity_ii: np.ndarray, counts: Iterable[int]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """s_ui = sum of the similarities of i to those items of the user's history that are among its k neighbours.
+
+    Items as similar as the k-th neighbour are all kept, so that the model does not depend on the order of item ids.
+    Similarities that are not positive make no neighbour.
+
+    Args:
+      dataset: its train rows are the histories.
+      similarity_ii: float64 [i, i], symmetric; its diagonal does not count, an item is not its own neighbour. Equal
+        similarities must be equal to the bit.
+      counts: the k to try, each at least 1; more than the other items means all of them.
+
+    Yields:
+      ``(k, s_ui)``, float64 [u, i], for every k in the order given.
+    """
+    num_items = dataset.num_items
+    ones = np.ones(len(dataset.train_user))
+    history_ui = sparse.csr_array((ones, (dataset.train_user, dataset.train_item)), (dataset.num_users, num_items))
+    similarity_ii = similarity_ii.copy()
+    np.fill_diagonal(similarity_ii, 0)
+    counts = tuple(counts)
+    kth = {k: max(num_items - k, 0) for k in counts}
+    ordered_ii = np.partition(similarity_ii, sorted(set(kth.values())), axis=1)  # symmetric: rows are columns
+    for k in counts:
+        near_ii = (similarity_ii >= ordered_ii[:, kth[k], None]) & (similarity_ii > 0)
+        item, other = np.nonzero(near_ii)  # `other` is a neighbour of `item`
+        weights = sparse.csr_array((similarity_ii[item, other], (other, item)), (num_items, num_items))
+        yield k, (history_ui @ weights).toarray()

@@ -1,0 +1,108 @@
+"""The batches of one epoch: all train rows in random order, each with an item that its user does not have.
+
+Negatives are exact: a rank is drawn among the items outside the user's train history and mapped through the sorted
+history, without rejection.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from fedvlr_jax.baselines.learner import Triples
+from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.types import Array, Dataset
+
+NEGATIVES = ("catalogue", "train")
+
+
+@struct.dataclass(kw_only=True)
+class TrainRows:
+    """The train rows, sorted by (user, item), and what negatives are drawn from. Axis e is train rows.
+
+    Attributes:
+      user_e, item_e: int32 [e].
+      below_e: int32 [e], how many candidates that the user does not have stand before the item of the row.
+      start_u, length_u: int32 [u], where a user's rows start, and how many there are.
+      pool_n: int32 [n], the items that negatives are drawn from, ascending.
+    """
+
+    user_e: Array
+    item_e: Array
+    below_e: Array
+    start_u: Array
+    length_u: Array
+    pool_n: Array
+    num_items: int = struct.field(pytree_node=False)
+
+
+def make_rows(dataset: Dataset, negatives: str = "catalogue") -> TrainRows:
+    """The train rows of a set on the device.
+
+    Args:
+      dataset: its train rows are read.
+      negatives: "catalogue" draws them from all items, "train" from those that occur in train. The latter never
+        teaches a model that an unseen item is bad: it stays near its initial score.
+
+    Raises:
+      ConfigError: for any other value of `negatives`.
+    """
+    if negatives not in NEGATIVES:
+        raise ConfigError(f"negatives: expected one of {', '.join(NEGATIVES)}, found {negatives!r}")
+    pool_n = np.arange(dataset.num_items) if negatives == "catalogue" else np.unique(dataset.train_item)
+    length_u = np.bincount(dataset.train_user, minlength=dataset.num_users)
+    start_u = np.cumsum(length_u) - length_u
+    rank_e = np.arange(len(dataset.train_user)) - start_u[dataset.train_user]
+    below_e = np.searchsorted(pool_n, dataset.train_item) - rank_e
+    fields = {"user_e": dataset.train_user, "item_e": dataset.train_item, "below_e": below_e, "pool_n": pool_n}
+    fields |= {"start_u": start_u, "length_u": length_u}
+    arrays = {name: jnp.asarray(x, jnp.int32) for name, x in fields.items()}
+    return TrainRows(**arrays, num_items=dataset.num_items)
+
+
+def draw_epoch(key: Array, rows: TrainRows, batch: int) -> Triples:
+    """All train rows once, in random order, cut into batches; every field is [s, b] with steps s.
+
+    The last batch is padded with ``num_users``, ``num_items`` and weight 0. The rows of a user who has every item of
+    the pool, and so no negative, have weight 0, too.
+    """
+    key_order, key_negative = jax.random.split(key)
+    num_rows = len(rows.user_e)
+    steps = -(-num_rows // batch)
+    order_e = jax.random.permutation(key_order, num_rows)
+    user_e, item_e = rows.user_e[order_e], rows.item_e[order_e]
+    negative_e = draw_negatives(key_negative, rows, user_e)
+    weight_e = (negative_e < rows.num_items).astype(float)
+
+    def cut(x_e: Array, fill: int) -> Array:
+        return jnp.pad(x_e, (0, steps * batch - num_rows), constant_values=fill).reshape(steps, batch)
+
+    num_users, num_items = len(rows.start_u), rows.num_items
+    return Triples(cut(user_e, num_users), cut(item_e, num_items), cut(negative_e, num_items), cut(weight_e, 0))
+
+
+def draw_negatives(key: Array, rows: TrainRows, user_b: Array) -> Array:
+    """One item for each user, uniform over the pool without the user's train history; int32 [b].
+
+    A user has `below` candidates before the k-th item of the history (from 0), which does not fall with k; so the
+    candidate of rank r stands behind as many items of the history as have ``below <= r``. Users who have the whole
+    pool get ``num_items``.
+    """
+    length_b = rows.length_u[user_b]
+    free_b = len(rows.pool_n) - length_b
+    rank_b = jax.random.randint(key, user_b.shape, 0, jnp.maximum(free_b, 1), jnp.int32)
+    low_b = rows.start_u[user_b]
+    high_b = low_b + length_b
+
+    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low_b, high_b = bounds
+        middle_b = (low_b + high_b) // 2
+        is_behind_b = (low_b < high_b) & (rows.below_e.at[middle_b].get(mode="clip") <= rank_b)
+        return jnp.where(is_behind_b, middle_b + 1, low_b), jnp.where(is_behind_b, high_b, middle_b)
+
+    halvings = len(rows.user_e).bit_length()
+    end_b, _ = jax.lax.fori_loop(0, halvings, halve, (low_b, high_b))
+    place_b = rank_b + end_b - rows.start_u[user_b]
+    return rows.pool_n.at[place_b].get(mode="fill", fill_value=rows.num_items)

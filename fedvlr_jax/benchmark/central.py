@@ -1,0 +1,97 @@
+"""One centralised baseline: closed forms once, gradient-trained ones at every point of their grid and over seeds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from fedvlr_jax.baselines import BASELINES, select
+from fedvlr_jax.baselines.learner import Learner
+from fedvlr_jax.baselines.learning import Fitted, fit_learner
+from fedvlr_jax.benchmark import storage
+from fedvlr_jax.benchmark.methods import Method
+from fedvlr_jax.benchmark.records import CurvePoint, MethodRuns
+from fedvlr_jax.benchmark.searching import Key, Tried, choose_point, collect
+from fedvlr_jax.benchmark.task import Task
+from fedvlr_jax.evaluation.metrics import summarise, warm_items
+
+
+def run_method(task: Task, method: Method) -> MethodRuns:
+    """Fit a baseline where that has not been done."""
+    baseline = BASELINES[method.name]
+    return _learned(task, method, baseline) if isinstance(baseline, Learner) else _closed_form(task, method)
+
+
+def _closed_form(task: Task, method: Method) -> MethodRuns:
+    baseline = BASELINES[method.name]
+    grid = baseline.grid
+    folder, config = task.folder(method.name, "all"), {"baseline": method.name, "grid": list(grid)}
+    stored = storage.find(folder, config)
+    if stored is None:
+        begin = time.perf_counter()
+        found = select(task.dataset, task.clients.buckets, method.name)
+        result = {**found.summary, "hyper": found.hyper, "best_round": 0, "seconds": time.perf_counter() - begin}
+        if baseline.megabytes is not None:
+            result |= {"best_round": 1, "megabytes_per_round": baseline.megabytes(task.dataset)}
+        storage.save(folder, config, result, found.ranks, ())
+        stored = storage.find(folder, config)
+    return collect(method, stored.result["hyper"], len(grid), {(0, 0): stored}, {(0, 0): stored})
+
+
+def _learned(task: Task, method: Method, learner: Learner) -> MethodRuns:
+    points = _spread(learner.grid, task.config["baseline_points"])
+    searched = range(task.config["search_seeds"]) if len(points) > 1 else ()
+    tried: Tried = {}
+    for seed in searched:
+        tried |= _fit(task, method, learner, points, [(k, seed) for k in range(len(points))])
+    best = choose_point(len(points), searched, tried)
+    final = _fit(task, method, learner, points, [(best, seed) for seed in range(task.config["seeds"])])
+    return collect(method, points[best], len(points), tried, final)
+
+
+def _fit(
+    task: Task, method: Method, learner: Learner, points: Sequence[dict[str, Any]], wanted: Sequence[Key]
+) -> Tried:
+    """Runs (index of point, seed) of a gradient-trained baseline: read where done, else trained."""
+    found: Tried = {}
+    budget = {name: task.config[field] for name, field in _BUDGET.items()}
+    for k, seed in wanted:
+        folder = task.folder(method.name, f"point{k}-seed{seed}")
+        config = {"baseline": method.name, "hyper": points[k], "seed": seed, **budget}
+        stored = storage.find(folder, config)
+        if stored is None:
+            task.check_interrupt()
+            (fitted,) = fit_learner(learner, task.dataset, task.clients.buckets, [points[k]], [seed], **budget)
+            if fitted.failure:
+                storage.save_failure(folder, config, fitted.failure)
+                found[k, seed] = fitted.failure
+                continue
+            storage.save(folder, config, _result(task, fitted), fitted.ranks, _curve(fitted))
+            stored = storage.find(folder, config)
+        found[k, seed] = stored
+    return found
+
+
+def _spread(grid: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """`count` points in the middles of equal parts of a grid; all of them for 0, or where it is no larger."""
+    if not 0 < count < len(grid):
+        return list(grid)
+    return [grid[int((part + 0.5) * len(grid) / count)] for part in range(count)]
+
+
+_BUDGET = {"epochs": "epochs", "eval_every": "epochs_every", "patience": "epochs_patience"}
+
+
+def _result(task: Task, fitted: Fitted) -> dict[str, Any]:
+    return {
+        **summarise(fitted.ranks, warm_items(task.dataset.train_item, task.dataset.num_items)),
+        "best_valid": fitted.valid,
+        "best_round": fitted.best_epoch,
+        "seconds": fitted.seconds + fitted.seconds_compile,
+        "num_public": fitted.num_params,
+    }
+
+
+def _curve(fitted: Fitted) -> tuple[CurvePoint, ...]:
+    return tuple(CurvePoint(point.epoch, point.valid, None, point.seconds) for point in fitted.curve)

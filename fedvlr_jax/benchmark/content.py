@@ -1,0 +1,216 @@
+"""What the report shows, as tables of text cells; how they are written down is left to `formats` and `html`.
+
+Values are in percent. A cell ``**x**`` is emphasised; a hyphen means that there is no such number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from fedvlr_jax.benchmark import order
+from fedvlr_jax.benchmark.contrasts import Contrast
+from fedvlr_jax.benchmark.groups import KINDS, Groups
+from fedvlr_jax.benchmark.published import equals_constant
+from fedvlr_jax.benchmark.table import CONSTANT_RATE, TIE_RATE, Estimate, Row
+
+NOTHING = "-"
+_WITH_BEST = (order.PAPER, order.FURTHER, order.CENTRAL)  # blocks whose highest mean is emphasised
+BELOW_POPULARITY, NOT_FINITE, SOME_FAILED, LIKE_A_CONSTANT = "†", "§", "¶", "‡"
+"""Marks behind names of methods and published numbers."""
+
+
+class Block(NamedTuple):
+    """Rows under one heading (none if the name is empty)."""
+
+    name: str
+    rows: list[tuple[str, ...]]
+
+
+class Table(NamedTuple):
+    """A table of text cells; ``about`` says what stands in it, the first ``left`` columns are words, not numbers."""
+
+    title: str
+    about: str
+    columns: tuple[str, ...]
+    blocks: list[Block]
+    left: int = 1
+
+
+def main_table(rows: Sequence[Row], dataset_name: str) -> Table:
+    """The headline: HR@50 and NDCG@50 with spread and interval, published numbers, warm and cold rows, ties."""
+    sure, plain = (
+        ("HR@50", "NDCG@50"),
+        ("test_warm HR@50", "test_warm NDCG@50", "test_cold HR@50", "test_cold NDCG@50"),
+    )
+    best = {(b, m): _best([row for row in rows if row.block == b], m) for b in _WITH_BEST for m in sure}
+
+    def cells(row: Row) -> tuple[str, ...]:
+        if not row.method.seeds:
+            full = ["failed", NOTHING]
+        else:
+            full = [_emphasise(_full(row.scores[m]), row.method.name == best.get((row.block, m))) for m in sure]
+        mark = f" {LIKE_A_CONSTANT}" if equals_constant(dataset_name, row.method.name) else ""
+        known = [row.scores[m].published for m in sure]
+        return (
+            _marked(row),
+            *full,
+            *(NOTHING if value is None else f"{percent(value)}{mark}" for value in known),
+            *(_short(row.scores[m]) for m in (*plain, "valid NDCG@50")),
+            *(percent(row.scores[m].mean) for m in (TIE_RATE, CONSTANT_RATE)),
+        )
+
+    columns = ("method", *sure, *(f"{m} published (see note)" for m in sure))
+    columns += ("warm HR@50", "warm NDCG@50", "cold HR@50", "cold NDCG@50", "validation NDCG@50", "tied", "constant")
+    about = "Test rows, percent: mean ± standard deviation over seeds [95 % interval over users and seeds]. "
+    about += "The highest mean of a block is bold, among controls none."
+    return Table("Results", about, columns, _blocks(rows, cells))
+
+
+def cutoff_table(rows: Sequence[Row]) -> Table:
+    """HR and NDCG at the smaller cut-offs."""
+    metrics = ("HR@10", "NDCG@10", "HR@20", "NDCG@20")
+    about = "Test rows, percent, as above."
+    shown = [row for row in rows if row.method.seeds]
+    return Table(
+        "Shorter lists",
+        about,
+        ("method", *metrics),
+        _blocks(shown, lambda row: (row.method.name, *(_full(row.scores[m]) for m in metrics))),
+    )
+
+
+def test_table(contrasts: Sequence[Contrast]) -> Table:
+    """The paired tests, one line each."""
+    columns = ("method", "against", "difference", "effect size d_z", "users better", "users worse", "p", "p (Holm)")
+    rows = [
+        (
+            c.method,
+            c.against,
+            f"{100 * c.result.difference:+.2f}",
+            NOTHING if c.result.effect_size is None else f"{c.result.effect_size:+.2f}",
+            percent(c.result.better),
+            percent(c.result.worse),
+            _p_value(c.result.p_value),
+            _p_value(c.p_holm),
+            c.verdict,
+        )
+        for c in contrasts
+    ]
+    about = "NDCG@50 of the test rows, percentage points, users paired. "
+    about += f"{len(rows)} tests, corrected together (Holm); the verdict is at the level 0.05 after the correction."
+    return Table(
+        "Tests",
+        about if rows else "There is no pair of methods to compare.",
+        (*columns, "verdict"),
+        [Block("", rows)],
+        left=2,
+    )
+
+
+def cost_table(rows: Sequence[Row]) -> Table:
+    """What was chosen, and what each method costs."""
+
+    def cells(row: Row) -> tuple[str, ...]:
+        method = row.method
+        return (
+            method.name,
+            ", ".join(f"{name}={_number(value)}" for name, value in method.hyper.items()) or NOTHING,
+            str(method.points),
+            ", ".join(map(str, method.seeds)) or NOTHING,
+            ", ".join(map(str, method.best_rounds)) or NOTHING,
+            NOTHING if method.num_public is None else f"{method.num_public:,}",
+            NOTHING if method.num_private_per_client is None else f"{method.num_private_per_client:,}",
+            _number(method.megabytes_per_round),
+            _number(row.megabytes),
+            f"{method.seconds:,.0f}",
+        )
+
+    columns = ("method", "chosen on validation", "grid points", "seeds", "best round or epoch", "public parameters")
+    columns += ("private parameters per client", "MB per round", "MB to the best round", "seconds")
+    about = "MB: 10^6 bytes between the server and all clients of a round, both directions. "
+    about += "Seconds: training, evaluation and compilation of all runs, the search included."
+    return Table("Settings and costs", about, columns, _blocks(rows, cells), left=2)
+
+
+def failure_table(rows: Sequence[Row]) -> Table:
+    """Every run that failed, and why."""
+    lines = [(row.method.name, reason) for row in rows for reason in row.method.failures]
+    about = "Runs that did not finish; their seeds are missing from the numbers above."
+    return Table("Failures", about if lines else "No run failed.", ("method", "reason"), [Block("", lines)], left=2)
+
+
+def group_tables(groupings: Sequence[Groups], rows: Sequence[Row]) -> list[Table]:
+    """One table for each grouping of the test rows."""
+    titles = {
+        "warmth": ("Warm and cold items", "Whether the held-out item occurs in the train rows."),
+        "history": ("Length of the history", "Train rows of the user."),
+        "popularity": ("Popularity of the item", "Items by train rows, least popular tenth first."),
+    }
+    tables = []
+    for groups in groupings:
+        title, about = titles[groups.grouping]
+        columns = [f"{name} ({size} rows)" for name, size in zip(groups.names, groups.sizes, strict=True)]
+        blocks = _blocks(
+            [row for row in rows if row.method.seeds], lambda row, groups=groups: _group_cells(row, groups)
+        )
+        tables.append(Table(title, f"{about} HR@50/NDCG@50 of the test rows, percent.", ("method", *columns), blocks))
+    return tables
+
+
+def percent(value: float | None) -> str:
+    """A fraction in percent with two decimals."""
+    return NOTHING if value is None else f"{100 * value:.2f}"
+
+
+def _group_cells(row: Row, groups: Groups) -> tuple[str, ...]:
+    means = [groups.means[row.method.name][f"{kind}@50"] for kind in KINDS]
+    return row.method.name, *("/".join(map(percent, pair)) for pair in zip(*means, strict=True))
+
+
+def _blocks(rows: Sequence[Row], cells: Callable[[Row], tuple[str, ...]]) -> list[Block]:
+    """The rows under the headings of their blocks; no heading for a block without rows."""
+    blocks = [Block(name, [cells(row) for row in rows if row.block == name]) for name in order.BLOCKS]
+    return [block for block in blocks if block.rows]
+
+
+def _best(rows: Sequence[Row], metric: str) -> str | None:
+    """The method with the highest mean, if there is any."""
+    known = [row for row in rows if row.scores[metric].mean is not None]
+    return max(known, key=lambda row: row.scores[metric].mean).method.name if known else None
+
+
+def _marked(row: Row) -> str:
+    marks = [
+        (BELOW_POPULARITY, row.below_popularity),
+        (NOT_FINITE, row.nonfinite_users > 0),
+        (SOME_FAILED, bool(row.method.failures)),
+    ]
+    return " ".join([row.method.name, *(mark for mark, holds in marks if holds)])
+
+
+def _full(estimate: Estimate) -> str:
+    """Mean, standard deviation and interval."""
+    if estimate.mean is None:
+        return NOTHING
+    interval = "" if estimate.low is None else f" [{percent(estimate.low)}, {percent(estimate.high)}]"
+    return f"{percent(estimate.mean)} ± {'n/a' if estimate.std is None else percent(estimate.std)}{interval}"
+
+
+def _short(estimate: Estimate) -> str:
+    """Mean, and standard deviation where there is one."""
+    return percent(estimate.mean) + ("" if estimate.std is None else f" ± {percent(estimate.std)}")
+
+
+def _emphasise(cell: str, best: bool) -> str:
+    return f"**{cell}**" if best and cell != NOTHING else cell
+
+
+def _p_value(p: float) -> str:
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _number(value: object) -> str:
+    if value is None:
+        return NOTHING
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

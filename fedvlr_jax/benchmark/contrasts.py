@@ -1,0 +1,78 @@
+"""The paired tests of the benchmark: which comparisons are made, and one correction over all of them.
+
+Tested is NDCG@50 of the test rows. Every fedvlr method is compared with the base and the mlp variant of its host, and
+every method with its shuffled-feature and random-feature controls; of every further host, the method that validation
+prefers is compared with the centralised method that validation prefers. All these tests are corrected at once (Holm).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from fedvlr_jax.benchmark import order
+from fedvlr_jax.benchmark.published import HOSTS
+from fedvlr_jax.benchmark.records import CENTRALISED, CONTROL, FEDERATED, MethodRuns
+from fedvlr_jax.evaluation.comparison import Comparison, compare, holm
+from fedvlr_jax.evaluation.metrics import seed_values
+
+LEVEL = 0.05
+
+
+class Contrast(NamedTuple):
+    """One test.
+
+    Attributes:
+      method, against: names of the two methods.
+      result: of ``method`` minus ``against``, in NDCG@50 of the test rows.
+      p_holm: its p-value, corrected over the whole family.
+    """
+
+    method: str
+    against: str
+    result: Comparison
+    p_holm: float
+
+    @property
+    def verdict(self) -> str:
+        """At the level 0.05 after the correction: "higher", "lower", or "not separated"."""
+        if self.p_holm > LEVEL:
+            return "not separated"
+        return "higher" if self.result.difference > 0 else "lower"
+
+
+def make_contrasts(methods: Sequence[MethodRuns]) -> list[Contrast]:
+    """All tests of the benchmark; none where there is no test row.
+
+    Args:
+      methods: on one data set; those without a finished run are left out.
+    """
+    methods = order.in_order(filter(order.has_numbers, methods))
+    value_of = {method.name: seed_values(method.ranks, "NDCG", 50) for method in methods}
+    pairs = [(a.name, b.name) for a, b in _pairs(methods) if value_of[a.name].size]
+    results = [compare(value_of[a], value_of[b]) for a, b in pairs]
+    corrected = holm([result.p_value for result in results])
+    return [Contrast(a, b, r, float(p)) for (a, b), r, p in zip(pairs, results, corrected, strict=True)]
+
+
+def _pairs(methods: Sequence[MethodRuns]) -> Iterator[tuple[MethodRuns, MethodRuns]]:
+    federated = [method for method in methods if method.family == FEDERATED]
+    for method in federated:
+        yield from ((method, other) for other in methods if _is_reference(other, method))
+    strongest = order.best_on_validation(m for m in methods if m.family == CENTRALISED)
+    for host in order.hosts_of(federated):
+        if (
+            strongest
+            and host not in HOSTS
+            and (best := order.best_on_validation(m for m in federated if m.host == host))
+        ):
+            yield best, strongest
+
+
+def _is_reference(other: MethodRuns, method: MethodRuns) -> bool:
+    """Whether `other` is what a gain of the method is measured from."""
+    if not method.host or other.host != method.host:
+        return False
+    if other.family == CONTROL:
+        return other.variant == method.variant and order.control_kind(other) in (order.SHUFFLED, order.RANDOM)
+    return other.family == FEDERATED and method.variant == "fedvlr" and other.variant in ("base", "mlp")

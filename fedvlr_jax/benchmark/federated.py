@@ -1,0 +1,133 @@
+"""One federated method (or control): its grid on the first seeds, then all seeds at the chosen point."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from fedvlr_jax.benchmark import storage
+from fedvlr_jax.benchmark.group import Outcome, Run, train_group
+from fedvlr_jax.benchmark.methods import Method, split_point
+from fedvlr_jax.benchmark.programs import MethodPrograms, with_fields
+from fedvlr_jax.benchmark.records import MethodRuns
+from fedvlr_jax.benchmark.searching import Key, Tried, choose_point, collect
+from fedvlr_jax.benchmark.task import Task
+from fedvlr_jax.data import CONTROLS as FEATURES
+from fedvlr_jax.errors import TrainingError
+from fedvlr_jax.ranges import TRACEABLE
+from fedvlr_jax.results import make_result
+from fedvlr_jax.schedule import make_plan
+from fedvlr_jax.types import Dataset
+
+
+def run_method(task: Task, method: Method, followed: MethodRuns | None, cache: dict[str, Any]) -> MethodRuns:
+    """Run what is left of a method.
+
+    Args:
+      task: what all methods share.
+      method: what to run.
+      followed: the record whose point a control takes.
+      cache: compiled programs by settings; this method's programs replace those of unrelated methods.
+
+    Returns:
+      Its record; runs that failed are left out and named.
+    """
+    if method.follows and (followed is None or not followed.seeds):
+        raise TrainingError(f"there is no chosen point, since {method.follows} failed")
+    points = (dict(followed.hyper),) if method.follows else method.grid
+    searched = range(task.config["search_seeds"]) if len(points) > 1 else ()
+    tried: Tried = {}
+    for _, group in _by_program(points):
+        tried |= _run_all(task, method, points, [(k, seed) for k in group for seed in searched], cache)
+    best = choose_point(len(points), searched, tried)
+    final = _run_all(task, method, points, [(best, seed) for seed in range(task.config["seeds"])], cache)
+    return collect(method, points[best], len(points), tried, final)
+
+
+def _run_all(
+    task: Task, method: Method, points: Sequence[Mapping], wanted: Sequence[Key], cache: dict[str, Any]
+) -> Tried:
+    """Runs (index of point, seed) of points that share a program: read where done, else trained in groups."""
+    found: Tried = {}
+    left: list[Key] = []
+    for k, seed in wanted:
+        stored = storage.find(
+            task.folder(method.name, f"point{k}-seed{seed}"), _config(task, method, points[k], seed)
+        )
+        if stored is None:
+            left.append((k, seed))
+        else:
+            found[k, seed] = stored
+    size = task.config["group"] or (1 if jax.default_backend() == "cpu" else len(left))
+    for start in range(0, len(left), size):
+        found |= _train(task, method, points, left[start : start + size], cache)
+    return found
+
+
+def _train(
+    task: Task, method: Method, points: Sequence[Mapping], keys: Sequence[Key], cache: dict[str, Any]
+) -> Tried:
+    static, _ = split_point(points[keys[0][0]], TRACEABLE)
+    settings = with_fields(method.settings, static)
+    programs = _programs(task, settings, cache)
+    cost = programs.algorithm.cost
+    moved = (cost.bytes_down_per_client + cost.bytes_up_per_client) * programs.algorithm.clients_per_round / 1e6
+    runs = [Run(split_point(points[k], TRACEABLE)[1], seed) for k, seed in keys]
+    outcomes = train_group(
+        programs,
+        make_plan(settings),
+        runs,
+        megabytes_per_round=moved,
+        datasets=_datasets(task, settings["data"]["features"], [run.seed for run in runs]),
+        interrupt=task.interrupt,
+    )
+    found: Tried = {}
+    for (k, seed), outcome in zip(keys, outcomes, strict=True):
+        folder, config = task.folder(method.name, f"point{k}-seed{seed}"), _config(task, method, points[k], seed)
+        if outcome.failure:
+            storage.save_failure(folder, config, outcome.failure)
+            found[k, seed] = outcome.failure
+        else:
+            result = _result(task, with_fields(method.settings, {**points[k], "seed": seed}), cost, outcome, moved)
+            storage.save(folder, config, result, outcome.ranks, outcome.curve)
+            found[k, seed] = storage.find(folder, config)
+    return found
+
+
+def _result(task: Task, settings: Mapping[str, Any], cost: Any, outcome: Outcome, moved: float) -> dict[str, Any]:
+    result = make_result(settings, task.dataset, cost, outcome.tally, outcome.ranks, None)
+    seconds = sum(result[f"seconds_{clock}"] for clock in ("train", "eval", "compile"))
+    return result | {"best_valid": outcome.tally.best_value, "megabytes_per_round": moved, "seconds": seconds}
+
+
+def _programs(task: Task, settings: Mapping[str, Any], cache: dict[str, Any]) -> MethodPrograms:
+    """Compiled programs for settings that differ at most in the features; the cache holds one method's."""
+    key = json.dumps(with_fields(settings, {"data.features": "", "seed": 0}), sort_keys=True, default=str)
+    if key not in cache:
+        cache.clear()
+        cache[key] = MethodPrograms(settings, task.dataset, task.clients)
+    return cache[key]
+
+
+def _datasets(task: Task, features: str, seeds: Sequence[int]) -> list[Dataset] | None:
+    """The data of each run of a control; every seed has its own shuffle or draw of the features."""
+    return None if features == "real" else [FEATURES[features](task.dataset, seed) for seed in seeds]
+
+
+def _by_program(points: Sequence[Mapping]) -> list[tuple[str, list[int]]]:
+    """Indices of points by the part of them that changes the program."""
+    groups: dict[str, list[int]] = {}
+    for k, point in enumerate(points):
+        static, _ = split_point(point, TRACEABLE)
+        groups.setdefault(json.dumps(static, sort_keys=True), []).append(k)
+    return list(groups.items())
+
+
+def _config(task: Task, method: Method, point: Mapping, seed: int) -> dict[str, Any]:
+    settings = with_fields(method.settings, {**point, "seed": seed})
+    settings.pop("checkpoint")
+    settings["data"] = {name: settings["data"][name] for name in ("name", "features")}
+    return settings

@@ -1,0 +1,82 @@
+"""Statements about published code and numbers that this code base can show on KU; the command prints them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedvlr_jax.baselines import run_baselines
+from fedvlr_jax.evaluation.metrics import METRICS, summarise, warm_items
+from fedvlr_jax.programs import Experiment, Programs
+from fedvlr_jax.types import Dataset
+
+
+def rank_by_index(dataset: Dataset, split: np.ndarray, *, without: Sequence[int] = ()) -> np.ndarray:
+    """How many candidates stand above each held-out item when all scores are equal and the lowest id wins.
+
+    Args:
+      dataset: train items are no candidates.
+      split: int [u], the held-out item of every user, -1 where there is none.
+      without: further items that are no candidates, as in an evaluator that masks item 0.
+
+    Returns:
+      int [rows], for the users with a held-out item; num_items where the item itself is masked.
+    """
+    seen_ui = np.zeros((dataset.num_users, dataset.num_items), bool)
+    seen_ui[dataset.train_user, dataset.train_item] = True
+    seen_ui[:, list(without)] = True
+    above_ui = np.cumsum(~seen_ui, axis=1) - ~seen_ui
+    user = np.flatnonzero(split >= 0)
+    above = above_ui[user, split[user]]
+    return np.where(seen_ui[user, split[user]], dataset.num_items, above)
+
+
+def constant_by_index(dataset: Dataset, *, without: Sequence[int] = ()) -> tuple[float, float]:
+    """HR@50 and NDCG@50 on test, fractions, of equal scores whose ties the lowest item id wins."""
+    above = rank_by_index(dataset, dataset.test_item, without=without)
+    return tuple(float(METRICS[name](above, np.ones_like(above), 50).mean()) for name in ("HR", "NDCG"))
+
+
+def unseen_rows(dataset: Dataset) -> dict[str, int]:
+    """Items without train rows, and the validation and test rows that are such items."""
+    unseen_i = ~warm_items(dataset.train_item, dataset.num_items)
+    held_out = {"validation rows": dataset.valid_item, "test rows": dataset.test_item}
+    return {"items": int(unseen_i.sum())} | {
+        name: int(unseen_i[item[item >= 0]].sum()) for name, item in held_out.items()
+    }
+
+
+def median_ids(dataset: Dataset) -> dict[str, float]:
+    """Median item id of the train rows and of the test rows."""
+    return {"train": float(np.median(dataset.train_item)), "test": float(np.median(dataset.test_item))}
+
+
+def normalised_twice(weights: Sequence[float]) -> np.ndarray:
+    """What a second softmax makes of router weights that are normalised already."""
+    return np.asarray(jax.nn.softmax(jnp.asarray(weights, jnp.float32)))
+
+
+def without_private_state(experiment: Experiment, rounds: int) -> dict[str, tuple[float, float]]:
+    """Test HR@50 and NDCG@50 after `rounds`, with the private state as trained and as it was at the start.
+
+    The second is what an evaluation sees whose restored private parameters are lost.
+    """
+    programs = Programs(experiment, eval_chunk=256)
+    start = programs.init(experiment.settings["seed"])
+    private = jax.tree.map(jnp.copy, start.private)  # the state is donated
+    state, _ = programs.run(rounds)(start, programs.clients)
+    found = {}
+    for name, chosen in (("kept", state.private), ("lost", private)):
+        summary = summarise(programs.rank(state.replace(private=chosen), hide_test=False), programs.warm_i)
+        found[name] = (summary["test"]["HR@50"], summary["test"]["NDCG@50"])
+    return found
+
+
+def simple_rows(dataset: Dataset, buckets: Any) -> Mapping[str, tuple[float, float]]:
+    """Test HR@50 and NDCG@50 of popularity, cold-first and the tie-exact constant scorer."""
+    rows = run_baselines(dataset, buckets, ("popularity", "cold_first", "constant"))
+    return {row.name: (row.summary["test"]["HR@50"], row.summary["test"]["NDCG@50"]) for row in rows}

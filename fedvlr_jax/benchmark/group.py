@@ -1,0 +1,156 @@
+"""Training of a group of runs of one method, from their first round to their ranks at the best one."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from fedvlr_jax.benchmark.programs import MethodPrograms, Point
+from fedvlr_jax.benchmark.records import CurvePoint
+from fedvlr_jax.evaluation.metrics import summarise
+from fedvlr_jax.io.interrupt import Interrupt, Interrupted
+from fedvlr_jax.schedule import Plan, Tally
+from fedvlr_jax.types import Dataset, Ranks, RoundInfo
+
+SELECTION = "NDCG@50"  # the validation metric that chooses rounds and points
+
+
+class Run(NamedTuple):
+    """One run of a method: a point of its grid (traced settings by dotted name) and a seed."""
+
+    point: Point
+    seed: int
+
+
+class Outcome(NamedTuple):
+    """What became of a run; `failure` is a sentence, or "" and then `ranks` are those of the best round."""
+
+    tally: Tally
+    ranks: Ranks | None
+    curve: tuple[CurvePoint, ...]
+    failure: str = ""
+
+
+def train_group(
+    programs: MethodPrograms,
+    plan: Plan,
+    runs: Sequence[Run],
+    *,
+    megabytes_per_round: float,
+    datasets: Sequence[Dataset] | None = None,
+    interrupt: Interrupt | None = None,
+) -> list[Outcome]:
+    """Train runs side by side until each has used up its rounds or its patience.
+
+    The round of each run is chosen by its validation metric; test items are ranked once, with the states of the
+    chosen rounds. A run in which every client diverges fails; the others go on.
+
+    Args:
+      programs: of the method.
+      plan: rounds, evaluations and patience; its seed is not read.
+      runs: points and seeds; all points have the same fields.
+      megabytes_per_round: for the curves.
+      datasets: the data with the features of each run, where they differ.
+      interrupt: where signals are noted.
+
+    Returns:
+      One outcome a run, in the order of `runs`.
+
+    Raises:
+      Interrupted: after a signal. Nothing of the group is kept.
+    """
+    length = math.gcd(plan.eval_every, plan.rounds)
+    group = programs.group([run.point for run in runs], datasets)
+    compiled = programs.seconds
+    state = best = programs.init(group, [run.seed for run in runs])
+    best = jax.tree.map(lambda x: x.copy(), best)  # the state is donated to the next rounds
+    track = [_Track() for _ in runs]
+    while any(t.is_alive(plan) for t in track):
+        if interrupt is not None and interrupt.signum is not None:
+            raise Interrupted(interrupt.signum, "stopped; the runs that are finished are kept")
+        calls = (plan.next_evaluation(track[0].tally.round) - track[0].tally.round) // length
+        begin, before = time.perf_counter(), programs.seconds
+        infos = []
+        for _ in range(calls):
+            state, info = programs.run(group, state, length)
+            infos.append(info)
+        infos = jax.device_get(infos)
+        seconds = time.perf_counter() - begin - (programs.seconds - before)
+        begin, before = time.perf_counter(), programs.seconds
+        ranks = programs.rank(group, state, hide_test=True)
+        eval_seconds = time.perf_counter() - begin - (programs.seconds - before)
+        for m, t in enumerate(track):
+            t.add(plan, [_of_run(info, m) for info in infos], seconds / len(runs))
+            valid = summarise(_of_run(ranks, m), programs.warm_i)["valid"]
+            moved = programs.megabytes_once + megabytes_per_round * t.tally.round
+            t.evaluated(plan, valid, moved, eval_seconds / len(runs))
+        if any(t.improved for t in track):
+            best = programs.keep(np.array([t.improved for t in track]), state, best)
+    ranks = programs.rank(group, best, hide_test=False)
+    share = (programs.seconds - compiled) / len(runs)
+    return [t.outcome(_of_run(ranks, m), share) for m, t in enumerate(track)]
+
+
+def _of_run(tree: Ranks | RoundInfo, m: int) -> Ranks | RoundInfo:
+    return jax.tree.map(lambda x: np.asarray(x)[m], tree)
+
+
+@dataclasses.dataclass
+class _Track:
+    """Where one run of a group stands. Past its end it is carried along, and nothing of it changes."""
+
+    tally: Tally = dataclasses.field(default_factory=Tally)
+    curve: list[CurvePoint] = dataclasses.field(default_factory=list)
+    improved: bool = False
+    failure: str = ""
+    ended: bool = False
+
+    def is_alive(self, plan: Plan) -> bool:
+        return not (self.ended or self.failure or self.tally.is_finished(plan))
+
+    def add(self, plan: Plan, infos: Sequence[RoundInfo], seconds: float) -> None:
+        """Count some rounds; a round in which all clients were left out ends the run."""
+        rounds = sum(len(info.loss) for info in infos)
+        self.ended = not self.is_alive(plan)
+        if self.ended:
+            # The rounds of a group go on together; those of a run that is over are not counted.
+            self.tally = dataclasses.replace(self.tally, round=self.tally.round + rounds)
+            return
+        for info in infos:
+            dead = np.flatnonzero(info.num_dropped >= info.num_clients)
+            if dead.size:
+                self.failure = (
+                    f"round {self.tally.round + int(dead[0]) + 1}: the loss or upload of every client is not finite"
+                )
+        self.tally = dataclasses.replace(
+            self.tally,
+            round=self.tally.round + rounds,
+            client_updates=self.tally.client_updates + sum(int(info.num_clients.sum()) for info in infos),
+            num_dropped=self.tally.num_dropped + sum(int(info.num_dropped.sum()) for info in infos),
+            seconds_train=self.tally.seconds_train + seconds,
+        )
+
+    def evaluated(self, plan: Plan, valid: dict, megabytes: float, seconds: float) -> None:
+        """Note one evaluation, unless the run is over."""
+        self.improved = False
+        if self.ended or self.failure:
+            return
+        before = self.tally.best_round
+        self.tally = self.tally.evaluated(valid[SELECTION], seconds)
+        self.improved = self.tally.best_round != before
+        shown = {name: valid[name] for name in ("HR@50", SELECTION)}
+        self.curve.append(CurvePoint(self.tally.round, shown, megabytes, self.tally.seconds_train))
+
+    def outcome(self, ranks: Ranks, seconds_compile: float) -> Outcome:
+        tally = dataclasses.replace(
+            self.tally,
+            round=self.curve[-1].round if self.curve else self.tally.round,
+            seconds_compile=self.tally.seconds_compile + seconds_compile,
+        )
+        return Outcome(tally, None if self.failure else ranks, tuple(self.curve), self.failure)

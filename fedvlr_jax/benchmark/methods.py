@@ -1,0 +1,169 @@
+"""Which methods a benchmark has, and the settings and grid of each: from its configuration, before anything runs."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+
+from fedvlr_jax.algorithm import parse_names
+from fedvlr_jax.baselines import BASELINES
+from fedvlr_jax.benchmark.programs import Point, with_fields
+from fedvlr_jax.benchmark.records import CENTRALISED, CONTROL, FEDERATED
+from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.io.identity import flatten
+from fedvlr_jax.types import Dataset
+
+LOCAL_ONLY = "local-only"
+"""A private item table for each client and no server: FedRAP whose public table is zero and stays so."""
+
+CONTROLS: dict[str, dict[str, Any]] = {
+    "shuffled features": {"data.features": "shuffled"},
+    "random features": {"data.features": "random"},
+    "without D": {"fusion.modalities": "V,C"},
+    "without V": {"fusion.modalities": "D,C"},
+    "without C": {"fusion.modalities": "D,V"},
+}
+
+
+class Method(NamedTuple):
+    """One row of the table before it has run.
+
+    Attributes:
+      name: unique, as in the table.
+      family: of `records`.
+      host, variant: of federated methods, else "".
+      settings: nested settings of configs/base.py; {} for baselines.
+      grid: the points among which validation chooses; dotted fields for federated methods, hyper-parameters for
+        baselines.
+      follows: a control has no grid; it takes the point that was chosen for this method.
+    """
+
+    name: str
+    family: str
+    host: str
+    variant: str
+    settings: Mapping[str, Any]
+    grid: tuple[dict[str, Any], ...]
+    follows: str = ""
+
+
+class Methods(NamedTuple):
+    """The methods in the order in which they run, and sentences about those that the data set rules out."""
+
+    methods: tuple[Method, ...]
+    notes: tuple[str, ...]
+
+
+def list_methods(config: Mapping[str, Any], dataset: Dataset) -> Methods:
+    """All methods that the configuration asks for and the data set allows.
+
+    Args:
+      config: nested mapping with the fields of configs/benchmark/base.py.
+      dataset: its features decide which controls make sense.
+
+    Raises:
+      ConfigError: a pattern that fits no method, a field or grid that does not exist, or a grid without points.
+    """
+    baselines = [Method(name, _family(name), "", "", {}, ()) for name in BASELINES]
+    candidates = [*baselines, *_federated(config), *_controls(config)]
+    patterns = parse_names(config["methods"]) or ("*",)
+    names = [method.name for method in candidates]
+    for pattern in (*patterns, *config["settings"], *config["grid"]):
+        if not any(fnmatchcase(name, pattern) for name in names):
+            near = difflib.get_close_matches(pattern, names, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"methods: {pattern!r} fits no method{hint}; known are {'; '.join(names)}")
+    wanted = [m for m in candidates if any(fnmatchcase(m.name, p) for p in patterns)]
+    missing = {m.follows for m in wanted if m.follows} - {m.name for m in wanted}
+    wanted = [m for m in candidates if m in wanted or m.name in missing]
+    notes, kept = [], []
+    for method in wanted:
+        if reason := _impossible(method, dataset):
+            notes.append(f"{method.name} is left out: {reason}")
+        else:
+            kept.append(method)
+    return Methods(tuple(kept), tuple(notes))
+
+
+def _family(baseline: str) -> str:
+    return FEDERATED if baseline.startswith("fed_") else CENTRALISED
+
+
+def _federated(config: Mapping[str, Any]) -> list[Method]:
+    methods = []
+    for host in parse_names(config["hosts"]):
+        for variant in parse_names(config["variants"]):
+            methods.append(_method(config, f"{host}+{variant}", host, variant, {}))
+    for name in parse_names(config["own"]):
+        host, _, variant = name.partition("+")
+        methods.append(_method(config, name, host, variant, {}))
+    local = {"server.lr": 0.0, "server.init_scale": 0.0}
+    return [*methods, _method(config, LOCAL_ONLY, "fedrap", "base", local)._replace(host="", variant="")]
+
+
+def _method(config: Mapping[str, Any], name: str, host: str, variant: str, fixed: Mapping[str, Any]) -> Method:
+    fields: dict[str, Any] = {}
+    for pattern, values in config["settings"].items():
+        if fnmatchcase(name, pattern):
+            fields |= dict(flatten(values))
+    axes: dict[str, Sequence[Any]] = {}
+    for pattern, values in config["grid"].items():
+        if fnmatchcase(name, pattern):
+            axes = dict(flatten(values))  # the last pattern that fits, as a whole
+    settings = _checked(name, config["train"], {**fields, "host.name": host, "variant": variant, **fixed})
+    for field, values in axes.items():
+        if not values:
+            raise ConfigError(f"grid: {field} of {name} has no values; expected at least one")
+        _checked(name, settings, {field: values[0]})
+    grid = tuple(dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values()))
+    return Method(name, FEDERATED, host, variant, settings, grid)
+
+
+def _controls(config: Mapping[str, Any]) -> list[Method]:
+    asked = tuple(name.strip() for name in config["controls"].split(",") if name.strip())
+    for name in asked:
+        if name not in CONTROLS:
+            raise ConfigError(f"controls: expected some of {', '.join(CONTROLS)}, found {name!r}")
+    of = [m for m in _federated(config) if m.variant == "fedvlr"]
+    return [
+        Method(
+            f"{m.name}, {name}",
+            CONTROL,
+            m.host,
+            m.variant,
+            _checked(m.name, m.settings, CONTROLS[name]),
+            (),
+            follows=m.name,
+        )
+        for m in of
+        for name in asked
+    ]
+
+
+def _checked(name: str, settings: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return with_fields(settings, fields)
+    except KeyError as error:
+        raise ConfigError(f"settings of {name}: configs/base.py has no field {error.args[0]!r}") from error
+
+
+def _impossible(method: Method, dataset: Dataset) -> str:
+    """Why the data set rules a method out, or ""."""
+    has = {"V": dataset.V is not None, "C": dataset.C is not None}
+    is_baseline = method.name in BASELINES
+    needs_features = BASELINES[method.name].needs_features if is_baseline else method.variant == "vbpr"
+    if not any(has.values()) and (needs_features or method.family == CONTROL):
+        return f"{dataset.name} has neither visual nor textual features"
+    _, _, control = method.name.partition(", without ")
+    if control in has and not has[control]:
+        return f"{dataset.name} does not have that modality in the first place"
+    return ""
+
+
+def split_point(point: Point, traceable: frozenset[str]) -> tuple[dict[str, Any], Point]:
+    """A point as (fields that change the program, numbers that it takes as arguments)."""
+    static = {field: value for field, value in point.items() if field not in traceable}
+    return static, {field: float(value) for field, value in point.items() if field in traceable}

@@ -1,0 +1,145 @@
+"""The sentences under the tables: what every number and mark is, on what data and with what it was made."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fedvlr_jax.benchmark import content, order
+from fedvlr_jax.benchmark.published import CONSTANT_NOTE, equals_constant
+from fedvlr_jax.benchmark.records import CENTRALISED, CONTROL, MethodRuns
+from fedvlr_jax.benchmark.table import COLD, RESAMPLES, WARM, Row
+from fedvlr_jax.evaluation.groups import by_warmth
+from fedvlr_jax.evaluation.intervals import LEAST_USERS
+from fedvlr_jax.types import Dataset
+
+
+def make_notes(rows: Sequence[Row], dataset: Dataset, environment: Mapping[str, Any]) -> list[str]:
+    """All notes that this table needs, plain sentences with Markdown's `code` marks.
+
+    Args:
+      rows: of the table.
+      dataset: what they were run on.
+      environment: as `io.environment.describe_environment` gives it; "date" (ISO) is the day of the runs, today if
+        it is missing.
+    """
+    return [
+        _data(dataset),
+        "Metrics are exact expectations under uniformly random order of equal scores, over the whole catalogue "
+        "without the user's train items, never rounded before averaging.",
+        "Rounds, epochs and hyper-parameters were chosen by validation NDCG@50 alone; test rows chose nothing.",
+        *_spread(rows, dataset),
+        "tied: share of test rows whose item has the score of another candidate; constant: share of users whose "
+        "candidates have one score. Both in percent.",
+        *_marks(rows),
+        *_published(rows, dataset),
+        *_controls(rows, dataset),
+        *_tests(rows),
+        _environment(environment),
+    ]
+
+
+def _data(dataset: Dataset) -> str:
+    rows = len(dataset.train_item) + int((dataset.valid_item >= 0).sum() + (dataset.test_item >= 0).sum())
+    group_u = by_warmth(dataset, dataset.test_item).group_u
+    warm, cold = int((group_u == WARM).sum()), int((group_u == COLD).sum())
+    return (
+        f"{dataset.name}: {dataset.num_users:,} users, {dataset.num_items:,} items, {rows:,} interactions; "
+        f"{group_u.size:,} test rows, {warm:,} with a warm item (one with train rows) and {cold:,} with a cold one."
+    )
+
+
+def _spread(rows: Sequence[Row], dataset: Dataset) -> list[str]:
+    seeds = sorted({len(row.method.seeds) for row in rows if row.method.seeds})
+    found = [
+        f"±: sample standard deviation over seeds (seeds a method: {' or '.join(map(str, seeds)) or 'none'}), n/a "
+        "with one. Methods without randomness have one seed.",
+        f"Intervals: 95 %, {RESAMPLES:,} bootstrap resamples of users and seeds; with one seed they speak of users "
+        "only. Where the spread between seeds dominates, five seeds cover about 92 % and three about 86 %.",
+    ]
+    test_rows = int(np.count_nonzero(dataset.test_item >= 0))
+    if test_rows < LEAST_USERS:
+        found.append(f"No intervals: they need at least {LEAST_USERS} users, the set has {test_rows} test rows.")
+    return found
+
+
+def _marks(rows: Sequence[Row]) -> list[str]:
+    marks = [
+        (content.BELOW_POPULARITY, any(r.below_popularity for r in rows), "test NDCG@50 below that of popularity."),
+        (content.NOT_FINITE, any(r.nonfinite_users for r in rows), "some scores were not finite; they rank last."),
+        (content.SOME_FAILED, any(r.method.failures for r in rows), "some or all runs failed, see Failures."),
+    ]
+    return [f"{mark} {meaning}" for mark, holds, meaning in marks if holds]
+
+
+def _published(rows: Sequence[Row], dataset: Dataset) -> list[str]:
+    if not any(row.scores["NDCG@50"].published is not None for row in rows):
+        return [f"The paper (arXiv 2410.08478) has no numbers for these methods on {dataset.name}."]
+    found = [
+        "published: table 2 of the paper (arXiv 2410.08478), as printed; other code, another treatment of ties, and "
+        "another choice of rounds and settings, so differences to it are not differences between methods."
+    ]
+    if any(equals_constant(dataset.name, row.method.name) for row in rows):
+        found.append(f"{content.LIKE_A_CONSTANT} {CONSTANT_NOTE}")
+    return found
+
+
+def _controls(rows: Sequence[Row], dataset: Dataset) -> list[str]:
+    missing = [name for name, x in (("visual", dataset.V), ("textual", dataset.C)) if x is None]
+    found = [f"The set has no {' and no '.join(missing)} features."] if missing else []
+    if any(row.block == order.CONTROLS for row in rows):
+        found.append(
+            f"Controls repeat a method with features that say nothing about the items ({order.SHUFFLED}: rows "
+            f"permuted; {order.RANDOM}: drawn anew) or without a modality. A gain counts as multimodal only if it "
+            "beats both kinds of features."
+        )
+    else:
+        found.append("No controls were run.")
+    return found
+
+
+def _tests(rows: Sequence[Row]) -> list[str]:
+    strongest = order.best_on_validation(row.method for row in rows if row.method.family == CENTRALISED)
+    found = [
+        "Tests: paired permutation tests over users (a user's value is the mean over seeds), two-sided. d_z: mean "
+        "difference over the standard deviation of the users' differences."
+    ]
+    if strongest:
+        found.append(
+            f"The centralised method with the highest validation NDCG@50 is {strongest.name}; of every further "
+            "federated host, the method that validation prefers is tested against it."
+        )
+    return found + _absent_controls([row.method for row in rows])
+
+
+def _absent_controls(methods: Sequence[MethodRuns]) -> list[str]:
+    """Which fedvlr methods miss a test because a method they are compared with is not there."""
+    controls = {
+        (m.host, order.control_kind(m)) for m in methods if m.family == CONTROL and m.variant == "fedvlr" and m.seeds
+    }
+    hosts = [
+        host for host in order.hosts_of(methods) if any(m.host == host and m.variant == "fedvlr" for m in methods)
+    ]
+    missing = {
+        kind: [host for host in hosts if (host, kind) not in controls] for kind in (order.SHUFFLED, order.RANDOM)
+    }
+    return [f"No control with {kind} for {', '.join(names)}." for kind, names in missing.items() if names]
+
+
+def _environment(environment: Mapping[str, Any]) -> str:
+    packages = [f"{name} {version}" for name, version in (environment.get("packages") or {}).items() if version]
+    known = {
+        "Python": environment.get("python"),
+        "packages": ", ".join(packages),
+        "devices": ", ".join(environment.get("devices") or []),
+        "processor": environment.get("processor"),
+        "cores": environment.get("cores"),
+        "platform": environment.get("platform"),
+        "commit": environment.get("commit"),
+        "command": f"`{' '.join(environment['command'])}`" if environment.get("command") else None,
+    }
+    date = environment.get("date") or datetime.date.today().isoformat()
+    return f"Made on {date} with " + "; ".join(f"{name} {value}" for name, value in known.items() if value) + "."

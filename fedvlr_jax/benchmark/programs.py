@@ -1,0 +1,177 @@
+"""The compiled programs of one method: points of its grid and seeds are arguments, so all its runs share them."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedvlr_jax.algorithm import Algorithm, build_algorithm, make_algorithm
+from fedvlr_jax.data.buckets import heldout_targets
+from fedvlr_jax.evaluation.metrics import warm_items
+from fedvlr_jax.evaluation.ranking import rank_all
+from fedvlr_jax.programs import configured_prior
+from fedvlr_jax.types import Array, ClientData, Content, Dataset, Prior, PyTree, Ranks, RoundInfo
+
+Point = dict[str, float]
+
+
+class Group(NamedTuple):
+    """Runs that go through the programs together; every leaf has a leading axis ``m`` of runs.
+
+    Attributes:
+      point: values of the traced settings, by dotted name, float32 [m] each.
+      clients: histories, shared by all runs; features and prior, [m, ...] where runs have their own (controls).
+      own_content: whether they do.
+    """
+
+    point: dict[str, Array]
+    clients: ClientData
+    own_content: bool
+
+
+class MethodPrograms:
+    """Compiles each program of a method at most once for each size of group; adds up the time in `seconds`.
+
+    Args:
+      settings: nested settings of the method; the traced fields keep their values where a point has none.
+      dataset: the data; features of the same shapes may take the place of its own.
+      clients: the same data as rounds read it.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], dataset: Dataset, clients: ClientData):
+        self.settings, self.dataset = settings, dataset
+        self.algorithm = make_algorithm(settings, dataset)  # checks everything once, with plain numbers
+        self.target_tu = heldout_targets(dataset)
+        self.warm_i = warm_items(dataset.train_item, dataset.num_items)
+        self.seconds = 0.0
+        self._chunk = settings["eval"]["chunk"]
+        self._prior = None
+        if self.algorithm.model.host.combine is not None:
+            self._prior = configured_prior(settings, dataset)
+        self._clients = clients._replace(prior=self._prior_of(dataset))
+        self._compiled: dict[tuple, Any] = {}
+
+    @property
+    def megabytes_once(self) -> float:
+        """10^6 bytes that move before the first round."""
+        return 0.0 if self._prior is None else self._prior.weights.megabytes
+
+    def group(self, points: Sequence[Point], datasets: Sequence[Dataset] | None = None) -> Group:
+        """A group of runs, one for each point; `datasets` gives every run features of its own."""
+        names = points[0]
+        point = {name: jnp.asarray([p[name] for p in points], jnp.float32) for name in names}
+        clients = self._clients
+        several = datasets is not None and len(datasets) > 1
+        if datasets is not None:  # one run alone goes through the same program with other features
+            own = [(self._content(dataset), self._prior_of(dataset)) for dataset in datasets]
+            content, prior = jax.tree.map(lambda *x: jnp.stack(x), *own) if several else own[0]
+            clients = clients._replace(content=content, prior=prior)
+        return Group(point, jax.device_put(clients), several)
+
+    def init(self, group: Group, seeds: Sequence[int]) -> PyTree:
+        """The states before the first round, [m, ...]."""
+        keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+
+        def init(point: Point, clients: ClientData, key: Array) -> PyTree:
+            del clients
+            return self._at(point).init(key)
+
+        return self._call("init", init, group, (keys,))
+
+    def run(self, group: Group, state: PyTree, num_rounds: int) -> tuple[PyTree, RoundInfo]:
+        """`num_rounds` rounds of every run; RoundInfo is [m, rounds]."""
+
+        def run(point: Point, clients: ClientData, state: PyTree) -> tuple[PyTree, RoundInfo]:
+            return self._at(point).run(state, clients, num_rounds)
+
+        return self._call(("run", num_rounds), run, group, (state,), donate=True)
+
+    def rank(self, group: Group, state: PyTree, *, hide_test: bool) -> Ranks:
+        """Where the held-out items stand in every run, NumPy [m, ...]; hidden test items are not handed over."""
+        size = jax.tree.leaves(state)[0].shape[0]
+        target_tu = self.target_tu.copy()
+        if hide_test:
+            target_tu[1] = -1
+
+        def rank(point: Point, clients: ClientData, state: PyTree, target_tu: Array) -> Ranks:
+            algorithm = self._at(point)
+            params = algorithm.scoring(state, clients.content, clients.prior)
+            return rank_all(algorithm.score, params, clients.buckets, target_tu, chunk=self._chunk)
+
+        target_mtu = jnp.asarray(np.broadcast_to(target_tu, (size, *target_tu.shape)))
+        return jax.device_get(self._call("rank", rank, group, (state, target_mtu)))
+
+    def keep(self, better_m: np.ndarray, state: PyTree, best: PyTree) -> PyTree:
+        """`state` where a run is better than ever, else `best`."""
+        return _keep(jnp.asarray(better_m), state, best)
+
+    def _content(self, dataset: Dataset) -> Content:
+        return Content(*(None if x is None else jnp.asarray(x) for x in (dataset.V, dataset.C)))
+
+    def _prior_of(self, dataset: Dataset) -> Prior | None:
+        return None if self._prior is None else self._prior.of(dataset)
+
+    def _at(self, point: Mapping[str, Array]) -> Algorithm:
+        return build_algorithm(with_fields(self.settings, point), self.dataset)
+
+    def _call(self, name: Any, function: Callable, group: Group, arguments: tuple, *, donate: bool = False) -> Any:
+        """``function(point, clients, *arguments)`` over the runs of the group, compiled ahead of time."""
+        size = jax.tree.leaves(arguments)[0].shape[0]
+        key = (name, size, group.own_content, *group.point)
+        if key not in self._compiled:
+            own = 0 if group.own_content else None
+            axes = ClientData(None, own, own)
+            over_runs = _one if size == 1 else jax.vmap
+            mapped = over_runs(function, in_axes=(0, axes, *(0 for _ in arguments)))
+            jitted = jax.jit(mapped, donate_argnums=(2,) if donate else ())
+            begin = time.perf_counter()
+            self._compiled[key] = jitted.lower(group.point, group.clients, *arguments).compile()
+            self.seconds += time.perf_counter() - begin
+        return self._compiled[key](group.point, group.clients, *arguments)
+
+
+def with_fields(settings: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested settings with the values of some dotted fields replaced; nothing of the original is shared.
+
+    Raises:
+      KeyError: naming the first field that does not exist.
+    """
+    changed = copy.deepcopy(dict(settings))
+    for field, value in values.items():
+        *groups, name = field.split(".")
+        place = changed
+        for group in groups:
+            place = place.get(group, {}) if isinstance(place, Mapping) else {}
+        if not isinstance(place, dict) or name not in place:
+            raise KeyError(field)
+        place[name] = value
+    return changed
+
+
+def _one(function: Callable, *, in_axes: tuple) -> Callable:
+    """`function` of a single run, without the axis of runs inside: a batch of one costs some operations dearly."""
+
+    def drop(axis: Any, argument: PyTree) -> PyTree:
+        return jax.tree.map(lambda x: x[0], argument) if axis == 0 else argument  # no group of one has own features
+
+    def mapped(*arguments: PyTree) -> PyTree:
+        result = function(*(drop(axis, argument) for axis, argument in zip(in_axes, arguments, strict=True)))
+        return jax.tree.map(lambda x: x[None], result)
+
+    return mapped
+
+
+@jax.jit
+def _keep(better_m: Array, state: PyTree, best: PyTree) -> PyTree:
+    def choose(new: Array, old: Array) -> Array:
+        if jnp.issubdtype(new.dtype, jax.dtypes.prng_key):
+            return new  # never changes
+        return jnp.where(better_m.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
+
+    return jax.tree.map(choose, state, best)

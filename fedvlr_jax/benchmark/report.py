@@ -1,0 +1,69 @@
+"""The files of a finished benchmark: tables, pictures, and one page with everything."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fedvlr_jax.benchmark import content, groups, html, table
+from fedvlr_jax.benchmark.contrasts import Contrast, make_contrasts
+from fedvlr_jax.benchmark.formats import latex, markdown
+from fedvlr_jax.benchmark.notes import make_notes
+from fedvlr_jax.benchmark.plots import draw_all
+from fedvlr_jax.benchmark.records import MethodRuns
+from fedvlr_jax.io.files import write_bytes, write_csv
+from fedvlr_jax.types import Dataset
+
+TABLE_COLUMNS = ("method", "metric", "mean", "std", "ci_low", "ci_high", "published")
+GROUP_COLUMNS = ("method", "grouping", "group", "rows", "metric", "mean")
+TEST_COLUMNS = ("method", "against", "difference", "effect_size", "better", "worse", "p", "p_holm", "verdict")
+
+
+def write_report(
+    methods: Sequence[MethodRuns], dataset: Dataset, workdir: pathlib.Path, environment: Mapping[str, Any]
+) -> None:
+    """Writes everything that is said about a benchmark, each file in one step.
+
+    ``table.csv``, ``tests.csv`` and ``groups.csv`` hold fractions in full precision; ``table.md``, ``table.tex``,
+    ``groups.md``, ``plots/*.png`` and ``report.html`` percent.
+
+    Args:
+      methods: all methods, those without a finished run included; their names are distinct.
+      dataset: what they were run on.
+      workdir: an existing folder.
+      environment: as `io.environment.describe_environment` gives it; "date" (ISO) is the day of the runs, today if
+        it is missing.
+
+    Raises:
+      ValueError: if two methods share a name, or one was ranked on other held-out items than the data set's.
+    """
+    rows = table.make_rows(methods, dataset)
+    contrasts = make_contrasts(methods)
+    groupings = groups.make_groups(methods, dataset)
+    notes = make_notes(rows, dataset, environment)
+    pictures = draw_all(rows, groupings)
+
+    main = content.main_table(rows, dataset.name)
+    others = [content.test_table(contrasts), content.cutoff_table(rows), content.cost_table(rows)]
+    others.append(content.failure_table(rows))
+    by_group = content.group_tables(groupings, rows)
+    title = f"FedVLR benchmark: {dataset.name}"
+
+    write_csv(workdir / "table.csv", TABLE_COLUMNS, table.long_rows(rows))
+    write_csv(workdir / "tests.csv", TEST_COLUMNS, map(_test_row, contrasts))
+    write_csv(workdir / "groups.csv", GROUP_COLUMNS, groups.long_rows(groupings))
+    write_bytes(workdir / "table.md", markdown(title, [main, *others], notes).encode())
+    write_bytes(workdir / "table.tex", latex(main, notes).encode())
+    write_bytes(workdir / "groups.md", markdown(f"{title}, groups of test rows", by_group).encode())
+    (workdir / "plots").mkdir(exist_ok=True)
+    for picture in pictures:
+        write_bytes(workdir / "plots" / picture.file, picture.png)
+    page = html.page(title, [main, *others, *by_group], notes, pictures, environment)
+    write_bytes(workdir / "report.html", page.encode())
+
+
+def _test_row(contrast: Contrast) -> tuple:
+    result = contrast.result
+    sizes = (result.difference, result.effect_size, result.better, result.worse, result.p_value)
+    return contrast.method, contrast.against, *sizes, contrast.p_holm, contrast.verdict

@@ -1,0 +1,135 @@
+"""The benchmark's loop: every method searches its grid, then runs its seeds; what is done is never done again."""
+
+from __future__ import annotations
+
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from fedvlr_jax.baselines import BASELINES
+from fedvlr_jax.benchmark import central, federated
+from fedvlr_jax.benchmark.methods import Method, Methods, list_methods
+from fedvlr_jax.benchmark.records import MethodRuns
+from fedvlr_jax.benchmark.task import Task
+from fedvlr_jax.data import fingerprint
+from fedvlr_jax.data.buckets import make_client_data
+from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.io.files import read_json, write_json
+from fedvlr_jax.io.identity import differences
+from fedvlr_jax.io.interrupt import Interrupt, Interrupted
+from fedvlr_jax.types import Dataset
+
+FREE = ("methods", "hosts", "variants", "own", "controls", "seeds")
+"""What may change between two calls on one workdir: which methods and seeds there are, not what a run computes."""
+
+
+def run_benchmark(
+    config: Mapping[str, Any],
+    dataset: Dataset,
+    workdir: pathlib.Path,
+    *,
+    interrupt: Interrupt,
+    say: Callable[[str], None],
+) -> list[MethodRuns]:
+    """Run all methods, or go on where an earlier call ended.
+
+    A method or run that fails is recorded with its reason, and the others go on.
+
+    Args:
+      config: nested mapping with the fields of configs/benchmark/base.py.
+      dataset: the data.
+      workdir: a writable folder; each run gets a folder below ``workdir/runs/<method>``.
+      interrupt: where signals are noted.
+      say: takes one line of progress.
+
+    Returns:
+      One record a method, in the order of the table.
+
+    Raises:
+      ConfigError: a configuration that makes no sense, or a workdir of another benchmark.
+      Interrupted: after a signal; finished runs are kept.
+    """
+    if config["seeds"] < 1 or config["search_seeds"] < 1:
+        raise ConfigError("seeds, search_seeds: expected at least 1 each")
+    asked = list_methods(config, dataset)
+    _require_same_benchmark(workdir, config, dataset)
+    clients = make_client_data(dataset, growth=config["bucket_growth"])
+    task = Task(config, dataset, clients, workdir, interrupt)
+    for note in asked.notes:
+        say(note)
+    return _run_all(task, asked, say)
+
+
+def _run_all(task: Task, asked: Methods, say: Callable[[str], None]) -> list[MethodRuns]:
+    records: dict[str, MethodRuns] = {}
+    cache: dict[str, Any] = {}  # the programs of the latest method and its controls
+    clock = _Clock(asked.methods)
+    for method in _in_running_order(asked.methods):
+        task.check_interrupt()
+        begin = time.perf_counter()
+        try:
+            if method.name in BASELINES:
+                record = central.run_method(task, method)
+            else:
+                record = federated.run_method(task, method, records.get(method.follows), cache)
+        except (Interrupted, KeyboardInterrupt):
+            raise
+        except Exception as error:  # one broken method must not take the table down
+            record = _failed(method, f"{type(error).__name__}: {error}")
+        records[method.name] = record
+        say(clock.line(record, time.perf_counter() - begin))
+    return [records[method.name] for method in asked.methods]
+
+
+def _in_running_order(methods: Sequence[Method]) -> list[Method]:
+    """Every control right behind the method that it follows, since it shares that method's programs."""
+    order = []
+    for method in methods:
+        if not method.follows:
+            order += [method, *(other for other in methods if other.follows == method.name)]
+    return order
+
+
+def _failed(method: Method, reason: str) -> MethodRuns:
+    return MethodRuns(
+        method.name, method.family, method.host, method.variant, {}, 0, (), (), (), (), 0.0, failures=(reason,)
+    )
+
+
+def _require_same_benchmark(workdir: pathlib.Path, config: Mapping[str, Any], dataset: Dataset) -> None:
+    """Refuse a workdir of another benchmark: other data, settings or grids; note the identity of a new one."""
+    train = {k: v for k, v in config["train"].items() if k != "data"} | {
+        "features": config["train"]["data"]["features"]
+    }
+    kept = {name: value for name, value in config.items() if name not in FREE} | {"train": train}
+    identity = {"config": kept, "data": fingerprint(dataset)}
+    stored = read_json(workdir / "benchmark.json")
+    if stored is None:
+        if (workdir / "runs").exists() or (workdir / "result.json").exists():
+            raise ConfigError(f"--workdir={workdir} holds other runs, but no benchmark; choose another --workdir")
+        write_json(workdir / "benchmark.json", identity)
+        return
+    lines = differences(stored, identity, origin="stored")
+    if lines:
+        raise ConfigError(
+            f"--workdir={workdir} holds another benchmark:\n  " + "\n  ".join(lines) + "\nchoose another --workdir"
+        )
+
+
+class _Clock:
+    """Progress lines with the time left, from the mean time of the methods so far."""
+
+    def __init__(self, methods: Sequence[Method]):
+        self._total, self._done, self._spent = len(methods), 0, 0.0
+
+    def line(self, record: MethodRuns, seconds: float) -> str:
+        self._done, self._spent = self._done + 1, self._spent + seconds
+        left = self._spent / self._done * (self._total - self._done)
+        said = f"FAILED: {record.failures[0]}" if record.failures else f"{len(record.seeds)} seeds"
+        valid = [max(p.valid["NDCG@50"] for p in curve) for curve in record.curves if curve]
+        if valid:
+            said += f", valid NDCG@50 {100 * sum(valid) / len(valid):.2f} %"
+        return (
+            f"[{self._done}/{self._total}] {record.name}: {said} in {seconds:.0f} s; about {left / 60:.0f} min left"
+        )

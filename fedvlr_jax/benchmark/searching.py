@@ -1,0 +1,61 @@
+"""What all methods share: the choice among the points of a grid, and the record of what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fedvlr_jax.benchmark.methods import Method
+from fedvlr_jax.benchmark.records import MethodRuns
+from fedvlr_jax.benchmark.storage import Stored
+
+Key = tuple[int, int]
+"""(index of the point in the grid, seed) of a run."""
+
+Tried = dict[Key, Stored | str]
+"""What became of runs: read back from their folders, or the reason of their failure."""
+
+
+def choose_point(num_points: int, seeds: Sequence[int], tried: Mapping[Key, Stored | str]) -> int:
+    """The point with the best validation metric, averaged over the seeds of the search; the first of equals.
+
+    A point of which one run failed is worse than any other. Test ranks are not looked at.
+    """
+    if not seeds:
+        return 0
+
+    def value(k: int) -> float:
+        runs = [tried[k, seed] for seed in seeds]
+        values = [run.result["best_valid"] for run in runs if isinstance(run, Stored)]
+        return float(np.mean(values)) if len(values) == len(runs) and None not in values else -np.inf
+
+    return max(range(num_points), key=lambda k: (value(k), -k))
+
+
+def collect(method: Method, hyper: Mapping[str, Any], num_points: int, tried: Tried, final: Tried) -> MethodRuns:
+    """The record of a method from the runs of its search and those at the chosen point."""
+    done = {seed: run for (_, seed), run in final.items() if isinstance(run, Stored)}
+    everything = tried | final
+    finished = [run for run in everything.values() if isinstance(run, Stored)]
+    first = finished[0].result if finished else {}
+    return MethodRuns(
+        name=method.name,
+        family=method.family,
+        host=method.host,
+        variant=method.variant,
+        hyper=hyper,
+        points=num_points,
+        seeds=tuple(done),
+        ranks=tuple(run.ranks for run in done.values()),
+        best_rounds=tuple(run.result["best_round"] for run in done.values()),
+        curves=tuple(run.curve for run in done.values()),
+        seconds=sum(run.result["seconds"] for run in finished),
+        megabytes_per_round=first.get("megabytes_per_round"),
+        num_public=first.get("num_public"),
+        num_private_per_client=first.get("num_private_per_client"),
+        failures=tuple(
+            f"point {k}, seed {seed}: {run}" for (k, seed), run in everything.items() if isinstance(run, str)
+        ),
+    )

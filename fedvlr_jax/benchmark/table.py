@@ -1,0 +1,174 @@
+"""From finished runs to the numbers of the table: one row for each method, one estimate for each metric."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fedvlr_jax.benchmark import order
+from fedvlr_jax.benchmark.published import published
+from fedvlr_jax.benchmark.records import MethodRuns
+from fedvlr_jax.evaluation.groups import by_warmth
+from fedvlr_jax.evaluation.intervals import Interval, mean_intervals
+from fedvlr_jax.evaluation.metrics import CUTOFFS, TEST, VALID, seed_values
+from fedvlr_jax.types import Dataset, Ranks
+
+WARM, COLD = 0, 1  # groups of `by_warmth`
+TIE_RATE, CONSTANT_RATE = "tie_rate", "constant_score_rate"
+RESAMPLES = 10_000  # of every interval
+
+
+class Metric(NamedTuple):
+    """A metric of the rows of one split, or of one group of test rows (`WARM`, `COLD`; None = all)."""
+
+    name: str
+    kind: str
+    k: int
+    split: int = TEST
+    group: int | None = None
+
+
+METRICS = (
+    *(Metric(f"{kind}@{k}", kind, k) for k in CUTOFFS for kind in ("HR", "NDCG")),
+    *(
+        Metric(f"{name} {kind}@50", kind, 50, group=group)
+        for name, group in (("test_warm", WARM), ("test_cold", COLD))
+        for kind in ("HR", "NDCG")
+    ),
+    Metric("valid NDCG@50", "NDCG", 50, split=VALID),
+)
+"""What the table has of every method; a name without a prefix is of all test rows."""
+
+
+class Estimate(NamedTuple):
+    """One number of the table, a fraction.
+
+    Attributes:
+      mean: over users and seeds; None for a method without a finished run, or without such a row.
+      std: sample standard deviation over seeds of their means; None with one seed.
+      low, high: 95 % bootstrap interval over users and seeds; None where there is none.
+      published: what the paper prints, or None.
+    """
+
+    mean: float | None = None
+    std: float | None = None
+    low: float | None = None
+    high: float | None = None
+    published: float | None = None
+
+
+class Row(NamedTuple):
+    """A method and its numbers.
+
+    Attributes:
+      method: what it is computed from.
+      block: one of `order.BLOCKS`.
+      scores: an estimate for each of `METRICS`, `TIE_RATE` (share of tied test rows) and `CONSTANT_RATE` (share of
+        users whose candidates have one score).
+      nonfinite_users: users with scores that are not finite, mean over seeds.
+      below_popularity: whether test NDCG@50 is below popularity's.
+      megabytes: 10^6 bytes moved until the best round, mean over seeds; None for centralised methods.
+    """
+
+    method: MethodRuns
+    block: str
+    scores: Mapping[str, Estimate]
+    nonfinite_users: float = 0.0
+    below_popularity: bool = False
+    megabytes: float | None = None
+
+
+def make_rows(methods: Sequence[MethodRuns], dataset: Dataset) -> list[Row]:
+    """The rows of the table, in its order (`order.in_order`).
+
+    Args:
+      methods: all methods of the benchmark; their names are distinct.
+      dataset: what they were run on.
+
+    Raises:
+      ValueError: if two methods share a name, or one was ranked on other held-out items than the data set's.
+    """
+    check(methods, dataset)
+    group_u = by_warmth(dataset, dataset.test_item).group_u
+    estimates = _estimates(list(filter(order.has_numbers, methods)), group_u)
+    floor = estimates.get((order.POPULARITY, "NDCG@50"), Estimate()).mean
+    return [_row(method, dataset, estimates, floor) for method in order.in_order(methods)]
+
+
+def values_of(method: MethodRuns, metric: Metric, group_u: np.ndarray) -> np.ndarray:
+    """float64 [s, rows], a metric of every row under every seed; `group_u` is `by_warmth` of the test rows."""
+    values_su = seed_values(method.ranks, metric.kind, metric.k, split=metric.split)
+    return values_su if metric.group is None else values_su[:, group_u == metric.group]
+
+
+def long_rows(rows: Sequence[Row]) -> Iterator[tuple[str, str, *tuple[float | None, ...]]]:
+    """(method, metric, mean, std, ci_low, ci_high, published) of every estimate; the content of table.csv."""
+    for row in rows:
+        for name, estimate in row.scores.items():
+            yield row.method.name, name, *estimate
+
+
+def check(methods: Sequence[MethodRuns], dataset: Dataset) -> None:
+    """Refuses methods that share a name, or that were ranked on other rows than the data set's held-out ones."""
+    names = [method.name for method in methods]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"expected methods with distinct names, found {', '.join(repeated)} more than once")
+    held_tu = np.stack([dataset.valid_item, dataset.test_item])
+    for method in methods:
+        if any(not np.array_equal(ranks.item, held_tu) for ranks in method.ranks):
+            raise ValueError(f"{method.name}: expected ranks of the held-out items of {dataset.name}, found others")
+
+
+def _estimates(methods: Sequence[MethodRuns], group_u: np.ndarray) -> dict[tuple[str, str], Estimate]:
+    """Every metric by (method, metric); those of the same rows and number of seeds share the bootstrap's draws."""
+    populations: dict[tuple, list[tuple[tuple[str, str], np.ndarray]]] = {}
+    for method, metric in itertools.product(methods, METRICS):
+        member = (method.name, metric.name), values_of(method, metric, group_u)
+        populations.setdefault((metric.split, metric.group, len(method.seeds)), []).append(member)
+    found = {}
+    for members in populations.values():
+        names, values = zip(*members, strict=True)
+        without_rows = [Interval(None, None)] * len(names)
+        intervals = mean_intervals(np.stack(values), resamples=RESAMPLES) if values[0].size else without_rows
+        for name, values_su, interval in zip(names, values, intervals, strict=True):
+            means = values_su.mean(axis=1) if values_su.size else []
+            found[name] = _spread(means)._replace(low=interval.low, high=interval.high)
+    return found
+
+
+def _row(
+    method: MethodRuns, dataset: Dataset, estimates: Mapping[tuple[str, str], Estimate], floor: float | None
+) -> Row:
+    known = published(dataset.name, method.name)
+    scores = {
+        m.name: estimates.get((method.name, m.name), Estimate())._replace(published=known.get(m.name))
+        for m in METRICS
+    }
+    scores[TIE_RATE] = _spread([_tie_rate(ranks) for ranks in method.ranks])
+    scores[CONSTANT_RATE] = _spread([float(np.mean(ranks.constant)) for ranks in method.ranks])
+    moved, ndcg = method.megabytes_per_round, scores["NDCG@50"].mean
+    return Row(
+        method=method,
+        block=order.block_of(method),
+        scores=scores,
+        nonfinite_users=_spread([float(np.count_nonzero(ranks.nonfinite)) for ranks in method.ranks]).mean or 0.0,
+        below_popularity=floor is not None and ndcg is not None and ndcg < floor,
+        megabytes=moved * float(np.mean(method.best_rounds)) if moved is not None and method.seeds else None,
+    )
+
+
+def _spread(value_s: Sequence[float | None] | np.ndarray) -> Estimate:
+    """Mean and standard deviation over seeds of one number a seed; nothing where there is none."""
+    if not len(value_s) or any(value is None for value in value_s):
+        return Estimate()
+    std = float(np.std(value_s, ddof=1)) if len(value_s) > 1 else None
+    return Estimate(float(np.mean(value_s)), std)
+
+
+def _tie_rate(ranks: Ranks) -> float | None:
+    """Share of test rows whose item is tied with another candidate; None without test rows."""
+    tied_u = np.asarray(ranks.tied[TEST])[np.asarray(ranks.item[TEST]) >= 0]
+    return float(np.mean(tied_u > 1)) if tied_u.size else None

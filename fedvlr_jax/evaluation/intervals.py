@@ -1,0 +1,136 @@
+"""Interval of a method's mean over users and seeds: a bootstrap that resamples both (NumPy, float64).
+
+Values [s, u] of S seeds and U users are crossed: every seed sees the same users. A resample draws users and seeds
+independently and takes the mean of the drawn rows and columns (the pigeonhole bootstrap: Owen, "The pigeonhole
+bootstrap", Annals of Applied Statistics 2007). Two corrections matter because seeds are few:
+
+* S - 1 seeds are drawn from S, which makes the spread between seeds unbiased (Rao & Wu 1988); S draws would give it
+  the factor (S - 1) / S.
+* the percentiles are moved out from those of the normal to those of Student's t (Hesterberg, "What teachers should
+  know about the bootstrap", 2015), with the degrees of freedom that Satterthwaite's rule gives the standard error.
+  Where users dominate the error, as they mostly do, that changes nothing; where five seeds do, coverage rises from 86
+  to 92 %.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import ndtr, stdtrit
+
+from fedvlr_jax.evaluation.statistics import bootstrap_interval
+
+LEAST_USERS = 20
+_BLOCK = 1 << 22  # most numbers drawn at once
+
+
+class Interval(NamedTuple):
+    """``low`` and ``high``, or None for both and the ``reason``, a sentence."""
+
+    low: float | None
+    high: float | None
+    reason: str = ""
+
+
+def mean_interval(
+    values_su: np.ndarray,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+    least_users: int = LEAST_USERS,
+) -> Interval:
+    """Interval of the mean over all users and all seeds of a method.
+
+    Args:
+      values_su: [s, u], the metric of each user under each seed.
+      confidence: coverage, between 0 and 1.
+      resamples: bootstrap samples.
+      seed: of the draws; the same seed gives the same interval.
+      least_users: with fewer users there is no interval, but a reason.
+
+    Returns:
+      The interval. With one seed it is `statistics.bootstrap_interval`: it speaks of users only. With several, it
+      holds its level when users or the noise of single values dominate the error; when seeds do, five of them
+      cover about 92 % and three about 86 % instead of 95 %, since no resample leaves their range.
+
+    Raises:
+      ValueError: if the values are not [s, u] of at least one seed, or one of them is not finite.
+    """
+    return mean_intervals(
+        np.asarray(values_su)[None], confidence=confidence, resamples=resamples, seed=seed, least_users=least_users
+    )[0]
+
+
+def mean_intervals(
+    values_msu: np.ndarray,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+    least_users: int = LEAST_USERS,
+) -> list[Interval]:
+    """`mean_interval` of many metrics or methods of the same seeds and users, which share the draws.
+
+    Args:
+      values_msu: [m, s, u].
+      confidence, resamples, seed, least_users: as of `mean_interval`, to which every interval is equal.
+
+    Raises:
+      ValueError: as `mean_interval`.
+    """
+    values_msu = np.stack([checked_seeds(values_su) for values_su in values_msu])
+    _, num_seeds, num_users = values_msu.shape
+    if num_users < least_users:
+        reason = f"an interval needs at least {least_users} users, found {num_users}"
+        return [Interval(None, None, reason) for _ in values_msu]
+    if num_seeds == 1:
+        options = {"confidence": confidence, "resamples": resamples, "seed": seed}
+        return [Interval(*bootstrap_interval(values_su[0], **options)) for values_su in values_msu]
+    mean_mr = _resample(values_msu, resamples, seed)
+    found = []
+    for values_su, mean_r in zip(values_msu, mean_mr, strict=True):
+        tail = float(ndtr(stdtrit(_degrees_of_freedom(values_su), (1 - confidence) / 2)))
+        low, high = np.quantile(mean_r, [tail, 1 - tail])
+        found.append(Interval(float(low), float(high)))
+    return found
+
+
+def checked_seeds(values_su: np.ndarray) -> np.ndarray:
+    """The values as float64 [s, u], refused without seeds or if not finite; there may be no user."""
+    values_su = np.asarray(values_su, np.float64)
+    if values_su.ndim != 2 or not len(values_su) or not np.isfinite(values_su).all():
+        raise ValueError(f"expected finite values [s, u] of at least one seed, found shape {values_su.shape}")
+    return values_su
+
+
+def _resample(values_msu: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """float64 [m, r], means of the values over U drawn users and S - 1 drawn seeds."""
+    num_metrics, num_seeds, num_users = values_msu.shape
+    values_ux = values_msu.reshape(-1, num_users).T
+    rng = np.random.default_rng(seed)
+    size = max(1, _BLOCK // num_users)
+    means = []
+    for start in range(0, resamples, size):
+        n = min(size, resamples - start)
+        drawn_ru = rng.integers(num_users, size=(n, num_users)) + num_users * np.arange(n)[:, None]
+        times_ru = np.bincount(drawn_ru.ravel(), minlength=n * num_users).reshape(n, num_users)
+        times_rs = rng.multinomial(num_seeds - 1, np.full(num_seeds, 1 / num_seeds), size=n)
+        sum_rms = (times_ru.astype(np.float64) @ values_ux).reshape(n, num_metrics, num_seeds)
+        means.append(np.einsum("rms,rs->mr", sum_rms, times_rs) / (num_users * (num_seeds - 1)))
+    return np.concatenate(means, axis=1)
+
+
+def _degrees_of_freedom(values_su: np.ndarray) -> float:
+    """Satterthwaite's degrees of freedom of the squared standard error V_s + V_u - V_e of the two-way mean."""
+    num_seeds, num_users = values_su.shape
+    mean_s, mean_u = values_su.mean(axis=1), values_su.mean(axis=0)
+    rest_su = values_su - mean_s[:, None] - mean_u[None] + values_su.mean()
+    freedom = np.array([num_seeds - 1, num_users - 1, (num_seeds - 1) * (num_users - 1)])
+    between_seeds, between_users = mean_s.var(ddof=1) / num_seeds, mean_u.var(ddof=1) / num_users
+    rest = np.sum(rest_su**2) / freedom[2] / values_su.size
+    total = max(between_seeds + between_users - rest, between_seeds, between_users)
+    parts = np.array([between_seeds, between_users, rest])
+    # Without any spread every quantile is the mean; the quotient 0/0 is not asked.
+    return float(total**2 / np.sum(parts**2 / freedom)) if total else float(num_users - 1)

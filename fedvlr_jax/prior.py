@@ -1,0 +1,192 @@
+"""A federated item-to-item prior: one secure sum of small client blocks, solved once on the server in closed form.
+
+Two linear models of "what comes next", both functions of sums over clients, so that a server that sees the sums alone
+gets exactly what a centre with all histories would:
+
+    similar   B = I - P diag(1 / diag P),  P = (sum_u K_u + ridge I)^-1            EASE on co-occurrence near in time
+    next      W = (sum_u L_u^T L_u + ridge_next I)^-1 sum_u L_u^T                  ridge regression of the next item
+
+with K_u(a, b) = (1 + |age_a - age_b|)^-reach (positive semi-definite) and L_u(t, l) = (1 + age_l - age_t - 1)^-decay
+for items l older than t. Without times K_u is all ones, which is plain EASE (Steck, WWW 2019), and W is left out.
+
+Items with few train rows have no evidence of their own: column i of ``B + next_weight W`` is shrunk towards the mean
+of the columns of the items whose features are like its own, with weight m / (n_i + m). An unseen item is therefore
+neither punished nor lifted for being unseen; it scores like its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from scipy.linalg import lapack
+
+from fedvlr_jax.types import Dataset, Prior
+
+
+class PriorSettings(NamedTuple):
+    """How the prior is formed.
+
+    Attributes:
+      reach: exponent of the co-occurrence kernel; 0 = all pairs of a history count alike.
+      decay: exponent with which an older item counts less, in the next-item model and when scoring; 0 = not at all.
+      ridge, ridge_next: penalties of the two models, in units of squared counts.
+      next_weight: weight of the next-item model beside the other.
+      shrinkage: m, train rows at which an item's own evidence weighs as much as that of its neighbours.
+      sharpness: inverse temperature of the softmax over cosines that makes the neighbours.
+    """
+
+    reach: float = 0.5
+    decay: float = 0.75
+    ridge: float = 30.0
+    ridge_next: float = 300.0
+    next_weight: float = 4.0
+    shrinkage: float = 0.2
+    sharpness: float = 40.0
+
+
+class Block(NamedTuple):
+    """One client's part of the secure sum: three matrices [n, n] over its n train items, float64.
+
+    Attributes:
+      ids_n: int [n], its items.
+      similar_nn: K_u. past_nn: L_u^T L_u. next_nn: L_u^T, row = older item.
+    """
+
+    ids_n: np.ndarray
+    similar_nn: np.ndarray
+    past_nn: np.ndarray
+    next_nn: np.ndarray
+
+
+class Sums(NamedTuple):
+    """What the server gets to see: sums over all clients, float64 [i, i], and train rows by item [i]."""
+
+    similar_ii: np.ndarray
+    past_ii: np.ndarray
+    next_ii: np.ndarray
+    count_i: np.ndarray
+
+
+def client_block(ids_n: np.ndarray, age_n: np.ndarray | None, settings: PriorSettings) -> Block:
+    """What one client computes from its own history and adds to the secure sum.
+
+    Args:
+      ids_n: its train items.
+      age_n: for each how many are strictly newer, or None without times.
+      settings: the exponents.
+    """
+    size = len(ids_n)
+    if age_n is None:
+        zero_nn = np.zeros((size, size))
+        return Block(ids_n, np.ones((size, size)), zero_nn, zero_nn)
+    gap_tl = age_n[None, :] - age_n[:, None].astype(float)  # > 0 where item l is older than item t
+    past_tl = np.where(gap_tl > 0, np.maximum(gap_tl, 1.0) ** -settings.decay, 0.0)
+    return Block(ids_n, (1 + np.abs(gap_tl)) ** -settings.reach, past_tl.T @ past_tl, past_tl.T)
+
+
+def add_blocks(blocks: Iterable[Block], num_items: int) -> Sums:
+    """The secure sum; the server learns nothing else of a client."""
+    sums = Sums(*(np.zeros((num_items, num_items)) for _ in range(3)), np.zeros(num_items))
+    for block in blocks:
+        at = np.ix_(block.ids_n, block.ids_n)
+        sums.similar_ii[at] += block.similar_nn
+        sums.past_ii[at] += block.past_nn
+        sums.next_ii[at] += block.next_nn
+        sums.count_i[block.ids_n] += 1
+    return sums
+
+
+class ItemWeights(NamedTuple):
+    """The solved prior before rare items are shrunk, and what it cost.
+
+    Attributes:
+      weight_ii: float64 [i, i], row = item of the history, column = scored item.
+      count_i: [i], train rows of each item.
+      megabytes: 10^6 bytes moved once: every client sends the lower triangles of its two symmetric matrices and the
+        third one whole, and receives the rows of the weights at its n items.
+    """
+
+    weight_ii: np.ndarray
+    count_i: np.ndarray
+    megabytes: float
+
+
+def federate(dataset: Dataset, settings: PriorSettings) -> ItemWeights:
+    """Every client's block, their sum, and the closed form on the server."""
+    blocks = (client_block(ids, age, settings) for ids, age in _clients(dataset))
+    sums = add_blocks(blocks, dataset.num_items)
+    return ItemWeights(solve_weights(sums, settings), sums.count_i, megabytes_once(dataset))
+
+
+def megabytes_once(dataset: Dataset) -> float:
+    """10^6 bytes of the prior's one exchange, see `ItemWeights`; 4 bytes a number."""
+    length_u = np.bincount(dataset.train_user, minlength=dataset.num_users).astype(np.int64)
+    return 4e-6 * float((2 * length_u**2 + length_u + length_u * dataset.num_items).sum())
+
+
+def make_prior(
+    dataset: Dataset, weights: ItemWeights, features: Sequence[np.ndarray | None], settings: PriorSettings
+) -> Prior:
+    """The prior of a data set, on the device.
+
+    Args:
+      dataset: histories and their ages.
+      weights: of `federate` for the same histories.
+      features: [i, dv] and [i, dc] with unit-norm rows, None where absent; without any, rare items are shrunk
+        towards the mean over all seen items.
+      settings: as for `weights`.
+    """
+    own_i = weights.count_i / (weights.count_i + settings.shrinkage)
+    neighbour_ii = _neighbours(features, weights.count_i > 0, settings.sharpness)
+    blend_ii = np.diag(own_i) + (1 - own_i)[:, None] * neighbour_ii
+    shrunk_ii = weights.weight_ii @ blend_ii.T
+    history_ui = np.zeros((dataset.num_users, dataset.num_items))
+    history_ui[dataset.train_user, dataset.train_item] = recency(dataset.train_age, settings, len(dataset.train_item))
+    return Prior(*(jnp.asarray(x, jnp.float32) for x in (history_ui @ shrunk_ii, blend_ii)))
+
+
+def solve_weights(sums: Sums, settings: PriorSettings) -> np.ndarray:
+    """B + next_weight W, float64 [i, i], row = item of the history, column = scored item."""
+    inverse_ii = _inverse(sums.similar_ii, settings.ridge)
+    weight_ii = -inverse_ii / inverse_ii.diagonal()[None]
+    np.fill_diagonal(weight_ii, 0)
+    if settings.next_weight and sums.next_ii.any():
+        weight_ii += settings.next_weight * (_inverse(sums.past_ii, settings.ridge_next) @ sums.next_ii)
+    return weight_ii
+
+
+def recency(age: np.ndarray | None, settings: PriorSettings, size: int) -> np.ndarray:
+    """Weights (1 + age)^-decay of history items when scoring, float64 [size]; ones without times."""
+    return np.ones(size) if age is None else (1.0 + age) ** -settings.decay
+
+
+def _clients(dataset: Dataset) -> list[tuple[np.ndarray, np.ndarray | None]]:
+    """Items and ages of every client."""
+    ends = np.cumsum(np.bincount(dataset.train_user, minlength=dataset.num_users))[:-1]
+    ids = np.split(dataset.train_item, ends)
+    return list(
+        zip(ids, [None] * len(ids) if dataset.train_age is None else np.split(dataset.train_age, ends), strict=True)
+    )
+
+
+def _neighbours(features: Sequence[np.ndarray | None], seen_i: np.ndarray, sharpness: float) -> np.ndarray:
+    """float64 [i, i]: every row a distribution over the seen items with features like its own item, not itself."""
+    present = [np.asarray(x, np.float64) for x in features if x is not None]
+    size = len(seen_i)
+    cosine_ii = sum((x @ x.T for x in present), np.zeros((size, size))) / max(len(present), 1)
+    logit_ii = np.where(seen_i[None], sharpness * cosine_ii, -np.inf)
+    np.fill_diagonal(logit_ii, -np.inf)
+    weight_ii = np.exp(logit_ii - logit_ii.max(axis=1, keepdims=True))
+    return weight_ii / weight_ii.sum(axis=1, keepdims=True)
+
+
+def _inverse(gram_ii: np.ndarray, ridge: float) -> np.ndarray:
+    """(G + ridge I)^-1 of a positive semi-definite G."""
+    factor_ii, info = lapack.dpotrf(gram_ii + ridge * np.eye(len(gram_ii)), lower=1)
+    if info:
+        raise ValueError(f"expected a positive definite matrix, found a pivot that is not positive at {info - 1}")
+    lower_ii, _ = lapack.dpotri(factor_ii, lower=1)
+    return np.tril(lower_ii) + np.tril(lower_ii, -1).T

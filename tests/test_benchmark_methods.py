@@ -1,0 +1,107 @@
+"""Which methods a benchmark has: from patterns, settings, grids and the features at hand."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from problems import tiny_dataset
+
+from configs.benchmark import base
+from configs.benchmark.base import fields
+from fedvlr_jax.baselines import BASELINES
+from fedvlr_jax.benchmark.methods import CONTROLS, list_methods, split_point
+from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.ranges import TRACEABLE
+
+DATASET = tiny_dataset()
+
+
+def configured(**changes):
+    config = base.get_config()
+    for name, value in changes.items():
+        config[name] = value
+    return config.to_dict()
+
+
+def names(**changes) -> list[str]:
+    return [method.name for method in list_methods(configured(**changes), DATASET).methods]
+
+
+def test_all_methods_are_hosts_by_variants_local_only_baselines_and_five_controls_of_each_fedvlr():
+    found = names()
+    assert len(found) == len(set(found)) == len(BASELINES) + 5 * 4 + 1 + 5 * len(CONTROLS)
+    assert {"fcf+fedvlr", "local-only", "ease", "fedrap+fedvlr, without V"} <= set(found)
+
+
+def test_patterns_choose_and_a_control_brings_the_method_it_follows():
+    assert names(methods="ease, fcf+*") == ["ease", *(f"fcf+{v}" for v in ("base", "mlp", "vbpr", "fedvlr"))] + [
+        f"fcf+fedvlr, {control}" for control in CONTROLS
+    ]
+    assert names(methods="*shuffled features", hosts="fcf") == ["fcf+fedvlr", "fcf+fedvlr, shuffled features"]
+
+
+def test_settings_of_later_patterns_win_and_grids_are_products():
+    config = configured(
+        methods="fcf+base",
+        settings={"*": fields(client__lr=1.0, client__steps=3), "fcf+base": fields(client__lr=2.0)},
+        grid={"*+*": fields(client__lr=(5.0,)), "fcf+base": fields(server__lr=(0.1, 0.2), client__steps=(1, 2))},
+    )
+    (method,) = list_methods(config, DATASET).methods
+    assert method.settings["client"]["lr"] == 2.0
+    assert method.settings["client"]["steps"] == 3
+    assert (method.settings["host"]["name"], method.settings["variant"]) == ("fcf", "base")
+    assert len(method.grid) == 4
+    assert {tuple(sorted(point.items())) for point in method.grid} == {
+        (("client.steps", s), ("server.lr", r)) for s in (1, 2) for r in (0.1, 0.2)
+    }
+    assert split_point(method.grid[0], TRACEABLE) == ({"client.steps": 1}, {"server.lr": 0.1})
+
+
+def test_local_only_has_no_server():
+    (method,) = list_methods(configured(methods="local-only"), DATASET).methods
+    assert method.settings["server"]["lr"] == method.settings["server"]["init_scale"] == 0
+
+
+def test_controls_change_the_features_or_a_modality_and_nothing_else():
+    methods = {m.name: m for m in list_methods(configured(hosts="fcf"), DATASET).methods}
+    plain = methods["fcf+fedvlr"].settings
+    shuffled = methods["fcf+fedvlr, shuffled features"].settings
+    assert shuffled["data"]["features"] == "shuffled"
+    assert shuffled | {"data": plain["data"]} == plain
+    assert methods["fcf+fedvlr, without V"].settings["fusion"]["modalities"] == "D,C"
+
+
+def test_a_set_without_one_modality_runs_without_it_and_says_so():
+    dataset = dataclasses.replace(DATASET, V=None)
+    found = list_methods(configured(hosts="fcf"), dataset)
+    kept = {m.name for m in found.methods}
+    assert "fcf+fedvlr, without V" not in kept
+    assert {"fcf+vbpr", "fcf+fedvlr, without C", "fcf+fedvlr, shuffled features"} <= kept
+    assert any("fcf+fedvlr, without V" in note and "does not have that modality" in note for note in found.notes)
+
+
+def test_a_set_without_features_has_no_feature_methods():
+    found = list_methods(configured(hosts="fcf"), dataclasses.replace(DATASET, V=None, C=None))
+    kept = {m.name for m in found.methods}
+    assert {"fcf+base", "fcf+mlp", "fcf+fedvlr", "ease"} <= kept
+    assert not any("vbpr" in name or "shuffled" in name or "content" in name for name in kept)
+    assert any("neither visual nor textual" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": "eese"}, "'eese' fits no method; did you mean 'ease'?"),
+        ({"methods": "fcf+fedvrl"}, "did you mean 'fcf+fedvlr'?"),
+        ({"controls": "shuffeled"}, "controls: expected some of shuffled features"),
+        ({"grid": {"*+*": fields(client__lr=())}}, "grid: client.lr of fedavg+base has no values"),
+        ({"grid": {"*+*": fields(client__rate=(1.0,))}}, "configs/base.py has no field 'client.rate'"),
+        ({"settings": {"*+*": fields(clint__lr=1.0)}}, "configs/base.py has no field 'clint.lr'"),
+        ({"settings": {"fcv+*": fields(client__lr=1.0)}}, "'fcv+*' fits no method"),
+    ],
+)
+def test_slips_are_refused(changes, message):
+    with pytest.raises(ConfigError) as error:
+        list_methods(configured(**changes), DATASET)
+    assert message in str(error.value)

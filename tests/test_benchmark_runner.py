@@ -1,0 +1,218 @@
+"""The benchmark as a command: what it writes, how it goes on, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+from commands import ROOT, TINY, finish, run_here, start
+
+from fedvlr_jax.benchmark import central, federated
+from fedvlr_jax.data import synthetic as generator
+
+METHODS = "constant,popularity,fed_ease,bpr_mf,fcf+base,fcf+vbpr,local-only"
+SMALL = {
+    "methods": METHODS,
+    "baseline_points": 2,
+    "epochs": 10,
+    "seeds": 2,
+    **{f"train.{name}": value for name, value in TINY.items() if name not in ("variant", "baselines")},
+    "train.data.synthetic.num_users": 25,  # enough for an interval
+    "train.data.synthetic.num_interactions": 180,
+}
+
+
+def flags(workdir, **overrides) -> list[str]:
+    fields = SMALL | {name.replace("__", "."): value for name, value in overrides.items()}
+    return [
+        f"--config={ROOT}/configs/benchmark/quick.py",
+        *(f"--config.{name}={value}" for name, value in fields.items()),
+        f"--workdir={workdir}",
+    ]
+
+
+def table(workdir) -> dict[tuple[str, str], dict[str, str]]:
+    with (workdir / "table.csv").open() as file:
+        return {(row["method"], row["metric"]): row for row in csv.DictReader(file)}
+
+
+def result_files(workdir) -> dict[str, int]:
+    """When each run of the benchmark was finished."""
+    return {str(path.relative_to(workdir)): path.stat().st_mtime_ns for path in workdir.glob("runs/*/*/result.json")}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("benchmark")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        assert run_here(monkeypatch, "benchmark", *flags(workdir)) == 0
+    return workdir
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "copy")
+
+
+def test_it_writes_one_folder_a_run_and_all_reports(finished):
+    runs = {path.name for path in (finished / "runs" / "fcf+base").iterdir()}
+    assert {f"point{k}-seed0" for k in range(4)} <= runs
+    assert len(runs) == 4 + 1  # the chosen point has two seeds, one of which the search has run
+    for name in ("table.csv", "table.md", "table.tex", "report.html", "environment.json"):
+        assert (finished / name).stat().st_size > 0
+    assert len(list((finished / "plots").glob("*.png"))) >= 3
+
+
+def test_the_table_holds_the_means_of_the_runs_at_the_point_that_validation_chose(finished):
+    folders = sorted((finished / "runs" / "fcf+base").iterdir())
+    read = {f.name: json.loads((f / "result.json").read_text()) for f in folders}
+    best = max(range(4), key=lambda k: (read[f"point{k}-seed0"]["best_valid"], -k))
+    mean = np.mean([read[f"point{best}-seed{s}"]["test"]["NDCG@50"] for s in (0, 1)])
+    row = table(finished)["fcf+base", "NDCG@50"]
+    assert float(row["mean"]) == pytest.approx(mean, abs=1e-12)
+    assert float(row["ci_low"]) <= mean <= float(row["ci_high"])
+
+
+def test_a_gradient_trained_baseline_searches_its_points_and_runs_its_seeds(finished):
+    folders = sorted((finished / "runs" / "bpr_mf").iterdir())
+    read = {f.name: json.loads((f / "result.json").read_text()) for f in folders}
+    best = max((0, 1), key=lambda k: (read[f"point{k}-seed0"]["best_valid"], -k))
+    assert set(read) == {"point0-seed0", "point1-seed0", f"point{best}-seed1"}
+    mean = np.mean([read[f"point{best}-seed{s}"]["test"]["HR@50"] for s in (0, 1)])
+    assert float(table(finished)["bpr_mf", "HR@50"]["mean"]) == pytest.approx(mean, abs=1e-12)
+
+
+def test_points_of_a_bounded_grid_are_spread_evenly():
+    grid = [{"k": k} for k in range(8)]
+    assert central._spread(grid, 2) == [{"k": 2}, {"k": 6}]
+    assert central._spread(grid, 0) == central._spread(grid, 9) == grid
+
+
+def test_a_closed_form_that_is_computed_federated_counts_its_one_round(finished):
+    results = {
+        m: json.loads((finished / "runs" / m / "all" / "result.json").read_text()) for m in ("fed_ease", "constant")
+    }
+    assert results["fed_ease"]["best_round"] == 1
+    assert results["fed_ease"]["megabytes_per_round"] > 0.001
+    assert "megabytes_per_round" not in results["constant"]
+    assert "fed_ease" in (finished / "table.md").read_text()
+
+
+def test_a_finished_benchmark_is_not_run_again(copied, monkeypatch):
+    before, text = result_files(copied), (copied / "table.csv").read_text()
+
+    def refuse(*_, **__):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(federated, "train_group", refuse)
+    monkeypatch.setattr(central, "fit_learner", refuse)
+    assert run_here(monkeypatch, "benchmark", *flags(copied)) == 0
+    assert result_files(copied) == before
+    assert (copied / "table.csv").read_text() == text
+
+
+def test_what_is_missing_is_run_and_nothing_else(copied, monkeypatch):
+    before, text = result_files(copied), (copied / "table.csv").read_text()
+    shutil.rmtree(copied / "runs" / "fcf+vbpr")
+    assert run_here(monkeypatch, "benchmark", *flags(copied)) == 0
+    after = result_files(copied)
+    assert after.keys() == before.keys()
+    assert {name for name in after if after[name] != before[name]} == {n for n in before if "fcf+vbpr" in n}
+    assert (copied / "table.csv").read_text() == text  # the same seeds give the same numbers
+
+
+def test_a_crashed_run_marks_its_row_and_the_table_is_still_written(copied, monkeypatch, capsys):
+    shutil.rmtree(copied / "runs" / "fcf+vbpr")
+
+    def crash(*_, **__):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(federated, "train_group", crash)
+    assert run_here(monkeypatch, "benchmark", *flags(copied)) == 0
+    assert "FAILED: RuntimeError: out of luck" in capsys.readouterr().err
+    assert "out of luck" in (copied / "table.md").read_text()
+    assert "out of luck" in (copied / "report.html").read_text()
+    monkeypatch.undo()
+    assert run_here(monkeypatch, "benchmark", *flags(copied)) == 0  # a failed run is tried again
+    assert "out of luck" not in (copied / "table.md").read_text()
+
+
+def test_test_labels_choose_neither_points_nor_rounds(finished, tmp_path, monkeypatch):
+    @functools.wraps(generator.generate)
+    def other_test_items(**arguments):
+        dataset = generator.generate(**arguments)
+        rng = np.random.default_rng(5)
+        for user in range(dataset.num_users):
+            own = set(dataset.train_item[dataset.train_user == user]) | {int(dataset.valid_item[user])}
+            dataset.test_item[user] = rng.choice(sorted(set(range(dataset.num_items)) - own))
+        return dataset
+
+    monkeypatch.setattr("fedvlr_jax.data.generate", other_test_items)
+    assert run_here(monkeypatch, "benchmark", *flags(tmp_path, methods="fcf+base,ease,item_knn")) == 0
+    for path in (finished / "runs" / "fcf+base").glob("*/result.json"):
+        ours = json.loads(path.read_text())
+        theirs = json.loads((tmp_path / path.relative_to(finished)).read_text())
+        assert theirs["best_round"] == ours["best_round"]
+        assert theirs["valid"] == ours["valid"]
+    means = (table(tmp_path)["fcf+base", "NDCG@50"]["mean"], table(finished)["fcf+base", "NDCG@50"]["mean"])
+    assert means[0] != means[1]  # the labels did change
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": "fcf+bsae"}, "did you mean 'fcf+base'?"),
+        ({"seeds": 0}, "seeds, search_seeds: expected at least 1"),
+        ({"train__rounds": 7}, "holds another benchmark"),
+        ({"train__data__synthetic__seed": 4}, "holds another benchmark"),
+        ({"train__data__name": "nowhere", "train__data__dir": "/none"}, "nowhere"),
+    ],
+)
+def test_bad_input_is_refused(copied, monkeypatch, capsys, changes, message):
+    before = result_files(copied)
+    assert run_here(monkeypatch, "benchmark", *flags(copied, **changes)) == 2
+    assert message in capsys.readouterr().err
+    assert result_files(copied) == before
+
+
+def test_a_training_configuration_is_refused(tmp_path, monkeypatch, capsys):
+    assert run_here(monkeypatch, "benchmark", f"--config={ROOT}/configs/ku.py", f"--workdir={tmp_path}/x") == 2
+    assert "expected a benchmark, such as configs/benchmark/ku.py" in capsys.readouterr().err
+
+
+def test_a_workdir_with_a_training_run_is_refused(tmp_path, monkeypatch, capsys):
+    (tmp_path / "result.json").write_text("{}")
+    assert run_here(monkeypatch, "benchmark", *flags(tmp_path)) == 2
+    assert "holds other runs, but no benchmark" in capsys.readouterr().err
+
+
+def test_an_interval_needs_enough_users(tmp_path, monkeypatch):
+    few = {"train__data__synthetic__num_users": 12, "train__data__synthetic__num_interactions": 90}
+    assert run_here(monkeypatch, "benchmark", *flags(tmp_path, methods="popularity", **few)) == 0
+    row = table(tmp_path)["popularity", "NDCG@50"]
+    assert row["mean"] != ""
+    assert row["ci_low"] == row["ci_high"] == ""
+
+
+@pytest.mark.slow
+def test_a_killed_benchmark_goes_on_and_repeats_nothing(finished, tmp_path):
+    process = start("benchmark", *flags(tmp_path))
+    deadline = time.monotonic() + 180
+    while len(result_files(tmp_path)) < 6 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    finish(process)
+    before = result_files(tmp_path)
+    assert len(before) >= 6
+    code, _, err = finish(start("benchmark", *flags(tmp_path)), timeout=300)
+    assert code == 0, err
+    after = result_files(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert after.keys() == result_files(finished).keys()
+    assert (tmp_path / "table.csv").read_text() == (finished / "table.csv").read_text()
