@@ -47,7 +47,7 @@ def make_round(
     *,
     num_users: int,
     num_items: int,
-    clients_per_round: int,
+    clients_per_round: Array | int,
     server_l2: float = 0.0,
 ) -> Callable[[FedState, ClientData], tuple[FedState, RoundInfo]]:
     """Builds the round ``(state, data) -> (state, info)``; pure, to be jitted at the outermost loop.
@@ -58,7 +58,8 @@ def make_round(
       server_optimizer: optimizer of the public parameters.
       plan: one entry per bucket of the data.
       num_users, num_items: |U|, |I|.
-      clients_per_round: n_s, drawn uniformly without replacement; ``num_users`` for full participation.
+      clients_per_round: n_s, drawn uniformly without replacement; ``num_users`` for full participation. It may be
+        an int32 [] array, so that one program serves cohorts of every size.
       server_l2: weight of 0.5 ||public||^2.
     """
     server_step = make_server_step(server_optimizer, model.penalty, server_l2)
@@ -67,7 +68,7 @@ def make_round(
         number = state.public.round
         broadcast, pull_back = jax.vjp(lambda p: model.publish(p, data.content), state.public.params)
         selected_u = None
-        if clients_per_round < num_users:
+        if not (isinstance(clients_per_round, int) and clients_per_round >= num_users):
             key = sampling.stream(state.key, sampling.COHORT, number)
             selected_u = sampling.cohort_mask(key, num_users, clients_per_round)
         client_key = sampling.stream(state.key, sampling.CLIENT, number)

@@ -25,10 +25,10 @@ def entity_keys(key: Array, ids: Array) -> Array:
     return jax.vmap(lambda u: jax.random.fold_in(key, u))(ids)
 
 
-def cohort_mask(key: Array, num_users: int, clients_per_round: int) -> Array:
+def cohort_mask(key: Array, num_users: int, clients_per_round: Array | int) -> Array:
     """bool [u], `clients_per_round` of them true: drawn uniformly without replacement, exactly."""
     order_u = jax.random.permutation(key, num_users)
-    return jnp.zeros(num_users, bool).at[order_u[:clients_per_round]].set(True)
+    return jnp.zeros(num_users, bool).at[order_u].set(jnp.arange(num_users) < clients_per_round)
 
 
 def sample_negatives(key: Array, history_l: Array, num_items: int, steps: int, negatives: int) -> Array:

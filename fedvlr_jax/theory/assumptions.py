@@ -1,0 +1,55 @@
+"""Which settings the analysis covers: what it refuses, and what it runs but labels as outside its assumptions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fedvlr_jax.algorithm import parse_names
+from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.theory.objective import EXPECTED
+
+
+def require_analysed(settings: Mapping[str, Any]) -> None:
+    """Refuses settings under which the algorithm is not the one that docs/theory.md analyses.
+
+    Raises:
+      ConfigError: naming the field and the reason.
+    """
+    client, server, host = settings["client"], settings["server"], settings["host"]["name"]
+    rules = (
+        (
+            settings["objective"] in EXPECTED,
+            f"objective: expected {' or '.join(EXPECTED)}, which draw afresh in every local step (softmax splits a "
+            f"history once a round, squared solves instead of stepping), found {settings['objective']!r}",
+        ),
+        (
+            host != "fedavg",
+            "host.name: expected a host with equal client weights (fedavg weighs by history length, and weights "
+            "normalised over a random cohort make the aggregated gradient biased), found 'fedavg'",
+        ),
+        (client["optimizer"] == "sgd", f"client.optimizer: expected sgd, found {client['optimizer']!r}"),
+        (server["optimizer"] == "sgd", f"server.optimizer: expected sgd, found {server['optimizer']!r}"),
+        (not client["move_items"], "client.move_items: expected False (Algorithm 1), found True"),
+    )
+    for holds, message in rules:
+        if not holds:
+            raise ConfigError(message)
+
+
+def outside(settings: Mapping[str, Any]) -> list[str]:
+    """Reasons why a run is outside the assumptions; it is allowed, but its verdicts are observations only."""
+    host, fusion, variant = settings["host"], settings["fusion"], settings["variant"]
+    relu, routed = fusion["activation"] == "relu", variant == "fedvlr"
+    uses_mlp = variant == "mlp" or (routed and "mlp" in parse_names(fusion["operators"]))
+    fedrap = host["name"] == "fedrap"
+    curriculum = host["sparsity_weight"] > 0 or host["additive_weight"] > 0
+    reasons = (
+        (relu and uses_mlp, "operator mlp has a ReLU, so J_u is not smooth (--config.fusion.activation=softplus is)"),
+        (relu and routed, "the router has a ReLU, so J_u is not smooth (--config.fusion.activation=softplus is)"),
+        (host["name"] == "fedncf", "the layers of fedncf have ReLUs, so J_u is not smooth"),
+        (fedrap and host["sparsity_weight"] > 0, "host.sparsity_weight adds an L1 term, which is not smooth"),
+        (fedrap and curriculum, "fedrap's regularisers follow a curriculum: J changes from round to round"),
+        (host["name"] == "pfedrec", "pfedrec takes the public gradient after the private step"),
+    )
+    return [text for found, text in reasons if found]
