@@ -1,6 +1,7 @@
 """The door of every command: its flags, its configuration, and what its exit code means.
 
 0         done
+1         done, and a check failed (check_convergence, check_complexity)
 2         bad input or configuration: one message on stderr, nothing lost
 130, 143  stopped by Ctrl-C or SIGTERM, the state is saved
 """
@@ -30,7 +31,7 @@ DEFAULT_CONFIG = ROOT / "configs" / "quickstart.py"
 
 
 def run(
-    body: Callable[[flags.FlagValues, Interrupt], None],
+    body: Callable[[flags.FlagValues, Interrupt], int | None],
     *,
     about: str,
     define: Callable[[flags.FlagValues], None],
@@ -39,7 +40,7 @@ def run(
     """Parse the command line, run `body`, and turn what it raises into an exit code.
 
     Args:
-      body: does the work.
+      body: does the work; it may return an exit code of its own, such as 1 for a check that failed.
       about: the help text.
       define: defines the command's own flags.
       with_config: whether there are ``--config=FILE`` and ``--config.FIELD=VALUE``.
@@ -57,7 +58,7 @@ def run(
     with Interrupt() as interrupt:
         try:
             _parse(values, argv)
-            body(values, interrupt)
+            return body(values, interrupt) or 0
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2

@@ -33,6 +33,8 @@ class LocalSettings(NamedTuple):
       move_items: the client's rows move during its local steps (the hosts' original semantics) instead of
         staying fixed within the round (Algorithm 1).
       item_lr: rate of these moves.
+      unroll: compile the steps one after the other instead of as a loop; slower to compile, and XLA's cost analysis
+        then counts all of them (it counts a loop's body once).
     """
 
     objective: Objective
@@ -42,6 +44,7 @@ class LocalSettings(NamedTuple):
     l2: float = 0.0
     move_items: bool = False
     item_lr: float = 0.0
+    unroll: bool = False
 
 
 class Upload(NamedTuple):
@@ -162,7 +165,9 @@ def local_steps(
         return (local, jax.tree.map(jnp.add, total, cotangent)), loss
 
     zero = jax.tree.map(jnp.zeros_like, download)
-    (local, total), loss_a = jax.lax.scan(step, (local, zero), draw.negative_aln, length=settings.steps)
+    (local, total), loss_a = jax.lax.scan(
+        step, (local, zero), draw.negative_aln, length=settings.steps, unroll=settings.unroll
+    )
     return local, total, loss_a
 
 

@@ -158,7 +158,8 @@ def make_fusion(
     """Builds the views of `operators` over the modalities that are switched on and that the data has.
 
     Args:
-      operators: names in ``FUSION_OPS``, in the order of axis j.
+      operators: names in ``FUSION_OPS``, in the order of axis j. "gate#2" is another operator of kind gate, with
+        parameters of its own.
       content: the frozen features; only their shapes are read here. A missing one is switched off.
       num_items: |I|.
       dim: d, the shared latent dimension.
@@ -172,8 +173,8 @@ def make_fusion(
     """
     present = _present(modalities, content)
     shared = {"dim": dim, "heads": heads, "present": present, "activation": activation}
-    modules = {name: FUSION_OPS[name](**shared) for name in _checked(operators)}
-    if "attention" in modules and dim % heads:
+    modules = {name: FUSION_OPS[kind_of(name)](**shared) for name in _checked(operators)}
+    if "attention" in map(kind_of, modules) and dim % heads:
         raise ConfigError(f"fusion.heads: expected a divisor of fusion.dim={dim}, found {heads}")
     project = nn.Dense(dim)
 
@@ -206,6 +207,11 @@ def project_modalities(params: PyTree, content: Content, present: Sequence[bool]
     return e_id, v_id, c_id
 
 
+def kind_of(operator: str) -> str:
+    """The kind of an operator: "gate" of "gate" and of "gate#2"."""
+    return operator.partition("#")[0]
+
+
 def _present(modalities: Sequence[str], content: Content) -> tuple[bool, bool, bool]:
     for letter in modalities:
         if letter not in MODALITIES:
@@ -221,7 +227,7 @@ def _checked(operators: Sequence[str]) -> Sequence[str]:
     if not operators:
         raise ConfigError(f"fusion.operators: expected at least one of {', '.join(FUSION_OPS)}, found none")
     for name in operators:
-        if name not in FUSION_OPS:
+        if kind_of(name) not in FUSION_OPS:
             raise ConfigError(f"fusion.operators: unknown operator {name!r}; known are {', '.join(FUSION_OPS)}")
     if len(set(operators)) != len(operators):
         raise ConfigError(f"fusion.operators: expected distinct operators, found {', '.join(operators)}")

@@ -37,7 +37,7 @@ OUTSIDE = (
     ("baselines",),
     ("io",),
 )  # they know types, but not the algorithm
-RUN = (("programs",), ("preferences", "results"), ("training",), ("job", "benchmark"))
+RUN = (("programs",), ("preferences", "results"), ("training",), ("job", "benchmark", "theory"))
 LAYERS = (*BASE, *ALGORITHM, *OUTSIDE, *RUN)
 RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}
 
@@ -49,7 +49,9 @@ PLACES = {  # foreign packages beyond these, by the start of a file's path
     "fedvlr_jax/evaluation/": {"scipy"},
     "fedvlr_jax/io/": {"tensorboardX", "tqdm", "tabulate"},
     "fedvlr_jax/io/checkpoint": {"orbax"},
-    "fedvlr_jax/benchmark/plots": {"matplotlib", "PIL"},
+    "fedvlr_jax/benchmark/plots": {"matplotlib"},
+    "fedvlr_jax/io/figures": {"matplotlib", "PIL"},
+    "fedvlr_jax/theory/": {"scipy", "tabulate"},
     "configs/": {"ml_collections", "absl", "configs"},
     "benchmarks/": {"configs"},
     "experiments/": {

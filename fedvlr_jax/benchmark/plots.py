@@ -13,6 +13,7 @@ from fedvlr_jax.benchmark.groups import Groups
 from fedvlr_jax.benchmark.records import CENTRALISED, FEDERATED, CurvePoint, MethodRuns
 from fedvlr_jax.benchmark.table import Row
 from fedvlr_jax.evaluation.metrics import VALID, seed_values
+from fedvlr_jax.io.figures import COLOURS, log_axis, new_figure, png_of
 from fedvlr_jax.variants import VARIANTS
 
 _BLOCK_COLOURS = dict(zip(order.BLOCKS, ("#0072B2", "#D55E00", "#9A9A9A", "#009E73"), strict=True))
@@ -51,7 +52,7 @@ def draw_bars(rows: Sequence[Row]) -> Picture | None:
     )
     if not rows:
         return None
-    figure = parts.new_figure(9.5, 1.3 + 0.2 * len(rows))
+    figure = new_figure(9.5, 1.3 + 0.2 * len(rows))
     axes = figure.subplots()
     for y, row in enumerate(rows):
         score = row.scores["NDCG@50"]
@@ -70,7 +71,7 @@ def draw_bars(rows: Sequence[Row]) -> Picture | None:
         handles.append(parts.stroke("published (see note)", **_HOLLOW))
     figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), frameon=False, fontsize=9)
     caption = "Mean over users and seeds, with 95 % intervals over users and seeds; hollow: as printed in the paper."
-    return Picture("bars.png", "All methods", caption, parts.png_of(figure))
+    return Picture("bars.png", "All methods", caption, png_of(figure))
 
 
 def draw_curves(methods: Sequence[MethodRuns]) -> Picture | None:
@@ -89,7 +90,7 @@ def draw_curves(methods: Sequence[MethodRuns]) -> Picture | None:
         parts.head(axes, title)
     figure.supylabel("validation NDCG@50 in percent", fontsize=10)
     caption = "Mean over seeds and their whole range, up to the round that all seeds of a method reached."
-    return Picture("learning_curves.png", "Learning curves", caption, parts.png_of(figure))
+    return Picture("learning_curves.png", "Learning curves", caption, png_of(figure))
 
 
 def draw_communication(methods: Sequence[MethodRuns]) -> Picture | None:
@@ -101,8 +102,8 @@ def draw_communication(methods: Sequence[MethodRuns]) -> Picture | None:
         return None
     columns = [column for column in (*VARIANTS, _OTHER) if any(_column(m) == column for m in methods)]
     owners = dict.fromkeys(map(_owner, methods))
-    colour_of = {owner: parts.COLOURS[o % len(parts.COLOURS)] for o, owner in enumerate(owners)}
-    figure = parts.new_figure(1.6 + 2.4 * len(columns), 6.0)
+    colour_of = {owner: COLOURS[o % len(COLOURS)] for o, owner in enumerate(owners)}
+    figure = new_figure(1.6 + 2.4 * len(columns), 6.0)
     grid = figure.subplots(2, len(columns), sharex=True, sharey="row", squeeze=False)
     for metric, row_axes in zip(_METRICS, grid, strict=True):
         for column, axes in zip(columns, row_axes, strict=True):
@@ -114,7 +115,7 @@ def draw_communication(methods: Sequence[MethodRuns]) -> Picture | None:
                 )
                 if inside:
                     axes.plot(line.x[-1], line.mean[-1], "o", color=colour, markersize=4, zorder=4)
-            parts.log_axis(axes, np.concatenate([line.x for _, line in lines[metric]]))
+            log_axis(axes, np.concatenate([line.x for _, line in lines[metric]]))
         row_axes[0].set_ylabel(f"validation {metric} in percent")
     for column, axes in zip(columns, grid[0], strict=True):
         axes.set_title(column, fontsize=10)
@@ -125,7 +126,7 @@ def draw_communication(methods: Sequence[MethodRuns]) -> Picture | None:
         "The best round so far by validation NDCG@50, mean over seeds, against what was moved until then. Grey: the "
     )
     caption += "methods of the other panels. A dot alone: a method with a single exchange."
-    return Picture("communication.png", "Quality against communication", caption, parts.png_of(figure))
+    return Picture("communication.png", "Quality against communication", caption, png_of(figure))
 
 
 def draw_history(methods: Sequence[MethodRuns], groups: Groups) -> Picture | None:
@@ -159,7 +160,7 @@ def draw_history(methods: Sequence[MethodRuns], groups: Groups) -> Picture | Non
     figure.supxlabel("train rows of the user (number of test rows)", fontsize=10)
     figure.supylabel("test NDCG@50 in percent", fontsize=10)
     caption = "Mean over rows and seeds; black: popularity and the centralised method that validation prefers."
-    return Picture("history.png", "Quality by length of the history", caption, parts.png_of(figure))
+    return Picture("history.png", "Quality by length of the history", caption, png_of(figure))
 
 
 def _round(point: CurvePoint) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -11,13 +10,11 @@ import numpy as np
 
 from fedvlr_jax.benchmark import order
 from fedvlr_jax.benchmark.records import CENTRALISED, FEDERATED, CurvePoint, MethodRuns
+from fedvlr_jax.io.figures import COLOURS, new_figure
 from fedvlr_jax.variants import VARIANTS
 
-DPI = 105
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#8C6D31")
 VARIANT_COLOURS = dict(zip(VARIANTS, ("#5F6B7A", "#E69F00", "#009E73", "#D55E00"), strict=True))
 PANEL_COLUMNS = 3
-PALETTE = 256  # colours of a PNG file; without it the files are three times as large
 
 Curve = Sequence[CurvePoint]
 
@@ -81,13 +78,6 @@ def short_name(method: MethodRuns) -> str:
     return method.variant or method.name
 
 
-def new_figure(width: float, height: float) -> Any:
-    """An empty figure, inches; it belongs to no window and no global state."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-
-
 def panel_grid(count: int) -> tuple[Any, list[Any]]:
     """A figure with `count` panels that share their y axis, and its axes."""
     columns = min(PANEL_COLUMNS, count)
@@ -97,35 +87,6 @@ def panel_grid(count: int) -> tuple[Any, list[Any]]:
     for axes in grid[count:]:
         axes.remove()
     return figure, list(grid[:count])
-
-
-def png_of(figure: Any) -> bytes:
-    """The figure as a PNG file."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from PIL import Image
-
-    for axes in figure.axes:
-        axes.grid(axis="both", color="#E6E6E6", linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
-    buffer = io.BytesIO()
-    image.quantize(PALETTE, Image.Quantize.MAXCOVERAGE).save(buffer, format="png", optimize=True)
-    return buffer.getvalue()
-
-
-def log_axis(axes: Any, values: np.ndarray) -> None:
-    """A logarithmic x axis with plain numbers at its ticks, more of them where the values span little."""
-    from matplotlib.ticker import FuncFormatter, LogLocator
-
-    positive = values[values > 0]
-    narrow = positive.size and positive.max() < 50 * positive.min()
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.10g}"))
-    axes.minorticks_off()  # they take longer to draw than everything else together
 
 
 def head(axes: Any, title: str) -> None:

@@ -34,7 +34,7 @@ def spectral_norm(operator: Callable[[Array], Array], size: int, key: Array, ite
 
 
 def hessian_operator(loss: Callable[[Array], Array], at: Array, keep: Array | None = None) -> Callable:
-    """``v -> H v`` with the Hessian of `loss` at a flat vector; with `keep` (0/1 weights) only that diagonal block."""
+    """``v -> H v``, the Hessian of `loss` at a flat vector; with `keep` (0/1 weights) that diagonal block alone."""
     gradient = jax.grad(loss)
 
     def operator(v: Array) -> Array:

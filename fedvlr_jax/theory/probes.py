@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 from fedvlr_jax import sampling
 from fedvlr_jax.chunks import gather_local
-from fedvlr_jax.client import Local, Work, draw_work, make_local_update
+from fedvlr_jax.client import Local, Work, download_of, draw_work, make_local_update, make_loss
 from fedvlr_jax.model import Broadcast
 from fedvlr_jax.theory import estimators
 from fedvlr_jax.theory.objective import server_term
@@ -25,7 +25,7 @@ class Probe(NamedTuple):
     Attributes:
       gradient2: [], ||grad_public J||^2, exact.
       drift_au: [a, u], ||p_u^a - p_u^0||^2 after a = 1..A steps.
-      moment_au: [a, u], ||private stochastic gradient||^2 of step a.
+      moment_au: [a, u], ||private stochastic gradient||^2 of step a, from the loss, not from how far it moved.
       bias_u: [u], ||(1/A) sum_a grad_public J_u(p^a) - grad_public J_u(p^0)||^2 with exact gradients.
       noise: [], mean over clients and steps of ||public stochastic gradient - exact one||^2.
       dissimilarity: [], zeta^2 at the state.
@@ -116,9 +116,11 @@ def _make_path(
     settings = problem.local(steps, eta)
     one_step = make_local_update(problem.model, settings._replace(steps=1))
     exact = jax.grad(problem.client_loss)
+    stochastic = jax.grad(make_loss(problem.model, settings, number, all_items=False), 1)
 
     def follow(local: Local, history_l: Array, key: Array) -> Path:
         work = draw_work(settings, problem.num_items, history_l, key, touched_rows=False)
+        download, _ = download_of(problem.model, broadcast.rows, broadcast.head, work.draw)
         start_p, origin = flat_pull(exact(broadcast, local.params, history_l, number)), _flat(local.params)
 
         def step(local: Local, negative_ln: Array) -> tuple[Local, tuple]:
@@ -129,8 +131,9 @@ def _make_path(
             before, after = _flat(local.params), _flat(moved.params)
             distance2, change2 = jnp.sum((before - origin) ** 2), jnp.sum((at_p - start_p) ** 2)
             quotient = jnp.where(distance2 > 0, jnp.sqrt(change2 / jnp.where(distance2 > 0, distance2, 1.0)), 0.0)
-            moment, noise = jnp.sum((after - before) ** 2) / eta**2, jnp.sum((sent_p - at_p) ** 2)
-            return moved, (jnp.sum((after - origin) ** 2), moment, noise, quotient, sent_p, at_p)
+            gradient = _flat(stochastic(download, local.params, work.draw._replace(negative_aln=negative_ln)))
+            drift, noise = jnp.sum((after - origin) ** 2), jnp.sum((sent_p - at_p) ** 2)
+            return moved, (drift, jnp.sum(gradient**2), noise, quotient, sent_p, at_p)
 
         _, (drift_a, moment_a, noise_a, quotient_a, sent_ap, at_ap) = jax.lax.scan(
             step, local, work.draw.negative_aln

@@ -1,4 +1,4 @@
-"""The problem whose constants are measured: a model on a data set, its exact objective, and its rounds at any rate."""
+"""The problem whose constants are measured: a model on a data set, its exact objective, its rounds at any rate."""
 
 from __future__ import annotations
 
@@ -55,9 +55,7 @@ class Problem(NamedTuple):
             holdout=client["holdout"],
             confidence=self.settings["host"]["confidence"],
         )
-        return self.algorithm.local._replace(
-            objective=objective, optimizer=optax.sgd(eta), table_lr=eta, steps=steps
-        )
+        return self.algorithm.local._replace(objective=objective, optimizer=optax.sgd(eta), table_lr=eta, steps=steps)
 
     def total_loss(self, steps: int) -> Callable:
         """J, see `objective.make_total_loss`."""

@@ -19,12 +19,12 @@ CURVATURE_LANES = 8  # states whose Hessians are measured at a time
 
 
 class Series(NamedTuple):
-    """What every round of a run shows before it is played, [..., t].
+    """What a run shows before each of its T rounds.
 
     Attributes:
-      loss: J.
-      public2: ||grad_public J||^2.
-      private2: (1/n) sum_u ||grad_private J_u||^2.
+      loss: [..., T + 1], J; the last entry is that of the final state.
+      public2: [..., T], ||grad_public J||^2.
+      private2: [..., T], (1/n) sum_u ||grad_private J_u||^2.
     """
 
     loss: Array
@@ -37,7 +37,7 @@ class Runs(NamedTuple):
 
     Attributes:
       steps: A.
-      series: of arrays [e, r, m, t].
+      series: of arrays [e, r, m, ...].
       probe: of arrays [e, r, m, k, ...].
       curvature: of arrays [e', r, m, k] on the first seeds.
     """
@@ -91,7 +91,9 @@ def run_all(
       report: takes a line of progress.
     """
     eta_r, cohort_m = jnp.asarray(rates, float), jnp.asarray(cohorts, jnp.int32)
-    look = jax.jit(_over_lanes(make_curvature(problem, sizes.curvature_clients, CURVATURE_ITERATIONS), CURVATURE_LANES))
+    look = jax.jit(
+        _over_lanes(make_curvature(problem, sizes.curvature_clients, CURVATURE_ITERATIONS), CURVATURE_LANES)
+    )
     few = jax.tree.map(lambda x: x[: sizes.curvature_seeds], states)
     check(float(jnp.max(look(few, few.key).joint)))
     shape = (len(states.key), eta_r.size, cohort_m.size, sizes.probes)
@@ -122,14 +124,14 @@ def _over_grid(run: Callable) -> Callable:
 
 def _make_run(problem: Problem, steps: int, sizes: Sizes) -> Callable:
     """``(state, eta, n_s) -> (states at the probed rounds [k], Series [t])``."""
-    total = jax.value_and_grad(problem.total_loss(steps), (0, 1))
+    value = problem.total_loss(steps)
+    total = jax.value_and_grad(value, (0, 1))
 
     def run(state: FedState, eta: Array, cohort: Array) -> tuple[FedState, Series]:
         round_ = problem.round(steps, cohort, eta)
 
         def one(state: FedState, _: None) -> tuple[FedState, Series]:
-            args = (state.public.params, state.private.params, problem.data, state.public.round)
-            loss, (public, private) = total(*args)
+            loss, (public, private) = total(*_arguments(problem, state))
             # The gradient of J in p_u is 1/n of that of J_u: n^2 for the squares, 1/n for their mean.
             return round_(state), Series(loss, _square(public), problem.num_users * _square(private))
 
@@ -137,10 +139,16 @@ def _make_run(problem: Problem, steps: int, sizes: Sizes) -> Callable:
             last, seen = jax.lax.scan(one, state, length=sizes.rounds // sizes.probes)
             return last, (state, seen)
 
-        _, (visited, series) = jax.lax.scan(stretch, state, length=sizes.probes)
-        return visited, jax.tree.map(lambda x: x.reshape(-1), series)
+        last, (visited, seen) = jax.lax.scan(stretch, state, length=sizes.probes)
+        series = jax.tree.map(lambda x: x.reshape(-1), seen)
+        return visited, series._replace(loss=jnp.append(series.loss, value(*_arguments(problem, last))))
 
     return run
+
+
+def _arguments(problem: Problem, state: FedState) -> tuple:
+    """What J is a function of."""
+    return state.public.params, state.private.params, problem.data, state.public.round
 
 
 def _over_lanes(function: Callable, batch: int) -> Callable:

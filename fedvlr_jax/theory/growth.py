@@ -1,0 +1,198 @@
+"""Operations, bytes, memory and time of a round while one size grows at a time.
+
+Two programs are measured apart, as the paper counts them: the server's (publish the views, pull the aggregated
+cotangent back) and the cohort's (n_s clients, A local steps each, one after the other in no loop that would hide
+operations from XLA's cost analysis); then the whole round of the library.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedvlr_jax import sampling
+from fedvlr_jax.algorithm import Algorithm, make_algorithm
+from fedvlr_jax.chunks import gather_local
+from fedvlr_jax.client import draw_work, make_local_update
+from fedvlr_jax.data.buckets import make_client_data
+from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.theory.exponents import Expected, Exponent, over_points, over_runs
+from fedvlr_jax.types import ClientData, Dataset
+
+SIZES = {"G": "|G|", "I": "|I|", "d": "d", "n_s": "n_s", "A": "A", "U": "|U|"}
+"""What grows, by its field in the config, with its symbol."""
+
+# The paper's claims: (program, measure) -> exponent in each size. Operations of the server: O(|G||I|d). Operations of
+# the clients: O(n_s A P), with P linear in |G| and, for its d x d matrix, quadratic in d. Memory: server O(|I|d),
+# one client O(|G||I|d + K).
+CLAIMS: dict[tuple[str, str], dict[str, float]] = {
+    ("server", "operations"): {"G": 1, "I": 1, "d": 1, "n_s": 0, "A": 0, "U": 0},
+    ("clients", "operations"): {"n_s": 1, "A": 1, "I": 0, "U": 0},
+    ("server", "memory"): {"G": 0, "I": 1, "d": 1, "n_s": 0, "A": 0, "U": 0},
+    ("one client", "memory"): {"G": 1, "I": 1, "d": 1, "n_s": 0, "U": 0},
+    ("server", "seconds"): {"G": 1, "I": 1, "d": 1, "n_s": 0, "A": 0, "U": 0},
+    ("clients", "seconds"): {"n_s": 1, "A": 1, "I": 0, "U": 0},
+}
+
+
+class Cost(NamedTuple):
+    """What one program costs.
+
+    Attributes:
+      operations: floating-point operations, from XLA's cost analysis of the compiled program.
+      bytes: bytes read and written, from the same.
+      memory: bytes of arguments, results and temporary arrays at the peak, from XLA's memory analysis.
+      seconds: [repeats], wall times after warm-up; empty where nothing was timed.
+    """
+
+    operations: float
+    bytes: float
+    memory: float
+    seconds: np.ndarray
+
+
+class Point(NamedTuple):
+    """One measured size: which one grows, its value, and the costs by program."""
+
+    size: str
+    value: int
+    costs: dict[str, Cost]
+
+
+def measure_growth(settings: Mapping[str, Any], report: Callable[[str], None] = lambda line: None) -> Iterator[Point]:
+    """Measures all points of ``settings["growth"]``, one size growing from the common base point.
+
+    Raises:
+      ConfigError: a size that does not exist, or fewer than three values of one.
+    """
+    growth = settings["growth"]
+    for size, values in growth["grow"].items():
+        if size not in SIZES:
+            raise ConfigError(f"growth.grow: expected {', '.join(SIZES)}, found {size!r}")
+        if len(set(values)) < 3:
+            raise ConfigError(f"growth.grow.{size}: expected at least three values to fit, found {values}")
+    for size, values in growth["grow"].items():
+        for value in values:
+            point = dict(growth["base"]) | {size: value}
+            yield Point(size, value, measure_point(settings, point, growth["repeats"]))
+        report(f"{SIZES[size]} = {', '.join(map(str, values))}: measured")
+
+
+def measure_point(settings: Mapping[str, Any], point: Mapping[str, int], repeats: int) -> dict[str, Cost]:
+    """The costs of one point by program: server, clients, one client, round."""
+    if point["n_s"] > point["U"]:
+        raise ConfigError(f"growth: expected n_s of at most |U| = {point['U']}, found {point['n_s']}")
+    growth = settings["growth"]
+    dataset = random_dataset(point["U"], point["I"], growth["length"], growth["features"])
+    algorithm = make_algorithm(_at(settings, point), dataset)
+    data = jax.device_put(make_client_data(dataset))
+    state = jax.jit(algorithm.init)(jax.random.key(0))
+    broadcast = jax.jit(algorithm.model.publish)(state.public.params, data.content)
+    cohort, one = (_clients_program(algorithm, point["I"], data, n) for n in (point["n_s"], 1))
+    return {
+        "server": _cost(_server_program(algorithm), (state.public.params, data.content, broadcast), repeats),
+        "clients": _cost(cohort, (broadcast, state), repeats),
+        "one client": _cost(one, (broadcast, state), 0),
+        "round": _cost(lambda state, data: algorithm.run(state, data, 1)[0], (state, data), repeats),
+    }
+
+
+def random_dataset(users: int, items: int, length: int, width: int) -> Dataset:
+    """Histories of one length at random, random features: costs depend on sizes only."""
+    rng = np.random.default_rng(0)
+    chosen = np.sort(np.argsort(rng.random((users, items)), axis=1)[:, : length + 2], axis=1).astype(np.int32)
+    V, C = (rng.normal(size=(items, width)).astype(np.float32) / np.sqrt(width) for _ in "VC")
+    return Dataset(
+        name="random",
+        num_users=users,
+        num_items=items,
+        train_user=np.repeat(np.arange(users, dtype=np.int32), length),
+        train_item=chosen[:, :length].ravel(),
+        valid_item=chosen[:, length],
+        test_item=chosen[:, length + 1],
+        V=V,
+        C=C,
+    )
+
+
+def fit_growth(points: Sequence[Point]) -> list[Exponent]:
+    """Exponents of every program and measure in every size; intervals over repeats (times) or points (all else)."""
+    found = []
+    for size in dict.fromkeys(point.size for point in points):
+        chosen = [point for point in points if point.size == size]
+        x_k = np.array([point.value for point in chosen])
+        for program in chosen[0].costs:
+            costs = [point.costs[program] for point in chosen]
+            for measure in ("operations", "bytes", "memory"):
+                y_k = np.array([getattr(cost, measure) for cost in costs])
+                name = f"{program}, {measure} against {SIZES[size]}"
+                found.append(over_points(name, _expected(program, measure, size), x_k, y_k))
+            if costs[0].seconds.size:
+                seconds_ek = np.stack([cost.seconds for cost in costs], axis=1)
+                name = f"{program}, seconds against {SIZES[size]}"
+                found.append(over_runs(name, _expected(program, "seconds", size), x_k, seconds_ek))
+    return found
+
+
+def _expected(program: str, measure: str, size: str) -> Expected:
+    claim = CLAIMS.get((program, measure), {}).get(size)
+    return None if claim is None else (claim, claim)
+
+
+def _at(settings: Mapping[str, Any], point: Mapping[str, int]) -> dict[str, Any]:
+    """The settings of a point; |G| operators of one kind, so that every one costs the same."""
+    kind = settings["growth"]["operator"]
+    return dict(settings) | {
+        "fusion": dict(settings["fusion"])
+        | {"dim": point["d"], "operators": ",".join(f"{kind}#{g}" for g in range(point["G"]))},
+        "client": dict(settings["client"]) | {"steps": point["A"]},
+        "server": dict(settings["server"]) | {"clients_per_round": point["n_s"]},
+    }
+
+
+def _server_program(algorithm: Algorithm) -> Callable:
+    """Publish the views, pull a cotangent of their shape back."""
+
+    def server(public, content, cotangent):
+        broadcast, pull_back = jax.vjp(lambda p: algorithm.model.publish(p, content), public)
+        return broadcast, pull_back(cotangent)
+
+    return server
+
+
+def _clients_program(algorithm: Algorithm, num_items: int, data: ClientData, cohort: int) -> Callable:
+    """The first `cohort` clients' local updates, side by side, with their uploads of touched rows."""
+    settings = algorithm.local._replace(unroll=True)
+    update = make_local_update(algorithm.model, settings)
+    bucket = jax.tree.map(lambda x: x[:cohort], data.buckets[0])
+
+    def clients(broadcast, state):
+        keys = sampling.entity_keys(jax.random.key(0), bucket.user)
+        work = jax.vmap(lambda h, k: draw_work(settings, num_items, h, k, touched_rows=True))(bucket.history, keys)
+        local = gather_local(state.private, bucket.user, work.ids_n)
+        trained, upload, _ = jax.vmap(update, in_axes=(None, 0, 0, None))(broadcast, local, work, jnp.zeros((), int))
+        return trained.params, upload
+
+    return clients
+
+
+def _cost(program: Callable, arguments: tuple, repeats: int) -> Cost:
+    """Compiles, asks XLA, and times (median of three runs for each repeat, after two for warm-up)."""
+    compiled = jax.jit(program).lower(*arguments).compile()
+    counts, memory = compiled.cost_analysis(), compiled.memory_analysis()
+    peak = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+    for _ in range(2 if repeats else 0):
+        jax.block_until_ready(compiled(*arguments))
+    seconds = np.array([np.median([_time(compiled, arguments) for _ in range(3)]) for _ in range(repeats)])
+    return Cost(counts["flops"], counts["bytes accessed"], peak, seconds)
+
+
+def _time(compiled: Callable, arguments: tuple) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(compiled(*arguments))
+    return time.perf_counter() - start

@@ -1,0 +1,164 @@
+"""The statements of docs/theory.md against measurements: measured value, bound and verdict for every run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from fedvlr_jax.theory.bounds import Bounds, Constants
+from fedvlr_jax.theory.trajectories import Runs
+
+ROUNDING = 1e-4  # relative: float32 sums on both sides
+LEVEL = 1e-5  # of the tests where both sides are expectations that are estimated over seeds
+
+DRIFT, BIAS, MOMENT = "Lemma 1, drift", "Lemma 2, bias", "Lemma 3, second moment"
+SAMPLING, THEOREM, TELESCOPED = "sampling variance", "Theorem 1", "Theorem 1, measured gap"
+STATEMENTS = {
+    DRIFT: "E||p^a - p^0||^2 <= a^2 eta^2 G^2",
+    BIAS: "||mean gradient of a round - gradient at its start||^2 <= L^2 eta^2 G^2 (A-1)(2A-1)/6",
+    MOMENT: "E||aggregate / A||^2 <= (sqrt(||grad J||^2 + f zeta^2 + sigma^2/(n_s A)) + sqrt(bias))^2",
+    SAMPLING: "E||mean of the cohort - mean of all||^2 = f zeta^2, f = (n - n_s) / (n_s (n - 1))",
+    THEOREM: "(1/T) sum_t E[M_t] <= bound, with J >= 0",
+    TELESCOPED: "the same with the measured J(0) - E J(T) in the place of J(0) - inf J",
+}
+
+
+class Grid(NamedTuple):
+    """What was run: rates eta [r], cohort sizes n_s [m], lengths T to report, n, and the rounds between probes."""
+
+    rates: Sequence[float]
+    cohorts: Sequence[int]
+    rounds: Sequence[int]
+    num_clients: int
+    stride: int
+
+
+class Row(NamedTuple):
+    """One statement at one setting.
+
+    Attributes:
+      statement: a key of `STATEMENTS`.
+      steps, eta, cohort: A, eta, n_s.
+      rounds: T for the theorem, else the number of rounds before the state where the bound is tightest.
+      measured, bound: both sides there.
+      ratio: bound / measured, the median over the probed states (and local steps).
+      holds: verdict over all of them.
+    """
+
+    statement: str
+    steps: int
+    eta: float
+    cohort: int
+    rounds: int
+    measured: float
+    bound: float
+    ratio: float
+    holds: bool
+
+
+def constants_of(runs: Sequence[Runs], l2: float) -> Constants:
+    """The constants of the assumptions: the largest values on the grid. `l2` is the server's L2 weight."""
+    largest = {
+        "L": max(max(run.curvature.joint.max(), run.probe.quotient.max()) for run in runs) + l2,
+        "G2": max(run.probe.moment_au.mean(axis=-1).max() for run in runs),
+        "sigma2": max(run.probe.noise.max() for run in runs),
+        "zeta2": max(run.probe.dissimilarity.max() for run in runs),
+    }
+    return Constants(**{name: float(value) for name, value in largest.items()})
+
+
+def check_statements(runs: Sequence[Runs], grid: Grid, c: Constants, bounds: Bounds) -> list[Row]:
+    """Every statement at every A, eta, n_s (and T)."""
+    return [
+        row
+        for run in runs
+        for r, eta in enumerate(grid.rates)
+        for m, cohort in enumerate(grid.cohorts)
+        for row in _rows(run, r, float(eta), m, int(cohort), grid, c, bounds)
+    ]
+
+
+def _rows(
+    run: Runs, r: int, eta: float, m: int, cohort: int, grid: Grid, c: Constants, bounds: Bounds
+) -> Iterator[Row]:
+    probe, steps, n = type(run.probe)(*(x[:, r, m] for x in run.probe)), run.steps, grid.num_clients
+    place = (steps, eta, cohort)
+    drift_ka = probe.drift_au.mean(axis=(0, 3))
+    allowed_a = np.array([bounds.drift(eta, a, c) for a in range(1, steps + 1)])
+    yield _worst(DRIFT, place, grid, drift_ka, np.broadcast_to(allowed_a, drift_ka.shape))
+    bias_k = probe.bias_u.mean(axis=(0, 2))
+    if steps > 1:
+        yield _worst(BIAS, place, grid, bias_k, np.full_like(bias_k, bounds.bias(eta, steps, c)))
+    moment_ek = np.vectorize(
+        lambda gradient2: bounds.second_moment(eta, steps, n, cohort, c, gradient2, bounds.sampling_factor)
+    )(probe.gradient2)
+    yield _worst(
+        MOMENT, place, grid, probe.aggregate2.mean(axis=0), moment_ek.mean(axis=0), probe.aggregate2 - moment_ek
+    )
+    yield _sampling(probe, place, grid, bounds)
+    yield from _theorem(run, r, eta, m, cohort, grid, c, bounds)
+
+
+def _worst(
+    statement: str,
+    place: tuple[int, float, int],
+    grid: Grid,
+    measured_k: np.ndarray,
+    bound_k: np.ndarray,
+    excess_ek: np.ndarray | None = None,
+) -> Row:
+    """The row of a bound over probed rounds (leading axis); with `excess_ek` an excess must be significant."""
+    worst = np.unravel_index(np.argmax(measured_k / bound_k), measured_k.shape)
+    above_k = measured_k > bound_k * (1 + ROUNDING)
+    if excess_ek is not None:
+        above_k &= excess_ek.mean(axis=0) > margin(excess_ek)
+    ratio = float(np.median(bound_k / np.where(measured_k > 0, measured_k, np.nan)))
+    rounds = int(worst[0]) * grid.stride
+    return Row(statement, *place, rounds, float(measured_k[worst]), float(bound_k[worst]), ratio, not above_k.any())
+
+
+def margin(sample_e: np.ndarray) -> np.ndarray:
+    """How far the mean over seeds (leading axis) may lie from its expectation, at `LEVEL`."""
+    count = len(sample_e)
+    return stats.t.ppf(1 - LEVEL / 2, count - 1) * sample_e.std(axis=0, ddof=1) / np.sqrt(count)
+
+
+def _sampling(probe, place: tuple[int, float, int], grid: Grid, bounds: Bounds) -> Row:
+    """An equality: the difference of both sides, by seed, has mean zero."""
+    factor = bounds.sampling_factor(grid.num_clients, place[2])
+    measured_e, expected_e = probe.sampling.mean(axis=1), factor * probe.dissimilarity.mean(axis=1)
+    difference_e = measured_e - expected_e
+    rounding = 1e-6 * probe.dissimilarity.mean()
+    holds = abs(difference_e.mean()) <= margin(difference_e) + rounding
+    measured, expected = float(measured_e.mean()), float(expected_e.mean())
+    ratio = expected / measured if measured > rounding else float("nan")
+    return Row(SAMPLING, *place, 0, measured, expected, ratio, bool(holds))
+
+
+def _theorem(
+    run: Runs, r: int, eta: float, m: int, cohort: int, grid: Grid, c: Constants, bounds: Bounds
+) -> Iterator[Row]:
+    loss_et = run.series.loss[:, r, m]
+    stationary_et = stationarity_of(run, r, m, cohort / grid.num_clients)
+    for rounds in grid.rounds:
+        measured_e = stationary_et[:, :rounds].mean(axis=1)
+        for statement, gap_e in ((THEOREM, loss_et[:, 0]), (TELESCOPED, loss_et[:, 0] - loss_et[:, rounds])):
+            bound_e = np.array(
+                [
+                    bounds.stationarity(
+                        gap, [eta] * rounds, run.steps, grid.num_clients, cohort, c, bounds.sampling_factor
+                    )
+                    for gap in gap_e
+                ]
+            )
+            measured, bound = float(measured_e.mean()), float(bound_e.mean())
+            above = measured > bound * (1 + ROUNDING) and (measured_e - bound_e).mean() > margin(measured_e - bound_e)
+            yield Row(statement, run.steps, eta, cohort, rounds, measured, bound, bound / measured, not above)
+
+
+def stationarity_of(run: Runs, r: int, m: int, share: float) -> np.ndarray:
+    """M_t = ||grad_public J||^2 + (n_s/n) (1/n) sum_u ||grad_private J_u||^2, [e, t]."""
+    return run.series.public2[:, r, m] + share * run.series.private2[:, r, m]
