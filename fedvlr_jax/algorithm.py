@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import optax
 
 from fedvlr_jax import sampling
-from fedvlr_jax.client import LocalSettings, trainable
 from fedvlr_jax.costs import CostReport, cost_report
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.hosts import HOSTS
+from fedvlr_jax.local_loss import LocalSettings, trainable
 from fedvlr_jax.losses import OBJECTIVES
 from fedvlr_jax.model import Model, make_model
 from fedvlr_jax.planning import plan_buckets

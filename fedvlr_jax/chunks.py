@@ -16,16 +16,15 @@ import jax.numpy as jnp
 
 from fedvlr_jax.client import (
     Local,
-    LocalSettings,
     Upload,
     Work,
     download_of,
     local_steps,
     make_local_update,
-    make_loss,
     make_solve,
     make_update,
 )
+from fedvlr_jax.local_loss import LocalSettings, make_loss
 from fedvlr_jax.model import Broadcast, Download, Model, pool
 from fedvlr_jax.types import Array, PrivateState, PyTree
 

@@ -16,35 +16,10 @@ import jax.numpy as jnp
 import optax
 
 from fedvlr_jax import losses
-from fedvlr_jax.losses import Draw, Objective
-from fedvlr_jax.model import Broadcast, Download, Model, item_rows, pool, score, take_rows
+from fedvlr_jax.local_loss import LocalSettings, make_loss, make_step_loss, put_rows, step_positions, trainable
+from fedvlr_jax.losses import Draw
+from fedvlr_jax.model import Broadcast, Download, Model, item_rows, pool, take_rows
 from fedvlr_jax.types import Array, PyTree
-
-
-class LocalSettings(NamedTuple):
-    """How a client trains.
-
-    Attributes:
-      objective: what it minimises.
-      optimizer: any optax transformation, for theta_u and the variant's private parameters.
-      table_lr: rate of plain SGD on the rows of a private item table (FedRAP).
-      steps: A, local steps a round.
-      l2: weight of 0.5 ||.||^2 on the private parameters used in a step.
-      move_items: the client's rows move during its local steps (the hosts' original semantics) instead of
-        staying fixed within the round (Algorithm 1).
-      item_lr: rate of these moves.
-      unroll: compile the steps one after the other instead of as a loop; slower to compile, and XLA's cost analysis
-        then counts all of them (it counts a loop's body once).
-    """
-
-    objective: Objective
-    optimizer: optax.GradientTransformation
-    table_lr: float
-    steps: int
-    l2: float = 0.0
-    move_items: bool = False
-    item_lr: float = 0.0
-    unroll: bool = False
 
 
 class Upload(NamedTuple):
@@ -68,63 +43,6 @@ class Local(NamedTuple):
     opt_state: PyTree
 
 
-def trainable(private: PyTree) -> PyTree:
-    """The private parameters that the client optimizer steps (everything but tables over items)."""
-    return {k: v for k, v in private.items() if k not in ("own", "offset")}
-
-
-def make_loss(model: Model, settings: LocalSettings, round_: Array, *, all_items: bool) -> Callable:
-    """The loss of one client, ``(download, private, draw) -> []``, for one local step.
-
-    Args:
-      model: host and variant.
-      settings: objective and L2 weight.
-      round_: int32 [], for curricula.
-      all_items: score every row of the download and pick (one matrix product over the clients that share the
-        rows), instead of gathering the rows of the step. The value is the same.
-    """
-    host, objective = model.host, settings.objective
-
-    def on_all(download: Download, private: PyTree, draw: Draw) -> tuple:
-        items = item_rows(model, private, download, download.rows, private.get("own"), private.get("offset"))
-        s_i = score(model, private, download.head, items)
-        if objective.all_items:
-            return objective.loss(draw, s_i), items, jnp.full(s_i.shape, 1 / s_i.size)
-        s_l, s_ln = (s_i.at[x].get(mode="fill", fill_value=0.0) for x in (draw.positive_l, draw.negative_aln))
-        usage_i = jnp.zeros_like(s_i)
-        for position, weight in zip((draw.positive_l, draw.negative_aln), _usage(draw), strict=True):
-            usage_i = usage_i.at[position].add(weight, mode="drop")
-        return objective.loss(draw, s_l, s_ln), items, usage_i
-
-    def on_step(download: Download, private: PyTree, draw: Draw) -> tuple:
-        position_b = jnp.concatenate([draw.positive_l, draw.negative_aln.reshape(-1)])
-        own_bd, offset_bd = (take_rows(private.get(k), position_b) for k in ("own", "offset"))
-        items = item_rows(model, private, download, take_rows(download.rows, position_b), own_bd, offset_bd)
-        s_b = score(model, private, download.head, items)
-        length = draw.positive_l.size
-        s_l, s_ln = s_b[:length], s_b[length:].reshape(draw.negative_aln.shape)
-        usage_b = jnp.concatenate([w.reshape(-1) for w in _usage(draw)])
-        return objective.loss(draw, s_l, s_ln), items, usage_b
-
-    def loss(download: Download, private: PyTree, draw: Draw) -> Array:
-        value, items, usage_b = (on_all if all_items else on_step)(download, private, draw)
-        value = value + host.regulariser(private["theta"], items, usage_b, round_)
-        if not losses.is_off(settings.l2):
-            value = value + 0.5 * settings.l2 * optax.tree.norm(trainable(private), squared=True)
-            if "own" in private:
-                value = value + 0.5 * settings.l2 * jnp.sum(usage_b * jnp.sum(items.own_bd**2, axis=-1))
-        return value
-
-    return loss
-
-
-def _usage(draw: Draw) -> tuple[Array, Array]:
-    """Weights of the rows used in a step, [l] and [l, n], summing to one over both."""
-    n = draw.negative_aln.shape[-1]
-    weight_l = draw.target_l / jnp.maximum(jnp.sum(draw.target_l), 1.0) / (1 + n)
-    return weight_l, jnp.broadcast_to(weight_l[:, None], (weight_l.size, n))
-
-
 def local_steps(
     gradients: Callable,
     update: Callable,
@@ -134,6 +52,7 @@ def local_steps(
     download: Download,
     local: Local,
     draw: Draw,
+    collect: Callable[[PyTree], PyTree] | None = None,
 ) -> tuple[Local, Download, Array]:
     """A local steps of one client, or of a chunk of clients at once.
 
@@ -144,6 +63,8 @@ def local_steps(
       settings: steps and item semantics.
       alternate: take the public gradient after the private step (PFedRec) instead of at the same point.
       download, local, draw: inputs; ``draw.negative_aln`` has its step axis leading.
+      collect: where the cotangents of the rows are those of each step's rows alone: joins them, ``[a, b, ...]`` to
+        rows shaped like the download's. None where they already have that shape: they are added step by step.
 
     Returns:
       The stepped Local, the cotangent of the download summed over steps, and the losses by step.
@@ -162,13 +83,17 @@ def local_steps(
         local = update(gradient, local)
         if alternate:
             _, cotangent, _ = gradients(at, local.params, step_draw)
-        return (local, jax.tree.map(jnp.add, total, cotangent)), loss
+        apart = None
+        if collect is not None:
+            apart, cotangent = cotangent.rows, cotangent._replace(rows=None)
+        return (local, jax.tree.map(jnp.add, total, cotangent)), (loss, apart)
 
-    zero = jax.tree.map(jnp.zeros_like, download)
-    (local, total), loss_a = jax.lax.scan(
+    summed = download if collect is None else download._replace(rows=None)
+    zero = jax.tree.map(jnp.zeros_like, summed)
+    (local, total), (loss_a, rows_ab) = jax.lax.scan(
         step, (local, zero), draw.negative_aln, length=settings.steps, unroll=settings.unroll
     )
-    return local, total, loss_a
+    return local, total if collect is None else total._replace(rows=collect(rows_ab)), loss_a
 
 
 def make_update(settings: LocalSettings) -> Callable[[PyTree, Local], Local]:
@@ -235,10 +160,17 @@ def make_local_update(model: Model, settings: LocalSettings) -> Callable:
     def local_update(broadcast: Broadcast, local: Local, work: Work, round_: Array) -> tuple[Local, Upload, Array]:
         rows = broadcast.rows if work.ids_n is None else take_rows(broadcast.rows, work.ids_n)
         download, pull = download_of(model, rows, broadcast.head, work.draw)
-        loss = make_loss(model, settings, round_, all_items=settings.objective.all_items)
+        # Items that move are read through the sum of all cotangents so far; else each step's rows suffice, and
+        # the work of a step does not grow with what the client touches in the other steps.
+        apart = not (settings.objective.all_items or settings.move_items)
+        if apart:
+            loss = make_step_loss(model, settings, round_)
+        else:
+            loss = make_loss(model, settings, round_, all_items=settings.objective.all_items)
 
         def gradients(download: Download, params: PyTree, draw: Draw) -> tuple:
-            value, (cotangent, gradient) = jax.value_and_grad(loss, (0, 1))(download, params, draw)
+            at = download._replace(rows=take_rows(rows, step_positions(draw))) if apart else download
+            value, (cotangent, gradient) = jax.value_and_grad(loss, (0, 1))(at, params, draw)
             return value, cotangent, gradient
 
         local, total, loss_a = local_steps(
@@ -250,10 +182,23 @@ def make_local_update(model: Model, settings: LocalSettings) -> Callable:
             download,
             local,
             work.draw,
+            (lambda rows_ab: _sum_steps(rows_ab, work.draw, download.rows)) if apart else None,
         )
         return local, Upload(work.ids_n, pull(total), total.head), loss_a
 
     return local_update
+
+
+def _sum_steps(rows_ab: PyTree, draw: Draw, like: PyTree) -> PyTree:
+    """Each step's cotangents of its rows [a, l + l n, ...], added up in tables shaped as `like`."""
+    length = draw.positive_l.size
+
+    def add(x_ab: Array, table: Array) -> Array:
+        # The positives are the same rows in every step: summed first, they are scattered once.
+        positive, negative = jnp.sum(x_ab[:, :length], axis=0), x_ab[:, length:].reshape(-1, *x_ab.shape[2:])
+        return put_rows(jnp.concatenate([positive, negative]), step_positions(draw), table.shape[0])
+
+    return jax.tree.map(add, rows_ab, like)
 
 
 def download_of(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import jax
 
-from fedvlr_jax.client import LocalSettings
+from fedvlr_jax.local_loss import LocalSettings
 from fedvlr_jax.model import Model
 from fedvlr_jax.rounds import BucketPlan
 from fedvlr_jax.types import Bucket

@@ -19,7 +19,8 @@ import optax
 
 from fedvlr_jax import sampling
 from fedvlr_jax.chunks import gather_local, run_fused, run_uploads, scatter_local
-from fedvlr_jax.client import LocalSettings, Work, draw_work
+from fedvlr_jax.client import Work, draw_work
+from fedvlr_jax.local_loss import LocalSettings
 from fedvlr_jax.model import Broadcast, Model
 from fedvlr_jax.server import Aggregate, add_uploads, empty_aggregate, make_server_step
 from fedvlr_jax.types import Array, Bucket, ClientData, FedState, PrivateState, RoundInfo

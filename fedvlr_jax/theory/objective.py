@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedvlr_jax.client import LocalSettings, download_of, trainable
+from fedvlr_jax.client import download_of
+from fedvlr_jax.local_loss import LocalSettings, trainable
 from fedvlr_jax.losses import Draw, multi_hot
 from fedvlr_jax.model import Broadcast, Model, item_rows, score
 from fedvlr_jax.types import Array, ClientData, PyTree

@@ -9,8 +9,8 @@ import jax
 import optax
 
 from fedvlr_jax.algorithm import Algorithm, make_algorithm
-from fedvlr_jax.client import LocalSettings
 from fedvlr_jax.data.buckets import make_client_data
+from fedvlr_jax.local_loss import LocalSettings
 from fedvlr_jax.losses import OBJECTIVES
 from fedvlr_jax.model import Model
 from fedvlr_jax.planning import plan_buckets

@@ -1,0 +1,131 @@
+"""The loss of one client in one local step: its objective, the host's regulariser and L2 terms.
+
+Two forms have one value: over all rows of a download (one matrix product over the clients that share the rows), or
+over the rows of the step alone, whose cotangent is as large as the step, whatever the client touches in the round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedvlr_jax import losses
+from fedvlr_jax.hosts import ItemRows
+from fedvlr_jax.losses import Draw, Objective
+from fedvlr_jax.model import Download, Model, item_rows, score, take_rows
+from fedvlr_jax.types import Array, PyTree
+
+
+class LocalSettings(NamedTuple):
+    """How a client trains.
+
+    Attributes:
+      objective: what it minimises.
+      optimizer: any optax transformation, for theta_u and the variant's private parameters.
+      table_lr: rate of plain SGD on the rows of a private item table (FedRAP).
+      steps: A, local steps a round.
+      l2: weight of 0.5 ||.||^2 on the private parameters used in a step.
+      move_items: the client's rows move during its local steps (the hosts' original semantics) instead of
+        staying fixed within the round (Algorithm 1).
+      item_lr: rate of these moves.
+      unroll: compile the steps one after the other instead of as a loop; slower to compile, and XLA's cost analysis
+        then counts all of them (it counts a loop's body once).
+    """
+
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    table_lr: float
+    steps: int
+    l2: float = 0.0
+    move_items: bool = False
+    item_lr: float = 0.0
+    unroll: bool = False
+
+
+def trainable(private: PyTree) -> PyTree:
+    """The private parameters that the client optimizer steps (everything but tables over items)."""
+    return {k: v for k, v in private.items() if k not in ("own", "offset")}
+
+
+def make_loss(model: Model, settings: LocalSettings, round_: Array, *, all_items: bool) -> Callable:
+    """The loss of one client, ``(download, private, draw) -> []``, for one local step.
+
+    Args:
+      model: host and variant.
+      settings: objective and L2 weight.
+      round_: int32 [], for curricula.
+      all_items: score every row of the download and pick (one matrix product over the clients that share the
+        rows), instead of gathering the rows of the step. The value is the same.
+    """
+    objective, finish = settings.objective, _make_finish(model, settings, round_)
+    step_loss = make_step_loss(model, settings, round_)
+
+    def on_all(download: Download, private: PyTree, draw: Draw) -> Array:
+        items = item_rows(model, private, download, download.rows, private.get("own"), private.get("offset"))
+        s_i = score(model, private, download.head, items)
+        if objective.all_items:
+            return finish(objective.loss(draw, s_i), private, items, jnp.full(s_i.shape, 1 / s_i.size))
+        s_l, s_ln = (s_i.at[x].get(mode="fill", fill_value=0.0) for x in (draw.positive_l, draw.negative_aln))
+        usage_i = jnp.zeros_like(s_i)
+        for position, weight in zip((draw.positive_l, draw.negative_aln), _usage(draw), strict=True):
+            usage_i = usage_i.at[position].add(weight, mode="drop")
+        return finish(objective.loss(draw, s_l, s_ln), private, items, usage_i)
+
+    def on_step(download: Download, private: PyTree, draw: Draw) -> Array:
+        return step_loss(download._replace(rows=take_rows(download.rows, step_positions(draw))), private, draw)
+
+    return on_all if all_items else on_step
+
+
+def make_step_loss(model: Model, settings: LocalSettings, round_: Array) -> Callable:
+    """The loss of one local step as a function of the rows of that step alone, in the order of `step_positions`.
+
+    Its cotangent is as large as the step, whatever the client touches in the whole round.
+    """
+    finish = _make_finish(model, settings, round_)
+
+    def loss(download: Download, private: PyTree, draw: Draw) -> Array:
+        own_bd, offset_bd = (take_rows(private.get(k), step_positions(draw)) for k in ("own", "offset"))
+        items = item_rows(model, private, download, download.rows, own_bd, offset_bd)
+        s_b = score(model, private, download.head, items)
+        length = draw.positive_l.size
+        s_l, s_ln = s_b[:length], s_b[length:].reshape(draw.negative_aln.shape)
+        usage_b = jnp.concatenate([w.reshape(-1) for w in _usage(draw)])
+        return finish(settings.objective.loss(draw, s_l, s_ln), private, items, usage_b)
+
+    return loss
+
+
+def _make_finish(model: Model, settings: LocalSettings, round_: Array) -> Callable:
+    """Adds the host's regulariser and the L2 terms to a loss; weights [b] say how much a row is used in the step."""
+
+    def finish(value: Array, private: PyTree, items: ItemRows, usage_b: Array) -> Array:
+        value = value + model.host.regulariser(private["theta"], items, usage_b, round_)
+        if not losses.is_off(settings.l2):
+            value = value + 0.5 * settings.l2 * optax.tree.norm(trainable(private), squared=True)
+            if "own" in private:
+                value = value + 0.5 * settings.l2 * jnp.sum(usage_b * jnp.sum(items.own_bd**2, axis=-1))
+        return value
+
+    return finish
+
+
+def step_positions(draw: Draw) -> Array:
+    """Rows of a local step, [l + l n]: positives, then negatives."""
+    return jnp.concatenate([draw.positive_l, draw.negative_aln.reshape(-1)])
+
+
+def put_rows(rows_b: PyTree, position_b: Array, size: int) -> PyTree:
+    """The transpose of `take_rows`: rows added up in tables of `size` rows; padding is dropped."""
+    return jax.tree.map(lambda x: jnp.zeros((size, *x.shape[1:]), x.dtype).at[position_b].add(x, mode="drop"), rows_b)
+
+
+def _usage(draw: Draw) -> tuple[Array, Array]:
+    """Weights of the rows used in a step, [l] and [l, n], summing to one over both."""
+    n = draw.negative_aln.shape[-1]
+    weight_l = draw.target_l / jnp.maximum(jnp.sum(draw.target_l), 1.0) / (1 + n)
+    return weight_l, jnp.broadcast_to(weight_l[:, None], (weight_l.size, n))
