@@ -15,7 +15,9 @@ def get_config() -> ConfigDict:
     config.objective = "bce"
     config.fusion.dim = 8
     config.fusion.activation = "softplus"
+    config.client.l2 = 0.01  # keeps L within the run small, so that rates are large enough to see descent
     config.client.optimizer = "sgd"
+    config.server.l2 = 0.01
     config.server.optimizer = "sgd"
     config.data.synthetic.num_users = 48
     config.data.synthetic.num_items = 96
@@ -28,8 +30,8 @@ def get_config() -> ConfigDict:
     config.check.seeds = 20  # runs of every setting, seeds 0, 1, ...
     config.check.steps = (1, 2, 4)  # A
     config.check.cohorts = (6, 16, 48)  # n_s, at most the number of clients
-    config.check.rounds = (64, 256, 1024)  # T; every rate runs for the longest
-    config.check.rate = 0.2  # eta at the shortest T; the others follow 1 / sqrt(T)
+    config.check.rounds = (32, 128, 512)  # T; every rate runs for the longest
+    config.check.rate = 0.08  # eta at the shortest T; the others follow 1 / sqrt(T)
     config.check.probes = 4  # rounds of a run at which both sides of the lemmas are measured, evenly spaced
     config.check.draws = 8  # cohorts drawn at each of them
     config.check.curvature_seeds = 2  # seeds whose Hessians are measured, at every probe
