@@ -68,6 +68,7 @@ def test_every_statement_holds_and_the_files_say_so(monkeypatch, tmp_path, capsy
     assert (tmp_path / "verdicts.md").read_text().strip() in printed
 
 
+@pytest.mark.slow
 def test_a_drift_that_is_three_times_too_long_is_seen(monkeypatch, tmp_path, capsys):
     right = problem.Problem.local
 
@@ -80,6 +81,7 @@ def test_a_drift_that_is_three_times_too_long_is_seen(monkeypatch, tmp_path, cap
     assert any("Lemma 1" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_a_missing_finite_population_factor_is_seen(monkeypatch, tmp_path, capsys):
     without = bounds.Bounds(sampling_factor=lambda n, m: 1 / m)
     monkeypatch.setattr(convergence, "Bounds", lambda: without)
@@ -117,6 +119,7 @@ def test_a_training_config_is_refused(monkeypatch, tmp_path, capsys):
     assert "configs/theory/convergence.py" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_settings_outside_the_assumptions_run_with_a_label(monkeypatch, tmp_path, capsys):
     check(monkeypatch, tmp_path, fusion__activation="relu")
     assert "OUTSIDE THE ASSUMPTIONS" in capsys.readouterr().out

@@ -19,9 +19,10 @@ def get_config() -> ConfigDict:
     config.client.optimizer = "sgd"
     config.server.l2 = 0.01
     config.server.optimizer = "sgd"
-    config.data.synthetic.num_users = 48
-    config.data.synthetic.num_items = 96
-    config.data.synthetic.num_interactions = 700
+    config.client.negatives = 1
+    config.data.synthetic.num_users = 32
+    config.data.synthetic.num_items = 80
+    config.data.synthetic.num_interactions = 420
     config.data.synthetic.dim_visual = 16
     config.data.synthetic.dim_text = 16
 
@@ -29,7 +30,7 @@ def get_config() -> ConfigDict:
     config.check.precision = "float64"  # float32 | float64
     config.check.seeds = 20  # runs of every setting, seeds 0, 1, ...
     config.check.steps = (1, 2, 4)  # A
-    config.check.cohorts = (6, 16, 48)  # n_s, at most the number of clients
+    config.check.cohorts = (4, 12, 32)  # n_s, at most the number of clients
     config.check.rounds = (32, 128, 512)  # T; every rate runs for the longest
     config.check.rate = 0.08  # eta at the shortest T; the others follow 1 / sqrt(T)
     config.check.probes = 4  # rounds of a run at which both sides of the lemmas are measured, evenly spaced

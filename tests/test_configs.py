@@ -1,0 +1,44 @@
+"""The configurations of data sets: their settings are those of the benchmark's chosen points."""
+
+from __future__ import annotations
+
+import fnmatch
+
+import pytest
+
+from configs import ku
+from configs.benchmark import ku as benchmark_ku
+from fedvlr_jax.benchmark.methods import list_methods
+from tests.commands import ROOT, run_here
+from tests.problems import tiny_dataset
+
+
+def flat(tree: dict, prefix: str = "") -> dict:
+    """Dotted leaves."""
+    leaves = {}
+    for name, value in tree.items():
+        leaves |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return leaves
+
+
+@pytest.mark.parametrize("method", ["fedavg+fedvlr", "fedrap+base", "fedprior+fedvlr"])
+def test_ku_trains_a_method_as_the_benchmark_does(method):
+    config = benchmark_ku.get_config()
+    found = flat(ku.get_config(method).to_dict())
+    expected = {m.name: m for m in list_methods(config.to_dict(), tiny_dataset()).methods}[method]
+    point = flat(ku.CHOSEN[method].to_dict())
+    assert point in [dict(p) for p in expected.grid]
+    assert found == flat(dict(expected.settings)) | point | {"baselines": True}
+
+
+def test_every_federated_method_of_the_benchmark_has_a_chosen_point():
+    config = benchmark_ku.get_config()
+    names = {f"{h}+{v}" for h in config.hosts.split(",") for v in config.variants.split(",")}
+    assert set(ku.CHOSEN) == names | set(config.own.split(","))
+    assert all(any(fnmatch.fnmatchcase(name, pattern) for pattern in config.grid) for name in names)
+
+
+def test_an_unknown_method_is_refused(monkeypatch, tmp_path, capsys):
+    code = run_here(monkeypatch, "train", f"--config={ROOT}/configs/ku.py:fcf+other", f"--workdir={tmp_path}")
+    assert code == 2
+    assert "fcf+base" in capsys.readouterr().err
