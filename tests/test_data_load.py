@@ -46,6 +46,14 @@ def test_a_folder_by_its_name(tmp_path, source):
         load("other", tmp_path, source=source)
 
 
+def test_a_folder_is_found_in_any_case_unless_two_names_fit(tmp_path):
+    write_folder(tmp_path / "KU")
+    assert load("ku", tmp_path).name == load("KU", tmp_path).name == "KU"
+    write_folder(tmp_path / "kU")
+    with pytest.raises(DataError, match="ku"):
+        load("ku", tmp_path)
+
+
 def test_the_generator_by_its_name(tmp_path):
     found = load("synthetic", tmp_path / "absent", synthetic=SMALL, seed=5)
     assert fingerprint(found) == fingerprint(synthetic.generate(5, **SMALL))

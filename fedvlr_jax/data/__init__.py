@@ -54,7 +54,7 @@ def load(
     """Load a data set by its name.
 
     Args:
-      name: "synthetic" for the embedded generator (no files), else a canonical folder below `root`.
+      name: "synthetic" for the embedded generator (no files), else a canonical folder below `root`; "ku" finds "KU".
       root: see `data_root`.
       source: "folder" reads the folder's files; "tfds" reads their prepared copy, made on the first use.
       synthetic: arguments of `synthetic.generate`; not used for other names.
@@ -76,7 +76,15 @@ def load(
         raise ConfigError(
             f"data.name: expected {SYNTHETIC} or the name of a folder below the data root, found {name!r}"
         )
-    return SOURCES[source](pathlib.Path(root) / name)
+    return SOURCES[source](_folder(pathlib.Path(root), name))
+
+
+def _folder(root: pathlib.Path, name: str) -> pathlib.Path:
+    """The folder of that name, else the only one that differs from it in upper and lower case alone."""
+    if (root / name).exists() or not root.is_dir():
+        return root / name
+    alike = [folder for folder in root.iterdir() if folder.name.lower() == name.lower()]
+    return alike[0] if len(alike) == 1 else root / name
 
 
 def load_configured(settings: Mapping[str, Any], seed: int = 0) -> Dataset:
