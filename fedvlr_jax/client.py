@@ -140,7 +140,10 @@ def draw_work(settings: LocalSettings, num_items: int, history_l: Array, key: Ar
     if not touched_rows or settings.objective.all_items:
         return Work(None, draw)
     every = jnp.concatenate([draw.positive_l, draw.negative_aln.reshape(-1)])
-    ids_n = jnp.unique(every, size=every.size, fill_value=num_items)
+    # Distinct ids in ascending order, then padding; two sorts are less work than jnp.unique, which counts as well.
+    sorted_n = jnp.sort(every)
+    is_first_n = jnp.concatenate([jnp.ones(1, bool), sorted_n[1:] != sorted_n[:-1]])
+    ids_n = jnp.sort(jnp.where(is_first_n, sorted_n, num_items))
 
     def position(ids: Array) -> Array:
         found = jnp.searchsorted(ids_n, ids.reshape(-1), method="sort").reshape(ids.shape)

@@ -82,7 +82,7 @@ def test_a_single_client_has_no_sampling_variance():
 def test_lemma_1_is_an_equality_for_a_constant_gradient():
     # p moves by eta q in every step.
     eta, q = 0.1, np.array([0.3, -2.0])
-    c = Constants(L=1, G2=float(q @ q), sigma2=0, zeta2=0)
+    c = Constants(L=1, L_mixed=1, G2=float(q @ q), sigma2=0, zeta2=0)
     for step in (1, 2, 7):
         np.testing.assert_allclose(np.sum((step * eta * q) ** 2), bounds.drift(eta, step, c), rtol=1e-12)
 
@@ -92,14 +92,14 @@ def test_lemma_2_is_within_four_thirds_of_a_bilinear_loss(steps):
     # J = L x p + q p at x = 0: the private gradient is q, the public one L p^a, off by L eta q (A-1)/2.
     L, eta, q = 3.0, 0.01, 0.7
     measured = (L * eta * q * (steps - 1) / 2) ** 2
-    bound = bounds.bias(eta, steps, Constants(L=L, G2=q**2, sigma2=0, zeta2=0))
+    bound = bounds.bias(eta, steps, Constants(L=L, L_mixed=L, G2=q**2, sigma2=0, zeta2=0))
     assert measured <= bound * (1 + 1e-12)
     assert bound <= measured * 4 / 3 * (1 + 1 / max(steps - 1, 1)) + 1e-15
 
 
 def test_lemma_3_without_bias_is_an_equality():
     # One step: no bias; noise sigma^2 a client; the expectation over cohorts and noise in closed form.
-    c = Constants(L=1, G2=1, sigma2=2.0, zeta2=3.0)
+    c = Constants(L=1, L_mixed=1, G2=1, sigma2=2.0, zeta2=3.0)
     expected = 5.0 + bounds.sampling_factor(10, 4) * 3.0 + 2.0 / 4
     np.testing.assert_allclose(bounds.second_moment(0.1, 1, 10, 4, c, gradient2=5.0), expected, rtol=1e-12)
 
@@ -126,7 +126,7 @@ def test_every_bound_holds_for_a_simulated_quadratic(steps, cohort):
             moments.append((np.sum(aggregate**2), np.sum(before**2)))
         losses.append(problem.loss(x, p_u))
     # Gradients shrink along the local steps of a convex quadratic, so G^2 at the starts bounds all of them.
-    c = Constants(L=1.0, G2=G2, sigma2=sigma2, zeta2=zeta2)
+    c = Constants(L=1.0, L_mixed=1.0, G2=G2, sigma2=sigma2, zeta2=zeta2)
     for a, drift in enumerate(np.mean(drifts, axis=0), start=1):
         assert drift <= bounds.drift(eta, a, c)
     measured, gradient2 = np.mean(moments, axis=0)
@@ -139,7 +139,7 @@ def test_every_bound_holds_for_a_simulated_quadratic(steps, cohort):
 
 
 def test_the_theorem_weighs_rounds_by_their_rates():
-    c = Constants(L=2.0, G2=1.0, sigma2=1.0, zeta2=1.0)
+    c = Constants(L=2.0, L_mixed=2.0, G2=1.0, sigma2=1.0, zeta2=1.0)
     constant = bounds.stationarity(3.0, [0.1] * 5, 2, 10, 4, c)
     by_hand = 2 * 3.0 / (0.1 * 2 * 5) + 1.4 * bounds.bias(0.1, 2, c)
     by_hand += 2 * 0.1 * 2 * (bounds.second_moment(0.1, 2, 10, 4, c) + 0.4)
@@ -150,7 +150,7 @@ def test_the_theorem_weighs_rounds_by_their_rates():
 
 
 def test_the_bound_vanishes_with_the_rate_and_full_participation_has_no_zeta():
-    c = Constants(L=2.0, G2=1.0, sigma2=0.0, zeta2=1e6)
+    c = Constants(L=2.0, L_mixed=2.0, G2=1.0, sigma2=0.0, zeta2=1e6)
     assert bounds.stationarity(0.0, [1e-9], 2, 10, 4, c) < 0.01
     with_zeta, without = (bounds.stationarity(0.0, [0.1], 2, 10, 10, c._replace(zeta2=z)) for z in (1e6, 0.0))
     assert with_zeta == without

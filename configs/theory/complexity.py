@@ -23,10 +23,10 @@ def get_config() -> ConfigDict:
     config.growth.repeats = 7  # timed repeats of every point; intervals are over them
     config.growth.base = ConfigDict({"G": 3, "I": 2048, "d": 64, "n_s": 64, "A": 4, "U": 256})
     config.growth.grow = ConfigDict()  # each size alone, from the base
-    config.growth.grow.G = (2, 4, 8, 16)
-    config.growth.grow.I = (1024, 2048, 4096, 8192)
-    config.growth.grow.d = (32, 64, 128, 256)
-    config.growth.grow.n_s = (32, 64, 128, 256)
-    config.growth.grow.A = (2, 4, 8, 16)
-    config.growth.grow.U = (256, 512, 1024, 2048)
+    config.growth.grow.G = (2, 4, 8)
+    config.growth.grow.I = (1024, 2048, 4096)
+    config.growth.grow.d = (32, 64, 128)
+    config.growth.grow.n_s = (32, 64, 128)
+    config.growth.grow.A = (1, 2, 4, 8)
+    config.growth.grow.U = (256, 512, 1024)
     return config.lock()

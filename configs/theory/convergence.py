@@ -17,12 +17,12 @@ def get_config() -> ConfigDict:
     config.fusion.activation = "softplus"
     config.client.l2 = 0.01  # keeps L within the run small, so that rates are large enough to see descent
     config.client.optimizer = "sgd"
-    config.server.l2 = 0.01
+    config.server.l2 = 0.003
     config.server.optimizer = "sgd"
-    config.client.negatives = 1
+    config.client.negatives = 4
     config.data.synthetic.num_users = 32
-    config.data.synthetic.num_items = 80
-    config.data.synthetic.num_interactions = 420
+    config.data.synthetic.num_items = 64
+    config.data.synthetic.num_interactions = 300
     config.data.synthetic.dim_visual = 16
     config.data.synthetic.dim_text = 16
 
@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
     config.check.steps = (1, 2, 4)  # A
     config.check.cohorts = (4, 12, 32)  # n_s, at most the number of clients
     config.check.rounds = (32, 128, 512)  # T; every rate runs for the longest
-    config.check.rate = 0.08  # eta at the shortest T; the others follow 1 / sqrt(T)
+    config.check.rate = 0.05  # eta at the shortest T; the others follow 1 / sqrt(T)
     config.check.probes = 4  # rounds of a run at which both sides of the lemmas are measured, evenly spaced
     config.check.draws = 8  # cohorts drawn at each of them
     config.check.curvature_seeds = 2  # seeds whose Hessians are measured, at every probe

@@ -16,12 +16,14 @@ class Constants(NamedTuple):
 
     Attributes:
       L: Lipschitz constant of the gradient of every J_u, jointly in public and private parameters.
+      L_mixed: of the public gradient in the private parameters alone; at most L, and all that lemma 2 needs.
       G2: second moment of a client's private stochastic gradient, at most.
       sigma2: mean over clients of the variance of one step's public stochastic gradient, at most.
       zeta2: mean over clients of ||grad_public J_u - grad_public J||^2, at most.
     """
 
     L: float
+    L_mixed: float
     G2: float
     sigma2: float
     zeta2: float
@@ -33,8 +35,13 @@ def drift(eta: float, step: int, c: Constants) -> float:
 
 
 def bias(eta: float, steps: int, c: Constants) -> float:
-    """Lemma 2: L^2 eta^2 G^2 (A - 1)(2 A - 1) / 6; zero for one local step."""
+    """Lemma 2 with L: L^2 eta^2 G^2 (A - 1)(2 A - 1) / 6; zero for one local step."""
     return c.L**2 * eta**2 * c.G2 * (steps - 1) * (2 * steps - 1) / 6
+
+
+def mixed_bias(eta: float, steps: int, c: Constants) -> float:
+    """Lemma 2 with the mixed constant, its sharp form."""
+    return bias(eta, steps, c._replace(L=c.L_mixed))
 
 
 def sampling_factor(num_clients: int, cohort: int) -> float:
@@ -53,10 +60,10 @@ def second_moment(
 ) -> float:
     """Lemma 3: second moment of the aggregated gradient over A; its variance at `gradient2` = 0.
 
-    (sqrt(||grad_public J||^2 + factor zeta^2 + sigma^2 / (m A)) + sqrt(bias))^2
+    (sqrt(||grad_public J||^2 + factor zeta^2 + sigma^2 / (m A)) + sqrt(mixed bias))^2
     """
     exact = gradient2 + factor(num_clients, cohort) * c.zeta2 + c.sigma2 / (cohort * steps)
-    return (np.sqrt(exact) + np.sqrt(bias(eta, steps, c))) ** 2
+    return (np.sqrt(exact) + np.sqrt(mixed_bias(eta, steps, c))) ** 2
 
 
 def stability_limit(steps: int, L: float) -> float:
@@ -93,6 +100,7 @@ class Bounds(NamedTuple):
 
     drift: Callable = drift
     bias: Callable = bias
+    mixed_bias: Callable = mixed_bias
     sampling_factor: Callable = sampling_factor
     second_moment: Callable = second_moment
     stationarity: Callable = stationarity

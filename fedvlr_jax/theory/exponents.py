@@ -75,7 +75,8 @@ def over_points(name: str, expected: Expected, x_k: np.ndarray, y_k: np.ndarray)
     if len(np.unique(x_k)) < 3:
         raise ConfigError(f"{name}: expected at least three values for an interval, found {len(np.unique(x_k))}")
     fit = stats.linregress(np.log(np.asarray(x_k, float)), np.log(np.asarray(y_k, float)))
-    half = stats.t.ppf(0.975, len(x_k) - 2) * fit.stderr
+    # Without any variation the error of the slope is 0 / 0, and the slope is exactly zero.
+    half = stats.t.ppf(0.975, len(x_k) - 2) * np.nan_to_num(fit.stderr)
     return Exponent(name, expected, fit.slope, fit.slope - half, fit.slope + half)
 
 

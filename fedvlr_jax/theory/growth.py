@@ -1,8 +1,12 @@
 """Operations, bytes, memory and time of a round while one size grows at a time.
 
 Two programs are measured apart, as the paper counts them: the server's (publish the views, pull the aggregated
-cotangent back) and the cohort's (n_s clients, A local steps each, one after the other in no loop that would hide
-operations from XLA's cost analysis); then the whole round of the library.
+cotangent back) and the cohort's (n_s clients, A local steps each); then the whole round of the library.
+
+XLA's cost analysis counts the body of a loop once, whatever its length, so operations and bytes are those of a
+program whose local steps are written out, before optimisation: afterwards XLA computes some of them again in every
+step that uses them. Memory and time are those of the compiled program with its loop. The round's chunks stay a loop,
+so its operations are not counted.
 """
 
 from __future__ import annotations
@@ -18,11 +22,12 @@ import numpy as np
 from fedvlr_jax import sampling
 from fedvlr_jax.algorithm import Algorithm, make_algorithm
 from fedvlr_jax.chunks import gather_local
-from fedvlr_jax.client import draw_work, make_local_update
+from fedvlr_jax.client import Local, draw_work, make_local_update
 from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.model import Broadcast
 from fedvlr_jax.theory.exponents import Expected, Exponent, over_points, over_runs
-from fedvlr_jax.types import ClientData, Dataset
+from fedvlr_jax.types import Bucket, ClientData, Dataset, FedState
 
 SIZES = {"G": "|G|", "I": "|I|", "d": "d", "n_s": "n_s", "A": "A", "U": "|U|"}
 """What grows, by its field in the config, with its symbol."""
@@ -44,8 +49,8 @@ class Cost(NamedTuple):
     """What one program costs.
 
     Attributes:
-      operations: floating-point operations, from XLA's cost analysis of the compiled program.
-      bytes: bytes read and written, from the same.
+      operations: floating-point operations by XLA's cost analysis.
+      bytes: bytes that the operations read and write, each for itself, from the same: fusing makes them fewer.
       memory: bytes of arguments, results and temporary arrays at the peak, from XLA's memory analysis.
       seconds: [repeats], wall times after warm-up; empty where nothing was timed.
     """
@@ -77,14 +82,24 @@ def measure_growth(settings: Mapping[str, Any], report: Callable[[str], None] = 
         if len(set(values)) < 3:
             raise ConfigError(f"growth.grow.{size}: expected at least three values to fit, found {values}")
     for size, values in growth["grow"].items():
-        for value in values:
-            point = dict(growth["base"]) | {size: value}
-            yield Point(size, value, measure_point(settings, point, growth["repeats"]))
+        programs = [compile_point(settings, dict(growth["base"]) | {size: value}) for value in values]
+        seconds = _time_in_turn(programs, growth["repeats"])
+        for value, compiled, times in zip(values, programs, seconds, strict=True):
+            yield Point(size, value, {name: _cost(run, times[name]) for name, run in compiled.items()})
         report(f"{SIZES[size]} = {', '.join(map(str, values))}: measured")
 
 
-def measure_point(settings: Mapping[str, Any], point: Mapping[str, int], repeats: int) -> dict[str, Cost]:
-    """The costs of one point by program: server, clients, one client, round."""
+class Compiled(NamedTuple):
+    """A compiled program, XLA's counts of what it computes, its arguments, and whether it is timed."""
+
+    program: Any
+    counts: Mapping[str, float]
+    arguments: tuple
+    timed: bool = True
+
+
+def compile_point(settings: Mapping[str, Any], point: Mapping[str, int]) -> dict[str, Compiled]:
+    """The programs of one point: server, clients, one client, round."""
     if point["n_s"] > point["U"]:
         raise ConfigError(f"growth: expected n_s of at most |U| = {point['U']}, found {point['n_s']}")
     growth = settings["growth"]
@@ -93,12 +108,23 @@ def measure_point(settings: Mapping[str, Any], point: Mapping[str, int], repeats
     data = jax.device_put(make_client_data(dataset))
     state = jax.jit(algorithm.init)(jax.random.key(0))
     broadcast = jax.jit(algorithm.model.publish)(state.public.params, data.content)
-    cohort, one = (_clients_program(algorithm, point["I"], data, n) for n in (point["n_s"], 1))
+    clients, written_out = (_clients_program(algorithm, point["I"], unroll) for unroll in (False, True))
+    cohort, one = (_clients(state, data, n) for n in (point["n_s"], 1))
+
+    def compiled(program: Callable, counted: Callable, *arguments: Any, timed: bool = True) -> Compiled:
+        counts = jax.jit(counted).lower(*arguments).cost_analysis()
+        return Compiled(jax.jit(program).lower(*arguments).compile(), counts, arguments, timed)
+
+    def round_(state: FedState, data: ClientData) -> FedState:
+        return algorithm.run(state, data, 1)[0]
+
+    server = _server_program(algorithm)
+
     return {
-        "server": _cost(_server_program(algorithm), (state.public.params, data.content, broadcast), repeats),
-        "clients": _cost(cohort, (broadcast, state), repeats),
-        "one client": _cost(one, (broadcast, state), 0),
-        "round": _cost(lambda state, data: algorithm.run(state, data, 1)[0], (state, data), repeats),
+        "server": compiled(server, server, state.public.params, data.content, broadcast),
+        "clients": compiled(clients, written_out, broadcast, *cohort),
+        "one client": compiled(clients, written_out, broadcast, *one, timed=False),
+        "round": compiled(round_, round_, state, data),
     }
 
 
@@ -128,7 +154,7 @@ def fit_growth(points: Sequence[Point]) -> list[Exponent]:
         x_k = np.array([point.value for point in chosen])
         for program in chosen[0].costs:
             costs = [point.costs[program] for point in chosen]
-            for measure in ("operations", "bytes", "memory"):
+            for measure in ("memory",) if program == "round" else ("operations", "bytes", "memory"):
                 y_k = np.array([getattr(cost, measure) for cost in costs])
                 name = f"{program}, {measure} against {SIZES[size]}"
                 found.append(over_points(name, _expected(program, measure, size), x_k, y_k))
@@ -165,34 +191,49 @@ def _server_program(algorithm: Algorithm) -> Callable:
     return server
 
 
-def _clients_program(algorithm: Algorithm, num_items: int, data: ClientData, cohort: int) -> Callable:
-    """The first `cohort` clients' local updates, side by side, with their uploads of touched rows."""
-    settings = algorithm.local._replace(unroll=True)
-    update = make_local_update(algorithm.model, settings)
+def _clients(state: FedState, data: ClientData, cohort: int) -> tuple[Local, Bucket]:
+    """The private states and the histories of the first `cohort` clients: what the devices themselves hold."""
     bucket = jax.tree.map(lambda x: x[:cohort], data.buckets[0])
+    return gather_local(state.private, bucket.user, None), bucket
 
-    def clients(broadcast, state):
+
+def _clients_program(algorithm: Algorithm, num_items: int, unroll: bool) -> Callable:
+    """The clients' local updates, side by side, with their uploads of touched rows."""
+    settings = algorithm.local._replace(unroll=unroll)
+    update = make_local_update(algorithm.model, settings)
+
+    def clients(broadcast: Broadcast, local: Local, bucket: Bucket) -> tuple:
         keys = sampling.entity_keys(jax.random.key(0), bucket.user)
         work = jax.vmap(lambda h, k: draw_work(settings, num_items, h, k, touched_rows=True))(bucket.history, keys)
-        local = gather_local(state.private, bucket.user, work.ids_n)
         trained, upload, _ = jax.vmap(update, in_axes=(None, 0, 0, None))(broadcast, local, work, jnp.zeros((), int))
         return trained.params, upload
 
     return clients
 
 
-def _cost(program: Callable, arguments: tuple, repeats: int) -> Cost:
-    """Compiles, asks XLA, and times (median of three runs for each repeat, after two for warm-up)."""
-    compiled = jax.jit(program).lower(*arguments).compile()
-    counts, memory = compiled.cost_analysis(), compiled.memory_analysis()
-    peak = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
-    for _ in range(2 if repeats else 0):
-        jax.block_until_ready(compiled(*arguments))
-    seconds = np.array([np.median([_time(compiled, arguments) for _ in range(3)]) for _ in range(repeats)])
-    return Cost(counts["flops"], counts["bytes accessed"], peak, seconds)
+def _time_in_turn(points: Sequence[dict[str, Compiled]], repeats: int) -> list[dict[str, np.ndarray]]:
+    """Seconds [repeats] of every timed program of every point, after one call of each.
+
+    Every repeat visits all points, so that other work on the machine touches all of them alike; a repeat is the
+    least of three runs.
+    """
+    seconds: list[dict[str, list[float]]] = [{name: [] for name in programs} for programs in points]
+    for repeat in range(repeats + 1):
+        for programs, found in zip(points, seconds, strict=True):
+            for name, compiled in programs.items():
+                if compiled.timed:
+                    least = min(_time(compiled) for _ in range(3 if repeat else 1))
+                    found[name] += [least] if repeat else []
+    return [{name: np.array(values) for name, values in found.items()} for found in seconds]
 
 
-def _time(compiled: Callable, arguments: tuple) -> float:
+def _time(compiled: Compiled) -> float:
     start = time.perf_counter()
-    jax.block_until_ready(compiled(*arguments))
+    jax.block_until_ready(compiled.program(*compiled.arguments))
     return time.perf_counter() - start
+
+
+def _cost(compiled: Compiled, seconds: np.ndarray) -> Cost:
+    counts, memory = compiled.counts, compiled.program.memory_analysis()
+    peak = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+    return Cost(counts["flops"], counts["bytes accessed"], peak, seconds)

@@ -45,6 +45,8 @@ def verdicts(findings: Findings) -> str:
         ),
         exponent_table(findings.exponents),
     ]
+    if findings.unstated:
+        parts.append(f"L grew during the runs until eta > 1 / (L A): no theorem at {'; '.join(findings.unstated)}.")
     if findings.outside:
         reasons = "\n".join(f"* {reason}" for reason in findings.outside)
         parts.insert(0, f"OUTSIDE THE ASSUMPTIONS, the verdicts are observations only:\n\n{reasons}")
