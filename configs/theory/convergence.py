@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     config.objective = "bce"
     config.fusion.dim = 8
     config.fusion.activation = "softplus"
-    config.client.l2 = 0.01  # keeps L within the run small, so that rates are large enough to see descent
+    config.client.l2 = 0.03  # keeps L within the run small, so that rates are large enough to see descent
     config.client.optimizer = "sgd"
     config.server.l2 = 0.003
     config.server.optimizer = "sgd"

@@ -32,7 +32,8 @@ class Probe(NamedTuple):
       dissimilarity: [], zeta^2 at the state.
       aggregate2: [], mean over cohorts of ||aggregated gradient / A||^2.
       sampling: [], mean over cohorts of ||mean of the cohort's exact gradients - that of all||^2.
-      quotient: [], largest ||change of grad_public J_u|| / ||p^a - p^0|| met on the paths.
+      quotient: [], the change of grad_public J_u over ||p^a - p^0||, both as root mean squares over clients;
+        the largest over steps.
       aggregate_p: [p], the aggregated gradient / A of the round that the library would run next.
     """
 
@@ -55,7 +56,8 @@ class Path(NamedTuple):
     moment_a: Array
     noise_a: Array
     bias: Array
-    quotient: Array
+    change_a: Array
+    distance_a: Array
     start_p: Array
     sent_p: Array
 
@@ -86,7 +88,7 @@ def make_probe(problem: Problem, steps: int, cohorts: int) -> Callable[[FedState
             dissimilarity=estimators.dissimilarity(path_u.start_p),
             aggregate2=estimators.second_moment(aggregate_kp),
             sampling=estimators.second_moment(weight_ku @ (path_u.start_p - mean_p[None])),
-            quotient=jnp.max(path_u.quotient),
+            quotient=jnp.max(_root_of_ratio(jnp.mean(path_u.change_a, axis=0), jnp.mean(path_u.distance_a, axis=0))),
             aggregate_p=aggregate_kp[0],
         )
 
@@ -131,18 +133,23 @@ def _make_path(
             at_p = flat_pull(exact(broadcast, local.params, history_l, number))
             before, after = _flat(local.params), _flat(moved.params)
             distance2, change2 = jnp.sum((before - origin) ** 2), jnp.sum((at_p - start_p) ** 2)
-            quotient = jnp.where(distance2 > 0, jnp.sqrt(change2 / jnp.where(distance2 > 0, distance2, 1.0)), 0.0)
             gradient = _flat(stochastic(download, local.params, work.draw._replace(negative_aln=negative_ln)))
             drift, noise = jnp.sum((after - origin) ** 2), jnp.sum((sent_p - at_p) ** 2)
-            return moved, (drift, jnp.sum(gradient**2), noise, quotient, sent_p, at_p)
+            return moved, (drift, jnp.sum(gradient**2), noise, change2, distance2, sent_p, at_p)
 
-        _, (drift_a, moment_a, noise_a, quotient_a, sent_ap, at_ap) = jax.lax.scan(
+        _, (drift_a, moment_a, noise_a, change_a, distance_a, sent_ap, at_ap) = jax.lax.scan(
             step, local, work.draw.negative_aln
         )
         bias = jnp.sum((jnp.mean(at_ap, axis=0) - start_p) ** 2)
-        return Path(drift_a, moment_a, noise_a, bias, jnp.max(quotient_a), start_p, jnp.mean(sent_ap, axis=0))
+        sent_p = jnp.mean(sent_ap, axis=0)
+        return Path(drift_a, moment_a, noise_a, bias, change_a, distance_a, start_p, sent_p)
 
     return follow
+
+
+def _root_of_ratio(square: Array, by_square: Array) -> Array:
+    """sqrt(square / by_square), 0 where nothing has moved."""
+    return jnp.sqrt(jnp.where(by_square > 0, square / jnp.where(by_square > 0, by_square, 1.0), 0.0))
 
 
 class Curvature(NamedTuple):
