@@ -12,7 +12,7 @@ import cli
 from absl import flags
 
 from fedvlr_jax.errors import ConfigError
-from fedvlr_jax.io.interrupt import Interrupt, Interrupted
+from fedvlr_jax.io.interrupt import Interrupt
 
 
 def define(values: flags.FlagValues) -> None:
@@ -38,8 +38,7 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> int:
     workdir = prepare_workdir(pathlib.Path(values.workdir or "runs/complexity"))
 
     def report(line: str) -> None:
-        if interrupt.signum is not None:
-            raise Interrupted(interrupt.signum, "stopped; nothing was written")
+        interrupt.stop_if_signalled("stopped; nothing was written")
         print(line, file=sys.stderr, flush=True)
 
     cells, sent = table3(settings), messages(settings, dataset)

@@ -13,7 +13,7 @@ import cli
 from absl import flags
 
 from fedvlr_jax.errors import ConfigError
-from fedvlr_jax.io.interrupt import Interrupt, Interrupted
+from fedvlr_jax.io.interrupt import Interrupt
 
 VIOLATED = 1
 
@@ -45,8 +45,7 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> int:
     start = time.perf_counter()
 
     def report(line: str) -> None:
-        if interrupt.signum is not None:
-            raise Interrupted(interrupt.signum, "stopped; nothing was written")
+        interrupt.stop_if_signalled("stopped; nothing was written")
         print(f"{time.perf_counter() - start:6.1f} s  {line}", file=sys.stderr, flush=True)
 
     findings = check_convergence(settings, dataset, report=report)

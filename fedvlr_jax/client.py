@@ -139,7 +139,7 @@ def draw_work(settings: LocalSettings, num_items: int, history_l: Array, key: Ar
     draw = settings.objective.draw(key, history_l)
     if not touched_rows or settings.objective.all_items:
         return Work(None, draw)
-    every = jnp.concatenate([draw.positive_l, draw.negative_aln.reshape(-1)])
+    every = step_positions(draw)  # of all steps at once
     # Distinct ids in ascending order, then padding; two sorts are less work than jnp.unique, which counts as well.
     sorted_n = jnp.sort(every)
     is_first_n = jnp.concatenate([jnp.ones(1, bool), sorted_n[1:] != sorted_n[:-1]])

@@ -61,7 +61,7 @@ def make_loss(model: Model, settings: LocalSettings, round_: Array, *, all_items
       all_items: score every row of the download and pick (one matrix product over the clients that share the
         rows), instead of gathering the rows of the step. The value is the same.
     """
-    objective, finish = settings.objective, _make_finish(model, settings, round_)
+    objective, finish = settings.objective, make_finish(model, settings, round_)
     step_loss = make_step_loss(model, settings, round_)
 
     def on_all(download: Download, private: PyTree, draw: Draw) -> Array:
@@ -86,7 +86,7 @@ def make_step_loss(model: Model, settings: LocalSettings, round_: Array) -> Call
 
     Its cotangent is as large as the step, whatever the client touches in the whole round.
     """
-    finish = _make_finish(model, settings, round_)
+    finish = make_finish(model, settings, round_)
 
     def loss(download: Download, private: PyTree, draw: Draw) -> Array:
         own_bd, offset_bd = (take_rows(private.get(k), step_positions(draw)) for k in ("own", "offset"))
@@ -100,7 +100,7 @@ def make_step_loss(model: Model, settings: LocalSettings, round_: Array) -> Call
     return loss
 
 
-def _make_finish(model: Model, settings: LocalSettings, round_: Array) -> Callable:
+def make_finish(model: Model, settings: LocalSettings, round_: Array) -> Callable:
     """Adds the host's regulariser and the L2 terms to a loss; weights [b] say how much a row is used in the step."""
 
     def finish(value: Array, private: PyTree, items: ItemRows, usage_b: Array) -> Array:

@@ -10,16 +10,11 @@ import pytest
 
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.theory import bounds, convergence, exponents, problem, statements
+from tests import commands
 from tests.commands import ROOT, run_here
 
 TINY = {
-    "fusion.dim": 4,
-    "data.synthetic.num_users": 12,
-    "data.synthetic.num_items": 30,
-    "data.synthetic.num_interactions": 90,
-    "data.synthetic.skew": 0.0,
-    "data.synthetic.dim_visual": 4,
-    "data.synthetic.dim_text": 4,
+    **{name: value for name, value in commands.TINY.items() if name.startswith(("data.", "fusion."))},
     "check.seeds": 4,
     "check.steps": "(1,3)",
     "check.cohorts": "(3,6,12)",

@@ -14,7 +14,7 @@ import numpy as np
 from fedvlr_jax.benchmark.programs import MethodPrograms, Point
 from fedvlr_jax.benchmark.records import CurvePoint
 from fedvlr_jax.evaluation.metrics import summarise
-from fedvlr_jax.io.interrupt import Interrupt, Interrupted
+from fedvlr_jax.io.interrupt import Interrupt
 from fedvlr_jax.schedule import Plan, Tally
 from fedvlr_jax.types import Dataset, Ranks, RoundInfo
 
@@ -72,8 +72,8 @@ def train_group(
     best = jax.tree.map(lambda x: x.copy(), best)  # the state is donated to the next rounds
     track = [_Track() for _ in runs]
     while any(t.is_alive(plan) for t in track):
-        if interrupt is not None and interrupt.signum is not None:
-            raise Interrupted(interrupt.signum, "stopped; the runs that are finished are kept")
+        if interrupt is not None:
+            interrupt.stop_if_signalled("stopped; the runs that are finished are kept")
         calls = (plan.next_evaluation(track[0].tally.round) - track[0].tally.round) // length
         begin, before = time.perf_counter(), programs.seconds
         infos = []

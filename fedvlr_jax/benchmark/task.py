@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from fedvlr_jax.io.interrupt import Interrupt, Interrupted
+from fedvlr_jax.io.interrupt import Interrupt
 from fedvlr_jax.types import ClientData, Dataset
 
 
@@ -29,8 +29,7 @@ class Task(NamedTuple):
 
     def check_interrupt(self) -> None:
         """Raises Interrupted after a signal."""
-        if self.interrupt.signum is not None:
-            raise Interrupted(self.interrupt.signum, "stopped between two runs; finished runs are kept")
+        self.interrupt.stop_if_signalled("stopped between two runs; finished runs are kept")
 
     def folder(self, method_name: str, run: str) -> pathlib.Path:
         """The folder of one run."""

@@ -35,6 +35,11 @@ class Interrupt:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    def stop_if_signalled(self, message: str) -> None:
+        """Raises Interrupted with the message after a signal; for places where nothing is left to save."""
+        if self.signum is not None:
+            raise Interrupted(self.signum, message)
+
     def _handle(self, signum: int, _frame: FrameType | None) -> None:
         if self.signum is not None:
             raise Interrupted(signum, "stopped at once; the last checkpoint is intact")

@@ -55,9 +55,9 @@ def second_moment(
     num_clients: int,
     cohort: int,
     c: Constants,
-    gradient2: float = 0.0,
+    gradient2: float | np.ndarray = 0.0,
     factor: Callable[[int, int], float] = sampling_factor,
-) -> float:
+) -> float | np.ndarray:
     """Lemma 3: second moment of the aggregated gradient over A; its variance at `gradient2` = 0.
 
     (sqrt(||grad_public J||^2 + factor zeta^2 + sigma^2 / (m A)) + sqrt(mixed bias))^2
@@ -72,18 +72,18 @@ def stability_limit(steps: int, L: float) -> float:
 
 
 def stationarity(
-    gap: float,
+    gap: float | np.ndarray,
     rates: Sequence[float],
     steps: int,
     num_clients: int,
     cohort: int,
     c: Constants,
     factor: Callable[[int, int], float] = sampling_factor,
-) -> float:
+) -> float | np.ndarray:
     """Theorem 1: bound on sum_t eta_t E[M_t] / sum_t eta_t, M_t = ||grad_public J||^2 + (m/n) (1/n) sum_u ||q_u||^2.
 
     Args:
-      gap: J(Theta_0) minus a lower bound of J.
+      gap: J(Theta_0) minus a lower bound of J; an array gives an array of bounds.
       rates: eta_t of every round, each at most `stability_limit`; equal rates give the plain mean over rounds.
       steps, num_clients, cohort, c: A, n, m and the constants.
       factor: of the variance of sampling clients.

@@ -14,7 +14,7 @@ from fedvlr_jax.io.files import write_bytes, write_csv, write_json
 from fedvlr_jax.theory.exponents import EXPONENT_COLUMNS, Exponent, exponent_row, exponent_table
 from fedvlr_jax.theory.growth import SIZES, Point
 from fedvlr_jax.theory.messages import Message
-from fedvlr_jax.theory.parameters import DIM, FEATURES, Cell
+from fedvlr_jax.theory.parameters import DIM, Cell, stated_width
 
 GROWTH_COLUMNS = ("size", "value", "program", "operations", "bytes", "memory", "seconds_median")
 AGREEING_CELLS = 106  # of Table 3; the other six are printed for another width
@@ -47,8 +47,8 @@ def as_described(cells: Sequence[Cell]) -> bool:
 
 
 def _explanation(cell: Cell) -> str:
-    stated = FEATURES if cell.model.endswith("VBPR") else DIM
-    return "no width found" if cell.width is None else f"width {cell.width} instead of {stated}"
+    found, stated = cell.width, stated_width(cell.model)
+    return "no width found" if found is None else f"width {found} instead of {stated}"
 
 
 def message_table(messages: Sequence[Message], dataset: str) -> str:
@@ -123,7 +123,7 @@ def draw(points: Sequence[Point]) -> bytes:
             costs = [point.costs[program] for point in chosen]
             seconds_k = np.array([np.median(cost.seconds) for cost in costs])
             axes.loglog(value_k, seconds_k / seconds_k[0], "o--", color=colour, label=f"{program}, time")
-            if program != "round":
+            if costs[0].operations is not None:
                 operations_k = np.array([cost.operations for cost in costs])
                 axes.loglog(value_k, operations_k / operations_k[0], color=colour, label=f"{program}, operations")
         axes.loglog(value_k, value_k / value_k[0], ":", color="black", label="linear")

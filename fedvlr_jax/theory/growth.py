@@ -49,14 +49,14 @@ class Cost(NamedTuple):
     """What one program costs.
 
     Attributes:
-      operations: floating-point operations by XLA's cost analysis.
+      operations: floating-point operations by XLA's cost analysis; None where a loop would hide some.
       bytes: bytes that the operations read and write, each for itself, from the same: fusing makes them fewer.
       memory: bytes of arguments, results and temporary arrays at the peak, from XLA's memory analysis.
       seconds: [repeats], wall times after warm-up; empty where nothing was timed.
     """
 
-    operations: float
-    bytes: float
+    operations: float | None
+    bytes: float | None
     memory: float
     seconds: np.ndarray
 
@@ -111,8 +111,8 @@ def compile_point(settings: Mapping[str, Any], point: Mapping[str, int]) -> dict
     clients, written_out = (_clients_program(algorithm, point["I"], unroll) for unroll in (False, True))
     cohort, one = (_clients(state, data, n) for n in (point["n_s"], 1))
 
-    def compiled(program: Callable, counted: Callable, *arguments: Any, timed: bool = True) -> Compiled:
-        counts = jax.jit(counted).lower(*arguments).cost_analysis()
+    def compiled(program: Callable, counted: Callable | None, *arguments: Any, timed: bool = True) -> Compiled:
+        counts = {} if counted is None else jax.jit(counted).lower(*arguments).cost_analysis()
         return Compiled(jax.jit(program).lower(*arguments).compile(), counts, arguments, timed)
 
     def round_(state: FedState, data: ClientData) -> FedState:
@@ -124,7 +124,7 @@ def compile_point(settings: Mapping[str, Any], point: Mapping[str, int]) -> dict
         "server": compiled(server, server, state.public.params, data.content, broadcast),
         "clients": compiled(clients, written_out, broadcast, *cohort),
         "one client": compiled(clients, written_out, broadcast, *one, timed=False),
-        "round": compiled(round_, round_, state, data),
+        "round": compiled(round_, None, state, data),
     }
 
 
@@ -154,10 +154,12 @@ def fit_growth(points: Sequence[Point]) -> list[Exponent]:
         x_k = np.array([point.value for point in chosen])
         for program in chosen[0].costs:
             costs = [point.costs[program] for point in chosen]
-            for measure in ("memory",) if program == "round" else ("operations", "bytes", "memory"):
-                y_k = np.array([getattr(cost, measure) for cost in costs])
+            for measure in ("operations", "bytes", "memory"):
+                values = [getattr(cost, measure) for cost in costs]
+                if None in values:
+                    continue
                 name = f"{program}, {measure} against {SIZES[size]}"
-                found.append(over_points(name, _expected(program, measure, size), x_k, y_k))
+                found.append(over_points(name, _expected(program, measure, size), x_k, np.array(values)))
             if costs[0].seconds.size:
                 seconds_ek = np.stack([cost.seconds for cost in costs], axis=1)
                 name = f"{program}, seconds against {SIZES[size]}"
@@ -236,4 +238,4 @@ def _time(compiled: Compiled) -> float:
 def _cost(compiled: Compiled, seconds: np.ndarray) -> Cost:
     counts, memory = compiled.counts, compiled.program.memory_analysis()
     peak = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
-    return Cost(counts["flops"], counts["bytes accessed"], peak, seconds)
+    return Cost(counts.get("flops"), counts.get("bytes accessed"), peak, seconds)

@@ -30,6 +30,16 @@ class Message(NamedTuple):
     bytes_touched: int
 
 
+def at_host(settings: Mapping[str, Any], host: str, variant: str) -> dict[str, Any]:
+    """The settings of one host in one variant with the paper's objective, every client in every round."""
+    return dict(settings) | {
+        "variant": variant,
+        "objective": "bce",
+        "host": dict(settings["host"]) | {"name": host},
+        "server": dict(settings["server"]) | {"clients_per_round": 0},
+    }
+
+
 def messages(settings: Mapping[str, Any], dataset: Dataset) -> list[Message]:
     """Every host in every variant; for `bytes_touched` with the settings' negatives and steps, bce."""
     client = settings["client"]
@@ -38,13 +48,7 @@ def messages(settings: Mapping[str, Any], dataset: Dataset) -> list[Message]:
     found = []
     for host in HOSTS:
         for variant in VARIANTS:
-            chosen = dict(settings) | {
-                "variant": variant,
-                "objective": "bce",
-                "host": dict(settings["host"]) | {"name": host},
-                "server": dict(settings["server"]) | {"clients_per_round": 0},
-            }
-            cost = make_algorithm(chosen, dataset).cost
+            cost = make_algorithm(at_host(settings, host, variant), dataset).cost
             rows = cost.bytes_head + touched * cost.bytes_per_row
             found.append(Message(host, variant, cost.num_private_per_client, cost.bytes_down_per_client, rows))
     return found

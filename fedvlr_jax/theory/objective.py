@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from fedvlr_jax.client import download_of
-from fedvlr_jax.local_loss import LocalSettings, trainable
+from fedvlr_jax.local_loss import LocalSettings, make_finish
 from fedvlr_jax.losses import Draw, multi_hot
 from fedvlr_jax.model import Broadcast, Model, item_rows, score
 from fedvlr_jax.types import Array, ClientData, PyTree
@@ -46,13 +46,7 @@ def make_client_loss(
         positive_i = multi_hot(history_l, real_l, num_items)
         value = expected(score(model, private, download.head, items), positive_i, negatives)
         usage_i = positive_i / jnp.sum(positive_i) + negatives * (1 - positive_i) / jnp.sum(1 - positive_i)
-        usage_i = usage_i / (1 + negatives)
-        value = value + model.host.regulariser(private["theta"], items, usage_i, round_)
-        if settings.l2:
-            value = value + 0.5 * settings.l2 * optax.tree.norm(trainable(private), squared=True)
-            if "own" in private:
-                value = value + 0.5 * settings.l2 * jnp.sum(usage_i * jnp.sum(items.own_bd**2, axis=-1))
-        return value
+        return make_finish(model, settings, round_)(value, private, items, usage_i / (1 + negatives))
 
     return loss
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.io.files import read_csv
+from fedvlr_jax.theory.messages import at_host
 from fedvlr_jax.types import Content, Dataset, PyTree
 
 HOSTS = {"FedAvg": "fedavg", "FCF": "fcf", "FedNCF": "fedncf", "PFedRec": "pfedrec", "FedRAP": "fedrap"}
@@ -66,16 +67,18 @@ def table3(settings: Mapping[str, Any]) -> list[Cell]:
         host, _, variant = row["model"].partition("+")
         for dataset, (users, items) in sizes.items():
             published = int(row[dataset])
-            fits = [w for w in WIDTHS if same_thousand(closed_form(host, variant, users, items, w), published)]
-            width = DIM if DIM in fits else (fits[0] if fits else None)
-            at_64 = FEATURES if variant == "VBPR" else DIM
-            if variant == "VBPR":
-                width = FEATURES if FEATURES in fits else width
-            form = closed_form(host, variant, users, items, at_64)
-            cells.append(
-                Cell(row["model"], dataset, published, form, counted(settings, host, variant, users, items), width)
-            )
+            stated = stated_width(row["model"])
+            form = closed_form(host, variant, users, items, stated)
+            count = counted(settings, host, variant, users, items)
+            tried = (stated, *WIDTHS)
+            fits = (w for w in tried if same_thousand(closed_form(host, variant, users, items, w), published))
+            cells.append(Cell(row["model"], dataset, published, form, count, next(fits, None)))
     return cells
+
+
+def stated_width(model: str) -> int:
+    """The width of a model's tables as the paper states it: d, but of VBPR's tables the features' width."""
+    return FEATURES if model.endswith("+VBPR") else DIM
 
 
 def router_parameters(dim: int, views: int = VIEWS) -> int:
@@ -127,7 +130,7 @@ def counted(settings: Mapping[str, Any], host: str, variant: str, users: int, it
     # The three inputs of operator mlp are the views of the three single-modality operators.
     operators = "id,visual,text" if variant == "MLP" else "sum,mlp,gate"
     public, private, rows, head = _shapes(settings, HOSTS[host], variant, operators, features)
-    router = _size(private["variant"].get("phi"))
+    router = _size(private["variant"].get("phi")) if variant == "FedVLR" else 0
     if host == "FedNCF":
         everyone = _size((public["host"]["tables"], head)) + users * _size(private["theta"])
         gamma, project = public["variant"].get("gamma", {}), public["variant"].get("project", {})
@@ -144,21 +147,12 @@ def _shapes(
     settings: Mapping[str, Any], host: str, variant: str, operators: str, features: np.ndarray
 ) -> tuple[PyTree, PyTree, PyTree, PyTree]:
     """(public, one client's private, rows and head of the broadcast), shapes only."""
-    ours = {"": "base", "MLP": "fedvlr", "FedVLR": "fedvlr"}[variant]
-    chosen = dict(settings) | {
-        "variant": ours,
-        "objective": "bce",
-        "host": dict(settings["host"]) | {"name": host},
-        "fusion": dict(settings["fusion"]) | {"operators": operators, "dim": DIM},
-        "server": dict(settings["server"]) | {"clients_per_round": 0},
-    }
+    chosen = at_host(settings, host, "fedvlr" if variant else "base")
+    chosen["fusion"] = chosen["fusion"] | {"operators": operators, "dim": DIM}
     algorithm = make_algorithm(chosen, _empty(features))
     content = Content(features, features)
     broadcast = jax.eval_shape(algorithm.model.publish, algorithm.cost.public, content)
-    private = algorithm.cost.private
-    if variant == "MLP":  # no router: only the inputs are taken from the model with single-modality operators
-        private = {**private, "variant": {}}
-    return algorithm.cost.public, private, broadcast.rows, broadcast.head
+    return algorithm.cost.public, algorithm.cost.private, broadcast.rows, broadcast.head
 
 
 def _empty(features: np.ndarray) -> Dataset:

@@ -54,10 +54,9 @@ class Path(NamedTuple):
 
     drift_a: Array
     moment_a: Array
-    noise_a: Array
+    noise: Array
     bias: Array
     change_a: Array
-    distance_a: Array
     start_p: Array
     sent_p: Array
 
@@ -84,11 +83,11 @@ def make_probe(problem: Problem, steps: int, cohorts: int) -> Callable[[FedState
             drift_au=path_u.drift_a.T,
             moment_au=path_u.moment_a.T,
             bias_u=path_u.bias,
-            noise=jnp.mean(path_u.noise_a),
+            noise=jnp.mean(path_u.noise),
             dissimilarity=estimators.dissimilarity(path_u.start_p),
             aggregate2=estimators.second_moment(aggregate_kp),
             sampling=estimators.second_moment(weight_ku @ (path_u.start_p - mean_p[None])),
-            quotient=jnp.max(_root_of_ratio(jnp.mean(path_u.change_a, axis=0), jnp.mean(path_u.distance_a, axis=0))),
+            quotient=_quotient(jnp.mean(path_u.change_a, axis=0), jnp.mean(path_u.drift_a, axis=0)),
             aggregate_p=aggregate_kp[0],
         )
 
@@ -131,25 +130,23 @@ def _make_path(
             moved, upload, _ = one_step(broadcast, local, Work(None, draw), number)
             sent_p = flat_pull(Broadcast(upload.rows, upload.head))
             at_p = flat_pull(exact(broadcast, local.params, history_l, number))
-            before, after = _flat(local.params), _flat(moved.params)
-            distance2, change2 = jnp.sum((before - origin) ** 2), jnp.sum((at_p - start_p) ** 2)
             gradient = _flat(stochastic(download, local.params, work.draw._replace(negative_aln=negative_ln)))
-            drift, noise = jnp.sum((after - origin) ** 2), jnp.sum((sent_p - at_p) ** 2)
-            return moved, (drift, jnp.sum(gradient**2), noise, change2, distance2, sent_p, at_p)
+            drift, change = jnp.sum((_flat(moved.params) - origin) ** 2), jnp.sum((at_p - start_p) ** 2)
+            return moved, (drift, jnp.sum(gradient**2), change, sent_p, at_p)
 
-        _, (drift_a, moment_a, noise_a, change_a, distance_a, sent_ap, at_ap) = jax.lax.scan(
-            step, local, work.draw.negative_aln
-        )
+        _, (drift_a, moment_a, change_a, sent_ap, at_ap) = jax.lax.scan(step, local, work.draw.negative_aln)
+        noise = estimators.noise(sent_ap, at_ap)
         bias = jnp.sum((jnp.mean(at_ap, axis=0) - start_p) ** 2)
         sent_p = jnp.mean(sent_ap, axis=0)
-        return Path(drift_a, moment_a, noise_a, bias, change_a, distance_a, start_p, sent_p)
+        return Path(drift_a, moment_a, noise, bias, change_a, start_p, sent_p)
 
     return follow
 
 
-def _root_of_ratio(square: Array, by_square: Array) -> Array:
-    """sqrt(square / by_square), 0 where nothing has moved."""
-    return jnp.sqrt(jnp.where(by_square > 0, square / jnp.where(by_square > 0, by_square, 1.0), 0.0))
+def _quotient(change_a: Array, drift_a: Array) -> Array:
+    """Largest root of the change of the gradient before a step over the drift so far; 0 where nothing has moved."""
+    before_a = jnp.append(0.0, drift_a[:-1])
+    return jnp.sqrt(jnp.max(jnp.where(before_a > 0, change_a / jnp.where(before_a > 0, before_a, 1.0), 0.0)))
 
 
 class Curvature(NamedTuple):

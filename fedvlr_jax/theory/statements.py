@@ -96,9 +96,7 @@ def _rows(
     if steps > 1:
         for statement, bound in ((BIAS, bounds.bias), (MIXED, bounds.mixed_bias)):
             yield _worst(statement, place, grid, bias_k, np.full_like(bias_k, bound(eta, steps, c)))
-    moment_ek = np.vectorize(
-        lambda gradient2: bounds.second_moment(eta, steps, n, cohort, c, gradient2, bounds.sampling_factor)
-    )(probe.gradient2)
+    moment_ek = bounds.second_moment(eta, steps, n, cohort, c, probe.gradient2, bounds.sampling_factor)
     yield _worst(
         MOMENT, place, grid, probe.aggregate2.mean(axis=0), moment_ek.mean(axis=0), probe.aggregate2 - moment_ek
     )
@@ -151,13 +149,8 @@ def _theorem(
     for rounds in grid.rounds:
         measured_e = stationary_et[:, :rounds].mean(axis=1)
         for statement, gap_e in ((THEOREM, loss_et[:, 0]), (TELESCOPED, loss_et[:, 0] - loss_et[:, rounds])):
-            bound_e = np.array(
-                [
-                    bounds.stationarity(
-                        gap, [eta] * rounds, run.steps, grid.num_clients, cohort, c, bounds.sampling_factor
-                    )
-                    for gap in gap_e
-                ]
+            bound_e = bounds.stationarity(
+                gap_e, [eta] * rounds, run.steps, grid.num_clients, cohort, c, bounds.sampling_factor
             )
             measured, bound = float(measured_e.mean()), float(bound_e.mean())
             above = measured > bound * (1 + ROUNDING) and (measured_e - bound_e).mean() > margin(measured_e - bound_e)
