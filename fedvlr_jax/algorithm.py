@@ -15,7 +15,7 @@ from fedvlr_jax.costs import CostReport, cost_report
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.hosts import HOSTS
 from fedvlr_jax.local_loss import LocalSettings, trainable
-from fedvlr_jax.losses import OBJECTIVES
+from fedvlr_jax.losses import OBJECTIVES, is_off
 from fedvlr_jax.model import Model, make_model
 from fedvlr_jax.planning import plan_buckets
 from fedvlr_jax.ranges import check_ranges
@@ -195,6 +195,7 @@ def _local_settings(settings: Mapping[str, Any], num_items: int, steps: int) -> 
         l2=client["l2"],
         move_items=client["move_items"],
         item_lr=client["item_lr"],
+        condense=settings["compute"]["closed_form"] and client["optimizer"] == "sgd" and is_off(client["l2"]),
     )
 
 

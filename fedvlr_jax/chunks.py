@@ -18,6 +18,7 @@ from fedvlr_jax.client import (
     Local,
     Upload,
     Work,
+    condense,
     download_of,
     local_steps,
     make_local_update,
@@ -108,8 +109,9 @@ def _fused_steps(
     if draw_c.negative_aln is not None:
         draw_c = draw_c._replace(negative_aln=jnp.swapaxes(draw_c.negative_aln, 0, 1))
     download, pull = download_of(model, broadcast.rows, broadcast.head, draw_c, jax.vmap(pool, in_axes=(None, 0, 0)))
+    stepped, download, local_c, pull, finish = condense(model, settings, download, local_c, pull, jax.vmap)
     per_client = (Download(None, 0, None), 0, 0)
-    loss = jax.vmap(make_loss(model, settings, round_, all_items=True), in_axes=per_client)
+    loss = jax.vmap(make_loss(stepped, settings, round_, all_items=True), in_axes=per_client)
     inverse_c = jnp.where(weight_c > 0, 1 / jnp.where(weight_c > 0, weight_c, 1.0), 0.0)
 
     def gradients(download: Download, params_c: PyTree, draw_c: PyTree) -> tuple:
@@ -117,7 +119,7 @@ def _fused_steps(
         cotangent, gradient_c = pull_loss(weight_c)
         return loss_c, cotangent, jax.tree.map(lambda g: _column(inverse_c, g) * g, gradient_c)
 
-    solve = make_solve(model)
+    solve = make_solve(stepped)
     local_c, total, loss_ac = local_steps(
         gradients,
         jax.vmap(make_update(settings)),
@@ -128,6 +130,7 @@ def _fused_steps(
         local_c,
         draw_c,
     )
+    local_c = finish(local_c)
     finite_c = finite_rows((local_c, loss_ac.T))
     return Trained(local_c, Broadcast(pull(total), total.head), finite_c, jnp.mean(loss_ac, axis=0))
 

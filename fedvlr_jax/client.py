@@ -163,13 +163,14 @@ def make_local_update(model: Model, settings: LocalSettings) -> Callable:
     def local_update(broadcast: Broadcast, local: Local, work: Work, round_: Array) -> tuple[Local, Upload, Array]:
         rows = broadcast.rows if work.ids_n is None else take_rows(broadcast.rows, work.ids_n)
         download, pull = download_of(model, rows, broadcast.head, work.draw)
+        stepped, download, local, pull, finish = condense(model, settings, download, local, pull)
         # Items that move are read through the sum of all cotangents so far; else each step's rows suffice, and
         # the work of a step does not grow with what the client touches in the other steps.
         apart = not (settings.objective.all_items or settings.move_items)
         if apart:
-            loss = make_step_loss(model, settings, round_)
+            loss = make_step_loss(stepped, settings, round_)
         else:
-            loss = make_loss(model, settings, round_, all_items=settings.objective.all_items)
+            loss = make_loss(stepped, settings, round_, all_items=settings.objective.all_items)
 
         def gradients(download: Download, params: PyTree, draw: Draw) -> tuple:
             at = download._replace(rows=take_rows(rows, step_positions(draw))) if apart else download
@@ -179,7 +180,7 @@ def make_local_update(model: Model, settings: LocalSettings) -> Callable:
         local, total, loss_a = local_steps(
             gradients,
             make_update(settings),
-            make_solve(model),
+            make_solve(stepped),
             settings,
             model.host.alternate,
             download,
@@ -187,7 +188,7 @@ def make_local_update(model: Model, settings: LocalSettings) -> Callable:
             work.draw,
             (lambda rows_ab: _sum_steps(rows_ab, work.draw, download.rows)) if apart else None,
         )
-        return local, Upload(work.ids_n, pull(total), total.head), loss_a
+        return finish(local), Upload(work.ids_n, pull(total), total.head), loss_a
 
     return local_update
 
@@ -220,3 +221,41 @@ def download_of(
         return cotangent.rows | {"views": cotangent.rows["views"] + views}
 
     return Download(rows, pooled, head), pull
+
+
+def condense(
+    model: Model,
+    settings: LocalSettings,
+    download: Download,
+    local: Local,
+    pull: Callable[[Download], PyTree],
+    over_clients: Callable = lambda f: f,
+) -> tuple[Model, Download, Local, Callable[[Download], PyTree], Callable[[Local], Local]]:
+    """The steps of a round with the router in closed form, where the settings and the variant have it.
+
+    Args:
+      model, settings, download, local, pull: as they are without it.
+      over_clients: `jax.vmap` where `local` and the pooled history have a leading axis of clients.
+
+    Returns:
+      (model, download, local, pull) for the steps, and ``finish``: the stepped Local -> that of the plain router.
+    """
+    if not settings.condense or model.variant.condensing is None:
+        return model, download, local, pull, lambda stepped: stepped
+    way, private, pooled = model.variant.condensing, local.params["variant"], download.pooled_jd
+    condensed, spread = jax.vjp(lambda pooled: over_clients(way.condense)(private, pooled), pooled)
+
+    def pull_condensed(cotangent: Download) -> PyTree:
+        return pull(cotangent._replace(pooled_jd=spread(cotangent.pooled_jd)[0]))
+
+    def finish(stepped: Local) -> Local:
+        variant = over_clients(way.expand)(private, pooled, stepped.params["variant"])
+        return stepped._replace(params=stepped.params | {"variant": variant})
+
+    return (
+        model._replace(variant=model.variant._replace(mix=way.mix)),
+        download._replace(pooled_jd=condensed),
+        local._replace(params=local.params | {"variant": over_clients(way.start)(private)}),
+        pull_condensed,
+        finish,
+    )

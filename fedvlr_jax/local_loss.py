@@ -32,6 +32,7 @@ class LocalSettings(NamedTuple):
       move_items: the client's rows move during its local steps (the hosts' original semantics) instead of
         staying fixed within the round (Algorithm 1).
       item_lr: rate of these moves.
+      condense: take the router's steps in closed form (`router.py`); exact for plain SGD without `l2` only.
       unroll: compile the steps one after the other instead of as a loop; slower to compile, and XLA's cost analysis
         then counts all of them (it counts a loop's body once).
     """
@@ -43,6 +44,7 @@ class LocalSettings(NamedTuple):
     l2: float = 0.0
     move_items: bool = False
     item_lr: float = 0.0
+    condense: bool = False
     unroll: bool = False
 
 

@@ -17,8 +17,24 @@ import jax.numpy as jnp
 
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.fusion import make_fusion
-from fedvlr_jax.router import Router
+from fedvlr_jax.router import Condensed, Router, condense, condensed_weights, expand, start
 from fedvlr_jax.types import Array, Content, PyTree
+
+
+class Condensing(NamedTuple):
+    """A router whose first layer is read and written once a round (`router.py`); exact under plain SGD.
+
+    Attributes:
+      condense: ``(private, pooled_jd) -> Condensed``, before the first step, differentiable in `pooled_jd`.
+      start: ``(private) -> moving``, the private parameters that the steps move in place of `private`.
+      mix: ``(moving, condensed) -> w_j``.
+      expand: ``(private, pooled_jd, moving) -> private`` after the last step.
+    """
+
+    condense: Callable[[PyTree, Array], Condensed]
+    start: Callable[[PyTree], PyTree]
+    mix: Callable[[PyTree, Condensed], Array]
+    expand: Callable[[PyTree, Array, PyTree], PyTree]
 
 
 class Variant(NamedTuple):
@@ -31,6 +47,7 @@ class Variant(NamedTuple):
       init_private: ``(key) -> params`` of one client.
       mix: ``(private, pooled_jd) -> w_j``, or None where a single view needs no weights.
       bonus: ``(private, rows) -> s_b``, what the variant adds to the host's score, or None.
+      condensing: the same router in closed form over the steps of a round, or None without a router.
     """
 
     init_public: Callable[[Array], PyTree]
@@ -38,6 +55,7 @@ class Variant(NamedTuple):
     init_private: Callable[[Array], PyTree]
     mix: Callable[[PyTree, Array], Array] | None = None
     bonus: Callable[[PyTree, dict[str, Array]], Array] | None = None
+    condensing: Condensing | None = None
 
 
 def _nothing(key: Array) -> PyTree:
@@ -121,6 +139,12 @@ def _fedvlr(
         lambda params, content: {"views": fusion.views(params, content)},
         lambda key: {"phi": router.init(key, jnp.zeros((fusion.num_views, dim)))},
         mix=lambda private, pooled_jd: router.apply(private["phi"], pooled_jd),
+        condensing=Condensing(
+            condense=lambda private, pooled_jd: condense(private["phi"], pooled_jd),
+            start=lambda private: {"phi": start(private["phi"])},
+            mix=lambda moving, condensed: condensed_weights(router, moving["phi"], condensed),
+            expand=lambda private, pooled_jd, moving: {"phi": expand(private["phi"], pooled_jd, moving["phi"])},
+        ),
     )
 
 
