@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from fedvlr_jax import sampling
 from fedvlr_jax.costs import CostReport, cost_report
@@ -16,6 +17,7 @@ from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.hosts import HOSTS
 from fedvlr_jax.local_loss import LocalSettings, trainable
 from fedvlr_jax.losses import OBJECTIVES, is_off
+from fedvlr_jax.mesh import make_mesh, padded_rows
 from fedvlr_jax.model import Model, make_model
 from fedvlr_jax.planning import plan_buckets
 from fedvlr_jax.ranges import check_ranges
@@ -63,6 +65,7 @@ class Algorithm(NamedTuple):
       cost: sizes of the model and of its messages.
       clients_per_round: n_s.
       model, local: the parts, for analyses.
+      mesh: the devices that clients are split over, None for one.
     """
 
     init: Callable[[Array], FedState]
@@ -75,6 +78,7 @@ class Algorithm(NamedTuple):
     clients_per_round: int
     model: Model
     local: LocalSettings
+    mesh: Mesh | None
 
 
 def make_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
@@ -102,17 +106,22 @@ def build_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
     server_optimizer = _choose(OPTIMIZERS, "server.optimizer", server["optimizer"])(server["lr"])
     clients_per_round = _cohort_size(server["clients_per_round"], num_users)
     compute = settings["compute"]
+    mesh = make_mesh(compute["devices"])
 
     def init(key: Array) -> FedState:
         params = model.init_public(sampling.stream(key, sampling.INIT_PUBLIC))
         public = PublicState(params=params, opt_state=server_optimizer.init(params), round=jnp.zeros((), jnp.int32))
-        user_keys = sampling.entity_keys(sampling.stream(key, sampling.INIT_PRIVATE), jnp.arange(num_users))
+        user_keys = sampling.entity_keys(
+            sampling.stream(key, sampling.INIT_PRIVATE), jnp.arange(padded_rows(num_users, mesh))
+        )
         private = jax.vmap(model.init_private)(user_keys)
         opt_state = jax.vmap(local.optimizer.init)(trainable(private))
         return FedState(public=public, private=PrivateState(params=private, opt_state=opt_state), key=key)
 
     def run(state: FedState, data: ClientData, num_rounds: int) -> tuple[FedState, RoundInfo]:
-        plan = plan_buckets(model, local, data.buckets, num_items, path=compute["path"], chunk=compute["chunk"])
+        num_devices = 1 if mesh is None else mesh.size
+        layout = {"path": compute["path"], "chunk": compute["chunk"], "num_devices": num_devices}
+        plan = plan_buckets(model, local, data.buckets, num_items, **layout)
         round_ = make_round(
             model,
             local,
@@ -122,6 +131,7 @@ def build_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
             num_items=num_items,
             clients_per_round=clients_per_round,
             server_l2=server["l2"],
+            mesh=mesh,
         )
         return jax.lax.scan(lambda state, _: round_(state, data), state, length=num_rounds)
 
@@ -144,6 +154,7 @@ def build_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
         clients_per_round=clients_per_round,
         model=model,
         local=local,
+        mesh=mesh,
     )
 
 

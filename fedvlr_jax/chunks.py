@@ -135,28 +135,28 @@ def _fused_steps(
     return Trained(local_c, Broadcast(pull(total), total.head), finite_c, jnp.mean(loss_ac, axis=0))
 
 
-def gather_local(private: PrivateState, user_c: Array, ids_cn: Array | None) -> Local:
-    """The states of clients `user_c`; of a private item table only the rows `ids_cn` where given."""
+def gather_local(private: PrivateState, row_c: Array, ids_cn: Array | None) -> Local:
+    """The states of the clients at rows `row_c`; of a private item table only the rows `ids_cn` where given."""
 
     def take(x: Array) -> Array:
-        return x.at[user_c].get(mode="fill", fill_value=0)
+        return x.at[row_c].get(mode="fill", fill_value=0)
 
     params = {k: jax.tree.map(take, v) for k, v in private.params.items() if k != "own"}
     if "own" in private.params:
-        at = (user_c,) if ids_cn is None else (user_c[:, None], ids_cn)
+        at = (row_c,) if ids_cn is None else (row_c[:, None], ids_cn)
         params["own"] = private.params["own"].at[at].get(mode="fill", fill_value=0)
     return Local(params, jax.tree.map(take, private.opt_state))
 
 
-def scatter_local(private: PrivateState, user_c: Array, ids_cn: Array | None, local_c: Local) -> PrivateState:
-    """Writes the states of clients `user_c` back; an id out of range writes nothing."""
+def scatter_local(private: PrivateState, row_c: Array, ids_cn: Array | None, local_c: Local) -> PrivateState:
+    """Writes the states of the clients at rows `row_c` back; a row out of range writes nothing."""
 
     def put(x: Array, new: Array) -> Array:
-        return x.at[user_c].set(new, mode="drop")
+        return x.at[row_c].set(new, mode="drop")
 
     params = {k: jax.tree.map(put, v, local_c.params[k]) for k, v in private.params.items() if k != "own"}
     if "own" in private.params:
-        at = (user_c,) if ids_cn is None else (user_c[:, None], ids_cn)
+        at = (row_c,) if ids_cn is None else (row_c[:, None], ids_cn)
         params["own"] = private.params["own"].at[at].set(local_c.params["own"], mode="drop")
     return PrivateState(params=params, opt_state=jax.tree.map(put, private.opt_state, local_c.opt_state))
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 
 from fedvlr_jax.local_loss import LocalSettings
 from fedvlr_jax.model import Model
@@ -20,7 +21,14 @@ DENSE_FACTOR = 8
 
 
 def plan_buckets(
-    model: Model, settings: LocalSettings, buckets: Sequence[Bucket], num_items: int, *, path: str, chunk: int
+    model: Model,
+    settings: LocalSettings,
+    buckets: Sequence[Bucket],
+    num_items: int,
+    *,
+    path: str,
+    chunk: int,
+    num_devices: int = 1,
 ) -> tuple[BucketPlan, ...]:
     """Chooses path and chunk for every bucket from its shape.
 
@@ -31,15 +39,26 @@ def plan_buckets(
       num_items: |I|.
       path: "fused", "uploads", or "auto" (fused unless clients move their items or the rows they touch are few).
       chunk: clients at a time, or 0 for as many as keep the working set in cache.
+      num_devices: how many devices share the slots of a bucket.
     """
-    return tuple(_plan(model, settings, bucket, num_items, path, chunk) for bucket in buckets)
+    return tuple(
+        _plan(model, settings, *bucket.history.shape, num_devices, num_items, path, chunk) for bucket in buckets
+    )
 
 
-def _plan(model: Model, settings: LocalSettings, bucket: Bucket, num_items: int, path: str, chunk: int) -> BucketPlan:
-    num_clients, length = bucket.history.shape
+def _plan(
+    model: Model,
+    settings: LocalSettings,
+    num_clients: int,
+    length: int,
+    num_devices: int,
+    num_items: int,
+    path: str,
+    chunk: int,
+) -> BucketPlan:
     touched = num_items
     if not settings.objective.all_items:
-        draw = jax.eval_shape(settings.objective.draw, jax.random.key(0), bucket.history[0])
+        draw = jax.eval_shape(settings.objective.draw, jax.random.key(0), jnp.zeros(length, jnp.int32))
         touched = length + math.prod(draw.negative_aln.shape)
     if path == "auto":
         dense = settings.objective.all_items or (model.host.linear and num_items <= DENSE_FACTOR * touched)
@@ -47,7 +66,7 @@ def _plan(model: Model, settings: LocalSettings, bucket: Bucket, num_items: int,
     touched_rows = touched < num_items
     if not chunk:
         chunk = max(1, CHUNK_BYTES // _client_bytes(model, path, touched if touched_rows else num_items, num_items))
-    return BucketPlan(min(chunk, num_clients), path, touched_rows)
+    return BucketPlan(min(chunk, num_clients // num_devices), path, touched_rows)
 
 
 def _client_bytes(model: Model, path: str, touched: int, num_items: int) -> int:

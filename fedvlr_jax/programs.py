@@ -9,13 +9,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, SingleDeviceSharding
 
 from fedvlr_jax import prior
 from fedvlr_jax.algorithm import make_algorithm, parse_names
 from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.evaluation.metrics import warm_items
 from fedvlr_jax.evaluation.ranking import rank_all
-from fedvlr_jax.types import Array, ClientData, Dataset, Prior, PyTree, Ranks, RoundInfo
+from fedvlr_jax.mesh import place_clients, rank_over_devices, state_shardings
+from fedvlr_jax.types import Array, Bucket, ClientData, Dataset, FedState, Prior, PyTree, Ranks, RoundInfo
 
 Run = Callable[[PyTree, ClientData], tuple[PyTree, RoundInfo]]
 
@@ -74,21 +76,29 @@ class Programs:
 
     def __init__(self, experiment: Experiment, *, eval_chunk: int):
         _, dataset, clients, algorithm = experiment
-        self.clients = jax.device_put(clients)
+        mesh = algorithm.mesh
+        self.clients = place_clients(clients, dataset.num_users, dataset.num_items, mesh)
         self.target_tu = np.stack([dataset.valid_item, dataset.test_item]).astype(np.int32)
         self.warm_i = warm_items(dataset.train_item, dataset.num_items)
-        self.abstract_state = _abstract(jax.eval_shape(algorithm.init, jax.random.key(0)))
+        self.abstract_state = _abstract(jax.eval_shape(algorithm.init, jax.random.key(0)), mesh)
         self.seconds = 0.0
         self._algorithm, self._eval_chunk, self._rank = algorithm, eval_chunk, None
 
     def init(self, seed: int) -> PyTree:
         """The state before the first round."""
         key = jax.random.key(seed)
-        return self._compile(jax.jit(self._algorithm.init), key)(key)
+        shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state)
+        return self._compile(jax.jit(self._algorithm.init, out_shardings=shardings), key)(key)
 
     def run(self, num_rounds: int) -> Run:
         """``(state, clients) -> (state, RoundInfo [num_rounds])``; the state is donated."""
-        run = jax.jit(self._algorithm.run, static_argnames="num_rounds", donate_argnames="state")
+        shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state)
+        run = jax.jit(
+            self._algorithm.run,
+            static_argnames="num_rounds",
+            donate_argnames="state",
+            out_shardings=(shardings, None),
+        )
         return self._compile(run, self.abstract_state, self.clients, num_rounds=num_rounds)
 
     def prepare_ranking(self) -> None:
@@ -97,7 +107,10 @@ class Programs:
 
             def rank(state: PyTree, clients: ClientData, target_tu: Array) -> Ranks:
                 params = self._algorithm.scoring(state, clients.content, clients.prior)
-                return rank_all(self._algorithm.score, params, clients.buckets, target_tu, chunk=self._eval_chunk)
+                return rank_over_devices(ranked, self._algorithm.mesh)(params, clients.buckets, target_tu)
+
+            def ranked(params: PyTree, buckets: tuple[Bucket, ...], target_tu: Array) -> Ranks:
+                return rank_all(self._algorithm.score, params, buckets, target_tu, chunk=self._eval_chunk)
 
             self._rank = self._compile(jax.jit(rank), self.abstract_state, self.clients, jnp.asarray(self.target_tu))
 
@@ -116,6 +129,10 @@ class Programs:
         return compiled
 
 
-def _abstract(tree: PyTree) -> PyTree:
-    """Shapes and types only: no weak types, which a restored state does not have."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+def _abstract(state: FedState, mesh: Mesh | None) -> FedState:
+    """Shapes, types and places only: no weak types, which a restored state does not have."""
+    if mesh is None:
+        shardings = jax.tree.map(lambda _: SingleDeviceSharding(jax.devices()[0]), state)
+    else:
+        shardings = state_shardings(state, mesh)
+    return jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), state, shardings)

@@ -16,14 +16,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from fedvlr_jax import sampling
 from fedvlr_jax.chunks import gather_local, run_fused, run_uploads, scatter_local
 from fedvlr_jax.client import Work, draw_work
 from fedvlr_jax.local_loss import LocalSettings
+from fedvlr_jax.mesh import over_devices
 from fedvlr_jax.model import Broadcast, Model
 from fedvlr_jax.server import Aggregate, add_uploads, empty_aggregate, make_server_step
 from fedvlr_jax.types import Array, Bucket, ClientData, FedState, PrivateState, RoundInfo
+
+_NOWHERE = jnp.iinfo(jnp.int32).max  # a row that is out of range in every table
 
 
 class BucketPlan(NamedTuple):
@@ -50,6 +54,7 @@ def make_round(
     num_items: int,
     clients_per_round: Array | int,
     server_l2: float = 0.0,
+    mesh: Mesh | None = None,
 ) -> Callable[[FedState, ClientData], tuple[FedState, RoundInfo]]:
     """Builds the round ``(state, data) -> (state, info)``; pure, to be jitted at the outermost loop.
 
@@ -62,8 +67,25 @@ def make_round(
       clients_per_round: n_s, drawn uniformly without replacement; ``num_users`` for full participation. It may be
         an int32 [] array, so that one program serves cohorts of every size.
       server_l2: weight of 0.5 ||public||^2.
+      mesh: the devices that the clients are split over (`mesh.py`), None for one.
     """
     server_step = make_server_step(server_optimizer, model.penalty, server_l2)
+
+    def train(
+        broadcast: Broadcast,
+        private: PrivateState,
+        buckets: Sequence[Bucket],
+        selected_u: Array | None,
+        key: Array,
+        number: Array,
+    ) -> tuple[PrivateState, Aggregate]:
+        total = empty_aggregate(broadcast)
+        for bucket, bucket_plan in zip(buckets, plan, strict=True):
+            chunk = _make_chunk(model, settings, bucket_plan, num_items, broadcast, key, number)
+            private, total = _over_bucket(
+                chunk, bucket, bucket_plan.chunk, num_users, num_items, selected_u, private, total
+            )
+        return private, total
 
     def round_(state: FedState, data: ClientData) -> tuple[FedState, RoundInfo]:
         number = state.public.round
@@ -73,12 +95,9 @@ def make_round(
             key = sampling.stream(state.key, sampling.COHORT, number)
             selected_u = sampling.cohort_mask(key, num_users, clients_per_round)
         client_key = sampling.stream(state.key, sampling.CLIENT, number)
-        private, total = state.private, empty_aggregate(broadcast)
-        for bucket, bucket_plan in zip(data.buckets, plan, strict=True):
-            train = _make_chunk(model, settings, bucket_plan, num_items, broadcast, client_key, number)
-            private, total = _over_bucket(
-                train, bucket, bucket_plan.chunk, num_users, num_items, selected_u, private, total
-            )
+        private, total = over_devices(train, mesh)(
+            broadcast, state.private, data.buckets, selected_u, client_key, number
+        )
         public, update_norm = server_step(state.public, pull_back, total)
         info = RoundInfo(
             loss=total.loss / jnp.maximum(total.weight, 1e-30),
@@ -102,19 +121,21 @@ def _over_bucket(
     total: Aggregate,
 ) -> tuple[PrivateState, Aggregate]:
     """Trains the cohort's clients of one bucket, chunk by chunk; selected clients come first in the order."""
-    user_b, history_bl = jnp.asarray(bucket.user), jnp.asarray(bucket.history)
-    count = user_b.size
+    bucket = jax.tree.map(jnp.asarray, bucket)
+    count = bucket.user.size if bucket.row is None else jnp.sum(bucket.user < num_users)
     if selected_u is not None:
-        selected_b = selected_u[user_b]
+        selected_b = selected_u.at[bucket.user].get(mode="fill", fill_value=False)
         order_b = jnp.argsort(~selected_b, stable=True)
-        user_b, history_bl, count = user_b[order_b], history_bl[order_b], jnp.sum(selected_b)
+        bucket, count = jax.tree.map(lambda x: x[order_b], bucket), jnp.sum(selected_b)
 
     def body(k: Array, carry: tuple[PrivateState, Aggregate]) -> tuple[PrivateState, Aggregate]:
         private, total = carry
         slot_c = k * chunk + jnp.arange(chunk)
-        user_c = jnp.where(slot_c < count, user_b.at[slot_c].get(mode="fill", fill_value=num_users), num_users)
-        history_cl = history_bl.at[slot_c].get(mode="fill", fill_value=num_items)
-        return train(Bucket(user_c, history_cl), user_c < num_users, private, total)
+        user_c = jnp.where(slot_c < count, bucket.user.at[slot_c].get(mode="fill", fill_value=num_users), num_users)
+        history_cl = bucket.history.at[slot_c].get(mode="fill", fill_value=num_items)
+        row_c = bucket.place.at[slot_c].get(mode="fill", fill_value=_NOWHERE)
+        row_c = jnp.where(user_c < num_users, row_c, _NOWHERE)
+        return train(Bucket(user_c, history_cl, row_c), user_c < num_users, private, total)
 
     return jax.lax.fori_loop(0, (count + chunk - 1) // chunk, body, (private, total))
 
@@ -138,7 +159,7 @@ def _make_chunk(
         clients: Bucket, active_c: Array, private: PrivateState, total: Aggregate
     ) -> tuple[PrivateState, Aggregate]:
         work_c = jax.vmap(work_of)(clients.history, sampling.entity_keys(key, clients.user))
-        local_c = gather_local(private, clients.user, work_c.ids_n)
+        local_c = gather_local(private, clients.place, work_c.ids_n)
         length_c = jnp.sum(clients.history < num_items, axis=1).astype(float)
         alpha_c = jnp.where(active_c, model.host.client_weight(length_c), 0.0)
         run = run_fused if plan.path == "fused" else run_uploads
@@ -148,8 +169,8 @@ def _make_chunk(
             cotangent = jax.tree.map(jnp.add, total.cotangent, trained.contribution)
         else:
             cotangent = add_uploads(total.cotangent, trained.contribution, alpha_c)
-        user_c = jnp.where(alive_c, clients.user, jnp.iinfo(jnp.int32).max)
-        return scatter_local(private, user_c, work_c.ids_n, trained.local), Aggregate(
+        row_c = jnp.where(alive_c, clients.place, _NOWHERE)
+        return scatter_local(private, row_c, work_c.ids_n, trained.local), Aggregate(
             cotangent,
             total.weight + jnp.sum(alpha_c),
             total.loss + jnp.sum(jnp.where(alive_c, alpha_c * trained.loss_c, 0.0)),

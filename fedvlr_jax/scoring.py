@@ -35,7 +35,7 @@ def score_chunk(model: Model, settings: LocalSettings, num_items: int, scoring: 
     A host with closed-form user factors solves them first; a host that fine-tunes its own item rows does so first
     (with randomness that depends on the client only): `settings.objective` then draws ``tune_steps`` steps.
     """
-    local_c = gather_local(scoring.private, chunk.user, None)
+    local_c = gather_local(scoring.private, chunk.place, None)
     key_c = sampling.entity_keys(sampling.stream(scoring.key, sampling.TUNE), chunk.user)
 
     def one(local: Local, history_l: Array, key: Array) -> Array:
@@ -59,7 +59,7 @@ def _with_prior(model: Model, prior: Prior, chunk: Bucket, s_ci: Array) -> Array
 
 def router_weights(model: Model, num_items: int, scoring: Scoring, chunk: Bucket) -> Array:
     """Router weights w_uj of a chunk of clients, [c, j]; only for variants with a router."""
-    local_c = gather_local(scoring.private, chunk.user, None)
+    local_c = gather_local(scoring.private, chunk.place, None)
 
     def one(local: Local, history_l: Array) -> Array:
         private, download = _ready(model, num_items, scoring.broadcast, local, history_l)

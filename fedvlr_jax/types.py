@@ -71,10 +71,19 @@ class Bucket(NamedTuple):
     Attributes:
       user: int32 [c], client ids; ``num_users`` marks an empty slot.
       history: int32 [c, l], train positives of each client in ascending order, then ``num_items``.
+      row: int32 [c], where each client stands in the private state at hand, and out of range for an empty slot. None
+        where that holds all clients in the order of their ids. A device of a mesh, or a cohort that was read from a
+        store, has the states of some clients only; empty slots then come last.
     """
 
     user: Array
     history: Array
+    row: Array | None = None
+
+    @property
+    def place(self) -> Array:
+        """`row` where there is one, else `user`."""
+        return self.user if self.row is None else self.row
 
 
 class Prior(NamedTuple):

@@ -18,7 +18,7 @@ PACKAGE = "fedvlr_jax"
 
 # Lowest first. A module may import from the layers below its own; the modules of a subpackage form one unit
 # and may import each other.
-BASE = (("errors",), ("types",))
+BASE = (("errors",), ("types",), ("mesh",))
 ALGORITHM = (
     ("sampling", "fusion", "router"),
     ("losses",),

@@ -124,6 +124,7 @@ def _split(bucket: Bucket, chunk: int, num_users: int) -> Bucket:
     return Bucket(
         user=jnp.where(slot < num_slots, jnp.asarray(bucket.user)[source], num_users),
         history=jnp.asarray(bucket.history)[source],
+        row=None if bucket.row is None else jnp.asarray(bucket.row)[source],
     )
 
 

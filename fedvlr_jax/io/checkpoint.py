@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from fedvlr_jax.errors import CheckpointError
@@ -69,11 +71,15 @@ class Checkpoints:
         return record
 
     def restore(self, step: int, like: PyTree) -> PyTree:
-        """The state of round `step`, bit for bit, on the default device.
+        """The state of round `step`, bit for bit, where `like` has it.
+
+        The leaves below ``private`` may have another number of rows than were saved: a state over several devices
+        has rows of padding at its end, as many as its devices need. They are cut off or added (as zeros).
 
         Args:
           step: a round that was saved and kept (the latest or the best).
-          like: a state, or `jax.ShapeDtypeStruct` leaves, of the same structure.
+          like: a state, or `jax.ShapeDtypeStruct` leaves, of the same structure; a leaf without a sharding comes to
+            the default device.
 
         Raises:
           CheckpointError: if there is no such checkpoint or its arrays have other names, shapes or types (orbax
@@ -81,10 +87,12 @@ class Checkpoints:
         """
         if step not in self._manager.all_steps():
             raise CheckpointError(f"there is no checkpoint of round {step} in {self._manager.directory}")
-        _require_same_arrays(self._restore(step, record=ocp.args.JsonRestore())["arrays"], _describe(like))
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like)
-        return self._restore(step, state=ocp.args.StandardRestore(target))
+        stored = self._restore(step, record=ocp.args.JsonRestore())["arrays"]
+        like = jax.tree.map(_placed, like)
+        target = jax.tree_util.tree_map_with_path(lambda path, leaf: _as_stored(path, leaf, stored), like)
+        _require_same_arrays(stored, _describe(target))
+        state = self._restore(step, state=ocp.args.StandardRestore(target))
+        return jax.tree.map(_with_rows, state, like)
 
     def save(self, state: PyTree, record: Mapping[str, Any]) -> None:
         """Save one state and delete all checkpoints but this one and the one of ``record["best_round"]``.
@@ -144,6 +152,35 @@ def delete_checkpoints(folder: pathlib.Path) -> None:
     if folder.exists():
         folder.rename(doomed)
         shutil.rmtree(doomed)
+
+
+def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
+    """The leaf's shape and type, and where it lies: the default device if that is left open."""
+    at = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at)
+
+
+def _as_stored(path: Any, leaf: jax.ShapeDtypeStruct, stored: Mapping[str, str]) -> jax.ShapeDtypeStruct:
+    """`leaf` with the number of rows that was saved, if it is private and they differ; then on every device whole."""
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    found = re.fullmatch(r".*\[(\d+)((?:, \d+)*)\]", stored.get(name, ""))
+    if not name.startswith("private/") or found is None or int(found[1]) == leaf.shape[0]:
+        return leaf
+    at = leaf.sharding
+    if isinstance(at, jax.sharding.NamedSharding):
+        at = jax.sharding.NamedSharding(at.mesh, jax.sharding.PartitionSpec())
+    return jax.ShapeDtypeStruct((int(found[1]), *leaf.shape[1:]), leaf.dtype, sharding=at)
+
+
+def _with_rows(x: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:
+    """`x` with the rows of `like`, cut off or filled up with zeros."""
+    if x.shape == like.shape:
+        return x
+    more = max(like.shape[0] - x.shape[0], 0)
+    resize = jax.jit(
+        lambda x: jnp.pad(x, [(0, more)] + [(0, 0)] * (x.ndim - 1))[: like.shape[0]], out_shardings=like.sharding
+    )
+    return resize(x)
 
 
 def _describe(state: PyTree) -> dict[str, str]:

@@ -9,12 +9,13 @@ from fedvlr_jax.errors import CheckpointError
 from fedvlr_jax.io.files import json_ready
 
 # Settings that may change between a checkpoint and its continuation: they decide how long a run goes on, where
-# its data lies (the fingerprint of the data decides whether it is the same) and what is printed, not what a
-# round computes. A name ending in a dot stands for a whole group.
+# its data lies (the fingerprint of the data decides whether it is the same), what is printed, and on how many devices
+# it runs, not what a round computes. A name ending in a dot stands for a whole group.
 FREE_SETTINGS = (
     "rounds",
     "dry_run",
     "baselines",
+    "compute.devices",
     "eval.patience",
     "checkpoint.",
     "data.dir",

@@ -1,0 +1,141 @@
+"""Several devices, in one process or many: clients split over them, public state on each of them.
+
+Device k of n owns the clients ``k B <= u < (k + 1) B`` with B = ceil(|U| / n), and keeps their private states and
+histories. A round then needs one collective: the sum of the clients' cotangents, as large as the broadcast. What it
+computes does not depend on n but for the order of that sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.types import Array, Bucket, ClientData, FedState, PyTree, Ranks
+
+AXIS = "clients"
+
+
+def make_mesh(num_devices: int) -> Mesh | None:
+    """A mesh over the first devices of all processes; None for one device, which needs none.
+
+    Args:
+      num_devices: how many, or 0 for all there are.
+
+    Raises:
+      ConfigError: more devices than there are, or a number that leaves out a process.
+    """
+    devices = jax.devices()
+    count = num_devices or len(devices)
+    if count > len(devices):
+        raise ConfigError(
+            f"compute.devices: expected at most {len(devices)}, the {devices[0].platform} devices of "
+            f"{jax.process_count()} process(es), found {count}; 0 takes all there are"
+        )
+    if jax.process_count() > 1 and count < len(devices):
+        raise ConfigError(
+            f"compute.devices: expected 0 or {len(devices)}, all devices of {jax.process_count()} processes, "
+            f"found {count}: every process has to take part"
+        )
+    if count == 1:
+        return None
+    return Mesh(np.asarray(devices[:count]), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def padded_rows(num_users: int, mesh: Mesh | None) -> int:
+    """Rows of the private state: |U|, rounded up to a multiple of the devices."""
+    size = 1 if mesh is None else mesh.size
+    return -(-num_users // size) * size
+
+
+def state_shardings(state: FedState, mesh: Mesh) -> FedState:
+    """Where every leaf of a state lies: private ones split over clients, everything else on all devices."""
+    whole, split = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
+    return FedState(
+        public=jax.tree.map(lambda _: whole, state.public),
+        private=jax.tree.map(lambda _: split, state.private),
+        key=whole,
+    )
+
+
+def place_clients(data: ClientData, num_users: int, num_items: int, mesh: Mesh | None) -> ClientData:
+    """The clients' data on the device, or split over the devices of a mesh."""
+    if mesh is None:
+        return jax.device_put(data)
+    buckets = tuple(_split_bucket(bucket, num_users, num_items, mesh) for bucket in data.buckets)
+    rest = _put(data._replace(buckets=()), NamedSharding(mesh, P()))
+    return rest._replace(buckets=_put(buckets, NamedSharding(mesh, P(AXIS))))
+
+
+def over_devices(train: Callable, mesh: Mesh | None) -> Callable:
+    """``train(broadcast, private, buckets, selected_u, key, round) -> (private, total)`` on every device's clients.
+
+    The totals of all devices are added up; ``private`` and ``buckets`` are split, the other arguments are not.
+    """
+    if mesh is None:
+        return train
+
+    def on_device(*arguments: PyTree) -> tuple[PyTree, PyTree]:
+        private, total = train(*arguments)
+        return private, jax.lax.psum(total, AXIS)
+
+    specs = (P(), P(AXIS), P(AXIS), P(), P(), P())
+    # Loop carries start equal on all devices and end different; the check of replication has no word for that.
+    return jax.shard_map(on_device, mesh=mesh, in_specs=specs, out_specs=(P(AXIS), P()), check_vma=False)
+
+
+def rank_over_devices(rank: Callable[..., Ranks], mesh: Mesh | None) -> Callable[..., Ranks]:
+    """``rank(scoring, buckets, target_tu) -> Ranks`` on every device's clients, joined.
+
+    ``scoring.private`` and ``buckets`` are split, the rest of the arguments is not.
+    """
+    if mesh is None:
+        return rank
+
+    def on_device(private: PyTree, rest: Any, buckets: tuple[Bucket, ...], target_tu: Array) -> Ranks:
+        found = rank(rest._replace(private=private), buckets, target_tu)
+        here_u = jnp.zeros(found.constant.shape, jnp.int32)
+        for bucket in buckets:
+            here_u = here_u.at[bucket.user].set(1, mode="drop")
+        others = 1 - jax.lax.psum(here_u, AXIS)  # in no bucket of any device: the same everywhere
+
+        def join(x: Array) -> Array:
+            total = jax.lax.psum(jnp.where(here_u == 1, x, 0).astype(jnp.int32), AXIS)
+            return jnp.where(others == 1, x, total).astype(x.dtype)
+
+        return jax.tree.map(join, found)
+
+    specs = (P(AXIS), P(), P(AXIS), P())
+    mapped = jax.shard_map(on_device, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)
+    return lambda scoring, *rest: mapped(scoring.private, scoring._replace(private=None), *rest)
+
+
+def _split_bucket(bucket: Bucket, num_users: int, num_items: int, mesh: Mesh) -> Bucket:
+    """The bucket as one block of slots for each device, equally long; empty slots come last in a block."""
+    user_b, history_bl = np.asarray(bucket.user), np.asarray(bucket.history)
+    share = padded_rows(num_users, mesh) // mesh.size
+    owned = [np.flatnonzero(user_b // share == k) for k in range(mesh.size)]
+    width = max(slots.size for slots in owned)
+    user = np.full((mesh.size, width), num_users, np.int32)
+    row = np.full((mesh.size, width), np.iinfo(np.int32).max, np.int32)
+    history = np.full((mesh.size, width, history_bl.shape[1]), num_items, np.int32)
+    for k, slots in enumerate(owned):
+        user[k, : slots.size], row[k, : slots.size] = user_b[slots], user_b[slots] - k * share
+        history[k, : slots.size] = history_bl[slots]
+    return Bucket(user.reshape(-1), history.reshape(-1, history_bl.shape[1]), row.reshape(-1))
+
+
+def _put(tree: PyTree, sharding: NamedSharding) -> PyTree:
+    """Host arrays, equal in all processes, as arrays over the mesh."""
+
+    def put(x: Array) -> Array:
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    return jax.tree.map(put, tree)

@@ -1,0 +1,100 @@
+"""Several devices: what a round computes does not depend on how many there are."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.mesh import make_mesh, padded_rows
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+SCRIPT = """
+import json, pathlib, sys
+import jax, numpy as np
+sys.path[:0] = [{root!r}, {tests!r}]
+from problems import settings, tiny_dataset
+from fedvlr_jax.programs import Programs, make_experiment
+from fedvlr_jax.training import train
+case = json.loads(sys.argv[1])
+folder = pathlib.Path(case.pop("folder"))
+dataset = tiny_dataset()
+experiment = make_experiment(settings(**case), dataset)
+trained = train(experiment, folder)
+keep = {{}}
+for path, x in jax.tree_util.tree_leaves_with_path((trained.state.public.params, trained.state.private)):
+    name = jax.tree_util.keystr(path)
+    x = np.asarray(x)
+    keep[name] = x[: dataset.num_users] if name.startswith("[1]") else x
+np.savez(folder / "state.npz", **keep, **{{f"ranks.{{k}}": v for k, v in trained.ranks._asdict().items()}})
+print(trained.tally.round)
+"""
+
+
+def trained(folder: pathlib.Path, devices: int, **overrides) -> dict[str, np.ndarray]:
+    """State and ranks after a run on `devices` devices of a CPU that pretends to be eight."""
+    folder.mkdir(exist_ok=True)
+    case = {"rounds": 20, "eval__every": 5, "eval__patience": 0, "compute__devices": devices} | overrides
+    code = SCRIPT.format(root=str(ROOT), tests=str(ROOT / "tests"))
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(case | {"folder": str(folder)})],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    with np.load(folder / "state.npz") as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def assert_same(a: dict[str, np.ndarray], b: dict[str, np.ndarray], *, tolerance: float) -> None:
+    """Every leaf within `tolerance` of the other's, relative to its size; ranks of items equal."""
+    assert a.keys() == b.keys()
+    for name, x in a.items():
+        difference = np.linalg.norm(np.float64(x) - np.float64(b[name]))
+        assert difference <= tolerance * max(np.linalg.norm(np.float64(b[name])), 1e-2), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"server__clients_per_round": 6, "host__name": "fedrap", "objective": "bpr"},
+        {"objective": "softmax", "host__name": "fedprior"},
+        {"compute__path": "uploads", "host__name": "pfedrec", "variant": "vbpr"},
+    ],
+)
+def test_eight_devices_equal_one_after_twenty_rounds(tmp_path, overrides):
+    """13 clients on 8 devices: two each, and the last has none."""
+    one = trained(tmp_path / "one", 1, **overrides)
+    eight = trained(tmp_path / "eight", 8, **overrides)
+    assert_same(eight, one, tolerance=1e-5)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_goes_on_with_another_number_of_devices(tmp_path):
+    for count in (8, 3, 1):
+        rounds = {8: 8, 3: 14, 1: 20}[count]
+        moved = trained(tmp_path / "moved", count, rounds=rounds, eval__every=2)
+    whole = trained(tmp_path / "whole", 1, eval__every=2)
+    assert_same(moved, whole, tolerance=1e-5)
+
+
+def test_more_devices_than_there_are_is_refused():
+    with pytest.raises(ConfigError, match=r"compute.devices: expected at most \d+, .* found 4096"):
+        make_mesh(4096)
+
+
+def test_one_device_needs_no_mesh_and_no_padding():
+    assert make_mesh(1) is None
+    assert padded_rows(13, None) == 13
