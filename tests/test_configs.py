@@ -6,8 +6,9 @@ import fnmatch
 
 import pytest
 
-from configs import ku
+from configs import ku, ml
 from configs.benchmark import ku as benchmark_ku
+from configs.benchmark import ml as benchmark_ml
 from fedvlr_jax.benchmark.methods import list_methods
 from tests.commands import ROOT, run_here
 from tests.problems import tiny_dataset
@@ -21,20 +22,25 @@ def flat(tree: dict, prefix: str = "") -> dict:
     return leaves
 
 
+SETS = [(ku, benchmark_ku), (ml, benchmark_ml)]
+
+
 @pytest.mark.parametrize("method", ["fedavg+fedvlr", "fedrap+base", "fedprior+fedvlr"])
-def test_ku_trains_a_method_as_the_benchmark_does(method):
-    config = benchmark_ku.get_config()
-    found = flat(ku.get_config(method).to_dict())
+@pytest.mark.parametrize(("chosen", "benchmark"), SETS)
+def test_a_data_set_trains_a_method_as_the_benchmark_does(chosen, benchmark, method):
+    config = benchmark.get_config()
+    found = flat(chosen.get_config(method).to_dict())
     expected = {m.name: m for m in list_methods(config.to_dict(), tiny_dataset()).methods}[method]
-    point = flat(ku.CHOSEN[method].to_dict())
+    point = flat(chosen.CHOSEN[method].to_dict())
     assert point in [dict(p) for p in expected.grid]
     assert found == flat(dict(expected.settings)) | point | {"baselines": True}
 
 
-def test_every_federated_method_of_the_benchmark_has_a_chosen_point():
-    config = benchmark_ku.get_config()
+@pytest.mark.parametrize(("chosen", "benchmark"), SETS)
+def test_every_federated_method_of_the_benchmark_has_a_chosen_point(chosen, benchmark):
+    config = benchmark.get_config()
     names = {f"{h}+{v}" for h in config.hosts.split(",") for v in config.variants.split(",")}
-    assert set(ku.CHOSEN) == names | set(config.own.split(","))
+    assert set(chosen.CHOSEN) == names | set(config.own.split(","))
     assert all(any(fnmatch.fnmatchcase(name, pattern) for pattern in config.grid) for name in names)
 
 
