@@ -35,8 +35,8 @@ CHOSEN = {
     "fedrap+mlp": fields(server__l2=0.001),
     "fedrap+vbpr": fields(server__l2=0.0003),
     "fedrap+fedvlr": fields(server__l2=0.0003),
-    "fedprior+base": fields(host__model_weight=0.3, server__l2=0.001),
-    "fedprior+fedvlr": fields(host__model_weight=0.3, server__l2=0.001),
+    "fedprior+base": fields(host__model_weight=0.3),
+    "fedprior+fedvlr": fields(host__model_weight=0.3),
 }
 
 
