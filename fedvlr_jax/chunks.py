@@ -1,32 +1,26 @@
-"""Training a chunk of clients at once, on either of two paths that give the same result.
+"""Training a chunk of clients at once, on one of four paths that give the same result.
 
 `uploads`: every client returns its own upload. This is the specification, what a device runs, and what privacy
-and robustness act on. `fused`: the alpha-weighted sum of the clients' losses is differentiated with respect to the
-shared broadcast, so that the sum over clients happens inside matrix products and no upload is ever formed.
+and robustness act on. `gathered`: the same without telling a client's distinct rows apart, for clients that touch
+few rows of a large catalogue. `fused`: the alpha-weighted sum of the clients' losses is differentiated with respect
+to the shared broadcast, so that the sum over clients happens inside matrix products and no upload is ever formed; all
+rows are scored. `picked`: the same, but only the rows of a step are read and scored.
 
-On both, a client whose loss, state or upload is not finite is left out, and its private state stays as it was.
+On all of them, a client whose loss, state or upload is not finite is left out, and its private state stays as it was.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from fedvlr_jax.client import (
-    Local,
-    Upload,
-    Work,
-    condense,
-    download_of,
-    local_steps,
-    make_local_update,
-    make_solve,
-    make_update,
-)
+from fedvlr_jax.client import Upload, Work, download_of, make_gathered_update, make_local_update
 from fedvlr_jax.local_loss import LocalSettings, make_loss
 from fedvlr_jax.model import Broadcast, Download, Model, pool
+from fedvlr_jax.stepping import Local, condense, local_steps, make_solve, make_update
 from fedvlr_jax.types import Array, PrivateState, PyTree
 
 
@@ -49,12 +43,43 @@ def run_uploads(
     round_: Array,
 ) -> tuple[Trained, Array]:
     """The specification: every client returns its own upload; one that is not finite is left out."""
-    local_update = make_local_update(model, settings)
+    return _run_clients(make_local_update(model, settings), broadcast, local_c, work_c, alpha_c, round_)
+
+
+def run_gathered(
+    model: Model,
+    settings: LocalSettings,
+    broadcast: Broadcast,
+    local_c: Local,
+    work_c: Work,
+    alpha_c: Array,
+    round_: Array,
+) -> tuple[Trained, Array]:
+    """As `run_uploads`, with uploads in which items may repeat."""
+    return _run_clients(make_gathered_update(model, settings), broadcast, local_c, work_c, alpha_c, round_)
+
+
+def _run_clients(
+    local_update: Callable, broadcast: Broadcast, local_c: Local, work_c: Work, alpha_c: Array, round_: Array
+) -> tuple[Trained, Array]:
     local_c, upload_c, loss_ca = jax.vmap(local_update, in_axes=(None, 0, 0, None))(
         broadcast, local_c, work_c, round_
     )
     finite_c = finite_rows((local_c, upload_c.rows, upload_c.head, loss_ca))
     return Trained(local_c, upload_c, finite_c, jnp.mean(loss_ca, axis=1)), (alpha_c > 0) & finite_c
+
+
+def run_picked(
+    model: Model,
+    settings: LocalSettings,
+    broadcast: Broadcast,
+    local_c: Local,
+    work_c: Work,
+    alpha_c: Array,
+    round_: Array,
+) -> tuple[Trained, Array]:
+    """As `run_fused`, scoring only the rows of each step."""
+    return run_fused(model, settings, broadcast, local_c, work_c, alpha_c, round_, all_rows=False)
 
 
 def run_fused(
@@ -65,53 +90,62 @@ def run_fused(
     work_c: Work,
     alpha_c: Array,
     round_: Array,
+    *,
+    all_rows: bool = True,
 ) -> tuple[Trained, Array]:
-    """Trains a chunk with shared rows; if a client is not finite, the chunk runs again without it."""
+    """Trains a chunk with shared rows; if a client is not finite, the chunk steps again without it."""
+    draw_c = work_c.draw
+    if draw_c.negative_aln is not None:
+        draw_c = draw_c._replace(negative_aln=jnp.swapaxes(draw_c.negative_aln, 0, 1))
+    download, pull = download_of(model, broadcast.rows, broadcast.head, draw_c, jax.vmap(pool, in_axes=(None, 0, 0)))
+    stepped, download, local_c, spread, finish = condense(model, settings, download, local_c, jax.vmap)
 
-    def run(alive_c: Array) -> Trained:
-        weight_c = jnp.where(alive_c, alpha_c, 0.0)
-        safe_c = jax.tree.map(lambda x: jnp.where(_column(alive_c, x), x, 0), local_c)
-        return _fused_steps(model, settings, broadcast, safe_c, work_c.draw, weight_c, round_)
+    def run(alive_c: Array) -> tuple[Local, Download, Array, Array]:
+        # A client that is left out must not get into the sums: zero times NaN is NaN.
+        safe_c, pooled_c = _where(alive_c, (local_c, download.pooled_jd))
+        at, weight_c = download._replace(pooled_jd=pooled_c), jnp.where(alive_c, alpha_c, 0.0)
+        moved_c, total, loss_ac = _fused_steps(stepped, settings, at, safe_c, draw_c, weight_c, round_, all_rows)
+        return moved_c, total, finite_rows((moved_c, loss_ac.T)), jnp.mean(loss_ac, axis=0)
 
     def unfinished(carry: tuple) -> Array:
         return ~carry[0]
 
     def attempt(carry: tuple) -> tuple:
         _, alive_c, _ = carry
-        trained = run(alive_c)
-        good_c = alive_c & trained.finite_c
-        sum_finite = jnp.all(finite_rows(jax.tree.map(lambda x: x[None], trained.contribution)))
+        moved_c, total, finite_c, loss_c = run(alive_c)
+        good_c = alive_c & finite_c
+        sum_finite = jnp.all(finite_rows(jax.tree.map(lambda x: x[None], total)))
         done = sum_finite & jnp.all(good_c == alive_c)
         # A sum that overflows although every client looks finite has no culprit: the chunk is left out whole.
         blame = sum_finite | jnp.any(good_c != alive_c)
-        return done, jnp.where(blame, good_c, False), trained
+        return done, jnp.where(blame, good_c, False), (moved_c, total, finite_c, loss_c)
 
     alive_c = alpha_c > 0
     empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(run, alive_c))
-    _, alive_c, trained = jax.lax.while_loop(unfinished, attempt, (jnp.array(False), alive_c, empty))
-    return trained, alive_c
+    _, alive_c, (moved_c, total, finite_c, loss_c) = jax.lax.while_loop(
+        unfinished, attempt, (jnp.array(False), alive_c, empty)
+    )
+    total = total._replace(pooled_jd=_where(alive_c, spread(total.pooled_jd)))
+    return Trained(finish(moved_c), Broadcast(pull(total), total.head), finite_c, loss_c), alive_c
 
 
 def _fused_steps(
     model: Model,
     settings: LocalSettings,
-    broadcast: Broadcast,
+    download: Download,
     local_c: Local,
     draw_c: PyTree,
     weight_c: Array,
     round_: Array,
-) -> Trained:
-    """A local steps of a chunk with one backward pass a step for its private and public parameters.
+    all_rows: bool,
+) -> tuple[Local, Download, Array]:
+    """`local_steps` of a chunk with one backward pass a step for its private and public parameters.
 
     The losses are pulled back with the weights alpha_c: the cotangent of the shared download is then the weighted
     sum over clients, and a client's private gradient comes out multiplied by its weight, which is divided off.
     """
-    if draw_c.negative_aln is not None:
-        draw_c = draw_c._replace(negative_aln=jnp.swapaxes(draw_c.negative_aln, 0, 1))
-    download, pull = download_of(model, broadcast.rows, broadcast.head, draw_c, jax.vmap(pool, in_axes=(None, 0, 0)))
-    stepped, download, local_c, pull, finish = condense(model, settings, download, local_c, pull, jax.vmap)
     per_client = (Download(None, 0, None), 0, 0)
-    loss = jax.vmap(make_loss(stepped, settings, round_, all_items=True), in_axes=per_client)
+    loss = jax.vmap(make_loss(model, settings, round_, all_items=all_rows), in_axes=per_client)
     inverse_c = jnp.where(weight_c > 0, 1 / jnp.where(weight_c > 0, weight_c, 1.0), 0.0)
 
     def gradients(download: Download, params_c: PyTree, draw_c: PyTree) -> tuple:
@@ -119,8 +153,8 @@ def _fused_steps(
         cotangent, gradient_c = pull_loss(weight_c)
         return loss_c, cotangent, jax.tree.map(lambda g: _column(inverse_c, g) * g, gradient_c)
 
-    solve = make_solve(stepped)
-    local_c, total, loss_ac = local_steps(
+    solve = make_solve(model)
+    return local_steps(
         gradients,
         jax.vmap(make_update(settings)),
         solve if solve is None else jax.vmap(solve, in_axes=per_client),
@@ -130,16 +164,21 @@ def _fused_steps(
         local_c,
         draw_c,
     )
-    local_c = finish(local_c)
-    finite_c = finite_rows((local_c, loss_ac.T))
-    return Trained(local_c, Broadcast(pull(total), total.head), finite_c, jnp.mean(loss_ac, axis=0))
+
+
+def _where(keep_c: Array, tree: PyTree) -> PyTree:
+    """Zeros in the leaves of the clients that are not kept."""
+    return jax.tree.map(lambda x: jnp.where(_column(keep_c, x), x, 0), tree)
 
 
 def gather_local(private: PrivateState, row_c: Array, ids_cn: Array | None) -> Local:
-    """The states of the clients at rows `row_c`; of a private item table only the rows `ids_cn` where given."""
+    """The states of the clients at rows `row_c`; of a private item table only the rows `ids_cn` where given.
+
+    A row out of range, an empty slot, reads whatever stands in the last row; nobody may use it.
+    """
 
     def take(x: Array) -> Array:
-        return x.at[row_c].get(mode="fill", fill_value=0)
+        return x.at[row_c].get(mode="clip")  # filling would be another pass over the largest arrays
 
     params = {k: jax.tree.map(take, v) for k, v in private.params.items() if k != "own"}
     if "own" in private.params:

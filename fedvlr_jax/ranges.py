@@ -69,7 +69,15 @@ def check_ranges(settings: Mapping[str, Any]) -> None:
         raise ConfigError(f"client.holdout: expected a share below 1, found {settings['client']['holdout']}")
     if settings["client"]["move_items"] and settings["client"]["item_lr"] == 0:
         raise ConfigError("client.item_lr: expected a positive rate with client.move_items, found 0")
-    if settings["compute"]["path"] not in ("auto", "fused", "uploads"):
-        raise ConfigError(f"compute.path: expected auto, fused or uploads, found {settings['compute']['path']!r}")
-    if settings["client"]["move_items"] and settings["compute"]["path"] == "fused":
-        raise ConfigError("compute.path: client.move_items needs the path uploads (or auto), found fused")
+    path = settings["compute"]["path"]
+    if path not in ("auto", "fused", "picked", "gathered", "uploads"):
+        raise ConfigError(f"compute.path: expected auto, fused, picked, gathered or uploads, found {path!r}")
+    if settings["client"]["move_items"] and path in ("fused", "picked", "gathered"):
+        raise ConfigError(f"compute.path: client.move_items needs the path uploads (or auto), found {path}")
+    if path in ("picked", "gathered") and (
+        settings["objective"] not in ("bce", "bpr") or settings["host"]["name"] == "fedrap"
+    ):
+        raise ConfigError(
+            f"compute.path: {path} needs sampled items (objective bce or bpr) and no private item tables; "
+            f"found objective {settings['objective']}, host.name {settings['host']['name']}"
+        )

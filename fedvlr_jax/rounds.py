@@ -19,7 +19,7 @@ import optax
 from jax.sharding import Mesh
 
 from fedvlr_jax import sampling
-from fedvlr_jax.chunks import gather_local, run_fused, run_uploads, scatter_local
+from fedvlr_jax.chunks import gather_local, run_fused, run_gathered, run_picked, run_uploads, scatter_local
 from fedvlr_jax.client import Work, draw_work
 from fedvlr_jax.local_loss import LocalSettings
 from fedvlr_jax.mesh import over_devices
@@ -30,12 +30,16 @@ from fedvlr_jax.types import Array, Bucket, ClientData, FedState, PrivateState, 
 _NOWHERE = jnp.iinfo(jnp.int32).max  # a row that is out of range in every table
 
 
+PATHS = {"fused": run_fused, "picked": run_picked, "gathered": run_gathered, "uploads": run_uploads}
+"""How a chunk of clients is trained, by the name in the config (`chunks.py`)."""
+
+
 class BucketPlan(NamedTuple):
     """How the clients of one bucket are computed; it changes speed and memory, never the result.
 
     Attributes:
       chunk: clients at a time.
-      path: "fused" or "uploads".
+      path: a name in `PATHS`.
       touched_rows: on the uploads path, confine a client to the rows it touches.
     """
 
@@ -162,10 +166,9 @@ def _make_chunk(
         local_c = gather_local(private, clients.place, work_c.ids_n)
         length_c = jnp.sum(clients.history < num_items, axis=1).astype(float)
         alpha_c = jnp.where(active_c, model.host.client_weight(length_c), 0.0)
-        run = run_fused if plan.path == "fused" else run_uploads
-        trained, alive_c = run(model, settings, broadcast, local_c, work_c, alpha_c, round_)
+        trained, alive_c = PATHS[plan.path](model, settings, broadcast, local_c, work_c, alpha_c, round_)
         alpha_c = jnp.where(alive_c, alpha_c, 0.0)
-        if plan.path == "fused":
+        if isinstance(trained.contribution, Broadcast):
             cotangent = jax.tree.map(jnp.add, total.cotangent, trained.contribution)
         else:
             cotangent = add_uploads(total.cotangent, trained.contribution, alpha_c)

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 
 from fedvlr_jax import sampling
 from fedvlr_jax.chunks import gather_local
-from fedvlr_jax.client import Local, draw_work, make_solve
+from fedvlr_jax.client import draw_work
 from fedvlr_jax.local_loss import LocalSettings, make_loss
 from fedvlr_jax.losses import Draw
 from fedvlr_jax.model import Broadcast, Download, Model, item_rows, pool, score, take_rows
+from fedvlr_jax.stepping import Local, make_solve
 from fedvlr_jax.types import Array, Bucket, Prior, PrivateState, PyTree
 
 

@@ -26,6 +26,7 @@ ALGORITHM = (
     ("variants",),
     ("model",),
     ("local_loss", "costs"),
+    ("stepping",),
     ("client",),
     ("server",),
     ("chunks",),

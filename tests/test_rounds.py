@@ -40,6 +40,24 @@ def test_fused_path_equals_uploads_path(host, variant):
     chex.assert_tree_all_finite(fused.public.params)
 
 
+SAMPLED = ("fedavg", "fcf", "fedncf", "pfedrec", "fedprior")  # hosts without private item tables
+
+
+@pytest.mark.parametrize(
+    ("path", "host", "variant"),
+    spread(
+        itertools.product(["picked", "gathered"], SAMPLED, VARIANT_NAMES),
+        [("picked", "fcf", "fedvlr"), ("gathered", "fcf", "fedvlr"), ("gathered", "fedncf", "vbpr")],
+    ),
+)
+def test_paths_over_few_rows_equal_uploads_path(path, host, variant):
+    common = {"host__name": host, "variant": variant, "server__clients_per_round": 9}
+    few, info = after(2, compute__path=path, **common)
+    uploads, info_uploads = after(2, compute__path="uploads", **common)
+    for a, b in ((few.public, uploads.public), (few.private, uploads.private), (info, info_uploads)):
+        assert relative_difference(a, b) <= 1e-6
+
+
 @pytest.mark.parametrize(
     "objective", ["softmax", "squared", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bce", "bpr"))]
 )
@@ -114,7 +132,10 @@ def test_only_the_cohort_moves_and_its_private_state_persists():
 
 @pytest.mark.parametrize(
     ("path", "bad"),
-    spread(itertools.product(["fused", "uploads"], [np.nan, np.inf]), [("fused", np.nan), ("uploads", np.inf)]),
+    spread(
+        itertools.product(["fused", "picked", "gathered", "uploads"], [np.nan, np.inf]),
+        [("fused", np.nan), ("gathered", np.inf)],
+    ),
 )
 def test_a_client_that_is_not_finite_is_left_out_and_counted(path, bad):
     algorithm = make_algorithm(settings(compute__path=path), DATASET)

@@ -22,10 +22,11 @@ import numpy as np
 from fedvlr_jax import sampling
 from fedvlr_jax.algorithm import Algorithm, make_algorithm
 from fedvlr_jax.chunks import gather_local
-from fedvlr_jax.client import Local, draw_work, make_local_update
+from fedvlr_jax.client import draw_work, make_local_update
 from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.model import Broadcast
+from fedvlr_jax.stepping import Local
 from fedvlr_jax.theory.exponents import Expected, Exponent, over_points, over_runs
 from fedvlr_jax.types import Bucket, ClientData, Dataset, FedState
 
