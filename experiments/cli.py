@@ -8,14 +8,13 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import pathlib
 import re
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -24,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from fedvlr_jax.errors import ConfigError, UserError
+from fedvlr_jax.errors import ConfigError, UserError, suggest
 from fedvlr_jax.io.interrupt import Interrupt, Interrupted
 
 DEFAULT_CONFIG = ROOT / "configs" / "quickstart.py"
@@ -98,14 +97,14 @@ def plain_settings(config: ConfigDict) -> dict[str, Any]:
 
 def _parse(values: flags.FlagValues, argv: list[str]) -> None:
     """Parse the command line into `values`; ConfigError for everything that is wrong with it."""
-    path = _config_file(argv)
+    path = config_file(argv)
     if "config" in values and not pathlib.Path(path.partition(":")[0]).is_file():
         found = sorted(file.name for file in DEFAULT_CONFIG.parent.glob("*.py") if not file.name.startswith("__"))
         raise ConfigError(f"--config={path}: no such file; configs/ has {', '.join(found)}")
     try:
         rest = values(argv)
     except flags.UnrecognizedFlagError as error:
-        raise ConfigError(f"unknown flag --{error.flagname}{_suggest(error.flagname, values, '--')}") from error
+        raise ConfigError(f"unknown flag --{error.flagname}{suggest(error.flagname, values, '--')}") from error
     except (AttributeError, KeyError) as error:
         raise ConfigError(_unknown_field(argv, error)) from error
     except flags.Error as error:
@@ -118,15 +117,15 @@ def _parse(values: flags.FlagValues, argv: list[str]) -> None:
 
 def _unknown_field(argv: list[str], error: Exception) -> str:
     """Name the field of the command line that the configuration lacks, and one that is spelled alike."""
-    known = _fields(_load(_config_file(argv)))
+    known = _fields(load(config_file(argv)))
     for argument in argv[1:]:
         match = re.match(r"--?(?:no)?config\.([^=]+)", argument)
         if match and match[1] not in known:
-            return f"unknown field --config.{match[1]}{_suggest(match[1], known, '--config.')}"
-    return f"{_config_file(argv)}: {str(error).strip()}"
+            return f"unknown field --config.{match[1]}{suggest(match[1], known, '--config.')}"
+    return f"{config_file(argv)}: {str(error).strip()}"
 
 
-def _load(path: str) -> ConfigDict:
+def load(path: str) -> ConfigDict:
     """A configuration file alone, without any field of the command line."""
     values, argv = flags.FlagValues(), ["", f"--config={path}"]
     _define_config(values, argv)
@@ -148,17 +147,7 @@ def _fields(config: Mapping[str, Any], prefix: str = "") -> list[str]:
     return names
 
 
-def _suggest(name: str, known: Iterable[str], prefix: str) -> str:
-    """The known name closest to `name`, by the whole name first and by its last part second."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    if not close:
-        last = difflib.get_close_matches(name.rsplit(".")[-1], [k.rsplit(".")[-1] for k in known], n=1)
-        close = [k for k in known if last and k.rsplit(".")[-1] == last[0]]
-    return f"; did you mean {prefix}{close[0]}?" if close else ""
-
-
-def _config_file(argv: list[str]) -> str:
+def config_file(argv: list[str]) -> str:
     """The value of --config."""
     for place, argument in enumerate(argv[1:], start=1):
         if match := re.match(r"--?config(?:=(.*))?$", argument):

@@ -1,5 +1,10 @@
 """Errors that a user can cause and mend; the command line prints their message and exits with code 2."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(ValueError):
     """Base of all errors whose message is meant for the user: expected, found, where."""
@@ -19,3 +24,19 @@ class CheckpointError(UserError):
 
 class TrainingError(UserError):
     """A run that cannot go on with these settings, such as one in which every client diverges."""
+
+
+def suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """The end of a message about an unknown name: "; did you mean x?", or "" where nothing known is spelled alike.
+
+    Args:
+      name: dotted, as it was written.
+      known: the names that exist; the closest by the whole name comes first, by its last part second.
+      prefix: stands before the suggested name.
+    """
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    if not close:
+        last = difflib.get_close_matches(name.rsplit(".")[-1], [k.rsplit(".")[-1] for k in known], n=1)
+        close = [k for k in known if last and k.rsplit(".")[-1] == last[0]]
+    return f"; did you mean {prefix}{close[0]}?" if close else ""

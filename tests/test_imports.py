@@ -39,7 +39,7 @@ OUTSIDE = (
     ("baselines",),
     ("io",),
 )  # they know types, but not the algorithm
-RUN = (("programs",), ("preferences", "results"), ("training",), ("job", "benchmark", "theory"))
+RUN = (("programs",), ("preferences", "results"), ("training",), ("job", "benchmark", "theory"), ("sweep",))
 LAYERS = (*BASE, *ALGORITHM, *OUTSIDE, *RUN)
 RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}
 
@@ -53,6 +53,8 @@ PLACES = {  # foreign packages beyond these, by the start of a file's path
     "fedvlr_jax/io/checkpoint": {"orbax"},
     "fedvlr_jax/benchmark/plots": {"matplotlib"},
     "fedvlr_jax/io/figures": {"matplotlib", "PIL"},
+    "fedvlr_jax/sweep/asking": {"optuna"},
+    "fedvlr_jax/sweep/plots": {"matplotlib"},
     "fedvlr_jax/theory/": {"scipy", "tabulate"},
     "configs/": {"ml_collections", "absl", "configs"},
     "benchmarks/": {"configs"},

@@ -66,6 +66,11 @@ def save_failure(folder: pathlib.Path, config: Mapping[str, Any], reason: str) -
     write_json(folder / "failure.json", {"reason": reason})
 
 
+def find_failure(folder: pathlib.Path) -> str:
+    """Why the run in `folder` failed, "" if it did not."""
+    return (read_json(folder / "failure.json") or {}).get("reason", "")
+
+
 def user_arrays(ranks: Ranks) -> dict[str, np.ndarray]:
     """What `results.rank_arrays` leaves out: per user whether all scores are one, and how many are not finite."""
     return {"constant": np.asarray(ranks.constant), "nonfinite": np.asarray(ranks.nonfinite)}

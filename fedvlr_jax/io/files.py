@@ -8,6 +8,7 @@ import json
 import math
 import os
 import pathlib
+import platform
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -40,8 +41,11 @@ def prepare_workdir(workdir: pathlib.Path) -> pathlib.Path:
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> None:
-    """Replace `path` in one step, so that a reader (or a killed run) never sees half a file."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    """Replace `path` in one step, so that a reader (or a killed run) never sees half a file.
+
+    Several processes may write one file at a time: each has a temporary of its own, and the last one stays.
+    """
+    temporary = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.tmp")
     with temporary.open("wb") as file:
         file.write(content)
         file.flush()

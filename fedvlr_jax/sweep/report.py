@@ -1,0 +1,119 @@
+"""The files of a sweep: the table of its points, the settings of the best one, and a picture."""
+
+from __future__ import annotations
+
+import pathlib
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fedvlr_jax.benchmark.content import NOTHING, Block, Table
+from fedvlr_jax.benchmark.formats import markdown
+from fedvlr_jax.io.files import write_bytes, write_csv, write_json
+from fedvlr_jax.sweep.plots import draw_parallel
+from fedvlr_jax.sweep.runner import Found
+from fedvlr_jax.sweep.space import Sweep
+from fedvlr_jax.sweep.standing import TEST_METRICS, Spread, Standing, choose, stand, tested
+
+NOTES = (
+    "Points are ranked by the mean over seeds of validation NDCG@50 at the best round of each run; the first of "
+    "equals wins. Test rows chose nothing, and are looked at for the chosen point alone.",
+    "A point of which a seed failed or has not run stands last. ±: sample standard deviation over seeds, n/a with "
+    "one. Metrics are tie-exact.",
+)
+
+
+def write_report(
+    sweep: Sweep, found: Found, workdir: pathlib.Path, *, title: str, config: str, base: Mapping[str, Any]
+) -> list[Standing]:
+    """Writes ``table.csv`` (fractions in full precision), ``table.md`` (percent), ``best.json``, ``parallel.png``.
+
+    Args:
+      sweep: what was swept.
+      found: its points and their runs.
+      workdir: an existing folder.
+      title: of the page.
+      config: the value of --config that the best point is to be trained with.
+      base: dotted fields in which the swept configuration differs from that file.
+
+    Returns:
+      The points, best first.
+    """
+    standings = stand(sweep, found.points, found.runs)
+    best = choose(standings)
+    test = tested(best, found.runs) if best else {}
+    summary = best_point(best, test, standings, config=config, base=base)
+    write_csv(workdir / "table.csv", *csv_table(standings, best, test))
+    write_json(workdir / "best.json", summary)
+    said = f"To train the best point: `{summary['command']}`" if best else "No point has a value at every seed."
+    page = markdown(title, [text_table(standings, best, test)], [said, *NOTES])
+    write_bytes(workdir / "table.md", page.encode())
+    write_bytes(workdir / "parallel.png", draw_parallel(standings))
+    return standings
+
+
+def best_point(
+    best: Standing | None,
+    test: Mapping[str, Spread],
+    standings: Sequence[Standing],
+    *,
+    config: str,
+    base: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The content of best.json; without a best point its fields are None."""
+    counts = {
+        "points": len(standings),
+        "points_done": sum(s.status == "done" for s in standings),
+        "points_failed": sum(any(s.failures) for s in standings),
+    }
+    if best is None:
+        return {"point": None, **counts}
+    settings = {**base, **best.point}
+    settings.setdefault("seed", best.seeds[0])
+    arguments = [f"--config.{field}={value}" for field, value in settings.items()]
+    return {
+        "point": best.index,
+        "fields": best.point,
+        "seeds": best.seeds,
+        "valid": {"NDCG@50": {"mean": best.value, "std": best.std, "by_seed": best.valid}},
+        "test": {name: value._asdict() for name, value in test.items()},
+        "arguments": arguments,
+        "command": shlex.join(["python", "experiments/train.py", f"--config={config}", *arguments]),
+        **counts,
+    }
+
+
+def csv_table(
+    standings: Sequence[Standing], best: Standing | None, test: Mapping[str, Spread]
+) -> tuple[list[str], list[list[Any]]]:
+    """(columns, rows): one row a point, best first; test columns are empty but for the best point."""
+    fields = list(standings[0].point)
+    columns = ["rank", "point", *fields, "seeds", "valid NDCG@50 mean", "valid NDCG@50 std"]
+    columns += [f"test {name} {part}" for name in TEST_METRICS for part in ("mean", "std")]
+    rows = []
+    for rank, s in enumerate(standings, start=1):
+        shown = test if best and s.index == best.index else {}
+        metrics = [part for name in TEST_METRICS for part in shown.get(name, (None, None))]
+        seeds = " ".join(map(str, s.seeds))
+        rows.append([rank, s.index, *s.point.values(), seeds, s.value, s.std, *metrics, s.status])
+    return [*columns, "status"], rows
+
+
+def text_table(standings: Sequence[Standing], best: Standing | None, test: Mapping[str, Spread]) -> Table:
+    """The same for people, in percent, the best point emphasised."""
+    fields = list(standings[0].point)
+    rows = []
+    for s in standings:
+        is_best = best is not None and s.index == best.index
+        valid = NOTHING if s.value is None else _percent(Spread(s.value, s.std))
+        shown = [_percent(test[name]) if is_best and name in test else NOTHING for name in TEST_METRICS]
+        cells = [f"{value:.{6}g}" if isinstance(value, float) else str(value) for value in s.point.values()]
+        name = f"**{s.index}**" if is_best else str(s.index)
+        rows.append((name, *cells, s.status, ", ".join(map(str, s.seeds)), valid, *shown))
+    columns = ("point", *fields, "status", "seeds", "validation NDCG@50", *(f"test {name}" for name in TEST_METRICS))
+    about = "Percent, mean ± standard deviation over seeds, best first by validation."
+    return Table("Points", about, columns, [Block("", rows)], left=len(fields) + 3)
+
+
+def _percent(value: Spread) -> str:
+    return f"{100 * value.mean:.2f} ± " + ("n/a" if value.std is None else f"{100 * value.std:.2f}")

@@ -1,0 +1,155 @@
+"""The runs of a sweep on disk: a folder for each point and seed, and what makes two sweeps the same sweep."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from fedvlr_jax.benchmark import storage
+from fedvlr_jax.benchmark.programs import with_fields
+from fedvlr_jax.benchmark.storage import Stored
+from fedvlr_jax.data import CONTROLS as FEATURES
+from fedvlr_jax.data import fingerprint, load_configured
+from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.io.files import read_json, write_json
+from fedvlr_jax.io.identity import differences, flatten
+from fedvlr_jax.sweep.space import Point, Range, Sweep, seeds_of
+from fedvlr_jax.types import Dataset
+
+FREE = ("dry_run", "baselines", "checkpoint.", "data.dir", "data.source", "data.expect.")
+"""Settings that change nothing of what a run computes; the fingerprint of the data says whether it is the same."""
+
+OUTPUTS = ("sweep.json", "environment.json", "table.csv", "table.md", "best.json", "parallel.png")
+
+Key = tuple[int, int]
+"""(index of the point, seed) of a run."""
+
+Runs = dict[Key, Stored | str | None]
+"""What became of runs: read back, the reason of a failure, or None where a run has not ended yet."""
+
+
+class Datasets:
+    """The data sets that points name, each read once, with the features of its files."""
+
+    def __init__(self):
+        self._found: dict[str, tuple[Dataset, dict[str, Any]]] = {}
+
+    def of(self, settings: Mapping[str, Any]) -> Dataset:
+        """The data of some settings before any control of the features.
+
+        Raises:
+          ConfigError, DataError: as `data.load_configured`.
+        """
+        return self._load(settings)[0]
+
+    def fingerprint(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """What identifies that data."""
+        return self._load(settings)[1]
+
+    def _load(self, settings: Mapping[str, Any]) -> tuple[Dataset, dict[str, Any]]:
+        if settings["data"]["features"] not in FEATURES:
+            raise ConfigError(
+                f"data.features: expected one of {', '.join(FEATURES)}, found {settings['data']['features']!r}"
+            )
+        data = {**settings["data"], "features": "real"}
+        key = json.dumps(data, sort_keys=True)
+        if key not in self._found:
+            dataset = load_configured(data)
+            self._found[key] = dataset, fingerprint(dataset)
+        return self._found[key]
+
+
+class Shelf(NamedTuple):
+    """Where the runs of a sweep lie.
+
+    Attributes:
+      settings: nested settings of the swept configuration.
+      sweep: which seeds a point has.
+      workdir: each run has the folder ``workdir/runs/point<k>-seed<s>``.
+      datasets: of the points.
+    """
+
+    settings: Mapping[str, Any]
+    sweep: Sweep
+    workdir: pathlib.Path
+    datasets: Datasets
+
+    def folder(self, key: Key) -> pathlib.Path:
+        """The folder of one run."""
+        return self.workdir / "runs" / f"point{key[0]}-seed{key[1]}"
+
+    def settings_of(self, point: Point) -> dict[str, Any]:
+        """The configuration at a point."""
+        return with_fields(self.settings, point)
+
+    def config(self, point: Point, seed: int) -> dict[str, Any]:
+        """What identifies a run: its settings and its data."""
+        settings = self.settings_of({**point, "seed": seed})
+        return {"settings": _kept(settings, ()), "data": self.datasets.fingerprint(settings)}
+
+    def read(self, points: Sequence[Point]) -> Runs:
+        """All runs of the points as they stand.
+
+        Raises:
+          ConfigError: a folder with a run of another configuration or other data, naming what differs.
+        """
+        found: Runs = {}
+        for k, point in enumerate(points):
+            for seed in seeds_of(self.sweep, point):
+                folder = self.folder((k, seed))
+                stored = storage.find(folder, self.config(point, seed))
+                found[k, seed] = stored or storage.find_failure(folder) or None
+        return found
+
+
+def require_same_sweep(shelf: Shelf) -> None:
+    """Refuse a workdir of another sweep or with other runs; note the identity of a new one.
+
+    Raises:
+      ConfigError: naming every field that differs, with both values.
+    """
+    workdir, identity = shelf.workdir, _identity(shelf.settings, shelf.sweep)
+    stored = read_json(workdir / "sweep.json")
+    if stored is None:
+        if (workdir / "runs").exists() or (workdir / "result.json").exists():
+            raise ConfigError(f"--workdir={workdir} holds other runs, but no sweep; choose another --workdir")
+        write_json(workdir / "sweep.json", identity)
+        return
+    lines = differences(stored, identity, origin="stored")
+    if lines:
+        raise ConfigError(
+            f"--workdir={workdir} holds another sweep:\n  "
+            + "\n  ".join(lines)
+            + "\nchoose another --workdir, or --noresume to delete that sweep and start again"
+        )
+
+
+def delete_sweep(workdir: pathlib.Path) -> None:
+    """Delete a sweep and its runs, and nothing else; a folder without a sweep is left as it is."""
+    if (workdir / "sweep.json").is_file():
+        shutil.rmtree(workdir / "runs", ignore_errors=True)
+        for name in OUTPUTS:
+            (workdir / name).unlink(missing_ok=True)
+
+
+def _identity(settings: Mapping[str, Any], sweep: Sweep) -> dict[str, Any]:
+    """What the points and their runs follow from."""
+    axes = {field: axis._asdict() if isinstance(axis, Range) else list(axis) for field, axis in sweep.axes.items()}
+    said = {"kind": sweep.kind, "seeds": "of the points" if "seed" in axes else sweep.seeds, "fields": axes}
+    if sweep.kind != "grid":
+        said |= {"samples": sweep.samples, "seed": sweep.seed}
+    if sweep.kind == "optuna":
+        said |= {"batch": sweep.batch}
+    return {"sweep": said, "config": _kept(settings, ("seed", *sweep.axes))}
+
+
+def _kept(settings: Mapping[str, Any], swept: Sequence[str]) -> dict[str, Any]:
+    """The settings by dotted name that decide what a run computes, without the swept ones."""
+
+    def is_free(name: str) -> bool:
+        return any(name.startswith(free) if free.endswith(".") else name == free for free in FREE)
+
+    return {name: value for name, value in flatten(settings) if name not in swept and not is_free(name)}

@@ -1,0 +1,134 @@
+"""Training of the runs that share a program: side by side, or one after the other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+
+from fedvlr_jax.benchmark import storage
+from fedvlr_jax.benchmark.group import Outcome, Run, train_group
+from fedvlr_jax.benchmark.programs import MethodPrograms
+from fedvlr_jax.data import CONTROLS as FEATURES
+from fedvlr_jax.data.buckets import make_client_data
+from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.io.interrupt import Interrupt, Interrupted
+from fedvlr_jax.results import make_result
+from fedvlr_jax.schedule import make_plan
+from fedvlr_jax.sweep.layout import Program, traced
+from fedvlr_jax.sweep.runs import Key, Shelf
+from fedvlr_jax.sweep.space import Point, name_of
+
+VMAP = ("auto", "on", "off")
+STOPPED = "stopped; the points that are finished are kept"
+
+
+class Trainer(NamedTuple):
+    """What all runs of one call share.
+
+    Attributes:
+      shelf: where they are kept.
+      vmap: one of `VMAP`: whether runs of one program go side by side; auto: on accelerators.
+      interrupt: where signals are noted.
+      say: takes one line of progress.
+    """
+
+    shelf: Shelf
+    vmap: str
+    interrupt: Interrupt
+    say: Callable[[str], None]
+
+    def train(self, program: Program, points: Sequence[Point], keys: Sequence[Key]) -> None:
+        """Train and keep some runs of one program.
+
+        A run that fails is kept with its reason, and the others go on; a crash fails the runs beside it.
+
+        Raises:
+          Interrupted: after a signal. Finished runs are kept, those under way are not.
+        """
+        size = group_size(self.vmap, self.shelf.sweep.group, jax.default_backend(), len(keys))
+        programs = None
+        for start in range(0, len(keys), size):
+            self.interrupt.stop_if_signalled(STOPPED)
+            group = keys[start : start + size]
+            begin = time.perf_counter()
+            try:
+                programs = programs or self._programs(program)
+                outcomes = self._outcomes(programs, points, group)
+            except (Interrupted, KeyboardInterrupt):
+                raise
+            except Exception as error:  # one broken program must not take the sweep down
+                outcomes = [f"{type(error).__name__}: {error}"] * len(group)
+            for key, outcome in zip(group, outcomes, strict=True):
+                self._keep(programs, points[key[0]], key, outcome)
+            self._report(points, group, outcomes, time.perf_counter() - begin)
+
+    def _programs(self, program: Program) -> MethodPrograms:
+        settings = self.shelf.settings_of(program.static)
+        dataset = self.shelf.datasets.of(settings)
+        return MethodPrograms(settings, dataset, make_client_data(dataset))
+
+    def _outcomes(self, programs: MethodPrograms, points: Sequence[Point], keys: Sequence[Key]) -> list[Outcome]:
+        features = programs.settings["data"]["features"]
+        return train_group(
+            programs,
+            make_plan(programs.settings),
+            [Run(traced(points[k]), seed) for k, seed in keys],
+            megabytes_per_round=_megabytes(programs),
+            datasets=None if features == "real" else [FEATURES[features](programs.dataset, seed) for _, seed in keys],
+            interrupt=self.interrupt,
+        )
+
+    def _keep(self, programs: MethodPrograms | None, point: Point, key: Key, outcome: Outcome | str) -> None:
+        folder, config = self.shelf.folder(key), self.shelf.config(point, key[1])
+        failure = outcome if isinstance(outcome, str) else outcome.failure
+        if failure:
+            storage.save_failure(folder, config, failure)
+            return
+        settings = self.shelf.settings_of({**point, "seed": key[1]})
+        cost = programs.algorithm.cost
+        result = make_result(settings, programs.dataset, cost, outcome.tally, outcome.ranks, None)
+        result |= {"best_valid": outcome.tally.best_value, "megabytes_per_round": _megabytes(programs)}
+        storage.save(folder, config, result, outcome.ranks, outcome.curve)
+
+    def _report(self, points: Sequence[Point], keys: Sequence[Key], outcomes: Sequence, seconds: float) -> None:
+        together = f"{len(keys)} side by side in " if len(keys) > 1 else ""
+        for (k, seed), outcome in zip(keys, outcomes, strict=True):
+            failure = outcome if isinstance(outcome, str) else outcome.failure
+            value = None if failure else outcome.tally.best_value
+            said = f"FAILED: {failure}" if failure else "no validation rows"
+            if value is not None:
+                said = f"valid NDCG@50 {100 * value:.2f} %"
+            self.say(f"point {k} ({name_of(points[k])}), seed {seed}: {said}; {together}{seconds:.1f} s")
+
+
+def group_size(vmap: str, group: int, backend: str, runs: int) -> int:
+    """How many runs go side by side.
+
+    Args:
+      vmap: one of `VMAP`.
+      group: at most so many; 0 = all.
+      backend: JAX's name of the kind of device.
+      runs: how many there are, at least 1.
+    """
+    if vmap == "off" or (vmap == "auto" and backend == "cpu"):
+        return 1
+    return min(group or runs, runs)
+
+
+def require_vmap(vmap: str) -> None:
+    """Refuses what is not one of `VMAP`.
+
+    Raises:
+      ConfigError: with the value.
+    """
+    if vmap not in VMAP:
+        raise ConfigError(f"--vmap={vmap}: expected one of {', '.join(VMAP)}")
+
+
+def _megabytes(programs: MethodPrograms) -> float:
+    """10^6 bytes a round, all clients, both directions."""
+    cost = programs.algorithm.cost
+    return (cost.bytes_down_per_client + cost.bytes_up_per_client) * programs.algorithm.clients_per_round / 1e6
