@@ -22,7 +22,7 @@ from fedvlr_jax.sweep.runs import Key, Shelf
 from fedvlr_jax.sweep.space import Point, name_of
 
 VMAP = ("auto", "on", "off")
-STOPPED = "stopped; the points that are finished are kept"
+STOPPED = "stopped; the runs that are finished are kept"
 
 
 class Trainer(NamedTuple):

@@ -1,0 +1,367 @@
+"""A sweep as a command: what it writes, how it goes on, what it refuses, and what it chooses by."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import pathlib
+import shutil
+import signal
+import sys
+import time
+import types
+
+import numpy as np
+import pytest
+from commands import ROOT, TINY, finish, run_here, start
+
+from fedvlr_jax.benchmark.group import train_group
+from fedvlr_jax.data import synthetic as generator
+from fedvlr_jax.sweep import training
+
+FIELDS = {"server.lr": [0.01, 0.1], "client.lr": [0.1, 0.5], "variant": ["base"]}
+SMALL = TINY | {"rounds": 10, "eval.every": 5}
+
+
+def sweep_file(folder: pathlib.Path, **fields) -> pathlib.Path:
+    """A sweep file with the given fields."""
+    path = folder / "mine.py"
+    path.write_text(f"def get_sweep():\n    return { ({'fields': FIELDS, 'seeds': [0, 1]} | fields)!r}\n")
+    return path
+
+
+def flags(workdir: pathlib.Path, *more: str, config: dict | None = None, **fields) -> list[str]:
+    """The command line of a small sweep; its file lies beside the workdir."""
+    settings = SMALL | (config or {})
+    return [
+        f"--config={ROOT}/configs/quickstart.py",
+        *(f"--config.{name}={value}" for name, value in settings.items()),
+        f"--sweep={sweep_file(workdir.parent, **fields)}",
+        f"--workdir={workdir}",
+        *more,
+    ]
+
+
+def rows(workdir: pathlib.Path) -> list[dict[str, str]]:
+    with (workdir / "table.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def best(workdir: pathlib.Path) -> dict:
+    return json.loads((workdir / "best.json").read_text())
+
+
+def finished_runs(workdir: pathlib.Path) -> dict[str, int]:
+    """When each run was finished."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in workdir.glob("runs/*/result.json")}
+
+
+def results(workdir: pathlib.Path) -> dict[str, dict]:
+    return {p.parent.name: json.loads(p.read_text()) for p in workdir.glob("runs/*/result.json")}
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """(point, seed) of every run that is trained."""
+    trained = []
+
+    def train(programs, plan, runs, **options):
+        trained.extend((run.point["server.lr"], run.point["client.lr"], run.seed) for run in runs)
+        return train_group(programs, plan, runs, **options)
+
+    monkeypatch.setattr(training, "train_group", train)
+    return trained
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("sweep") / "swept"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        assert run_here(monkeypatch, "sweep", *flags(workdir)) == 0
+    return workdir
+
+
+@pytest.fixture
+def copied(swept, tmp_path):
+    return shutil.copytree(swept, tmp_path / "copy")
+
+
+def test_it_writes_a_folder_a_run_the_tables_the_best_point_and_a_picture(swept):
+    assert set(finished_runs(swept)) == {f"point{k}-seed{s}" for k in range(4) for s in (0, 1)}
+    assert (swept / "parallel.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((swept / "environment.json").read_text())["packages"]["jax"]
+    assert "validation NDCG@50" in (swept / "table.md").read_text()
+    assert not list(swept.rglob("*.tmp"))
+
+
+def test_the_table_ranks_points_by_mean_validation_and_shows_the_test_of_the_first_alone(swept):
+    runs, table = results(swept), rows(swept)
+    valid = {k: [runs[f"point{k}-seed{s}"]["best_valid"] for s in (0, 1)] for k in range(4)}
+    assert [int(row["point"]) for row in table] == sorted(valid, key=lambda k: (-np.mean(valid[k]), k))
+    for row in table:
+        values = valid[int(row["point"])]
+        assert float(row["valid NDCG@50 mean"]) == pytest.approx(np.mean(values), abs=1e-12)
+        assert float(row["valid NDCG@50 std"]) == pytest.approx(np.std(values, ddof=1), abs=1e-12)
+        assert (row["seeds"], row["status"], row["variant"]) == ("0 1", "done", "base")
+    first, *others = table
+    test = [runs[f"point{first['point']}-seed{s}"]["test"]["NDCG@50"] for s in (0, 1)]
+    assert float(first["test NDCG@50 mean"]) == pytest.approx(np.mean(test), abs=1e-12)
+    assert {row[name] for row in others for name in row if name.startswith("test ")} == {""}
+
+
+def test_the_best_point_is_trained_again_by_its_arguments(swept, monkeypatch, tmp_path):
+    found = best(swept)
+    command = [f"--config={ROOT}/configs/quickstart.py", *found["arguments"], f"--workdir={tmp_path}/own"]
+    assert found["fields"].items() >= {"variant": "base"}.items()
+    assert run_here(monkeypatch, "train", *command) == 0
+    own = json.loads((tmp_path / "own" / "result.json").read_text())
+    ours = results(swept)[f"point{found['point']}-seed0"]
+    assert own["best_round"] == ours["best_round"]
+    for split in ("valid", "test"):
+        assert own[split] == pytest.approx(ours[split], abs=1e-4)
+
+
+def test_finished_points_are_not_run_again(copied, monkeypatch, counted):
+    before, table = finished_runs(copied), rows(copied)
+    assert run_here(monkeypatch, "sweep", *flags(copied)) == 0
+    assert counted == []
+    assert finished_runs(copied) == before
+    shutil.rmtree(copied / "runs" / "point1-seed1")
+    (copied / "runs" / "point2-seed0" / "result.json").unlink()  # as a kill leaves it
+    assert run_here(monkeypatch, "sweep", *flags(copied)) == 0
+    assert counted == [(0.01, 0.5, 1), (0.1, 0.1, 0)]
+    assert rows(copied) == table  # the same seeds give the same numbers
+
+
+def test_noresume_starts_again_and_touches_nothing_else(copied, monkeypatch, counted):
+    (copied / "notes.txt").write_text("mine")
+    assert run_here(monkeypatch, "sweep", *flags(copied, "--noresume", fields=FIELDS | {"server.lr": [0.1]})) == 0
+    assert len(counted) == len(finished_runs(copied)) == 4
+    assert (copied / "notes.txt").read_text() == "mine"
+
+
+def test_shards_in_one_workdir_give_the_table_of_the_whole(swept, monkeypatch, tmp_path, counted):
+    assert run_here(monkeypatch, "sweep", *flags(tmp_path / "w", "--shard=2/3")) == 0
+    half = rows(tmp_path / "w")
+    assert [row["status"] for row in half] == ["done", *["not run: seed 0, 1"] * 3]
+    for i in (1, 3):
+        assert run_here(monkeypatch, "sweep", *flags(tmp_path / "w", f"--shard={i}/3")) == 0
+    assert len(counted) == len(set(counted)) == 8
+    assert rows(tmp_path / "w") == rows(swept)
+
+
+def test_a_failed_seed_puts_its_point_last_with_the_reason_and_is_tried_again(copied, monkeypatch, capsys):
+    winner = best(copied)["point"]
+    lost = copied / "runs" / f"point{winner}-seed1"
+    shutil.rmtree(lost)
+
+    def crash(*_, **__):
+        raise RuntimeError("out of luck")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(training, "train_group", crash)
+        assert run_here(broken, "sweep", *flags(copied)) == 0
+    assert "FAILED: RuntimeError: out of luck" in capsys.readouterr().err
+    last = rows(copied)[-1]
+    assert int(last["point"]) == winner
+    assert last["status"] == "failed: seed 1: RuntimeError: out of luck"
+    assert last["valid NDCG@50 mean"] == ""
+    assert best(copied)["point"] != winner
+    assert best(copied)["points_failed"] == 1
+    assert run_here(monkeypatch, "sweep", *flags(copied)) == 0
+    assert best(copied)["point"] == winner
+    assert not (lost / "failure.json").exists()
+
+
+def test_test_items_choose_nothing(swept, monkeypatch, tmp_path):
+    @functools.wraps(generator.generate)
+    def other_test_items(**arguments):
+        dataset = generator.generate(**arguments)
+        rng = np.random.default_rng(5)
+        for user in range(dataset.num_users):
+            own = set(dataset.train_item[dataset.train_user == user]) | {int(dataset.valid_item[user])}
+            dataset.test_item[user] = rng.choice(sorted(set(range(dataset.num_items)) - own))
+        return dataset
+
+    monkeypatch.setattr("fedvlr_jax.data.generate", other_test_items)
+    assert run_here(monkeypatch, "sweep", *flags(tmp_path / "w")) == 0
+    keep = ("rank", "point", "valid NDCG@50 mean", "valid NDCG@50 std")
+    assert [[row[name] for name in keep] for row in rows(tmp_path / "w")] == [
+        [row[name] for name in keep] for row in rows(swept)
+    ]
+    assert best(tmp_path / "w")["test"] != best(swept)["test"]  # the labels did change
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fields": FIELDS | {"client.lr": [0.1, 0.7]}}, "sweep.fields.client.lr: stored [0.1, 0.5], now [0.1, 0.7]"),
+        ({"seeds": [0]}, "sweep.seeds: stored [0, 1], now [0]"),
+        ({"config": {"client.l2": 0.5}}, "config.client.l2: stored 0.0, now 0.5"),
+        ({"config": {"data.synthetic.num_items": 31}}, "config.data.synthetic.num_items: stored 30, now 31"),
+        (
+            {"fields": FIELDS | {"server.lr": [-1.0]}},
+            "point 0 (server.lr=-1.0, client.lr=0.1, variant=base): server.lr",
+        ),
+        ({"fields": FIELDS | {"variant": ["bsae"]}}, "variant=bsae): variant: expected one of"),
+        ({"fields": {"client.hodlout": [0.5]}}, "unknown field client.hodlout; did you mean client.holdout?"),
+        ({"fields": {"data.features": ["fake"]}}, "data.features: expected one of real, shuffled, random"),
+    ],
+)
+def test_what_is_wrong_or_another_sweep_is_refused_and_loses_nothing(copied, monkeypatch, capsys, changes, message):
+    before = finished_runs(copied)
+    assert run_here(monkeypatch, "sweep", *flags(copied, **changes)) == 2
+    assert message in capsys.readouterr().err
+    assert finished_runs(copied) == before
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--shard=4/3"], "--shard=4/3: expected i/n with 1 <= i <= n"),
+        (["--shard=1/2", "--noresume"], "would delete the points of other shards"),
+        (["--vmap=maybe"], "--vmap=maybe: expected one of auto, on, off"),
+        (
+            ["--sweep=nowhere.py"],
+            "--sweep=nowhere.py: no such file; configs/sweeps/ has base.py, random.py, rates.py",
+        ),
+        ([f"--sweep={ROOT}/configs/ku.py"], "expected a file with get_sweep(): KeyError"),
+        (["--wrkdir=x"], "unknown flag --wrkdir; did you mean --workdir?"),
+    ],
+)
+def test_bad_flags_are_refused(tmp_path, monkeypatch, capsys, more, message):
+    assert run_here(monkeypatch, "sweep", *flags(tmp_path / "w", *more)) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_workdir_with_other_runs_is_refused(tmp_path, monkeypatch, capsys):
+    (tmp_path / "w" / "runs").mkdir(parents=True)
+    assert run_here(monkeypatch, "sweep", *flags(tmp_path / "w", "--noresume")) == 2
+    assert "holds other runs, but no sweep" in capsys.readouterr().err
+    assert (tmp_path / "w" / "runs").exists()
+
+
+def test_a_dry_run_says_what_shares_a_program_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    fields = {"server.lr": [0.1, 0.2], "variant": ["base", "mlp"]}
+    assert run_here(monkeypatch, "sweep", *flags(tmp_path / "w", config={"dry_run": True}, fields=fields)) == 0
+    assert "program 2 (variant=mlp): 2 points share it (server.lr): 1, 3" in capsys.readouterr().out
+    assert not (tmp_path / "w").exists()
+
+
+class FakeTrial:
+    """Proposes the highest value of every axis, then lower ones."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def suggest_categorical(self, name, choices):
+        return choices[self.number % len(choices)]
+
+    def suggest_float(self, name, low, high, log):
+        return high / (self.number + 1)
+
+    def suggest_int(self, name, low, high, log):
+        return max(high - self.number, low)
+
+
+def fake_optuna(told):
+    """A module that remembers what it is told."""
+
+    class Study:
+        asked = 0
+
+        def ask(self):
+            self.asked += 1
+            return FakeTrial(self.asked - 1)
+
+        def tell(self, trial, value=None, state=None):
+            told.append((trial.number, value, state))
+
+    return types.SimpleNamespace(
+        logging=types.SimpleNamespace(set_verbosity=lambda level: None, WARNING=30),
+        samplers=types.SimpleNamespace(TPESampler=lambda seed: ("tpe", seed)),
+        create_study=lambda direction, sampler: Study(),
+        trial=types.SimpleNamespace(TrialState=types.SimpleNamespace(FAIL="fail")),
+    )
+
+
+OPTUNA = {
+    "kind": "optuna",
+    "samples": 3,
+    "batch": 2,
+    "fields": {"server.lr": {"low": 0.01, "high": 0.1, "log": True}, "client.lr": [0.1, 0.5]},
+}
+
+
+def test_optuna_is_told_the_validation_of_every_point_and_asks_again_for_the_same(monkeypatch, tmp_path, counted):
+    told = []
+    monkeypatch.setitem(sys.modules, "optuna", fake_optuna(told))
+    assert run_here(monkeypatch, "sweep", *flags(tmp_path / "w", **OPTUNA)) == 0
+    assert [row["server.lr"] for row in sorted(rows(tmp_path / "w"), key=lambda row: int(row["point"]))] == [
+        "0.1",
+        "0.05",
+        "0.0333333",
+    ]
+    means = {int(row["point"]): float(row["valid NDCG@50 mean"]) for row in rows(tmp_path / "w")}
+    assert told == [(k, pytest.approx(means[k]), None) for k in range(3)]
+    first, told[:] = list(told), []
+    assert len(counted) == 6
+    assert run_here(monkeypatch, "sweep", *flags(tmp_path / "w", **OPTUNA)) == 0
+    assert told == first
+    assert len(counted) == 6
+
+
+def test_optuna_is_told_of_failures_once(monkeypatch, tmp_path):
+    told, crashes = [], []
+    monkeypatch.setitem(sys.modules, "optuna", fake_optuna(told))
+
+    def crash(programs, plan, runs, **options):
+        crashes.append(runs)
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(training, "train_group", crash)
+    assert run_here(monkeypatch, "sweep", *flags(tmp_path / "w", **OPTUNA)) == 0
+    assert told == [(k, None, "fail") for k in range(3)]
+    assert len(crashes) == 6  # every run once, not again with each batch
+    assert best(tmp_path / "w")["point"] is None
+    assert "No point has a value at every seed" in (tmp_path / "w" / "table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"), [([], "pip install optuna"), (["--shard=1/2"], "points of kind optuna depend on each other")]
+)
+def test_optuna_that_is_not_installed_or_split_is_refused(monkeypatch, tmp_path, capsys, more, message):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert run_here(monkeypatch, "sweep", *flags(tmp_path / "w", *more, **OPTUNA)) == 2
+    assert message in capsys.readouterr().err
+
+
+LONG = {"rounds": 400, "eval.every": 5}
+
+
+def wait_for_runs(process, workdir: pathlib.Path, count: int) -> None:
+    deadline = time.monotonic() + 180
+    while len(finished_runs(workdir)) < count and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_stopped_or_killed_sweep_goes_on_and_repeats_nothing(tmp_path, number, code):
+    process = start("sweep", *flags(tmp_path / "w", config=LONG))
+    wait_for_runs(process, tmp_path / "w", 2)
+    process.send_signal(number)
+    found, _, err = finish(process)
+    assert found == code, err
+    if number != signal.SIGKILL:
+        assert "the runs that are finished are kept" in err
+        assert "to go on: python " in err
+    before = finished_runs(tmp_path / "w")
+    assert 2 <= len(before) < 8
+    found, _, err = finish(start("sweep", *flags(tmp_path / "w", config=LONG)), timeout=300)
+    assert found == 0, err
+    after = finished_runs(tmp_path / "w")
+    assert len(after) == 8
+    assert {name: after[name] for name in before} == before

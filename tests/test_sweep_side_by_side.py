@@ -1,0 +1,112 @@
+"""Sixteen points in one vmapped program: each is what it is alone, in its states, ranks and metrics."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from commands import ROOT, TINY, run_here
+from problems import relative_difference, settings, tiny_dataset
+
+from fedvlr_jax.algorithm import make_algorithm
+from fedvlr_jax.benchmark.programs import MethodPrograms, with_fields
+from fedvlr_jax.data.buckets import make_client_data
+from fedvlr_jax.sweep.layout import lay_out, traced
+from fedvlr_jax.sweep.training import group_size
+
+RATES = {"server.lr": [0.003, 0.01, 0.03, 0.1], "client.lr": [0.05, 0.1, 0.3, 1.0]}
+SIZES = TINY | {"variant": "fedvlr", "fusion.operators": "sum,mlp", "rounds": 8, "eval.every": 4}
+TOLERANCE = 1e-4
+
+
+def sweep(monkeypatch, workdir, fields, *more, **config) -> dict[str, dict]:
+    """The results of all runs of a sweep, by folder."""
+    path = workdir.parent / "mine.py"
+    path.write_text(f"def get_sweep():\n    return { ({'fields': fields})!r}\n")
+    chosen = SIZES | {name.replace("__", "."): value for name, value in config.items()}
+    command = [f"--config={ROOT}/configs/quickstart.py", *(f"--config.{k}={v}" for k, v in chosen.items())]
+    assert run_here(monkeypatch, "sweep", *command, f"--sweep={path}", f"--workdir={workdir}", *more) == 0
+    return {p.parent.name: json.loads(p.read_text()) for p in workdir.glob("runs/*/result.json")}
+
+
+def own_run(monkeypatch, workdir, point, seed, **config) -> dict:
+    """The result of experiments/train.py at a point."""
+    chosen = SIZES | {name.replace("__", "."): value for name, value in config.items()} | point | {"seed": seed}
+    command = [f"--config={ROOT}/configs/quickstart.py", *(f"--config.{k}={v}" for k, v in chosen.items())]
+    assert run_here(monkeypatch, "train", *command, f"--workdir={workdir}") == 0
+    return json.loads((workdir / "result.json").read_text())
+
+
+def require_equal(ours: dict, theirs: dict) -> None:
+    """The same best round, and the same validation and test metrics to the tolerance."""
+    assert ours["best_round"] == theirs["best_round"]
+    for split in ("valid", "test", "test_warm", "test_cold"):
+        assert ours[split] == pytest.approx(theirs[split], abs=TOLERANCE), split
+
+
+def require_equal_ranks(ours, theirs) -> None:
+    with np.load(ours / "ranks.npz") as a, np.load(theirs / "ranks.npz") as b:
+        for name in b.files:
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+@pytest.mark.slow
+def test_sixteen_points_end_in_the_states_of_their_own_runs():
+    tree = settings(host__name="fcf", variant="fedvlr", fusion__operators="sum,mlp", fusion__dim=4)
+    dataset = tiny_dataset()
+    points = [{"server.lr": s, "client.lr": c} for s in RATES["server.lr"] for c in RATES["client.lr"]]
+    (program,) = lay_out(points)
+    clients = make_client_data(dataset)
+    programs = MethodPrograms(tree, dataset, clients)
+    group = programs.group([traced(points[k]) for k in program.points])
+    states, _ = programs.run(group, programs.init(group, [3] * 16), 4)
+    for k, point in enumerate(points):
+        algorithm = make_algorithm(with_fields(tree, point), dataset)
+        run = jax.jit(algorithm.run, static_argnames="num_rounds")
+        own, _ = run(algorithm.init(jax.random.key(3)), clients, num_rounds=4)
+        assert relative_difference(_numbers(states, k), _numbers(own)) < TOLERANCE, point
+        assert relative_difference(_numbers(states, k - 1), _numbers(own)) > TOLERANCE  # the points do matter
+
+
+def _numbers(state, k=...):
+    """All parameters, of run k of a group."""
+    return jax.tree.map(lambda x: x[k], (state.public.params, state.private.params))
+
+
+def test_sixteen_points_side_by_side_equal_one_after_the_other(monkeypatch, tmp_path):
+    together = sweep(monkeypatch, tmp_path / "on", RATES, "--vmap=on", variant="base")
+    alone = sweep(monkeypatch, tmp_path / "off", RATES, "--vmap=off", variant="base")
+    assert together.keys() == alone.keys()
+    assert len(alone) == 16
+    for name in alone:
+        require_equal(together[name], alone[name])
+        require_equal_ranks(tmp_path / "on" / "runs" / name, tmp_path / "off" / "runs" / name)
+    assert len({str(result["valid"]) for result in alone.values()}) > 8  # the points do matter
+
+
+@pytest.mark.slow
+def test_sixteen_points_side_by_side_equal_sixteen_training_commands(monkeypatch, tmp_path):
+    together = sweep(monkeypatch, tmp_path / "on", RATES, "--vmap=on")
+    points = [{"server.lr": s, "client.lr": c} for s in RATES["server.lr"] for c in RATES["client.lr"]]
+    for k, point in enumerate(points):
+        require_equal(together[f"point{k}-seed0"], own_run(monkeypatch, tmp_path / str(k), point, 0))
+
+
+@pytest.mark.slow
+def test_seeds_and_features_of_points_are_those_of_the_training_command(monkeypatch, tmp_path):
+    fields = {"seed": [0, 4], "data.features": ["real", "shuffled", "random"]}
+    together = sweep(monkeypatch, tmp_path / "on", fields, "--vmap=on", variant="vbpr")
+    points = [(seed, features) for seed in fields["seed"] for features in fields["data.features"]]
+    for k, (seed, features) in enumerate(points):
+        own = own_run(monkeypatch, tmp_path / str(k), {"data.features": features}, seed, variant="vbpr")
+        require_equal(together[f"point{k}-seed{seed}"], own)
+
+
+@pytest.mark.parametrize(
+    ("vmap", "group", "backend", "size"),
+    [("auto", 0, "cpu", 1), ("auto", 0, "gpu", 16), ("on", 0, "cpu", 16), ("on", 5, "cpu", 5), ("off", 5, "gpu", 1)],
+)
+def test_how_many_runs_go_side_by_side(vmap, group, backend, size):
+    assert group_size(vmap, group, backend, 16) == size
