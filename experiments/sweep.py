@@ -66,7 +66,12 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     prepare_workdir(shelf.workdir)
     if not values.resume:
         delete_sweep(shelf.workdir)
-    trainer = Trainer(shelf, values.vmap, interrupt, lambda line: print(line, file=sys.stderr, flush=True))
+    trainer = Trainer(
+        shelf=shelf,
+        vmap=values.vmap,
+        interrupt=interrupt,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
     trainer.say(f"sweep {name} in {shelf.workdir}")
     found = run_sweep(trainer, shard=shard)
     write_json(shelf.workdir / "environment.json", describe_environment(sys.argv, shelf.workdir))

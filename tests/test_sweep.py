@@ -17,8 +17,10 @@ import pytest
 from commands import ROOT, TINY, finish, run_here, start
 
 from fedvlr_jax.benchmark.group import train_group
+from fedvlr_jax.benchmark.programs import MethodPrograms
 from fedvlr_jax.data import synthetic as generator
 from fedvlr_jax.sweep import training
+from fedvlr_jax.sweep.plots import scale_of
 
 FIELDS = {"server.lr": [0.01, 0.1], "client.lr": [0.1, 0.5], "variant": ["base"]}
 SMALL = TINY | {"rounds": 10, "eval.every": 5}
@@ -216,6 +218,30 @@ def test_what_is_wrong_or_another_sweep_is_refused_and_loses_nothing(copied, mon
     assert finished_runs(copied) == before
 
 
+def test_the_values_that_a_sweep_replaces_need_not_make_sense(monkeypatch, tmp_path):
+    config = {"client.move_items": True, "client.item_lr": 0.0, "rounds": 2}
+    assert (
+        run_here(monkeypatch, "sweep", *flags(tmp_path / "w", config=config, fields={"client.item_lr": [0.1]})) == 0
+    )
+    assert [row["status"] for row in rows(tmp_path / "w")] == ["done"]
+
+
+def test_runs_on_other_data_are_refused(copied, monkeypatch, capsys):
+    monkeypatch.setattr("fedvlr_jax.sweep.runs.fingerprint", lambda dataset: {"num_users": 1})
+    assert run_here(monkeypatch, "sweep", *flags(copied)) == 2
+    assert "data.num_users: stored 12, now 1" in capsys.readouterr().err
+
+
+def test_an_axis_of_the_picture_has_numbers_by_size_and_names_evenly():
+    by_size = scale_of([0.1, 0.3, 0.2])
+    assert by_size.height_p == pytest.approx([0, 1, 0.5])
+    assert by_size.ticks == [(0, "0.1"), (pytest.approx(0.5), "0.2"), (1, "0.3")]
+    assert scale_of([0.001, 0.1, 0.01]).height_p == pytest.approx([0, 1, 0.5])  # by the logarithm
+    assert scale_of(["base", "mlp", "vbpr", "mlp"]).ticks == [(0, "base"), (0.5, "mlp"), (1, "vbpr")]
+    assert scale_of([3, 3]).height_p.tolist() == [0.5, 0.5]
+    assert [label for _, label in scale_of(list(range(9))).ticks] == ["0", "8"]
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -296,9 +322,11 @@ OPTUNA = {
 
 
 def test_optuna_is_told_the_validation_of_every_point_and_asks_again_for_the_same(monkeypatch, tmp_path, counted):
-    told = []
+    told, built = [], []
     monkeypatch.setitem(sys.modules, "optuna", fake_optuna(told))
+    monkeypatch.setattr(training, "MethodPrograms", lambda *a: built.append(a) or MethodPrograms(*a))
     assert run_here(monkeypatch, "sweep", *flags(tmp_path / "w", **OPTUNA)) == 0
+    assert len(built) == 1  # both batches go through one program
     assert [row["server.lr"] for row in sorted(rows(tmp_path / "w"), key=lambda row: int(row["point"]))] == [
         "0.1",
         "0.05",

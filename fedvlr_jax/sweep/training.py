@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import jax
 
@@ -25,7 +25,8 @@ VMAP = ("auto", "on", "off")
 STOPPED = "stopped; the runs that are finished are kept"
 
 
-class Trainer(NamedTuple):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trainer:
     """What all runs of one call share.
 
     Attributes:
@@ -33,12 +34,14 @@ class Trainer(NamedTuple):
       vmap: one of `VMAP`: whether runs of one program go side by side; auto: on accelerators.
       interrupt: where signals are noted.
       say: takes one line of progress.
+      cache: compiled programs by their static fields: those of the latest, or all where batches come back to them.
     """
 
     shelf: Shelf
     vmap: str
     interrupt: Interrupt
     say: Callable[[str], None]
+    cache: dict[tuple, MethodPrograms] = dataclasses.field(default_factory=dict)
 
     def train(self, program: Program, points: Sequence[Point], keys: Sequence[Key]) -> None:
         """Train and keep some runs of one program.
@@ -55,7 +58,7 @@ class Trainer(NamedTuple):
             group = keys[start : start + size]
             begin = time.perf_counter()
             try:
-                programs = programs or self._programs(program)
+                programs = self._programs(program, points[program.points[0]])
                 outcomes = self._outcomes(programs, points, group)
             except (Interrupted, KeyboardInterrupt):
                 raise
@@ -65,10 +68,15 @@ class Trainer(NamedTuple):
                 self._keep(programs, points[key[0]], key, outcome)
             self._report(points, group, outcomes, time.perf_counter() - begin)
 
-    def _programs(self, program: Program) -> MethodPrograms:
-        settings = self.shelf.settings_of(program.static)
-        dataset = self.shelf.datasets.of(settings)
-        return MethodPrograms(settings, dataset, make_client_data(dataset))
+    def _programs(self, program: Program, point: Point) -> MethodPrograms:
+        key = tuple(program.static.items())
+        if key not in self.cache:
+            if self.shelf.sweep.kind != "optuna":
+                self.cache.clear()
+            settings = self.shelf.settings_of(point)  # of one of its points: the swept defaults need not make sense
+            dataset = self.shelf.datasets.of(settings)
+            self.cache[key] = MethodPrograms(settings, dataset, make_client_data(dataset))
+        return self.cache[key]
 
     def _outcomes(self, programs: MethodPrograms, points: Sequence[Point], keys: Sequence[Key]) -> list[Outcome]:
         features = programs.settings["data"]["features"]
