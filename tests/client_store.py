@@ -1,0 +1,55 @@
+"""A small store of client states whose content is told by one number per client."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+
+from fedvlr_jax.io.layout import Layout
+from fedvlr_jax.io.store import Store
+from fedvlr_jax.io.view import View
+
+USERS = 12
+LAYOUT = Layout.of({"b": np.zeros((), np.int32), "w": jax.ShapeDtypeStruct((3,), np.float32)})
+
+
+def states(values) -> dict:
+    """States of as many clients as there are values; each is told from the others by its value."""
+    values = np.asarray(values, np.float32)
+    return {"b": values.astype(np.int32), "w": np.repeat(values[:, None], 3, axis=1)}
+
+
+def initial(ids: np.ndarray) -> dict:
+    return states(-ids - 1)
+
+
+def new_store(folder, *, users: int = USERS, max_dirty_bytes: int = 1 << 20) -> Store:
+    return Store(folder, LAYOUT, users, initial, max_dirty_bytes=max_dirty_bytes)
+
+
+def reopen(folder, manifest, *, layout: Layout = LAYOUT, users: int = USERS) -> Store:
+    return Store.open(folder, layout, users, initial, json.loads(json.dumps(manifest)), max_dirty_bytes=1 << 20)
+
+
+def values(view: View, users: int = USERS) -> list[int]:
+    found = view.gather(np.arange(users))
+    np.testing.assert_array_equal(found["w"], np.repeat(found["b"][:, None], 3, axis=1))
+    return found["b"].tolist()
+
+
+def content(**written) -> list[int]:
+    """What all clients hold if some were written, by ``_<id>=value``."""
+    return [written.get(f"_{user}", -user - 1) for user in range(USERS)]
+
+
+def names(folder: pathlib.Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def committed(folder) -> dict:
+    store = new_store(folder)
+    store.scatter(np.arange(USERS), states(np.arange(USERS)))
+    return store.commit()
