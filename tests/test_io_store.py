@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from fedvlr_jax.errors import CheckpointError
 from fedvlr_jax.io.layout import Layout
+from fedvlr_jax.io.segments import read_ids, segments_of
 from fedvlr_jax.io.store import Store
 
 # ---- layout
@@ -155,6 +156,28 @@ def test_a_commit_writes_what_changed_only(tmp_path):
     second = store.commit()
     assert [entry["count"] for entry in second["segments"]] == [8, 1]
     assert second["segments"][:1] == first["segments"]
+    store = reopen(tmp_path, second)
+    store.scatter(np.array([4]), states([40]))
+    assert [entry["count"] for entry in store.commit()["segments"]] == [8, 1, 1]
+
+
+def test_a_segment_holds_its_clients_in_ascending_order(tmp_path):
+    store = new_store(tmp_path)
+    store.scatter(np.array([7, 0, 11, 3]), states([1, 2, 3, 4]))
+    (segment,) = segments_of(store.commit())
+    assert read_ids(tmp_path, segment, LAYOUT, verify=True).tolist() == [0, 3, 7, 11]
+
+
+def test_compaction_leaves_one_segment_of_all_clients_or_none_at_all(tmp_path):
+    store = new_store(tmp_path)
+    store.compact()
+    assert store.commit()["segments"] == []
+    for ids in ([1, 2], [2, 3]):
+        store.scatter(np.array(ids), states(ids))
+        store.compact()
+    (segment,) = store.commit()["segments"]
+    assert segment["count"] == 3
+    assert values(store) == content(_1=1, _2=2, _3=3)
 
 
 def test_a_store_in_memory_has_nothing_to_commit_to():
@@ -245,7 +268,7 @@ def test_an_older_manifest_is_readable_until_it_is_not_retained(tmp_path):
     old = store.commit()
     view = store.snapshot(old)
     store.scatter(np.arange(3), states([4, 5, 6]))
-    store.compact()  # the states of `old` are superseded, those in memory not yet durable
+    store.compact()
     assert values(store) == content(_0=4, _1=5, _2=6)
     new = store.commit()
     (tmp_path / ".segment-0000000099.bin.tmp").write_bytes(b"half")  # of a run that was killed

@@ -117,7 +117,8 @@ def read_records(
 ) -> None:
     """Copy records `rows` int [m] of a segment to rows `slots` int [m] of `out` (uint8 [s, record size]).
 
-    One positioned read per record: as fast as a memory map while the file is cached, and nothing stays mapped.
+    One positioned read per record, about 3 microseconds while the file is cached. A memory map takes a third of
+    that, but keeps what it read resident, and ends the process where the file is damaged.
 
     Raises:
       CheckpointError: if the file is missing or too short.

@@ -98,13 +98,16 @@ class Store(View):
             }
 
     def compact(self) -> None:
-        """Rewrite the newest records of all segments to one, a few MB at a time; earlier manifests stay readable.
+        """Rewrite the newest records of all clients to one segment, a few MB at a time, whatever `commit` would do.
+
+        Earlier manifests stay readable; the next `commit` names the new segment.
 
         Raises:
           CheckpointError, ValueError: as `commit`.
         """
         with self._lock:
             self._require_folder()
+            self._spill()
             self._compact()
 
     def retain(self, manifests: Iterable[Mapping[str, Any]]) -> None:
@@ -161,11 +164,11 @@ class Store(View):
             self._num_dirty = 0
 
     def _compact(self) -> None:
-        """Replace all segments by one that holds the newest of their records."""
-        old = [read_ids(self._folder, segment, self._layout, verify=False) for segment in self._segments]
-        ids = np.unique(np.concatenate([np.empty(0, np.int64), *old]))
-        ids = ids[self._source[ids] != _MEMORY]
-        self._write(ids, (self._read(part) for part in self._parts(ids)), replace=True)
+        """Replace all segments by one that holds the newest of their records; nothing may be in memory."""
+        if self._segments:
+            old = [read_ids(self._folder, segment, self._layout, verify=False) for segment in self._segments]
+            ids = np.unique(np.concatenate(old))
+            self._write(ids, (self._read(part) for part in self._parts(ids)), replace=True)
 
     def _write(self, ids: np.ndarray, chunks: Iterable[np.ndarray], *, replace: bool = False) -> None:
         """Write a segment and append it to the content, or let it replace all that is there."""
