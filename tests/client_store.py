@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import pathlib
+from typing import NamedTuple
 
 import jax
+import ml_dtypes
 import numpy as np
 
 from fedvlr_jax.io.layout import Layout
@@ -53,3 +55,22 @@ def committed(folder) -> dict:
     store = new_store(folder)
     store.scatter(np.arange(USERS), states(np.arange(USERS)))
     return store.commit()
+
+
+class Mixed(NamedTuple):
+    half: object
+    nothing: object
+    rest: dict
+
+
+def mixed(count: int | None) -> Mixed:
+    """All the types a state may have, of random bits (NaN payloads among them); no client axis if `count` is None."""
+    bits = np.random.default_rng(0)
+
+    def leaf(shape, dtype):
+        shape = shape if count is None else (count, *shape)
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        return np.frombuffer(bits.bytes(size), dtype).reshape(shape)
+
+    rest = {"double": leaf((2,), np.float64), "flag": leaf((3,), np.uint8), "n": leaf((), np.int32), "none": None}
+    return Mixed(leaf((5,), ml_dtypes.bfloat16), leaf((0, 4), np.float32), {**rest, "x": leaf((2, 2), np.float32)})

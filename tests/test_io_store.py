@@ -6,93 +6,19 @@ import os
 import pathlib
 import tempfile
 import threading
-from typing import NamedTuple
 
 import hypothesis
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import pytest
-from client_store import LAYOUT, USERS, content, initial, names, new_store, reopen, states, values
+from client_store import LAYOUT, USERS, content, initial, mixed, names, new_store, reopen, states, values
 from hypothesis import strategies as st
 
 from fedvlr_jax.errors import CheckpointError
 from fedvlr_jax.io.layout import Layout
 from fedvlr_jax.io.segments import read_ids, segments_of
 from fedvlr_jax.io.store import Store
-
-# ---- layout
-
-
-class Mixed(NamedTuple):
-    half: object
-    nothing: object
-    rest: dict
-
-
-def mixed(count: int | None) -> Mixed:
-    """All the types a state may have, of random bits (NaN payloads among them); no client axis if `count` is None."""
-    bits = np.random.default_rng(0)
-
-    def leaf(shape, dtype):
-        shape = shape if count is None else (count, *shape)
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        return np.frombuffer(bits.bytes(size), dtype).reshape(shape)
-
-    rest = {"double": leaf((2,), np.float64), "flag": leaf((3,), np.uint8), "n": leaf((), np.int32), "none": None}
-    return Mixed(leaf((5,), ml_dtypes.bfloat16), leaf((0, 4), np.float32), {**rest, "x": leaf((2, 2), np.float32)})
-
-
-@pytest.mark.parametrize("count", [0, 1, 7])
-def test_records_round_trip_bit_for_bit_without_copies(count):
-    layout, tree = Layout.of(mixed(None)), mixed(count)
-    records = layout.pack(tree, count)
-    assert records.shape == (count, layout.record_bytes)
-    found = layout.unpack(records)
-    assert jax.tree.structure(found) == jax.tree.structure(tree)
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(tree), strict=True):
-        assert (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
-        assert a.flags.aligned
-        assert a.size == 0 or np.shares_memory(a, records)
-
-
-def test_a_store_keeps_every_type_bit_for_bit(tmp_path):
-    layout, tree, ids = Layout.of(mixed(None)), mixed(4), np.array([3, 0, 2, 1])
-    store = Store(tmp_path, layout, 4, initial, max_dirty_bytes=0)
-    store.scatter(ids, tree)
-    found = Store.open(tmp_path, layout, 4, initial, store.commit(), max_dirty_bytes=0).gather(ids)
-    assert [x.tobytes() for x in jax.tree.leaves(found)] == [x.tobytes() for x in jax.tree.leaves(tree)]
-
-
-def test_states_without_any_bytes_are_stored_too(tmp_path):
-    layout = Layout.of({"x": np.zeros((0,), np.float32)})
-    store = Store(tmp_path, layout, 4, initial, max_dirty_bytes=0)
-    store.scatter(np.arange(3), {"x": np.zeros((3, 0), np.float32)})
-    store.commit()
-    store.compact()
-    assert store.gather(np.array([2, 0]))["x"].shape == (2, 0)
-
-
-@pytest.mark.parametrize(
-    ("tree", "problem"),
-    [
-        ({"b": np.zeros(2, np.int32)}, "expected client states of structure .*'w'.*, found"),
-        (states([1, 2, 3]), r"b: expected int32\[2\] for 2 clients, found int32\[3\]"),
-        ({**states([1, 2]), "w": np.zeros((2, 3))}, r"w: expected float32\[2, 3\] .*, found float64\[2, 3\]"),
-    ],
-)
-def test_other_states_are_refused_and_nothing_is_written(tree, problem):
-    store = new_store(None)
-    with pytest.raises(ValueError, match=problem):
-        store.scatter(np.arange(2), tree)
-    assert values(store) == content()
-
-
-def test_typed_keys_are_refused_by_name():
-    with pytest.raises(TypeError, match=r"rng/key: expected plain numbers .* found key"):
-        Layout.of({"rng": {"key": jax.random.key(0)}})
-
 
 # ---- reading and writing
 
@@ -184,6 +110,38 @@ def test_a_store_in_memory_has_nothing_to_commit_to():
     for method in (Store.commit, Store.compact, lambda store: store.retain([])):
         with pytest.raises(ValueError, match="expected a store with a folder"):
             method(new_store(None))
+
+
+def test_a_store_keeps_every_type_bit_for_bit(tmp_path):
+    layout, tree, ids = Layout.of(mixed(None)), mixed(4), np.array([3, 0, 2, 1])
+    store = Store(tmp_path, layout, 4, initial, max_dirty_bytes=0)
+    store.scatter(ids, tree)
+    found = Store.open(tmp_path, layout, 4, initial, store.commit(), max_dirty_bytes=0).gather(ids)
+    assert [x.tobytes() for x in jax.tree.leaves(found)] == [x.tobytes() for x in jax.tree.leaves(tree)]
+
+
+def test_states_without_any_bytes_are_stored_too(tmp_path):
+    layout = Layout.of({"x": np.zeros((0,), np.float32)})
+    store = Store(tmp_path, layout, 4, initial, max_dirty_bytes=0)
+    store.scatter(np.arange(3), {"x": np.zeros((3, 0), np.float32)})
+    store.commit()
+    store.compact()
+    assert store.gather(np.array([2, 0]))["x"].shape == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("tree", "problem"),
+    [
+        ({"b": np.zeros(2, np.int32)}, "expected client states of structure .*'w'.*, found"),
+        (states([1, 2, 3]), r"b: expected int32\[2\] for 2 clients, found int32\[3\]"),
+        ({**states([1, 2]), "w": np.zeros((2, 3))}, r"w: expected float32\[2, 3\] .*, found float64\[2, 3\]"),
+    ],
+)
+def test_other_states_are_refused_and_nothing_is_written(tree, problem):
+    store = new_store(None)
+    with pytest.raises(ValueError, match=problem):
+        store.scatter(np.arange(2), tree)
+    assert values(store) == content()
 
 
 # ---- any order of events, against a dict
