@@ -64,7 +64,7 @@ def test_another_segment_under_the_name_is_refused(tmp_path):
     store = new_store(tmp_path / "b")
     store.scatter(np.arange(USERS), states(np.arange(USERS) + 1))
     store.commit()
-    with pytest.raises(CheckpointError, match="expected header"):
+    with pytest.raises(CheckpointError, match=r"is not the segment meant: expected checksum \d+, found \d+"):
         reopen(tmp_path / "b", manifest)
 
 
@@ -91,12 +91,10 @@ def test_another_order_of_leaves_or_number_of_clients_is_refused(tmp_path):
         b: np.ndarray
 
     manifest, swapped = committed(tmp_path), Layout.of(Swapped(np.zeros(3, np.float32), np.zeros((), np.int32)))
-    with pytest.raises(CheckpointError, match=r"order of leaves: checkpoint \['b', 'w'\], now \['w', 'b'\]"):
+    with pytest.raises(CheckpointError, match="is not the segment meant: expected digest of the layout"):
         reopen(tmp_path, manifest, layout=swapped)
     with pytest.raises(CheckpointError, match="num_users: checkpoint 12, now 13"):
         reopen(tmp_path, manifest, users=13)
-    with pytest.raises(CheckpointError, match="expected header"):  # the file itself knows its layout too
-        reopen(tmp_path, {**manifest, "layout": swapped.describe()}, layout=swapped)
 
 
 # ---- failures

@@ -29,6 +29,7 @@ from fedvlr_jax.io.layout import Layout
 CHUNK_BYTES = 8 << 20  # read, written or rewritten at a time
 _MAGIC, _VERSION = b"FVLRSEG\0", 1
 _HEADER = struct.Struct("<8sIIQQ32sI")
+_FIELDS = ("magic", "version", "bytes per record", "count", "sequence number", "digest of the layout", "checksum")
 _CRC = struct.Struct("<I")
 _HEADER_BYTES = _HEADER.size + _CRC.size
 _ID_BYTES = 8
@@ -167,6 +168,10 @@ def _require_header(path: pathlib.Path, segment: Segment, layout: Layout, found:
     """Refuse a header that is not exactly the one which `segment` and `layout` call for."""
     (sequence,) = re.findall(r"\d+", segment.name)
     expected = _pack_header(layout, segment.count, int(sequence), segment.checksum)
+    if len(found) == len(expected) and found[-_CRC.size :] == _CRC.pack(zlib.crc32(found[: _HEADER.size])):
+        pairs = zip(_HEADER.unpack_from(expected), _HEADER.unpack_from(found), _FIELDS, strict=True)
+        for expected_field, found_field, name in pairs:
+            _require(path, name, expected_field, found_field, problem="is not the segment meant")
     _require(path, "header", expected.hex(), found.hex())
 
 
@@ -179,9 +184,9 @@ def _checksum(file: BinaryIO) -> int:
     return checksum
 
 
-def _require(path: pathlib.Path, what: str, expected: Any, found: Any) -> None:
+def _require(path: pathlib.Path, what: str, expected: Any, found: Any, *, problem: str = "is damaged") -> None:
     if expected != found:
-        raise CheckpointError(f"{path} is damaged: expected {what} {expected}, found {found}")
+        raise CheckpointError(f"{path} {problem}: expected {what} {expected}, found {found}")
 
 
 @contextlib.contextmanager
