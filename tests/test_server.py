@@ -43,7 +43,6 @@ def test_steps_with_momentum_weights_penalty_and_l2_equal_a_naive_loop():
     ("overrides", "num_items", "path", "touched_rows"),
     [
         ({}, 40, "fused", False),
-        ({}, 300, "picked", True),
         ({}, 5_000, "gathered", True),
         ({"objective": "softmax"}, 5_000, "fused", False),
         ({"host__name": "fedncf"}, 5_000, "gathered", True),
