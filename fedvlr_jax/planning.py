@@ -70,7 +70,7 @@ def _plan(
         rows = {"fused": num_items, "picked": step_rows, "gathered": touched, "uploads": min(touched, num_items)}[
             path
         ]
-        return min(chunk or max(1, CHUNK_BYTES // _client_bytes(model, path, rows)), slots)
+        return min(chunk or max(1, CHUNK_BYTES // _client_bytes(model, settings, path, rows)), slots)
 
     if path == "auto":
         path = _path(model, settings, step_rows, num_items, chunk_of("picked"))
@@ -89,10 +89,12 @@ def _path(model: Model, settings: LocalSettings, step_rows: int, num_items: int,
     return "picked" if num_items <= chunk * step_rows else "gathered"
 
 
-def _client_bytes(model: Model, path: str, rows: int) -> int:
+def _client_bytes(model: Model, settings: LocalSettings, path: str, rows: int) -> int:
     """Bytes that one more client adds to the working set of a chunk, roughly."""
     private = jax.eval_shape(model.init_private, jax.random.key(0))
     own = private.pop("own", None)
+    if settings.condense and model.variant.condensing is not None:
+        private["variant"] = jax.eval_shape(model.variant.condensing.start, private["variant"])
     size = 2 * sum(x.size for x in jax.tree.leaves(private))
     dim = 1 if own is None else own.shape[1]
     if path == "fused":

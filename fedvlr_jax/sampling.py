@@ -32,11 +32,12 @@ def cohort_mask(key: Array, num_users: int, clients_per_round: Array | int) -> A
 
 
 def sample_negatives(key: Array, history_l: Array, num_items: int, steps: int, negatives: int) -> Array:
-    """Items drawn uniformly from the whole catalogue minus the client's train history, exactly; int32 [a, l, n].
+    """Items drawn uniformly from the whole catalogue minus the client's train history; int32 [a, l, n].
 
     A rank among the num_items - |O_u| allowed items is drawn and mapped through the sorted history: the k-th
     history item (from 0) has ``history[k] - k`` allowed items below it, so a rank r lands behind as many history
-    items as have ``history[k] - k <= r``. No rejection, no bias towards items that occur in train.
+    items as have ``history[k] - k <= r``. No rejection, no bias towards items that occur in train. A rank is the high
+    word of 32 random bits times the number of ranks: their probabilities differ by at most 2^-32.
 
     Args:
       key: key of the client in this round.
@@ -47,11 +48,26 @@ def sample_negatives(key: Array, history_l: Array, num_items: int, steps: int, n
     length = jnp.sum(history_l < num_items)
     # The history leads the drawn shape: draws of the first positives then do not depend on the padding.
     shape = (history_l.size, steps, negatives)
-    rank_lan = jax.random.randint(key, shape, 0, jnp.maximum(num_items - length, 1), dtype=jnp.int32)
+    num_ranks = jnp.maximum(num_items - length, 1).astype(jnp.uint32)
+    rank_lan = _high_word(jax.random.bits(key, shape, jnp.uint32), num_ranks).astype(jnp.int32)
     allowed_below_l = history_l - jnp.arange(history_l.size, dtype=history_l.dtype)
     allowed_below_l = jnp.where(history_l < num_items, allowed_below_l, num_items)
-    behind_lan = jnp.searchsorted(allowed_below_l, rank_lan, side="right", method="scan_unrolled")
-    return jnp.swapaxes(rank_lan + behind_lan.astype(jnp.int32), 0, 1)
+
+    def item(rank: Array) -> Array:
+        return rank + jnp.searchsorted(allowed_below_l, rank, side="right", method="scan_unrolled").astype(jnp.int32)
+
+    # With more draws than items it is less work to map every rank once.
+    few = num_items < rank_lan.size
+    item_lan = item(jnp.arange(num_items, dtype=jnp.int32))[rank_lan] if few else item(rank_lan)
+    return jnp.swapaxes(item_lan, 0, 1)
+
+
+def _high_word(a: Array, b: Array) -> Array:
+    """floor(a b / 2^32) of uint32 numbers, in 16-bit halves: no wider type is at hand without 64-bit mode."""
+    low, half = jnp.uint32(0xFFFF), jnp.uint32(16)
+    a0, a1, b0, b1 = a & low, a >> half, b & low, b >> half
+    middle = a1 * b0 + ((a0 * b0) >> half)
+    return a1 * b1 + (middle >> half) + ((a0 * b1 + (middle & low)) >> half)
 
 
 def hold_out(key: Array, history_l: Array, num_items: int, share: float) -> tuple[Array, Array]:

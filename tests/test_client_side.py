@@ -49,6 +49,18 @@ def test_negatives_are_uniform_over_the_catalogue_without_the_history():
     assert stats.chisquare(counts[allowed]).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("num_items", [40, 5_000, 1_000_003])
+def test_negatives_are_the_ranks_of_random_words_among_the_allowed_items(num_items):
+    """With fewer items than draws, and with more: two ways to map a rank."""
+    history = np.array([0, 2, 3, 17, 38])
+    key = jax.random.key(3)
+    drawn = np.asarray(sampling.sample_negatives(key, jnp.asarray(history, jnp.int32), num_items, 4, 3))
+    word_lan = np.asarray(jax.random.bits(key, (5, 4, 3), jnp.uint32)).astype(np.uint64)
+    allowed = np.setdiff1d(np.arange(num_items), history)
+    rank_lan = (word_lan * np.uint64(allowed.size)) >> np.uint64(32)
+    np.testing.assert_array_equal(drawn, allowed[rank_lan.astype(int)].swapaxes(0, 1))
+
+
 def test_negatives_with_one_item_left_and_with_none():
     nearly = jnp.asarray([0, 1, 3, 4], jnp.int32)
     assert set(np.asarray(sampling.sample_negatives(jax.random.key(0), nearly, 5, 2, 9)).ravel().tolist()) == {2}

@@ -37,7 +37,7 @@ def naive_views(variant, public, V, C):
         return [public["D"]] if "D" in public else []
     tokens = (public["D"], dense(public["project"]["V"]["params"], V), dense(public["project"]["C"]["params"], C))
     joint, gamma = jnp.hstack(tokens), {name: layers.get("params") for name, layers in public["gamma"].items()}
-    mlp = dense(gamma["mlp"]["out"], jnp.maximum(dense(gamma["mlp"]["hidden"], joint), 0))
+    mlp = dense(gamma["mlp"]["out"], relu(dense(gamma["mlp"]["hidden"], joint)))
     if variant == "mlp":
         return [mlp]
     gated = [
@@ -52,10 +52,15 @@ def naive_items(variant, public, private, V, C, history):
     if variant == "fedvlr":
         layers = private["phi"]["params"]
         h = jnp.concatenate([view[history].mean(axis=0) for view in views])
-        w = jax.nn.softmax(dense(layers["out"], jnp.maximum(dense(layers["hidden"], h), 0)))
+        w = jax.nn.softmax(dense(layers["out"], relu(dense(layers["hidden"], h))))
         views = [sum(w[j] * view for j, view in enumerate(views))]
     bonus = jnp.hstack([V, C]) @ public["project_E"]["params"]["kernel"] @ private["psi"] if variant == "vbpr" else 0
     return (views[0] if views else 0), bonus
+
+
+def relu(x):
+    """max(x, 0) with slope 0 at 0, where a layer stands whose inputs are all switched off and whose bias is 0."""
+    return jnp.where(x > 0, x, 0)
 
 
 def naive_score(host, g, public, private):
@@ -70,7 +75,7 @@ def naive_score(host, g, public, private):
     P, Q, layers = public["tables"]["P"] + g, public["tables"]["Q"] + g, public["head"]
     x = jnp.hstack([jnp.tile(theta["q"], (len(Q), 1)), Q])
     for depth in range(3):
-        x = jnp.maximum(dense(layers[f"layer_{depth}"], x), 0)
+        x = relu(dense(layers[f"layer_{depth}"], x))
     return dense(layers["out"], jnp.hstack([x, theta["p"] * P]))[:, 0]
 
 
