@@ -19,6 +19,11 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "workdir", None, "folder of the run; default runs/<dataset>-<host>-<variant>-s<seed>", flag_values=values
     )
+    flags.DEFINE_string(
+        "coordinator", "", "several processes: host:port of process 0, or auto (TPU pods, Slurm)", flag_values=values
+    )
+    flags.DEFINE_integer("num_processes", 1, "several processes: how many", flag_values=values)
+    flags.DEFINE_integer("process_id", 0, "several processes: which one this is, from 0", flag_values=values)
     flags.DEFINE_bool(
         "resume",
         True,
@@ -35,9 +40,12 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     from fedvlr_jax.io.files import prepare_workdir
     from fedvlr_jax.io.tables import cost_table, result_table
     from fedvlr_jax.job import delete_run, run_job
+    from fedvlr_jax.mesh import join_processes
     from fedvlr_jax.programs import make_experiment
     from fedvlr_jax.schedule import make_plan
 
+    if values.coordinator:
+        join_processes(values.coordinator, values.num_processes, values.process_id)
     settings = cli.plain_settings(values.config)
     plan = make_plan(settings)
     dataset = load_configured(settings["data"], settings["seed"])

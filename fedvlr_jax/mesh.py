@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -20,6 +21,44 @@ from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.types import Array, Bucket, ClientData, FedState, PyTree, Ranks
 
 AXIS = "clients"
+
+
+def join_processes(coordinator: str, num_processes: int, process_id: int) -> None:
+    """Makes this process one of several of the same run; to be called before anything else of JAX.
+
+    Args:
+      coordinator: "host:port" of process 0, or "auto" where the cluster says so itself (TPU pods, Slurm, MPI).
+      num_processes, process_id: how many there are, and which one this is; unread with "auto".
+
+    Raises:
+      ConfigError: an address without a port, or a process out of range.
+    """
+    if coordinator == "auto":
+        jax.distributed.initialize()
+        return
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdigit():
+        raise ConfigError(f"--coordinator: expected host:port or auto, found {coordinator!r}")
+    if not 0 <= process_id < num_processes:
+        raise ConfigError(f"--process_id: expected 0 to {num_processes - 1}, found {process_id}")
+    jax.distributed.initialize(coordinator, num_processes, process_id)
+
+
+def agreed(value: int) -> int:
+    """The value of process 0, in all processes: what depends on a clock or a signal must be decided once."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def whole(mesh: Mesh | None) -> NamedSharding | None:
+    """The sharding of what every device of the mesh has all of; None without a mesh."""
+    return None if mesh is None else NamedSharding(mesh, P())
+
+
+def replicate(x: PyTree, mesh: Mesh | None) -> PyTree:
+    """Host arrays, equal in all processes, on every device of the mesh."""
+    return x if mesh is None else _put(x, whole(mesh))
 
 
 def make_mesh(num_devices: int) -> Mesh | None:
@@ -56,11 +95,11 @@ def padded_rows(num_users: int, mesh: Mesh | None) -> int:
 
 def state_shardings(state: FedState, mesh: Mesh) -> FedState:
     """Where every leaf of a state lies: private ones split over clients, everything else on all devices."""
-    whole, split = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
+    split = NamedSharding(mesh, P(AXIS))
     return FedState(
-        public=jax.tree.map(lambda _: whole, state.public),
+        public=jax.tree.map(lambda _: whole(mesh), state.public),
         private=jax.tree.map(lambda _: split, state.private),
-        key=whole,
+        key=whole(mesh),
     )
 
 
@@ -69,7 +108,7 @@ def place_clients(data: ClientData, num_users: int, num_items: int, mesh: Mesh |
     if mesh is None:
         return jax.device_put(data)
     buckets = tuple(_split_bucket(bucket, num_users, num_items, mesh) for bucket in data.buckets)
-    rest = _put(data._replace(buckets=()), NamedSharding(mesh, P()))
+    rest = _put(data._replace(buckets=()), whole(mesh))
     return rest._replace(buckets=_put(buckets, NamedSharding(mesh, P(AXIS))))
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedvlr_jax.algorithm import Algorithm
+from fedvlr_jax.mesh import whole
 from fedvlr_jax.scoring import Scoring
 from fedvlr_jax.types import Array, Bucket, ClientData, Content, Dataset, FedState
 
@@ -27,10 +28,12 @@ def learned_preferences(algorithm: Algorithm, state: FedState, data: ClientData,
       algorithm, state, data, dataset: a trained model, the clients' data, and the set they came from.
     """
     routed = set(algorithm.views) == set(SINGLE_MODALITIES)
-    measure = jax.jit(functools.partial(_router_weights if routed else _drop_shares, algorithm))
+    function = functools.partial(_router_weights if routed else _drop_shares, algorithm)
+    measure = jax.jit(function, out_shardings=whole(algorithm.mesh))
+    content, buckets = jax.tree.map(np.asarray, (data.content, data.buckets))
     preference_um = np.zeros((dataset.num_users, 3), np.float32)
-    for bucket in data.buckets:
-        preference_um[np.asarray(bucket.user)] = measure(state, data.content, bucket)
+    for bucket in buckets:
+        preference_um[bucket.user] = measure(state, content, bucket)
     if routed:
         preference_um = preference_um[:, [algorithm.views.index(name) for name in SINGLE_MODALITIES]]
     return preference_um

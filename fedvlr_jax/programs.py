@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, SingleDeviceSharding
 
@@ -16,7 +15,7 @@ from fedvlr_jax.algorithm import make_algorithm, parse_names
 from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.evaluation.metrics import warm_items
 from fedvlr_jax.evaluation.ranking import rank_all
-from fedvlr_jax.mesh import place_clients, rank_over_devices, state_shardings
+from fedvlr_jax.mesh import place_clients, rank_over_devices, replicate, state_shardings
 from fedvlr_jax.types import Array, Bucket, ClientData, Dataset, FedState, Prior, PyTree, Ranks, RoundInfo
 
 Run = Callable[[PyTree, ClientData], tuple[PyTree, RoundInfo]]
@@ -86,9 +85,10 @@ class Programs:
 
     def init(self, seed: int) -> PyTree:
         """The state before the first round."""
-        key = jax.random.key(seed)
+        words = replicate(np.asarray(jax.random.key_data(jax.random.key(seed))), self._algorithm.mesh)
         shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state)
-        return self._compile(jax.jit(self._algorithm.init, out_shardings=shardings), key)(key)
+        init = jax.jit(lambda words: self._algorithm.init(jax.random.wrap_key_data(words)), out_shardings=shardings)
+        return self._compile(init, words)(words)
 
     def run(self, num_rounds: int) -> Run:
         """``(state, clients) -> (state, RoundInfo [num_rounds])``; the state is donated."""
@@ -112,7 +112,8 @@ class Programs:
             def ranked(params: PyTree, buckets: tuple[Bucket, ...], target_tu: Array) -> Ranks:
                 return rank_all(self._algorithm.score, params, buckets, target_tu, chunk=self._eval_chunk)
 
-            self._rank = self._compile(jax.jit(rank), self.abstract_state, self.clients, jnp.asarray(self.target_tu))
+            targets = replicate(self.target_tu, self._algorithm.mesh)
+            self._rank = self._compile(jax.jit(rank), self.abstract_state, self.clients, targets)
 
     def rank(self, state: PyTree, *, hide_test: bool) -> Ranks:
         """Where the held-out items stand; with `hide_test` the test items are not handed over at all."""
@@ -120,7 +121,7 @@ class Programs:
         target_tu = self.target_tu.copy()
         if hide_test:
             target_tu[1] = -1
-        return jax.device_get(self._rank(state, self.clients, jnp.asarray(target_tu)))
+        return jax.device_get(self._rank(state, self.clients, replicate(target_tu, self._algorithm.mesh)))
 
     def _compile(self, jitted: Any, *args: Any, **static: Any) -> Any:
         begin = time.perf_counter()

@@ -25,6 +25,7 @@ from fedvlr_jax.io.interrupt import Interrupt, Interrupted
 from fedvlr_jax.io.progress import Progress
 from fedvlr_jax.io.saving import Saver
 from fedvlr_jax.io.writers import MetricWriter
+from fedvlr_jax.mesh import agreed
 from fedvlr_jax.programs import Experiment, Programs, Run
 from fedvlr_jax.schedule import Plan, Tally, make_plan, read_tally
 from fedvlr_jax.types import ClientData, PyTree, Ranks, RoundInfo
@@ -110,11 +111,9 @@ def _train_rounds(
         tally = tally.add_seconds(compile=programs.seconds)
         progress.start()
         while not tally.is_finished(plan):
-            if interrupt.signum is not None:
+            if signum := agreed(interrupt.signum or 0):
                 saver.save(state, tally)
-                raise Interrupted(
-                    interrupt.signum, f"stopped after round {tally.round} of {plan.rounds}; the state is saved"
-                )
+                raise Interrupted(signum, f"stopped after round {tally.round} of {plan.rounds}; the state is saved")
             calls = (plan.next_evaluation(tally.round) - tally.round) // length
             state, info, seconds = _run(run, state, programs.clients, calls)
             if dead := _dead_round(info):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from fedvlr_jax.errors import ConfigError
-from fedvlr_jax.mesh import make_mesh, padded_rows
+from fedvlr_jax.mesh import join_processes, make_mesh, padded_rows
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -88,6 +89,38 @@ def test_a_checkpoint_goes_on_with_another_number_of_devices(tmp_path):
         moved = trained(tmp_path / "moved", count, rounds=rounds, eval__every=2)
     whole = trained(tmp_path / "whole", 1, eval__every=2)
     assert_same(moved, whole, tolerance=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(tmp_path):
+    """Two processes with two devices each, on one workdir, through the command line."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    common = [sys.executable, "experiments/train.py", f"--config={ROOT}/configs/quickstart.py", "--config.rounds=20"]
+    common += ["--config.baselines=False", "--config.variant=base", "--config.fusion.dim=8", "--config.data.synthetic.num_users=61"]
+    common += ["--config.data.synthetic.num_interactions=900", "--config.data.synthetic.num_items=90"]
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    joined = [f"--workdir={tmp_path}/two", "--config.compute.devices=0", f"--coordinator=localhost:{port}"]
+    pair = [
+        subprocess.Popen([*common, *joined, "--num_processes=2", f"--process_id={k}"], cwd=ROOT, env=environment)
+        for k in range(2)
+    ]
+    assert [process.wait(timeout=500) for process in pair] == [0, 0]
+    subprocess.run([*common, f"--workdir={tmp_path}/one"], cwd=ROOT, env=environment, check=True, timeout=500)
+    one, two = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "two"))
+    assert one["best_round"] == two["best_round"]
+    assert one["valid"]["NDCG@50"] == pytest.approx(two["valid"]["NDCG@50"], abs=1e-5)
+    assert one["test"]["NDCG@50"] == pytest.approx(two["test"]["NDCG@50"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("address", "count", "process", "problem"),
+    [("nowhere", 2, 0, "--coordinator: expected host:port"), ("a:1", 2, 2, "--process_id: expected 0 to 1, found 2")],
+)
+def test_a_process_that_cannot_join_is_refused(address, count, process, problem):
+    with pytest.raises(ConfigError, match=problem):
+        join_processes(address, count, process)
 
 
 def test_more_devices_than_there_are_is_refused():

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from fedvlr_jax.io.checkpoint import Checkpoints
+from fedvlr_jax.mesh import agreed
 from fedvlr_jax.schedule import Tally
 from fedvlr_jax.types import PyTree
 
@@ -34,7 +35,7 @@ class Saver:
     def offer(self, state: PyTree, tally: Tally) -> None:
         """Take note of the state after an evaluation, and save it if that is due; it may be donated afterwards."""
         is_best = tally.round == tally.best_round
-        if time.monotonic() >= self._next or (is_best and _num_bytes(state) > COPY_BYTES):
+        if agreed(time.monotonic() >= self._next) or (is_best and _num_bytes(state) > COPY_BYTES):
             self.save(state, tally)
         elif is_best:
             self._waiting = (jax.tree.map(jnp.copy, state), tally)

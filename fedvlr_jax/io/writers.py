@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 from tensorboardX import SummaryWriter
 
 from fedvlr_jax.io.files import json_ready, write_bytes
@@ -20,8 +22,10 @@ class MetricWriter:
         path = workdir / "metrics.jsonl"
         kept = [line for line in read_metrics(path) if line["round"] <= start_round]
         write_bytes(path, "".join(_to_line(line) for line in kept).encode())
-        self._file = path.open("a")
-        self._events = SummaryWriter(str(workdir), purge_step=start_round + 1 if start_round else None)
+        writes = jax.process_index() == 0
+        self._file = (path if writes else pathlib.Path(os.devnull)).open("a")
+        purge = start_round + 1 if start_round else None
+        self._events = SummaryWriter(str(workdir), purge_step=purge, write_to_disk=writes)
 
     def __enter__(self) -> MetricWriter:
         return self
