@@ -95,7 +95,7 @@ def test_losses_and_scores_equal_dense_numpy(learner, static):
 
 @pytest.mark.parametrize(("learner", "static"), [(bpr_mf, {}), (vbpr, {})])
 def test_gradients_equal_finite_differences(learner, static):
-    """Of the pairwise models; BM3's target side is cut from the gradient, so differences do not see its gradient."""
+    """Of the pairwise models; BM3's target side is cut from the gradient, see the next test."""
     with jax.enable_x64(True):
         dataset = tiny_dataset(dtype=np.float64)
         inputs, params = start(learner, dataset, **static)
@@ -108,6 +108,33 @@ def test_gradients_equal_finite_differences(learner, static):
             ends = [loss(params | {name: params[name] + sign * step * direction}) for sign in (1, -1)]
             slope = float(ends[0] - ends[1]) / (2 * step)
             assert float(jnp.sum(grads[name] * direction)) == pytest.approx(slope, rel=1e-5, abs=1e-8)
+
+
+def test_gradient_of_bm3_equals_finite_differences_with_its_targets_held(monkeypatch):
+    """What stop_gradient cuts off is recorded at the parameters, and stays there while they are moved."""
+    with jax.enable_x64(True):
+        dataset = tiny_dataset(dtype=np.float64)
+        inputs, params = start(bm3, dataset, layers=1)
+        batch, key = some_batch(dataset), jax.random.key(5)
+
+        def loss(p):
+            return bm3.loss(p, inputs, (), batch, key, HYPER)
+
+        grads, targets = jax.grad(loss)(params), []
+        monkeypatch.setattr(jax.lax, "stop_gradient", lambda x: targets.append(x) or x)
+        loss(params)
+        assert len(targets) == 4  # users, items, two modalities
+        leaves, tree = jax.tree.flatten(params)
+        rng, step = np.random.default_rng(7), 1e-6
+        for k, (leaf, grad) in enumerate(zip(leaves, jax.tree.leaves(grads), strict=True)):
+            direction, ends = rng.normal(size=leaf.shape), []
+            for sign in (1, -1):
+                held = iter(targets)
+                monkeypatch.setattr(jax.lax, "stop_gradient", lambda x, held=held: next(held))
+                moved = [*leaves[:k], leaf + sign * step * direction, *leaves[k + 1 :]]
+                ends.append(float(loss(jax.tree.unflatten(tree, moved))))
+            slope = (ends[0] - ends[1]) / (2 * step)
+            assert float(jnp.sum(grad * direction)) == pytest.approx(slope, rel=1e-5, abs=1e-8)
 
 
 def test_the_online_side_of_bm3_learns_and_its_targets_do_not():

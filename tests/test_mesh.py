@@ -98,7 +98,12 @@ def test_two_processes_equal_one(tmp_path):
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     common = [sys.executable, "experiments/train.py", f"--config={ROOT}/configs/quickstart.py", "--config.rounds=20"]
-    common += ["--config.baselines=False", "--config.variant=base", "--config.fusion.dim=8", "--config.data.synthetic.num_users=61"]
+    common += [
+        "--config.baselines=False",
+        "--config.variant=base",
+        "--config.fusion.dim=8",
+        "--config.data.synthetic.num_users=61",
+    ]
     common += ["--config.data.synthetic.num_interactions=900", "--config.data.synthetic.num_items=90"]
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
     joined = [f"--workdir={tmp_path}/two", "--config.compute.devices=0", f"--coordinator=localhost:{port}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -46,3 +47,10 @@ def log_axis(axes: Any, values: np.ndarray) -> None:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.10g}"))
     axes.minorticks_off()  # they take longer to draw than everything else together
+
+
+def ticks_at(axes: Any, values: Iterable[float]) -> None:
+    """Ticks at these values of the x axis and nowhere else, as plain numbers."""
+    values = sorted(set(values))
+    axes.set_xticks(values, [f"{x:,.10g}" for x in values])
+    axes.set_xticks([], minor=True)

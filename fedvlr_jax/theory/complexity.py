@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from fedvlr_jax.io.figures import COLOURS, new_figure, png_of
+from fedvlr_jax.io.figures import COLOURS, new_figure, png_of, ticks_at
 from fedvlr_jax.io.files import write_bytes, write_csv, write_json
 from fedvlr_jax.theory.exponents import EXPONENT_COLUMNS, Exponent, exponent_row, exponent_table
 from fedvlr_jax.theory.growth import SIZES, Point
@@ -129,6 +129,7 @@ def draw(points: Sequence[Point]) -> bytes:
         axes.loglog(value_k, value_k / value_k[0], ":", color="black", label="linear")
         axes.set_title(f"{SIZES[size]} grows", loc="left", fontsize=9)
         axes.set_xlabel(SIZES[size])
+        ticks_at(axes, value_k)
     figure.axes[0].legend(frameon=False, fontsize=7)
     figure.axes[0].set_ylabel("relative to the smallest")
     return png_of(figure)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from fedvlr_jax.io.figures import COLOURS, new_figure, png_of
+from fedvlr_jax.io.figures import COLOURS, new_figure, png_of, ticks_at
 from fedvlr_jax.io.files import write_bytes, write_csv, write_json
 from fedvlr_jax.theory.bounds import sampling_factor
 from fedvlr_jax.theory.convergence import Findings
@@ -89,6 +89,7 @@ def _draw_drift(axes: Any, findings: Findings) -> None:
         drift_a = longest.probe.drift_au[:, r, 0, 0].mean(axis=(0, 2))
         axes.loglog(step_a, drift_a, "o-", color=COLOURS[r], label=f"eta = {eta:.3g}")
         axes.loglog(step_a, step_a**2 * eta**2 * c.G2, ":", color=COLOURS[r])
+    ticks_at(axes, step_a)
     _name(axes, f"{DRIFT}: measured (line), bound (dots)", "local steps a", "squared drift")
 
 
@@ -99,6 +100,7 @@ def _draw_sampling(axes: Any, findings: Findings) -> None:
     shares = [row.measured / row.bound * factor_of[row.cohort] for row in rows]
     axes.loglog([row.cohort for row in rows], shares, "o", color=COLOURS[0], alpha=0.5, label="measured / zeta^2")
     axes.loglog(list(factor_of), list(factor_of.values()), "k_", markersize=24, label="f")
+    ticks_at(axes, factor_of)
     _name(axes, f"{SAMPLING} at every setting", "n_s", "share of zeta^2")
 
 
@@ -110,6 +112,7 @@ def _draw_stationarity(axes: Any, findings: Findings) -> None:
         axes.loglog(grid.rounds, mean, "o-", color=COLOURS[s], label=f"A = {run.steps}")
     first = mean[0] * 1.5
     axes.loglog(grid.rounds, first * np.sqrt(grid.rounds[0] / np.asarray(grid.rounds)), "k--", label="T^(-1/2)")
+    ticks_at(axes, grid.rounds)
     _name(axes, f"mean stationarity at eta ~ 1/sqrt(T), n_s = {grid.cohorts[m]}", "rounds T", "mean of M_t")
 
 
