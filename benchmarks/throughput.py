@@ -33,6 +33,7 @@ import jax.numpy as jnp
 import measure
 import numpy as np
 import numpy_client
+from random_data import random_dataset
 
 from configs.base import get_config
 from fedvlr_jax import sampling
@@ -87,29 +88,9 @@ def _settings(arguments: argparse.Namespace, method: str) -> dict:
 
 
 def _load(name: str, settings: dict) -> Dataset:
-    return movie_shape() if name == "movie" else load_configured(settings["data"])
-
-
-def movie_shape(num_users: int = 15_908, num_items: int = 2_528, num_rows: int = 111_091) -> Dataset:
-    """Random interactions with skewed lengths, and random features of 64 dimensions, in the shape of Movie."""
-    rng = np.random.default_rng(0)
-    share_u = rng.lognormal(sigma=0.8, size=num_users)
-    length_u = np.clip(3 + rng.poisson(share_u / share_u.sum() * (num_rows - 5 * num_users)), 3, num_items // 2)
-    item = [np.sort(rng.choice(num_items, n, replace=False)) for n in length_u]
-    features = [rng.normal(size=(num_items, 64)).astype(np.float32) for _ in range(2)]
-    V, C = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in features)
-    held_out = np.full(num_users, -1, np.int32)
-    return Dataset(
-        name="movie-shape",
-        num_users=num_users,
-        num_items=num_items,
-        train_user=np.repeat(np.arange(num_users), length_u).astype(np.int32),
-        train_item=np.concatenate(item).astype(np.int32),
-        valid_item=held_out,
-        test_item=held_out,
-        V=V,
-        C=C,
-    )
+    if name != "movie":
+        return load_configured(settings["data"])
+    return random_dataset("movie-shape", 15_908, 2_528, 111_091, width=64)
 
 
 def _measure(settings: dict, dataset: Dataset, arguments: argparse.Namespace, ceilings: measure.Ceilings) -> dict:

@@ -57,7 +57,7 @@ PLACES = {  # foreign packages beyond these, by the start of a file's path
     "fedvlr_jax/sweep/plots": {"matplotlib"},
     "fedvlr_jax/theory/": {"scipy", "tabulate"},
     "configs/": {"ml_collections", "absl", "configs"},
-    "benchmarks/": {"configs", "tabulate", "measure", "numpy_client"},
+    "benchmarks/": {"configs", "tabulate", "measure", "numpy_client", "random_data"},
     "experiments/": {
         "ml_collections",
         "absl",
