@@ -3,9 +3,9 @@
     python benchmarks/growth.py [--sizes=clients,rows,items,steps,operators,dim] [--repeats=3] [--out=FOLDER]
 
 FCF + FedVLR, bce, 2 negatives, random data; one size at a time, the others at their base. Every size has two times:
-of the round, and of its server part alone (publish, pull back, optimizer step, an empty table of cotangents); "clients"
-is their difference. Exponents are least-squares slopes of log seconds over log size, over all points and over the
-upper half: constant costs flatten the small ones.
+of the round, and of its server part alone (publish, pull back, optimizer step, an empty table of cotangents);
+"clients" is their difference. Exponents are least-squares slopes of log seconds over log size, over all points and
+over the upper half: constant costs flatten the small ones.
 """
 
 from __future__ import annotations
