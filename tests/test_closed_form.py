@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-
 import jax
 import pytest
-from problems import HOST_NAMES, client_data, relative_difference, settings, spread, tiny_dataset
+from problems import client_data, relative_difference, settings, tiny_dataset
 
 from fedvlr_jax.algorithm import make_algorithm
 
@@ -21,13 +19,10 @@ def after(rounds: int, **overrides):
     return run(jax.jit(algorithm.init)(jax.random.key(0)), client_data(DATASET), rounds), algorithm.local
 
 
-@pytest.mark.parametrize(
-    ("host", "path"),
-    spread(
-        itertools.product(HOST_NAMES, ["fused", "uploads"]),
-        [("fcf", "fused"), ("fcf", "uploads"), ("pfedrec", "fused")],
-    ),
-)
+SLOW = [pytest.param(*case, marks=pytest.mark.slow) for case in (("fedrap", "uploads"), ("fedncf", "picked"))]
+
+
+@pytest.mark.parametrize(("host", "path"), [("fcf", "gathered"), ("pfedrec", "fused"), *SLOW])
 def test_closed_form_equals_plain_steps(host, path):
     with jax.enable_x64(True):
         common = {"host__name": host, "compute__path": path}

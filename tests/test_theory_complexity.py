@@ -82,6 +82,7 @@ def small_growth(settings, **grow):
     return settings | {"growth": settings["growth"] | {"base": base, "grow": grow, "repeats": 3}}
 
 
+@pytest.mark.slow
 def test_operations_grow_as_counted(settings):
     grid = small_growth(settings, I=(256, 512, 1024), A=(2, 4, 8), n_s=(4, 8, 16))
     found = {e.name: e for e in growth.fit_growth(list(growth.measure_growth(grid)))}

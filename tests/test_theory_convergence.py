@@ -45,6 +45,7 @@ def restore_precision():
     jax.config.update("jax_enable_x64", before)
 
 
+@pytest.mark.slow
 def test_every_statement_holds_and_the_files_say_so(monkeypatch, tmp_path, capsys):
     assert check(monkeypatch, tmp_path) == 0
     printed = capsys.readouterr().out
