@@ -65,6 +65,7 @@ def get_config() -> ConfigDict:
     config.compute = ConfigDict()  # speed and memory; the same results up to the order of summation
     config.compute.path = "auto"  # auto | fused | picked | gathered | uploads: fedvlr_jax/chunks.py
     config.compute.devices = 1  # devices that the clients are split over; 0 = all of all processes
+    config.compute.store = "device"  # where private states of all clients lie: device | host | disk (in the workdir)
     config.compute.closed_form = True  # step the router in closed form where that is exact (client: sgd, l2 = 0)
     config.compute.chunk = 0  # clients computed at a time; 0 = as many as stay in cache
 

@@ -55,8 +55,13 @@ class Algorithm(NamedTuple):
 
     Attributes:
       init: ``(key) -> FedState`` from a typed key.
+      init_public: ``(key) -> PublicState``, the part of it that the server owns.
+      init_clients: ``(key, ids int [s]) -> PrivateState [s, ...]``, the rows of some clients in it.
       run: ``(state, data, num_rounds) -> (state, RoundInfo [rounds])``; jit it once with `num_rounds` static and
         the state donated.
+      run_cohort: ``(state, data) -> (state, RoundInfo)``, a round of clients that were drawn by `cohort`: the private
+        state has their rows alone, and each bucket a ``row`` that says where they stand.
+      cohort: ``(key, round) -> ids int32 [clients_per_round]``, ascending: whom `run` trains in a round.
       scoring: ``(state, content[, prior]) -> params`` of `score`: publishes the current views once. Without a prior,
         a host that has one ranks by its trained logits alone.
       score: ``(params, chunk) -> s_ci [c, i]``, the score function of evaluation.
@@ -69,7 +74,11 @@ class Algorithm(NamedTuple):
     """
 
     init: Callable[[Array], FedState]
+    init_public: Callable[[Array], PublicState]
+    init_clients: Callable[[Array, Array], PrivateState]
     run: Callable[[FedState, ClientData, int], tuple[FedState, RoundInfo]]
+    run_cohort: Callable[[FedState, ClientData], tuple[FedState, RoundInfo]]
+    cohort: Callable[[Array, Array], Array]
     scoring: Callable[..., Scoring]
     score: Callable[[Scoring, Bucket], Array]
     router_weights: Callable[[Scoring, Bucket], Array] | None
@@ -108,21 +117,25 @@ def build_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
     compute = settings["compute"]
     mesh = make_mesh(compute["devices"])
 
-    def init(key: Array) -> FedState:
+    def init_public(key: Array) -> PublicState:
         params = model.init_public(sampling.stream(key, sampling.INIT_PUBLIC))
-        public = PublicState(params=params, opt_state=server_optimizer.init(params), round=jnp.zeros((), jnp.int32))
-        user_keys = sampling.entity_keys(
-            sampling.stream(key, sampling.INIT_PRIVATE), jnp.arange(padded_rows(num_users, mesh))
-        )
-        private = jax.vmap(model.init_private)(user_keys)
-        opt_state = jax.vmap(local.optimizer.init)(trainable(private))
-        return FedState(public=public, private=PrivateState(params=private, opt_state=opt_state), key=key)
+        return PublicState(params=params, opt_state=server_optimizer.init(params), round=jnp.zeros((), jnp.int32))
 
-    def run(state: FedState, data: ClientData, num_rounds: int) -> tuple[FedState, RoundInfo]:
+    def init_clients(key: Array, ids: Array) -> PrivateState:
+        private = jax.vmap(model.init_private)(
+            sampling.entity_keys(sampling.stream(key, sampling.INIT_PRIVATE), ids)
+        )
+        return PrivateState(params=private, opt_state=jax.vmap(local.optimizer.init)(trainable(private)))
+
+    def init(key: Array) -> FedState:
+        private = init_clients(key, jnp.arange(padded_rows(num_users, mesh)))
+        return FedState(public=init_public(key), private=private, key=key)
+
+    def round_of(data: ClientData, drawn: bool) -> Callable[[FedState, ClientData], tuple[FedState, RoundInfo]]:
         num_devices = 1 if mesh is None else mesh.size
         layout = {"path": compute["path"], "chunk": compute["chunk"], "num_devices": num_devices}
         plan = plan_buckets(model, local, data.buckets, num_items, **layout)
-        round_ = make_round(
+        return make_round(
             model,
             local,
             server_optimizer,
@@ -130,10 +143,20 @@ def build_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
             num_users=num_users,
             num_items=num_items,
             clients_per_round=clients_per_round,
+            drawn=drawn,
             server_l2=server["l2"],
             mesh=mesh,
         )
+
+    def run(state: FedState, data: ClientData, num_rounds: int) -> tuple[FedState, RoundInfo]:
+        round_ = round_of(data, drawn=False)
         return jax.lax.scan(lambda state, _: round_(state, data), state, length=num_rounds)
+
+    def run_cohort(state: FedState, data: ClientData) -> tuple[FedState, RoundInfo]:
+        return round_of(data, drawn=True)(state, data)
+
+    def cohort(key: Array, round_: Array) -> Array:
+        return sampling.cohort_ids(sampling.stream(key, sampling.COHORT, round_), num_users, clients_per_round)
 
     def scoring(state: FedState, content: Content, prior: Prior | None = None) -> Scoring:
         broadcast = model.publish(state.public.params, content)
@@ -145,7 +168,11 @@ def build_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
 
     return Algorithm(
         init=init,
+        init_public=init_public,
+        init_clients=init_clients,
         run=run,
+        run_cohort=run_cohort,
+        cohort=cohort,
         scoring=scoring,
         score=lambda params, chunk: score_chunk(model, tuning, num_items, params, chunk),
         router_weights=None if model.variant.mix is None else weights,

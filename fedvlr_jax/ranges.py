@@ -69,6 +69,11 @@ def check_ranges(settings: Mapping[str, Any]) -> None:
         raise ConfigError(f"client.holdout: expected a share below 1, found {settings['client']['holdout']}")
     if settings["client"]["move_items"] and settings["client"]["item_lr"] == 0:
         raise ConfigError("client.item_lr: expected a positive rate with client.move_items, found 0")
+    store, devices = settings["compute"]["store"], settings["compute"]["devices"]
+    if store not in ("device", "host", "disk"):
+        raise ConfigError(f"compute.store: expected device, host or disk, found {store!r}")
+    if store != "device" and devices != 1:
+        raise ConfigError(f"compute.devices: expected 1 with compute.store {store}, found {devices}")
     path = settings["compute"]["path"]
     if path not in ("auto", "fused", "picked", "gathered", "uploads"):
         raise ConfigError(f"compute.path: expected auto, fused, picked, gathered or uploads, found {path!r}")

@@ -57,6 +57,7 @@ def make_round(
     num_users: int,
     num_items: int,
     clients_per_round: Array | int,
+    drawn: bool = False,
     server_l2: float = 0.0,
     mesh: Mesh | None = None,
 ) -> Callable[[FedState, ClientData], tuple[FedState, RoundInfo]]:
@@ -70,6 +71,7 @@ def make_round(
       num_users, num_items: |U|, |I|.
       clients_per_round: n_s, drawn uniformly without replacement; ``num_users`` for full participation. It may be
         an int32 [] array, so that one program serves cohorts of every size.
+      drawn: the clients in the buckets were drawn before, and all of them take part.
       server_l2: weight of 0.5 ||public||^2.
       mesh: the devices that the clients are split over (`mesh.py`), None for one.
     """
@@ -95,7 +97,8 @@ def make_round(
         number = state.public.round
         broadcast, pull_back = jax.vjp(lambda p: model.publish(p, data.content), state.public.params)
         selected_u = None
-        if not (isinstance(clients_per_round, int) and clients_per_round >= num_users):
+        everybody = drawn or (isinstance(clients_per_round, int) and clients_per_round >= num_users)
+        if not everybody:
             key = sampling.stream(state.key, sampling.COHORT, number)
             selected_u = sampling.cohort_mask(key, num_users, clients_per_round)
         client_key = sampling.stream(state.key, sampling.CLIENT, number)

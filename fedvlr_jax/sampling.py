@@ -31,6 +31,11 @@ def cohort_mask(key: Array, num_users: int, clients_per_round: Array | int) -> A
     return jnp.zeros(num_users, bool).at[order_u].set(jnp.arange(num_users) < clients_per_round)
 
 
+def cohort_ids(key: Array, num_users: int, clients_per_round: int) -> Array:
+    """int32 [s], the clients that `cohort_mask` selects, ascending."""
+    return jnp.sort(jax.random.permutation(key, num_users)[:clients_per_round])
+
+
 def sample_negatives(key: Array, history_l: Array, num_items: int, steps: int, negatives: int) -> Array:
     """Items drawn uniformly from the whole catalogue minus the client's train history; int32 [a, l, n].
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,40 +11,69 @@ import numpy as np
 from fedvlr_jax.types import Bucket, ClientData, Content, Dataset
 
 
-def make_buckets(dataset: Dataset, *, min_length: int = 4, growth: float = 2.0) -> tuple[Bucket, ...]:
+class Histories(NamedTuple):
+    """Every client's train items on the host, and the bucket that each client belongs to.
+
+    Attributes:
+      item: int32 [rows], train items, client after client, ascending within one.
+      start_u, length_u: int64 [u], where the items of each client begin, and how many there are.
+      kind_u: int8 [u], the client's bucket; -1 for a client without items, who is in none.
+      width_k, count_k: int64 [k], the longest history of each bucket, and its clients.
+      num_items: |I|, the padding.
+    """
+
+    item: np.ndarray
+    start_u: np.ndarray
+    length_u: np.ndarray
+    kind_u: np.ndarray
+    width_k: np.ndarray
+    count_k: np.ndarray
+    num_items: int
+
+    def padded(self, users: np.ndarray, width: int) -> np.ndarray:
+        """int32 [c, width], the items of some clients, none of which has more, padded with ``num_items``."""
+        slot_l, length_c1 = np.arange(width)[None], self.length_u[users][:, None]
+        row_cl = np.minimum(self.start_u[users][:, None] + slot_l, len(self.item) - 1)
+        return np.where(slot_l < length_c1, self.item[row_cl], self.num_items).astype(np.int32)
+
+
+def make_histories(dataset: Dataset, *, min_length: int = 4, growth: float = 2.0) -> Histories:
     """Groups clients by history length, so that padding costs at most a factor `growth`.
 
-    Bucket k holds the lengths in (w_{k-1}, w_k] with w_0 = `min_length` and w_k = ceil(growth w_{k-1}); its arrays
-    are as wide as its longest history. Lengths up to `min_length` share the first bucket. Empty buckets are left out.
+    Bucket k holds the lengths in (w_{k-1}, w_k] with w_0 = `min_length` and w_k = ceil(growth w_{k-1}). Lengths up to
+    `min_length` share the first bucket. Empty buckets are left out.
 
     Args:
       dataset: its train rows are sorted by (user, item).
       min_length: width up to which padding is not worth another bucket, at least 1.
       growth: ratio of neighbouring widths, above 1.
-
-    Returns:
-      Buckets of NumPy arrays by ascending width. Every user stands in exactly one slot, users ascend within a
-      bucket, and a history is its user's train items in ascending order, then ``num_items``.
     """
     if min_length < 1 or growth <= 1:
         raise ValueError(f"expected min_length >= 1 and growth > 1, found {min_length} and {growth}")
     length_u = np.bincount(dataset.train_user, minlength=dataset.num_users)
-    start_u = np.cumsum(length_u) - length_u
-    buckets, low, width = [], 0, min_length
+    kind_u, members, low, width = np.full(dataset.num_users, -1, np.int8), [], 0, min_length
     while low < length_u.max():
-        user_c = np.flatnonzero((low < length_u) & (length_u <= width))
-        if user_c.size:
-            history_cl = _histories(dataset, start_u[user_c], length_u[user_c])
-            buckets.append(Bucket(user_c.astype(np.int32), history_cl))
+        inside_u = (low < length_u) & (length_u <= width)
+        if inside_u.any():
+            kind_u[inside_u] = len(members)
+            members.append((length_u[inside_u].max(), np.count_nonzero(inside_u)))
         low, width = width, math.ceil(growth * width)
-    return tuple(buckets)
+    width_k, count_k = np.array(members, np.int64).reshape(-1, 2).T
+    start_u = np.cumsum(length_u) - length_u
+    return Histories(dataset.train_item, start_u, length_u, kind_u, width_k, count_k, dataset.num_items)
 
 
-def _histories(dataset: Dataset, start_c: np.ndarray, length_c: np.ndarray) -> np.ndarray:
-    """int32 [c, l], the train rows from each start on, padded with ``num_items``."""
-    slot_l = np.arange(length_c.max())[None]
-    row_cl = np.minimum(start_c[:, None] + slot_l, len(dataset.train_item) - 1)
-    return np.where(slot_l < length_c[:, None], dataset.train_item[row_cl], dataset.num_items).astype(np.int32)
+def make_buckets(dataset: Dataset, *, min_length: int = 4, growth: float = 2.0) -> tuple[Bucket, ...]:
+    """All clients in the buckets of `make_histories`, each as wide as its longest history.
+
+    Returns:
+      Buckets of NumPy arrays by ascending width. Every user with a train row stands in exactly one slot, users ascend
+      within a bucket, and a history is its user's train items in ascending order, then ``num_items``.
+    """
+    histories = make_histories(dataset, min_length=min_length, growth=growth)
+    members = (np.flatnonzero(histories.kind_u == k) for k in range(len(histories.width_k)))
+    pairs = zip(members, histories.width_k.tolist(), strict=True)
+    return tuple(Bucket(user_c.astype(np.int32), histories.padded(user_c, width)) for user_c, width in pairs)
 
 
 def heldout_targets(dataset: Dataset) -> np.ndarray:
