@@ -122,9 +122,7 @@ def build_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
         return PublicState(params=params, opt_state=server_optimizer.init(params), round=jnp.zeros((), jnp.int32))
 
     def init_clients(key: Array, ids: Array) -> PrivateState:
-        private = jax.vmap(model.init_private)(
-            sampling.entity_keys(sampling.stream(key, sampling.INIT_PRIVATE), ids)
-        )
+        private = jax.vmap(model.init_private)(sampling.entity_keys(sampling.stream(key, sampling.INIT_PRIVATE), ids))
         return PrivateState(params=private, opt_state=jax.vmap(local.optimizer.init)(trainable(private)))
 
     def init(key: Array) -> FedState:

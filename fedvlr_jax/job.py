@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedvlr_jax.baselines import run_baselines
+from fedvlr_jax.data.buckets import make_buckets
 from fedvlr_jax.errors import CheckpointError
-from fedvlr_jax.io.checkpoint import Checkpoints, delete_checkpoints
+from fedvlr_jax.io.checkpoint import Checkpoints, delete_folder
 from fedvlr_jax.io.environment import describe_environment
 from fedvlr_jax.io.files import json_ready, read_json, write_arrays, write_json
 from fedvlr_jax.io.identity import require_same_run
@@ -59,7 +60,8 @@ def delete_run(workdir: pathlib.Path) -> None:
     """Delete what an earlier run left in a workdir (the files this program writes, nothing else)."""
     for path in [*(workdir / name for name in OUTPUTS), *workdir.glob("events.out.tfevents.*")]:
         path.unlink(missing_ok=True)
-    delete_checkpoints(workdir / "checkpoints")
+    for name in ("checkpoints", "store"):
+        delete_folder(workdir / name)
 
 
 def finished_result(experiment: Experiment, workdir: pathlib.Path) -> dict[str, Any] | None:
@@ -95,7 +97,7 @@ def _result(experiment: Experiment, trained: Trained) -> dict[str, Any]:
     settings, dataset, clients, algorithm = experiment
     learned_um = None
     if dataset.planted is not None:
-        learned_um = learned_preferences(algorithm, trained.state, clients, dataset)
+        learned_um = learned_preferences(algorithm, trained.parts(), clients.content, dataset.num_users)
     return json_ready(make_result(settings, dataset, algorithm.cost, trained.tally, trained.ranks, learned_um))
 
 
@@ -105,7 +107,8 @@ def _baselines(experiment: Experiment, workdir: pathlib.Path) -> list[dict[str, 
         return []
     rows = read_json(workdir / "baselines.json")
     if rows is None:
-        found = run_baselines(experiment.dataset, experiment.clients.buckets)
+        buckets = experiment.clients.buckets or make_buckets(experiment.dataset)
+        found = run_baselines(experiment.dataset, buckets)
         rows = json_ready([row._asdict() for row in found])
         write_json(workdir / "baselines.json", rows)
     return rows

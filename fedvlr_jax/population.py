@@ -1,4 +1,4 @@
-"""Part of a population as a round reads it: arrays of fixed shapes, built on the host in time O(clients in the part)."""
+"""Part of a population as a round reads it: arrays of fixed shapes, built on the host in time O(its clients)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def make_cohort(histories: Histories, ids: np.ndarray, before: np.ndarray) -> Co
     ids = ids.astype(np.int64)
     kind_s = histories.kind_u[ids]
     capacities = np.minimum(histories.count_k, ids.size).tolist()
-    buckets = tuple(_bucket(histories, ids, np.flatnonzero(kind_s == k), k, size) for k, size in enumerate(capacities))
+    buckets = tuple(
+        _bucket(histories, ids, np.flatnonzero(kind_s == k), k, size) for k, size in enumerate(capacities)
+    )
     place_s = np.searchsorted(before, ids)
     held_s = np.append(before, -1)[place_s] == ids
     return Cohort(ids, buckets, np.where(held_s, place_s, -1).astype(np.int32))
@@ -62,12 +64,17 @@ def blocks(histories: Histories, *, chunk: int, least: int) -> Iterator[tuple[in
       ``(number of chunks, ids int64 [m], bucket)`` with ``bucket.row[k] = k`` for the m clients in it.
     """
     for k, count in enumerate(histories.count_k.tolist()):
-        num_chunks = -(-min(count, max(least, chunk)) // chunk)
-        size = num_chunks * -(-min(count, num_chunks * chunk) // num_chunks)
+        num_chunks, size = block_size(count, chunk=chunk, least=least)
         members = np.flatnonzero(histories.kind_u == k)
         for begin in range(0, count, size):
             ids = members[begin : begin + size]
             yield num_chunks, ids, _bucket(histories, ids, np.arange(ids.size), k, size)
+
+
+def block_size(count: int, *, chunk: int, least: int) -> tuple[int, int]:
+    """Chunks and slots of a block (see `blocks`) of a bucket of `count` clients, as few empty slots as can be."""
+    num_chunks = -(-min(count, max(least, chunk)) // chunk)
+    return num_chunks, num_chunks * -(-min(count, num_chunks * chunk) // num_chunks)
 
 
 def spread_rows(states: PyTree, rows: np.ndarray, size: int) -> PyTree:

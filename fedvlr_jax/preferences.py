@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +12,14 @@ import numpy as np
 from fedvlr_jax.algorithm import Algorithm
 from fedvlr_jax.mesh import whole
 from fedvlr_jax.scoring import Scoring
-from fedvlr_jax.types import Array, Bucket, ClientData, Content, Dataset, FedState
+from fedvlr_jax.types import Array, Bucket, Content, FedState
 
 SINGLE_MODALITIES = ("id", "visual", "text")
 
 
-def learned_preferences(algorithm: Algorithm, state: FedState, data: ClientData, dataset: Dataset) -> np.ndarray:
+def learned_preferences(
+    algorithm: Algorithm, parts: Iterable[tuple[FedState, Bucket]], content: Content, num_users: int
+) -> np.ndarray:
     """A user's learned preference for (ID, visual, textual), float32 [u, 3].
 
     With the operators (id, visual, text), in any order, it is the router's weight. Otherwise it is the drop of the
@@ -25,15 +28,18 @@ def learned_preferences(algorithm: Algorithm, state: FedState, data: ClientData,
     scores differs between users and says nothing about preference. A modality that the data lacks has share 0.
 
     Args:
-      algorithm, state, data, dataset: a trained model, the clients' data, and the set they came from.
+      algorithm: the model.
+      parts: its trained state and all clients, some at a time (`programs.StateHolder.parts`).
+      content: the item features that it was trained with.
+      num_users: |U|.
     """
     routed = set(algorithm.views) == set(SINGLE_MODALITIES)
     function = functools.partial(_router_weights if routed else _drop_shares, algorithm)
     measure = jax.jit(function, out_shardings=whole(algorithm.mesh))
-    content, buckets = jax.tree.map(np.asarray, (data.content, data.buckets))
-    preference_um = np.zeros((dataset.num_users, 3), np.float32)
-    for bucket in buckets:
-        preference_um[bucket.user] = measure(state, content, bucket)
+    preference_um, content = np.zeros((num_users, 3), np.float32), jax.tree.map(np.asarray, content)
+    for state, bucket in parts:
+        user_c = np.asarray(bucket.user)
+        preference_um[user_c[user_c < num_users]] = np.asarray(measure(state, content, bucket))[user_c < num_users]
     if routed:
         preference_um = preference_um[:, [algorithm.views.index(name) for name in SINGLE_MODALITIES]]
     return preference_um

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -15,8 +15,9 @@ from fedvlr_jax.algorithm import make_algorithm, parse_names
 from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.evaluation.metrics import warm_items
 from fedvlr_jax.evaluation.ranking import rank_all
+from fedvlr_jax.io.checkpoint import Checkpoints
 from fedvlr_jax.mesh import place_clients, rank_over_devices, replicate, state_shardings
-from fedvlr_jax.types import Array, Bucket, ClientData, Dataset, FedState, Prior, PyTree, Ranks, RoundInfo
+from fedvlr_jax.types import Array, Bucket, ClientData, Content, Dataset, FedState, Prior, PyTree, Ranks, RoundInfo
 
 Run = Callable[[PyTree, ClientData], tuple[PyTree, RoundInfo]]
 
@@ -27,7 +28,8 @@ class Experiment(NamedTuple):
     Attributes:
       settings: the nested settings of configs/base.py.
       dataset: interactions, splits and features.
-      clients: the same interactions and features as the rounds read them.
+      clients: the same interactions and features as the rounds read them. There are no buckets in it where private
+        states lie in a store (``compute.store``): each round then has buckets of its own.
       algorithm: the `algorithm.Algorithm` that the settings describe for this data set.
     """
 
@@ -43,7 +45,11 @@ def make_experiment(settings: Mapping[str, Any], dataset: Dataset) -> Experiment
     Raises:
       ConfigError: as `algorithm.make_algorithm`.
     """
-    algorithm, clients = make_algorithm(settings, dataset), make_client_data(dataset)
+    algorithm = make_algorithm(settings, dataset)
+    if settings["compute"]["store"] == "device":
+        clients = make_client_data(dataset)
+    else:
+        clients = ClientData((), Content(*(None if x is None else jnp.asarray(x) for x in (dataset.V, dataset.C))))
     if algorithm.model.host.combine is not None:
         clients = clients._replace(prior=configured_prior(settings, dataset).of(dataset))
     return Experiment(settings, dataset, clients, algorithm)
@@ -67,21 +73,80 @@ def configured_prior(settings: Mapping[str, Any], dataset: Dataset) -> Configure
     return ConfiguredPrior(settings, prior.federate(dataset, prior.PriorSettings(**settings["prior"])))
 
 
-class Programs:
-    """Compiles each program at most once, ahead of time, and adds up what that takes in `seconds`.
+class StateHolder(Protocol):
+    """What the host loop needs of the compiled programs of a run, wherever private states lie.
 
-    All arguments are abstract (shapes and types), so a fresh and a restored state get the same program.
+    A state is a `FedState` that the loop hands on from call to call; `advance` consumes it. What of it lies elsewhere
+    belongs to the holder and always is that of the latest round.
+
+    Attributes:
+      warm_i: bool [i], items with train rows.
+      seconds: spent on compiling so far.
+    """
+
+    warm_i: np.ndarray
+    seconds: float
+
+    def init(self, seed: int) -> PyTree:
+        """The state before the first round."""
+
+    def restore(self, checkpoints: Checkpoints, round_: int, *, read_only: bool) -> PyTree:
+        """The state of a round that was saved; with `read_only` it cannot be advanced.
+
+        Raises:
+          CheckpointError: as `Checkpoints.restore` and `io.view.View.restore`.
+        """
+
+    def prepare(self, length: int | None) -> None:
+        """Compile what is missing of the ranking, and of rounds in stretches of a multiple of `length` if given."""
+
+    def advance(self, state: PyTree, num_rounds: int) -> tuple[PyTree, RoundInfo]:
+        """The state so many rounds later, and the (NumPy) info of each of them; waits for both."""
+
+    def rank(self, state: PyTree, *, hide_test: bool) -> Ranks:
+        """Where the held-out items stand; with `hide_test` the test items are not handed over at all."""
+
+    def parts(self, state: PyTree) -> Iterator[tuple[FedState, Bucket]]:
+        """All clients, some at a time: their histories, and a state in which `Bucket.place` finds their own."""
+
+    def commit(self) -> Mapping[str, Any]:
+        """Make durable what is not part of the state; what a checkpoint's record has to say of it."""
+
+    def retain(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Delete what no checkpoint needs, given the records of all that are left."""
+
+
+class Compiling:
+    """Compiles ahead of time and adds up what that takes in `seconds`."""
+
+    def __init__(self):
+        self.seconds = 0.0
+
+    def _compile(self, jitted: Any, *args: Any, **static: Any) -> Any:
+        begin = time.perf_counter()
+        compiled = jitted.lower(*args, **static).compile()
+        self.seconds += time.perf_counter() - begin
+        return compiled
+
+
+class Programs(Compiling):
+    """The `StateHolder` of states that lie on the device as a whole, or are split over several.
+
+    Each program is compiled at most once. All arguments are abstract (shapes and types), so a fresh and a restored
+    state get the same program.
     """
 
     def __init__(self, experiment: Experiment, *, eval_chunk: int):
+        super().__init__()
         _, dataset, clients, algorithm = experiment
         mesh = algorithm.mesh
         self.clients = place_clients(clients, dataset.num_users, dataset.num_items, mesh)
+        self._buckets = jax.tree.map(np.asarray, clients.buckets)  # of the whole state, wherever that lies
         self.target_tu = np.stack([dataset.valid_item, dataset.test_item]).astype(np.int32)
         self.warm_i = warm_items(dataset.train_item, dataset.num_items)
-        self.abstract_state = _abstract(jax.eval_shape(algorithm.init, jax.random.key(0)), mesh)
-        self.seconds = 0.0
+        self.abstract_state = abstract(jax.eval_shape(algorithm.init, jax.random.key(0)), mesh)
         self._algorithm, self._eval_chunk, self._rank = algorithm, eval_chunk, None
+        self._run: tuple[int, Run] | None = None
 
     def init(self, seed: int) -> PyTree:
         """The state before the first round."""
@@ -101,8 +166,15 @@ class Programs:
         )
         return self._compile(run, self.abstract_state, self.clients, num_rounds=num_rounds)
 
-    def prepare_ranking(self) -> None:
-        """Compile the ranking if that has not been done."""
+    def restore(self, checkpoints: Checkpoints, round_: int, *, read_only: bool) -> PyTree:
+        """See `StateHolder`."""
+        del read_only  # nothing lies outside of the state
+        return checkpoints.restore(round_, self.abstract_state)
+
+    def prepare(self, length: int | None = None) -> None:
+        """See `StateHolder`."""
+        if length is not None and (self._run is None or self._run[0] != length):
+            self._run = (length, self.run(length))
         if self._rank is None:
 
             def rank(state: PyTree, clients: ClientData, target_tu: Array) -> Ranks:
@@ -116,21 +188,37 @@ class Programs:
             self._rank = self._compile(jax.jit(rank), self.abstract_state, self.clients, targets)
 
     def rank(self, state: PyTree, *, hide_test: bool) -> Ranks:
-        """Where the held-out items stand; with `hide_test` the test items are not handed over at all."""
-        self.prepare_ranking()
+        """See `StateHolder`."""
+        self.prepare()
         target_tu = self.target_tu.copy()
         if hide_test:
             target_tu[1] = -1
         return jax.device_get(self._rank(state, self.clients, replicate(target_tu, self._algorithm.mesh)))
 
-    def _compile(self, jitted: Any, *args: Any, **static: Any) -> Any:
-        begin = time.perf_counter()
-        compiled = jitted.lower(*args, **static).compile()
-        self.seconds += time.perf_counter() - begin
-        return compiled
+    def advance(self, state: PyTree, num_rounds: int) -> tuple[PyTree, RoundInfo]:
+        """See `StateHolder`; `prepare` was called with a divisor of `num_rounds`."""
+        length, run = self._run
+        infos = []
+        for _ in range(num_rounds // length):
+            state, info = run(state, self.clients)
+            infos.append(info)
+        infos = jax.device_get(infos)
+        jax.block_until_ready(state)
+        return state, RoundInfo(*(np.concatenate(field) for field in zip(*infos, strict=True)))
+
+    def parts(self, state: PyTree) -> Iterator[tuple[FedState, Bucket]]:
+        """See `StateHolder`."""
+        return ((state, bucket) for bucket in self._buckets)
+
+    def commit(self) -> Mapping[str, Any]:
+        """See `StateHolder`: all there is is in the state."""
+        return {}
+
+    def retain(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """See `StateHolder`: nothing lies outside of checkpoints."""
 
 
-def _abstract(state: FedState, mesh: Mesh | None) -> FedState:
+def abstract(state: FedState, mesh: Mesh | None) -> FedState:
     """Shapes, types and places only: no weak types, which a restored state does not have."""
     if mesh is None:
         shardings = jax.tree.map(lambda _: SingleDeviceSharding(jax.devices()[0]), state)

@@ -10,10 +10,9 @@ import dataclasses
 import math
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from fedvlr_jax.data import fingerprint
@@ -26,19 +25,25 @@ from fedvlr_jax.io.progress import Progress
 from fedvlr_jax.io.saving import Saver
 from fedvlr_jax.io.writers import MetricWriter
 from fedvlr_jax.mesh import agreed
-from fedvlr_jax.programs import Experiment, Programs, Run
+from fedvlr_jax.programs import Experiment, Programs, StateHolder
 from fedvlr_jax.schedule import Plan, Tally, make_plan, read_tally
-from fedvlr_jax.types import ClientData, PyTree, Ranks, RoundInfo
+from fedvlr_jax.stored import StoredPrograms
+from fedvlr_jax.types import Bucket, FedState, PyTree, Ranks, RoundInfo
 
 SELECTION = "NDCG@50"  # the validation metric that chooses the round
 
 
 class Trained(NamedTuple):
-    """A finished run: where it stands, the state of its best round, and all held-out items ranked with it."""
+    """A finished run: where it stands, the state of its best round, and all held-out items ranked with it.
+
+    `parts` yields all clients with their private states, as `StateHolder.parts`; `state` itself lacks private states
+    that lie in a store.
+    """
 
     tally: Tally
     state: PyTree
     ranks: Ranks
+    parts: Callable[[], Iterator[tuple[FedState, Bucket]]]
 
 
 def train(experiment: Experiment, workdir: pathlib.Path, *, interrupt: Interrupt | None = None) -> Trained:
@@ -60,13 +65,19 @@ def train(experiment: Experiment, workdir: pathlib.Path, *, interrupt: Interrupt
         record = checkpoints.record()
         if record is not None:
             require_same_run(record, **identity)
-        programs, tally = Programs(experiment, eval_chunk=plan.eval_chunk), read_tally(record)
+        programs, tally = _programs(experiment, plan, workdir), read_tally(record)
         if not tally.is_finished(plan):
             if record is None:
                 state = programs.init(plan.seed)
             else:
-                state = checkpoints.restore(tally.round, programs.abstract_state)
-            saver = Saver(checkpoints, seconds=plan.save_seconds, identity=identity)
+                state = programs.restore(checkpoints, tally.round, read_only=False)
+            saver = Saver(
+                checkpoints,
+                seconds=plan.save_seconds,
+                identity=identity,
+                commit=programs.commit,
+                retain=programs.retain,
+            )
             tally = _train_rounds(plan, programs, saver, workdir, state, tally, interrupt or Interrupt())
         return _finish(programs, checkpoints, tally)
 
@@ -81,7 +92,7 @@ def rank_best(experiment: Experiment, workdir: pathlib.Path) -> Trained:
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         record = checkpoints.require_record()
         require_same_run(record, **identity_of(experiment))
-        return _finish(Programs(experiment, eval_chunk=plan.eval_chunk), checkpoints, read_tally(record))
+        return _finish(_programs(experiment, plan, workdir), checkpoints, read_tally(record))
 
 
 def identity_of(experiment: Experiment) -> dict[str, Any]:
@@ -89,9 +100,16 @@ def identity_of(experiment: Experiment) -> dict[str, Any]:
     return {"settings": experiment.settings, "data": fingerprint(experiment.dataset)}
 
 
+def _programs(experiment: Experiment, plan: Plan, workdir: pathlib.Path) -> StateHolder:
+    """What holds the states of a run: the device, or a store in the workdir."""
+    if experiment.settings["compute"]["store"] == "device":
+        return Programs(experiment, eval_chunk=plan.eval_chunk)
+    return StoredPrograms(experiment, workdir / "store", eval_chunk=plan.eval_chunk)
+
+
 def _train_rounds(
     plan: Plan,
-    programs: Programs,
+    programs: StateHolder,
     saver: Saver,
     workdir: pathlib.Path,
     state: PyTree,
@@ -106,16 +124,16 @@ def _train_rounds(
         Progress(plan.rounds, start_round=tally.round) as progress,
     ):
         progress.note(f"compiling (rounds {tally.round} to {plan.rounds})")
-        run = programs.run(length)
-        programs.prepare_ranking()
+        programs.prepare(length)
         tally = tally.add_seconds(compile=programs.seconds)
         progress.start()
         while not tally.is_finished(plan):
             if signum := agreed(interrupt.signum or 0):
                 saver.save(state, tally)
                 raise Interrupted(signum, f"stopped after round {tally.round} of {plan.rounds}; the state is saved")
-            calls = (plan.next_evaluation(tally.round) - tally.round) // length
-            state, info, seconds = _run(run, state, programs.clients, calls)
+            begin = time.perf_counter()
+            state, info = programs.advance(state, plan.next_evaluation(tally.round) - tally.round)
+            seconds = time.perf_counter() - begin
             if dead := _dead_round(info):
                 saver.flush()
                 raise TrainingError(
@@ -133,28 +151,15 @@ def _train_rounds(
     return tally
 
 
-def _finish(programs: Programs, checkpoints: Checkpoints, tally: Tally) -> Trained:
+def _finish(programs: StateHolder, checkpoints: Checkpoints, tally: Tally) -> Trained:
     """Restore the best round, and rank validation and test items with it."""
-    state = checkpoints.restore(tally.best_round, programs.abstract_state)
+    state = programs.restore(checkpoints, tally.best_round, read_only=True)
     compiled = programs.seconds
-    programs.prepare_ranking()
+    programs.prepare(None)
     begin = time.perf_counter()
     ranks = programs.rank(state, hide_test=False)
     tally = tally.add_seconds(compile=programs.seconds - compiled, eval=time.perf_counter() - begin)
-    return Trained(tally, state, ranks)
-
-
-def _run(run: Run, state: PyTree, clients: ClientData, calls: int) -> tuple[PyTree, RoundInfo, float]:
-    """Some calls in a row: the new state, the info of each of their rounds (NumPy), and the seconds."""
-    begin = time.perf_counter()
-    infos = []
-    for _ in range(calls):
-        state, info = run(state, clients)
-        infos.append(info)
-    infos = jax.device_get(infos)
-    jax.block_until_ready(state)
-    seconds = time.perf_counter() - begin
-    return state, RoundInfo(*(np.concatenate(field) for field in zip(*infos, strict=True))), seconds
+    return Trained(tally, state, ranks, lambda: programs.parts(state))
 
 
 def _dead_round(info: RoundInfo) -> int:

@@ -33,7 +33,7 @@ def new_store(folder, *, users: int = USERS, max_dirty_bytes: int = 1 << 20) -> 
 
 
 def reopen(folder, manifest, *, layout: Layout = LAYOUT, users: int = USERS) -> Store:
-    return Store.open(folder, layout, users, initial, json.loads(json.dumps(manifest)), max_dirty_bytes=1 << 20)
+    return Store.restore(folder, layout, users, initial, json.loads(json.dumps(manifest)), max_dirty_bytes=1 << 20)
 
 
 def values(view: View, users: int = USERS) -> list[int]:

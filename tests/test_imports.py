@@ -39,7 +39,14 @@ OUTSIDE = (
     ("baselines",),
     ("io",),
 )  # they know types, but not the algorithm
-RUN = (("population",), ("programs",), ("preferences", "results"), ("training",), ("job", "benchmark", "theory"), ("sweep",))
+RUN = (
+    ("population",),
+    ("programs",),
+    ("preferences", "results", "stored"),
+    ("training",),
+    ("job", "benchmark", "theory"),
+    ("sweep",),
+)
 LAYERS = (*BASE, *ALGORITHM, *OUTSIDE, *RUN)
 RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}
 

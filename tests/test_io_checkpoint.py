@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from fedvlr_jax.errors import CheckpointError
-from fedvlr_jax.io.checkpoint import Checkpoints, delete_checkpoints
+from fedvlr_jax.io.checkpoint import Checkpoints, delete_folder
 from fedvlr_jax.io.saving import Saver
 from fedvlr_jax.schedule import Tally
 from fedvlr_jax.types import FedState, PrivateState, PublicState
@@ -137,8 +137,8 @@ def test_deletion_leaves_nothing(tmp_path):
     folder = tmp_path / "checkpoints"
     with Checkpoints(folder) as checkpoints:
         checkpoints.save(make_state(), record(1, 1))
-    delete_checkpoints(folder)
-    delete_checkpoints(folder)
+    delete_folder(folder)
+    delete_folder(folder)
     assert steps(tmp_path) == []
 
 

@@ -116,7 +116,7 @@ def test_a_store_keeps_every_type_bit_for_bit(tmp_path):
     layout, tree, ids = Layout.of(mixed(None)), mixed(4), np.array([3, 0, 2, 1])
     store = Store(tmp_path, layout, 4, initial, max_dirty_bytes=0)
     store.scatter(ids, tree)
-    found = Store.open(tmp_path, layout, 4, initial, store.commit(), max_dirty_bytes=0).gather(ids)
+    found = Store.restore(tmp_path, layout, 4, initial, store.commit(), max_dirty_bytes=0).gather(ids)
     assert [x.tobytes() for x in jax.tree.leaves(found)] == [x.tobytes() for x in jax.tree.leaves(tree)]
 
 
@@ -185,7 +185,7 @@ def test_any_order_of_events_agrees_with_a_dict(events, max_dirty_bytes):
             else:
                 manifest, then = kept[argument % len(kept)]
                 options = {"max_dirty_bytes": max_dirty_bytes}
-                store, oracle = Store.open(folder, LAYOUT, USERS, initial, manifest, **options), dict(then)
+                store, oracle = Store.restore(folder, LAYOUT, USERS, initial, manifest, **options), dict(then)
         assert values(store) == content(**{f"_{user}": x for user, x in oracle.items()})
 
 

@@ -95,6 +95,32 @@ def rank_all(score: Score, params: PyTree, buckets: Sequence[Bucket], target_tu:
     return ranks
 
 
+def rank_block(
+    score: Score, params: PyTree, block: Bucket, target_tb: Array, *, num_chunks: int
+) -> tuple[Array, ...]:
+    """`rank_chunk` of all slots of a bucket, an equal part of them at a time; pure and jit-able.
+
+    Args:
+      score, params: as for `rank_all`.
+      block: b slots, a multiple of `num_chunks`.
+      target_tb: int32 [t, b], the held-out items of its users, -1 where there is none.
+      num_chunks: parts.
+
+    Returns:
+      ``(greater_tb, tied_tb, constant_b, nonfinite_b)``; what it says of empty slots means nothing.
+    """
+    num_slots = block.user.shape[0]
+
+    def rank_slots(part: tuple[Bucket, Array]) -> tuple[Array, ...]:
+        slots, target_ct = part
+        return rank_chunk(score(params, slots), slots.history, target_ct.T)
+
+    parts = jax.tree.map(lambda x: x.reshape(num_chunks, -1, *x.shape[1:]), (block, target_tb.T))
+    greater, tied, constant, nonfinite = jax.lax.map(rank_slots, parts)
+    joined = (jnp.moveaxis(x, 1, 0).reshape(-1, num_slots) for x in (greater, tied))
+    return *joined, constant.reshape(-1), nonfinite.reshape(-1)
+
+
 def _order_key(scores_ci: Array) -> Array:
     """Integers ordered exactly as the finite float32 scores, 0.0 equal to -0.0; not finite is -inf."""
     bits_ci = jax.lax.bitcast_convert_type(scores_ci, jnp.int32)

@@ -55,9 +55,21 @@ class Checkpoints:
           CheckpointError: if it cannot be read.
         """
         step = self._manager.latest_step()
-        if step is None:
-            return None
+        return None if step is None else self.record_of(step)
+
+    def record_of(self, step: int) -> dict[str, Any]:
+        """The JSON record of round `step`.
+
+        Raises:
+          CheckpointError: if there is no such checkpoint, or it cannot be read.
+        """
+        if step not in self._manager.all_steps():
+            raise CheckpointError(f"there is no checkpoint of round {step} in {self._manager.directory}")
         return self._restore(step, record=ocp.args.JsonRestore())
+
+    def records(self) -> list[dict[str, Any]]:
+        """The JSON records of all checkpoints that are kept."""
+        return [self.record_of(step) for step in self._manager.all_steps()]
 
     def require_record(self) -> dict[str, Any]:
         """The record of the latest checkpoint.
@@ -85,9 +97,7 @@ class Checkpoints:
           CheckpointError: if there is no such checkpoint or its arrays have other names, shapes or types (orbax
             itself would cast another type in silence).
         """
-        if step not in self._manager.all_steps():
-            raise CheckpointError(f"there is no checkpoint of round {step} in {self._manager.directory}")
-        stored = self._restore(step, record=ocp.args.JsonRestore())["arrays"]
+        stored = self.record_of(step)["arrays"]
         like = jax.tree.map(_placed, like)
         target = jax.tree_util.tree_map_with_path(lambda path, leaf: _as_stored(path, leaf, stored), like)
         _require_same_arrays(stored, _describe(target))
@@ -145,8 +155,8 @@ class _LatestAndBest:
         return [info.step in (latest, self.best_round) for info in checkpoints]
 
 
-def delete_checkpoints(folder: pathlib.Path) -> None:
-    """Delete all checkpoints; the folder is renamed first, so that a killed deletion leaves no broken ones."""
+def delete_folder(folder: pathlib.Path) -> None:
+    """Delete a folder of checkpoints; it is renamed first, so that a killed deletion leaves no broken ones."""
     doomed = folder.with_name(f".{folder.name}.deleted")
     shutil.rmtree(doomed, ignore_errors=True)
     if folder.exists():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,10 +26,27 @@ class Saver:
     to there, and repeats the same bits; so a best state may wait in memory.
     """
 
-    def __init__(self, checkpoints: Checkpoints, *, seconds: float, identity: Mapping[str, Any]):
-        """`identity` (settings and data) becomes part of every record, beside the tally."""
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        *,
+        seconds: float,
+        identity: Mapping[str, Any],
+        commit: Callable[[], Mapping[str, Any]] = dict,
+        retain: Callable[[Sequence[Mapping[str, Any]]], None] | None = None,
+    ):
+        """A saver of one run.
+
+        Args:
+          checkpoints: where to save.
+          seconds: least time between two periodic saves.
+          identity: settings and data, part of every record beside the tally.
+          commit: makes durable what belongs to the state at hand but lies outside of it; part of its record.
+          retain: takes the records of all checkpoints that are left after a save; the rest may go.
+        """
         self._checkpoints, self._seconds, self._identity = checkpoints, seconds, identity
-        self._waiting: tuple[PyTree, Tally] | None = None
+        self._commit, self._retain = commit, retain
+        self._waiting: tuple[PyTree, dict[str, Any]] | None = None
         self._next = float("-inf")
 
     def offer(self, state: PyTree, tally: Tally) -> None:
@@ -38,14 +55,14 @@ class Saver:
         if agreed(time.monotonic() >= self._next) or (is_best and _num_bytes(state) > COPY_BYTES):
             self.save(state, tally)
         elif is_best:
-            self._waiting = (jax.tree.map(jnp.copy, state), tally)
+            self._waiting = (jax.tree.map(jnp.copy, state), self._record(tally))
 
     def save(self, state: PyTree, tally: Tally) -> None:
         """Save now: first the best state if it is waiting, then this one."""
         if tally.round == tally.best_round:
             self._waiting = None
         self.flush()
-        self._write(state, tally)
+        self._write(state, self._record(tally))
 
     def flush(self) -> None:
         """Save the best state if it is waiting."""
@@ -53,9 +70,14 @@ class Saver:
             self._write(*self._waiting)
             self._waiting = None
 
-    def _write(self, state: PyTree, tally: Tally) -> None:
+    def _record(self, tally: Tally) -> dict[str, Any]:
+        return {**dataclasses.asdict(tally), **self._identity, **self._commit()}
+
+    def _write(self, state: PyTree, record: Mapping[str, Any]) -> None:
         begin = time.monotonic()
-        self._checkpoints.save(state, {**dataclasses.asdict(tally), **self._identity})
+        self._checkpoints.save(state, record)
+        if self._retain is not None:
+            self._retain(self._checkpoints.records())
         end = time.monotonic()
         self._next = end + max(self._seconds, (end - begin) / MAX_SHARE)
 

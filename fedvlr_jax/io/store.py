@@ -78,7 +78,7 @@ class Store(View):
         rewritten to one new segment first, which takes time and space in proportion to all clients ever written.
 
         Returns:
-          The manifest: JSON-ready, and with the segments in the folder all that `open` needs.
+          The manifest: JSON-ready, and with the segments in the folder all that `restore` needs.
 
         Raises:
           CheckpointError: if the disk is full, say; everything is still in memory, and earlier manifests are intact.
@@ -135,7 +135,9 @@ class Store(View):
         Raises:
           CheckpointError: if its segments were not retained.
         """
-        return View.open(self._require_folder(), self._layout, self._source.size, self._init, manifest, verify=False)
+        return View.restore(
+            self._require_folder(), self._layout, self._source.size, self._init, manifest, verify=False
+        )
 
     def _read(self, ids: np.ndarray) -> np.ndarray:
         records = super()._read(ids)

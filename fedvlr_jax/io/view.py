@@ -25,7 +25,7 @@ class View:
     """The content of one manifest, for reading; it stays readable while its segments are retained."""
 
     def __init__(self, folder: pathlib.Path | None, layout: Layout, num_users: int, init: Init):
-        """An empty view; see `open`.
+        """An empty view; see `restore`.
 
         Args:
           folder: where the segments lie.
@@ -41,7 +41,7 @@ class View:
         self._lock = threading.Lock()
 
     @classmethod
-    def open(
+    def restore(
         cls,
         folder: pathlib.Path,
         layout: Layout,

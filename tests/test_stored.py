@@ -1,0 +1,236 @@
+"""Private states in a store: the numbers of the device, resuming to the bit, and no checkpoint lost to a bad disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import itertools
+import os
+
+import jax
+import numpy as np
+import pytest
+from problems import relative_difference, settings, tiny_dataset
+
+from fedvlr_jax import training
+from fedvlr_jax.algorithm import make_algorithm
+from fedvlr_jax.errors import CheckpointError, ConfigError
+from fedvlr_jax.io import segments
+from fedvlr_jax.io.checkpoint import Checkpoints
+from fedvlr_jax.job import delete_run, evaluate_job, run_job
+from fedvlr_jax.programs import Programs, make_experiment
+from fedvlr_jax.stored import StoredPrograms
+from fedvlr_jax.training import train
+
+DATASET = tiny_dataset()
+EVERYBODY = np.arange(DATASET.num_users)
+PLAIN = {"variant": "base", "compute__path": "picked", "server__clients_per_round": 5}
+RUN = PLAIN | {"rounds": 6, "eval__every": 2, "eval__patience": 0, "checkpoint__seconds": 0.0, "baselines": False}
+CLOCKS = ("seconds_train", "seconds_eval", "seconds_compile")
+
+
+def experiment(store: str, dataset=DATASET, **overrides):
+    return make_experiment(settings(compute__store=store, **overrides), dataset)
+
+
+def after(programs, num_rounds: tuple[int, ...]):
+    """The state after stretches of so many rounds, and the info of the last stretch."""
+    state = programs.init(3)
+    programs.prepare(1)
+    for number in num_rounds:
+        state, info = programs.advance(state, number)
+    return state, info
+
+
+def private_of(programs: StoredPrograms):
+    return programs._store.gather(EVERYBODY)
+
+
+@pytest.fixture(scope="module")
+def on_the_device():
+    programs = Programs(experiment("device", **PLAIN), eval_chunk=4)
+    state, info = after(programs, (2, 3))
+    return state, info, programs.rank(state, hide_test=False)
+
+
+def require_equal(programs: StoredPrograms, device: tuple) -> None:
+    """The same state, info and ranks after two and three rounds as on the device."""
+    state, info = after(programs, (2, 3))
+    found = (state.public, private_of(programs), info)
+    for a, b in zip(found, (device[0].public, device[0].private, device[1]), strict=True):
+        assert relative_difference(a, b) <= 1e-6
+    jax.tree.map(np.testing.assert_array_equal, programs.rank(state, hide_test=False), device[2])
+
+
+@pytest.mark.parametrize("store", ["host", "disk"])
+def test_a_store_gives_the_numbers_of_the_device(tmp_path, monkeypatch, on_the_device, store):
+    monkeypatch.setattr("fedvlr_jax.stored.DIRTY_BYTES", 100)  # everything goes through segment files
+    programs = StoredPrograms(experiment(store, **PLAIN), tmp_path, eval_chunk=4)
+    require_equal(programs, on_the_device)
+    assert bool(list(tmp_path.iterdir())) == (store == "disk")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("clients", [0, 5])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"variant": "fedvlr"},
+        {"variant": "fedvlr", "objective": "softmax"},
+        {"host__name": "fedrap", "variant": "base"},
+        {"host__name": "fedrap", "variant": "mlp", "compute__path": "uploads", "client__optimizer": "adam"},
+        {"host__name": "pfedrec", "variant": "vbpr"},
+        {"host__name": "fedncf", "variant": "base", "compute__path": "gathered", "server__optimizer": "adam"},
+    ],
+)
+def test_every_kind_of_model_gives_the_numbers_of_the_device(tmp_path, overrides, clients):
+    overrides = overrides | {"server__clients_per_round": clients}
+    programs = Programs(experiment("device", **overrides), eval_chunk=4)
+    state, info = after(programs, (2, 3))
+    device = state, info, programs.rank(state, hide_test=False)
+    require_equal(StoredPrograms(experiment("disk", **overrides), tmp_path, eval_chunk=4), device)
+
+
+def test_an_evaluation_block_by_block_gives_the_ranks_of_one_block(tmp_path, monkeypatch, on_the_device):
+    monkeypatch.setattr("fedvlr_jax.stored.BLOCK_CLIENTS", 2)
+    programs = StoredPrograms(experiment("disk", **PLAIN), tmp_path, eval_chunk=2)
+    state, _ = after(programs, (5,))
+    jax.tree.map(np.testing.assert_array_equal, programs.rank(state, hide_test=False), on_the_device[2])
+    assert (programs.rank(state, hide_test=True).item[1] == -1).all()
+
+
+def test_only_the_cohort_is_read_and_written(tmp_path, monkeypatch):
+    programs = StoredPrograms(experiment("disk", **PLAIN), tmp_path, eval_chunk=4)
+    state = programs.init(3)
+    read, written = [], []
+    gather, scatter = programs._store.gather, programs._store.scatter
+    monkeypatch.setattr(programs._store, "gather", lambda ids: read.append(ids.tolist()) or gather(ids))
+    monkeypatch.setattr(
+        programs._store, "scatter", lambda ids, tree: written.append(ids.tolist()) or scatter(ids, tree)
+    )
+    programs.advance(state, 4)
+    cohorts = [programs.draw(state.key, number).tolist() for number in range(4)]
+    assert written == cohorts
+    before = [set(), *map(set, cohorts)]
+    assert read == [[u for u in ids if u not in held] for ids, held in zip(cohorts, before, strict=False)]
+    assert any(set(a) & set(b) for a, b in itertools.pairwise(cohorts))
+
+
+# ---- runs
+
+
+class Crash(Exception):
+    """Stands for a kill: nothing runs after it."""
+
+
+def outcome(trained):
+    """Everything that has to be equal to the bit, without clocks."""
+    tally = {name: value for name, value in dataclasses.asdict(trained.tally).items() if name not in CLOCKS}
+    leaves = jax.tree.leaves(
+        (trained.state.public, [(part.private, b) for part, b in trained.parts()], trained.ranks)
+    )
+    return tally, [np.asarray(x).tobytes() for x in leaves]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    return outcome(train(experiment("disk", **RUN), workdir)), workdir
+
+
+def crash_after(monkeypatch, count: int) -> None:
+    report, calls = training._report, []
+
+    def crash(*args):
+        report(*args)
+        calls.append(1)
+        if len(calls) == count:
+            raise Crash
+
+    monkeypatch.setattr(training, "_report", crash)
+
+
+@pytest.mark.parametrize(("store", "count", "seconds"), [("disk", 2, 0.0), ("disk", 3, 1e9), ("host", 3, 0.0)])
+def test_a_crash_changes_nothing(undisturbed, tmp_path, monkeypatch, store, count, seconds):
+    run = experiment(store, **RUN | {"checkpoint__seconds": seconds})
+    with monkeypatch.context() as patch:
+        crash_after(patch, count)
+        with pytest.raises(Crash):
+            train(run, tmp_path)
+    assert outcome(train(run, tmp_path)) == undisturbed[0]
+
+
+def test_only_segments_of_the_latest_and_the_best_round_are_kept(undisturbed):
+    _, workdir = undisturbed
+    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+        kept = {entry["name"] for record in checkpoints.records() for entry in record["store"]["segments"]}
+    assert {path.name for path in (workdir / "store").iterdir()} == kept
+
+
+def test_a_finished_run_is_evaluated_again_without_writing(undisturbed, tmp_path):
+    run = experiment("disk", **RUN)
+    result, _ = run_job(run, tmp_path, interrupt=training.Interrupt(), command=["train"])
+    before = sorted(tmp_path.rglob("*"))
+    again = evaluate_job(run, tmp_path)
+    assert again["test"] == result["test"]
+    assert sorted(tmp_path.rglob("*")) == before
+    delete_run(tmp_path)
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(undisturbed, tmp_path, monkeypatch):
+    run, calls = experiment("disk", **RUN), []
+    write = segments._pack_header
+
+    def full(*args):
+        calls.append(1)
+        if len(calls) > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(segments, "_pack_header", full)
+        with pytest.raises(CheckpointError, match=r"expected room for \d+ client states .* found: No space left"):
+            train(run, tmp_path)
+    with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.record()["round"] == 2
+    assert outcome(train(run, tmp_path)) == undisturbed[0]
+
+
+def test_a_disk_that_fills_up_in_the_background_stops_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("fedvlr_jax.stored.DIRTY_BYTES", 0)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(segments, "_pack_header", full)
+    with pytest.raises(CheckpointError, match="No space left"):
+        train(experiment("disk", **RUN), tmp_path)
+
+
+def test_a_damaged_store_is_refused_by_the_name_of_its_file(tmp_path):
+    run = experiment("disk", **RUN | {"rounds": 2})
+    train(run, tmp_path)
+    (path,) = (tmp_path / "store").iterdir()
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(CheckpointError, match=rf"{path.name} is damaged: expected bytes \d+, found \d+"):
+        train(experiment("disk", **RUN), tmp_path)
+
+
+def test_another_place_of_states_is_another_run(tmp_path):
+    train(experiment("host", **RUN | {"rounds": 2}), tmp_path)
+    with pytest.raises(CheckpointError, match=r"compute\.store: checkpoint 'host', now 'device'"):
+        train(experiment("device", **RUN), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"compute__store": "tape"}, "compute.store: expected device, host or disk, found 'tape'"),
+        ({"compute__store": "disk", "compute__devices": 2}, "compute.devices: expected 1 with compute.store disk"),
+        ({"compute__store": "host", "compute__devices": 0}, "compute.devices: expected 1 with compute.store host"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        make_algorithm(settings(**overrides), DATASET)
