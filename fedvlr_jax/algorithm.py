@@ -59,9 +59,9 @@ class Algorithm(NamedTuple):
       init_clients: ``(key, ids int [s]) -> PrivateState [s, ...]``, the rows of some clients in it.
       run: ``(state, data, num_rounds) -> (state, RoundInfo [rounds])``; jit it once with `num_rounds` static and
         the state donated.
-      run_cohort: ``(state, data) -> (state, RoundInfo)``, a round of clients that were drawn by `cohort`: the private
+      run_cohort: ``(state, data) -> (state, RoundInfo)``, a round of clients that were drawn before: the private
         state has their rows alone, and each bucket a ``row`` that says where they stand.
-      cohort: ``(key, round) -> ids int32 [clients_per_round]``, ascending: whom `run` trains in a round.
+      cohort_words: ``(key, round) -> uint32 [passes, u]``; `sampling.cohort_ids` of it are whom `run` draws.
       scoring: ``(state, content[, prior]) -> params`` of `score`: publishes the current views once. Without a prior,
         a host that has one ranks by its trained logits alone.
       score: ``(params, chunk) -> s_ci [c, i]``, the score function of evaluation.
@@ -78,7 +78,7 @@ class Algorithm(NamedTuple):
     init_clients: Callable[[Array, Array], PrivateState]
     run: Callable[[FedState, ClientData, int], tuple[FedState, RoundInfo]]
     run_cohort: Callable[[FedState, ClientData], tuple[FedState, RoundInfo]]
-    cohort: Callable[[Array, Array], Array]
+    cohort_words: Callable[[Array, Array], Array]
     scoring: Callable[..., Scoring]
     score: Callable[[Scoring, Bucket], Array]
     router_weights: Callable[[Scoring, Bucket], Array] | None
@@ -153,8 +153,8 @@ def build_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
     def run_cohort(state: FedState, data: ClientData) -> tuple[FedState, RoundInfo]:
         return round_of(data, drawn=True)(state, data)
 
-    def cohort(key: Array, round_: Array) -> Array:
-        return sampling.cohort_ids(sampling.stream(key, sampling.COHORT, round_), num_users, clients_per_round)
+    def cohort_words(key: Array, round_: Array) -> Array:
+        return sampling.cohort_words(sampling.stream(key, sampling.COHORT, round_), num_users)
 
     def scoring(state: FedState, content: Content, prior: Prior | None = None) -> Scoring:
         broadcast = model.publish(state.public.params, content)
@@ -170,7 +170,7 @@ def build_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
         init_clients=init_clients,
         run=run,
         run_cohort=run_cohort,
-        cohort=cohort,
+        cohort_words=cohort_words,
         scoring=scoring,
         score=lambda params, chunk: score_chunk(model, tuning, num_items, params, chunk),
         router_weights=None if model.variant.mix is None else weights,

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
+from fedvlr_jax import sampling
 from fedvlr_jax.data.buckets import heldout_targets, make_histories
 from fedvlr_jax.evaluation.metrics import warm_items
 from fedvlr_jax.evaluation.ranking import rank_block
@@ -133,7 +134,8 @@ class StoredPrograms(Compiling):
         """int [s], ascending: the cohort of a round."""
         if self._size == self._num_users:
             return np.arange(self._num_users)
-        return np.asarray(self._draw(jax.device_put(key, _host()), np.int32(number)))
+        words = np.asarray(self._draw(jax.device_put(key, _host()), np.int32(number)))
+        return sampling.cohort_ids(words, self._size)
 
     def fetch(self, ids: np.ndarray, before: np.ndarray) -> Fetched:
         """The cohort `ids` after the cohort `before`, with the states of the clients that were not in that."""
@@ -212,13 +214,13 @@ class StoredPrograms(Compiling):
         return init
 
     def _compile_host(self) -> tuple[Callable, Callable]:
-        """The algorithm's `cohort` (None if that is everybody) and `init_clients` of a block."""
+        """The algorithm's `cohort_words` (None if that is everybody) and `init_clients` of a block."""
         at = SingleDeviceSharding(_host())
         key = jax.ShapeDtypeStruct((), self.abstract_state.key.dtype, sharding=at)
         number, ids = (jax.ShapeDtypeStruct(shape, jnp.int32, sharding=at) for shape in ((), (self._block,)))
         draw = None
         if self._size < self._num_users:
-            draw = self._compile(jax.jit(self._algorithm.cohort), key, number)
+            draw = self._compile(jax.jit(self._algorithm.cohort_words), key, number)
         return draw, self._compile(jax.jit(self._algorithm.init_clients), key, ids)
 
     def _compile_round(self) -> Callable:

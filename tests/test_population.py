@@ -86,9 +86,27 @@ def test_spread_rows_leaves_zeros_elsewhere():
     np.testing.assert_array_equal(found["x"], np.array([[2], [0], [0], [1]], np.int8))
 
 
-@pytest.mark.parametrize(("num_users", "size"), [(50, 7), (3, 3), (4000, 1)])
-def test_cohort_ids_are_those_that_the_mask_selects(num_users, size):
+@pytest.mark.parametrize(("num_users", "passes"), [(1, 1), (3, 1), (1625, 1), (1626, 2), (4000, 2)])
+def test_cohort_ids_are_those_that_the_mask_selects(num_users, passes):
     for seed in range(3):
         key = jax.random.key(seed)
-        mask_u = sampling.cohort_mask(key, num_users, size)
-        np.testing.assert_array_equal(sampling.cohort_ids(key, num_users, size), np.flatnonzero(mask_u))
+        words = np.asarray(sampling.cohort_words(key, num_users))
+        assert words.shape == (passes, num_users)
+        for size in {1, num_users // 3 + 1, num_users}:
+            mask_u = sampling.cohort_mask(key, num_users, size)
+            np.testing.assert_array_equal(sampling.cohort_ids(words, size), np.flatnonzero(mask_u))
+
+
+@pytest.mark.slow
+def test_cohort_ids_of_a_population_that_needs_three_passes():
+    words = np.asarray(sampling.cohort_words(jax.random.key(1), 3_000_000))
+    assert len(words) == 3
+    mask_u = sampling.cohort_mask(jax.random.key(1), 3_000_000, 500)
+    np.testing.assert_array_equal(sampling.cohort_ids(words, 500), np.flatnonzero(mask_u))
+
+
+def test_equal_words_are_sorted_stably():
+    words = np.zeros((2, 6), np.uint32)
+    assert sampling.cohort_ids(words, 4).tolist() == [0, 1, 2, 3]
+    words[0] = [5, 1, 5, 0, 1, 0]  # the first pass: 3, 5, 1, 4, 0, 2
+    assert sampling.cohort_ids(words, 3).tolist() == [1, 3, 5]
