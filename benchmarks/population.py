@@ -4,7 +4,8 @@
 
 fcf + fedvlr, bce, d = 16, 20,000 items, about 10 train items a client. Every population runs in a process of its
 own, so that its peak of resident memory is its own. `round` is the median over the rounds of a stretch in which
-drawing, reading and writing run in the background; the columns behind it are medians of the same steps one by one:
+drawing, reading and writing run in the background; the columns behind it are medians of the same steps one by one.
+A client that no round had before is initialised when it is read; with --written all of them were written before.
 
     draw      the cohort's ids                      device   the round alone, its arrays are on the device
     fetch     histories, states, copies to device   write    states back into the store
@@ -31,7 +32,7 @@ import numpy as np
 
 from configs.base import get_config
 from fedvlr_jax.programs import make_experiment
-from fedvlr_jax.stored import StoredPrograms
+from fedvlr_jax.stored import Finished, StoredPrograms
 from fedvlr_jax.types import Dataset, FedState
 
 COLUMNS = ("round", "draw", "fetch", "device", "write")
@@ -63,6 +64,8 @@ def measure(num_users: int, arguments: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         programs = StoredPrograms(experiment, pathlib.Path(folder), eval_chunk=256)
         state = programs.init(0)
+        if arguments.written:
+            write_everybody(programs, num_users)
         begin = time.perf_counter()
         state, _ = programs.advance(state, 2)
         first = time.perf_counter() - begin
@@ -85,6 +88,14 @@ def measure(num_users: int, arguments: argparse.Namespace) -> dict[str, Any]:
         "seconds_data": made,
         "seconds_compile_and_two_rounds": first,
     }
+
+
+def write_everybody(programs: StoredPrograms, num_users: int) -> None:
+    """Put a state of every client into the store."""
+    for begin in range(0, num_users, 10_000):
+        fetched = programs.fetch(np.arange(begin, min(begin + 10_000, num_users)), np.empty(0, np.int64))
+        programs.write_back(Finished(fetched.cohort.ids, fetched.private))
+    programs.commit()
 
 
 def one_by_one(programs: StoredPrograms, state: FedState, rounds: int) -> dict[str, list[float]]:
@@ -155,6 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=2, help="local steps")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of a stretch")
     parser.add_argument("--repeats", type=int, default=3, help="stretches")
+    parser.add_argument("--written", action="store_true", help="every client was trained before")
     parser.add_argument("--folder", default=".", help="where a temporary folder for the store is made")
     parser.add_argument("--out", default="", help="a JSON file for the numbers")
     parser.add_argument("--only", type=int, default=0, help=argparse.SUPPRESS)

@@ -39,7 +39,10 @@ DIRTY_BYTES = 256 << 20
 """compute.store disk: states that wait in memory for the next segment file."""
 
 BLOCK_BYTES, BLOCK_CLIENTS = 64 << 20, 4096
-"""States and clients that an evaluation reads, or that are initialised, at once: at most about so many."""
+"""States and clients that an evaluation reads at once: at most about so many."""
+
+INIT_CLIENTS = 1024
+"""Clients that are initialised at once, at most."""
 
 _NOBODY = np.empty(0, np.int64)
 
@@ -79,6 +82,7 @@ class StoredPrograms(Compiling):
         self._layout = Layout.of(self._client)
         most = BLOCK_BYTES // max(self._layout.record_bytes, 1)
         self._block = max(1, min(most, BLOCK_CLIENTS, self._num_users))
+        self._init_block = min(self._block, INIT_CLIENTS)
         self._store: Store | View | None = None
         self._round, self._publish, self._rank = None, None, {}
         self._draw, self._init_clients = self._compile_host()
@@ -207,17 +211,17 @@ class StoredPrograms(Compiling):
         key = jax.device_put(key, _host())
 
         def init(ids: np.ndarray) -> PrivateState:
-            padded = np.pad(ids, (0, -ids.size % self._block)).astype(np.int32).reshape(-1, self._block)
+            padded = np.pad(ids, (0, -ids.size % self._init_block)).astype(np.int32).reshape(-1, self._init_block)
             parts = [jax.device_get(self._init_clients(key, part)) for part in padded]
             return jax.tree.map(lambda *x: np.concatenate(x)[: ids.size], *parts)
 
         return init
 
     def _compile_host(self) -> tuple[Callable, Callable]:
-        """The algorithm's `cohort_words` (None if that is everybody) and `init_clients` of a block."""
+        """The algorithm's `cohort_words` (None if that is everybody) and `init_clients` of a block of clients."""
         at = SingleDeviceSharding(_host())
         key = jax.ShapeDtypeStruct((), self.abstract_state.key.dtype, sharding=at)
-        number, ids = (jax.ShapeDtypeStruct(shape, jnp.int32, sharding=at) for shape in ((), (self._block,)))
+        number, ids = (jax.ShapeDtypeStruct(shape, jnp.int32, sharding=at) for shape in ((), (self._init_block,)))
         draw = None
         if self._size < self._num_users:
             draw = self._compile(jax.jit(self._algorithm.cohort_words), key, number)

@@ -13,6 +13,7 @@ from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.benchmark.group import Run, train_group
 from fedvlr_jax.benchmark.programs import MethodPrograms, with_fields
 from fedvlr_jax.data.buckets import make_client_data
+from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.programs import Experiment, make_experiment
 from fedvlr_jax.schedule import make_plan
 from fedvlr_jax.training import train
@@ -122,3 +123,9 @@ def test_fields_that_do_not_exist_are_refused():
     changed = with_fields(TREE, {"client.lr": 7.0})
     assert (changed["client"]["lr"], TREE["client"]["lr"]) == (7.0, 0.3)
     assert jax.tree.structure(changed) == jax.tree.structure(TREE)
+
+
+def test_states_in_a_store_are_refused():
+    tree = TREE | {"compute": TREE["compute"] | {"store": "disk"}}
+    with pytest.raises(ConfigError, match=r"compute\.store: expected device in a benchmark or a sweep, found disk"):
+        MethodPrograms(tree, DATASET, CLIENTS)

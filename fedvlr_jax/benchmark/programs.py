@@ -13,6 +13,7 @@ import numpy as np
 
 from fedvlr_jax.algorithm import Algorithm, build_algorithm, make_algorithm
 from fedvlr_jax.data.buckets import heldout_targets
+from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.evaluation.metrics import warm_items
 from fedvlr_jax.evaluation.ranking import rank_all
 from fedvlr_jax.programs import configured_prior
@@ -47,6 +48,9 @@ class MethodPrograms:
     def __init__(self, settings: Mapping[str, Any], dataset: Dataset, clients: ClientData):
         self.settings, self.dataset = settings, dataset
         self.algorithm = make_algorithm(settings, dataset)  # checks everything once, with plain numbers
+        if settings["compute"]["store"] != "device":
+            found = settings["compute"]["store"]
+            raise ConfigError(f"compute.store: expected device in a benchmark or a sweep, found {found}")
         self.target_tu = heldout_targets(dataset)
         self.warm_i = warm_items(dataset.train_item, dataset.num_items)
         self.seconds = 0.0
