@@ -24,6 +24,7 @@ from fedvlr_jax.io.interrupt import Interrupt, Interrupted
 from fedvlr_jax.io.progress import Progress
 from fedvlr_jax.io.saving import Saver
 from fedvlr_jax.io.writers import MetricWriter
+from fedvlr_jax.memory import explained_memory
 from fedvlr_jax.mesh import agreed
 from fedvlr_jax.programs import Experiment, Programs, StateHolder
 from fedvlr_jax.schedule import Plan, Tally, make_plan, read_tally
@@ -56,11 +57,11 @@ def train(experiment: Experiment, workdir: pathlib.Path, *, interrupt: Interrupt
 
     Raises:
       ConfigError, CheckpointError: as `make_plan`, `identity.require_same_run` and `Checkpoints`.
-      TrainingError: if all clients of a round had to be dropped; the checkpoints stay as they are.
+      TrainingError: if all clients of a round had to be dropped, or memory runs out; the checkpoints stay as they are.
       Interrupted: after a signal, when the state has been saved.
     """
     plan = make_plan(experiment.settings)
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
+    with Checkpoints(workdir / "checkpoints") as checkpoints, explained_memory(experiment):
         identity = identity_of(experiment)
         record = checkpoints.record()
         if record is not None:

@@ -76,6 +76,34 @@ def test_rounds_in_stretches_equal_rounds_one_by_one(undisturbed):
     assert int(state.public.round) == int(trained.state.public.round) == tally["best_round"]
 
 
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nlong trace")],
+)
+def test_running_out_of_memory_names_the_largest_arrays_and_what_helps(monkeypatch, tmp_path, error):
+    def advance(self, state, num_rounds):
+        raise error
+
+    monkeypatch.setattr(Programs, "advance", advance)
+    with pytest.raises(TrainingError) as found:
+        train(toy_experiment(**SMALL), tmp_path)
+    message = str(found.value)
+    assert "public/D [" in message
+    assert "private/theta [" in message
+    assert "scores of an evaluation [" in message
+    assert "--config.compute.chunk" in message
+    assert "long trace" not in message
+
+
+def test_another_error_of_the_runtime_stays_what_it_is(monkeypatch, tmp_path):
+    def advance(self, state, num_rounds):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+    monkeypatch.setattr(Programs, "advance", advance)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+        train(toy_experiment(**SMALL), tmp_path)
+
+
 def test_the_clocks_run(undisturbed):
     tally = undisturbed[2].tally
     assert min(tally.seconds_train, tally.seconds_eval, tally.seconds_compile) > 0
