@@ -57,7 +57,7 @@ def train(experiment: Experiment, workdir: pathlib.Path, *, interrupt: Interrupt
 
     Raises:
       ConfigError, CheckpointError: as `make_plan`, `identity.require_same_run` and `Checkpoints`.
-      TrainingError: if all clients of a round had to be dropped, or memory runs out; the checkpoints stay as they are.
+      TrainingError: if all clients of a round had to be dropped, or memory ran out; the checkpoints stay.
       Interrupted: after a signal, when the state has been saved.
     """
     plan = make_plan(experiment.settings)
