@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pathlib
 import random
 import signal
 import time
 
 import pytest
-from commands import arguments, finish, results, start
+from commands import arguments, finish, results, run_here, start
 
 LONG = {"rounds": 6000, "eval__every": 50, "checkpoint__seconds": 0.05}
 
@@ -66,3 +68,34 @@ def test_a_run_killed_at_ten_random_moments_ends_with_the_same_bits(tmp_path):
     found, _, err = finish(start("train", *arguments(tmp_path / "killed", **long)), timeout=300)
     assert found == 0, err
     assert results(tmp_path / "killed") == results(tmp_path / "undisturbed")
+
+
+@pytest.mark.slow
+def test_a_run_with_states_on_disk_killed_at_random_moments_ends_with_the_same_bits(tmp_path):
+    long = LONG | {"rounds": 2000, "compute__store": "disk", "server__clients_per_round": 5}
+    found, _, err = finish(start("train", *arguments(tmp_path / "undisturbed", **long)), timeout=300)
+    assert found == 0, err
+    rng = random.Random(1)
+    for _ in range(4):
+        process = start("train", *arguments(tmp_path / "killed", **long))
+        assert wait_for_evaluation(process, tmp_path / "killed"), finish(process)[2]
+        time.sleep(rng.uniform(0.0, 0.3))
+        assert process.poll() is None, "the run ended before it could be killed four times"
+        process.kill()
+        finish(process)
+    found, _, err = finish(start("train", *arguments(tmp_path / "killed", **long)), timeout=300)
+    assert found == 0, err
+    assert results(tmp_path / "killed") == results(tmp_path / "undisturbed")
+
+
+def test_a_store_that_cannot_be_written_ends_with_code_2_and_one_message(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("fedvlr_jax.io.segments._pack_header", no_room)
+    flags = arguments(tmp_path, rounds=2, eval__every=2, compute__store="disk", server__clients_per_round=5)
+    assert run_here(monkeypatch, "train", *flags) == 2
+    (message,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert "expected room for" in message
+    assert "No space left on device; earlier checkpoints are intact" in message
+
+
+def no_room(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

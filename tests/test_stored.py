@@ -25,7 +25,14 @@ from fedvlr_jax.training import train
 DATASET = tiny_dataset()
 EVERYBODY = np.arange(DATASET.num_users)
 PLAIN = {"variant": "base", "compute__path": "picked", "server__clients_per_round": 5}
-RUN = PLAIN | {"rounds": 6, "eval__every": 2, "eval__patience": 0, "checkpoint__seconds": 0.0, "baselines": False}
+RUN = PLAIN | {
+    "seed": 1,
+    "rounds": 6,
+    "eval__every": 2,
+    "eval__patience": 0,
+    "checkpoint__seconds": 0.0,
+    "baselines": False,
+}
 CLOCKS = ("seconds_train", "seconds_eval", "seconds_compile")
 
 
@@ -132,10 +139,32 @@ def outcome(trained):
     return tally, [np.asarray(x).tobytes() for x in leaves]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def commits_rewrite():
+    """Lets a commit rewrite a store when it holds two states of one client, so that old files become useless."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fedvlr_jax.io.store.MAX_WASTE", 1.0)
+        yield
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("undisturbed")
-    return outcome(train(experiment("disk", **RUN), workdir)), workdir
+    trained = train(experiment("disk", **RUN), workdir)
+    assert trained.tally.best_round < trained.tally.round  # two checkpoints, two sets of segments
+    return outcome(trained), workdir, trained
+
+
+def test_a_run_ends_like_a_run_on_the_device(undisturbed, tmp_path):
+    stored, device = undisturbed[2], train(experiment("device", **RUN), tmp_path)
+    assert stored.tally.best_round == device.tally.best_round
+    assert stored.tally.best_value == pytest.approx(device.tally.best_value)
+    jax.tree.map(np.testing.assert_array_equal, stored.ranks, device.ranks)
+    for (part, bucket), (_, whole) in zip(stored.parts(), device.parts(), strict=True):
+        np.testing.assert_array_equal(bucket.user[bucket.user < DATASET.num_users], whole.user)
+        rows = jax.tree.map(lambda x, at=whole.user: x[at], device.state.private)
+        mine = jax.tree.map(lambda x, b=bucket: x[: (b.user < DATASET.num_users).sum()], part.private)
+        assert relative_difference(mine, rows) <= 1e-6
 
 
 def crash_after(monkeypatch, count: int) -> None:
@@ -161,7 +190,7 @@ def test_a_crash_changes_nothing(undisturbed, tmp_path, monkeypatch, store, coun
 
 
 def test_only_segments_of_the_latest_and_the_best_round_are_kept(undisturbed):
-    _, workdir = undisturbed
+    _, workdir, _ = undisturbed
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         kept = {entry["name"] for record in checkpoints.records() for entry in record["store"]["segments"]}
     assert {path.name for path in (workdir / "store").iterdir()} == kept
