@@ -26,13 +26,13 @@ def after(rounds: int, data=None, **overrides):
 
 
 PATHS = ("fused", "picked", "gathered")
-# Every host in every variant on one path, the paths in turn; private item tables have one path beside uploads.
+# Every host in two variants, the paths in turn; private item tables have one path beside uploads.
 CASES = [
-    ("fused" if host == "fedrap" else PATHS[(h + v) % 3], host, variant)
+    ("fused" if host == "fedrap" else PATHS[(h + v // 2) % 3], host, variant)
     for (h, host), (v, variant) in itertools.product(enumerate(HOST_NAMES), enumerate(VARIANT_NAMES))
+    if (h + v) % 2 == 0
 ]
-COVERING = [("fused", "fedavg", "base"), ("fused", "fedrap", "fedvlr"), ("picked", "fcf", "fedvlr")]
-COVERING += [("gathered", "fedncf", "fedvlr")]
+COVERING = [("fused", "fedavg", "base"), ("gathered", "fcf", "fedvlr"), ("fused", "fedrap", "base")]
 
 
 @pytest.mark.parametrize(("path", "host", "variant"), spread(CASES, COVERING))
@@ -122,7 +122,7 @@ def test_only_the_cohort_moves_and_its_private_state_persists():
 @pytest.mark.parametrize(
     ("path", "bad"),
     spread(
-        itertools.product(["fused", "picked", "gathered", "uploads"], [np.nan, np.inf]),
+        [("fused", np.nan), ("gathered", np.inf), ("picked", np.inf), ("uploads", np.nan)],
         [("fused", np.nan), ("gathered", np.inf)],
     ),
 )
