@@ -82,6 +82,7 @@ def measure(num_users: int, arguments: argparse.Namespace) -> dict[str, Any]:
         "population": num_users,
         "cohort": min(arguments.cohort, num_users),
         "round": statistics.median(stretches),
+        "stretches": stretches,
         **{name: statistics.median(values) for name, values in steps.items()},
         "peak_gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
         "gigabytes_on_disk": stored / 1e9,

@@ -35,7 +35,7 @@ from fedvlr_jax.types import Array, Bucket, ClientData, FedState, PrivateState, 
 
 T = TypeVar("T")
 
-DIRTY_BYTES = 256 << 20
+DIRTY_BYTES = 64 << 20
 """compute.store disk: states that wait in memory for the next segment file."""
 
 BLOCK_BYTES, BLOCK_CLIENTS = 64 << 20, 4096
