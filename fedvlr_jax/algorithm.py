@@ -12,6 +12,7 @@ import optax
 from jax.sharding import Mesh
 
 from fedvlr_jax import sampling
+from fedvlr_jax.chunks import PATHS
 from fedvlr_jax.costs import CostReport, cost_report
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.hosts import HOSTS
@@ -111,6 +112,7 @@ def build_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
     model = _make_model(settings, content, num_items)
     local = _local_settings(settings, num_items, settings["client"]["steps"])
     tuning = _local_settings(settings, num_items, max(model.host.tune_steps, 1))
+    _require_path(settings, model, local)
     server = settings["server"]
     server_optimizer = _choose(OPTIMIZERS, "server.optimizer", server["optimizer"])(server["lr"])
     clients_per_round = _cohort_size(server["clients_per_round"], num_users)
@@ -233,6 +235,19 @@ def _local_settings(settings: Mapping[str, Any], num_items: int, steps: int) -> 
         item_lr=client["item_lr"],
         condense=settings["compute"]["closed_form"] and client["optimizer"] == "sgd" and is_off(client["l2"]),
     )
+
+
+def _require_path(settings: Mapping[str, Any], model: Model, local: LocalSettings) -> None:
+    """Refuses a path that does not exist, or that cannot do what the host, the objective or the client needs."""
+    path = settings["compute"]["path"]
+    _choose({"auto": None, **PATHS}, "compute.path", path)
+    if local.move_items and path not in ("auto", "uploads"):
+        raise ConfigError(f"compute.path: client.move_items needs the path uploads (or auto), found {path}")
+    if path in ("picked", "gathered") and (local.objective.all_items or model.host.private_item_table):
+        raise ConfigError(
+            f"compute.path: {path} needs sampled items (objective bce or bpr) and no private item tables; "
+            f"found objective {settings['objective']}, host.name {settings['host']['name']}"
+        )
 
 
 def _choose(table: Mapping[str, Any], field: str, name: str) -> Any:

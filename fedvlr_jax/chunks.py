@@ -11,6 +11,7 @@ On all of them, a client whose loss, state or upload is not finite is left out, 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -25,15 +26,14 @@ from fedvlr_jax.types import Array, PrivateState, PyTree
 
 
 class Trained(NamedTuple):
-    """What a chunk of clients returns: stepped states, their summed contribution, and who survived."""
+    """What a chunk of clients returns: stepped states, their contribution (summed, or apart), and their losses."""
 
     local: Local
     contribution: Broadcast | Upload
-    finite_c: Array
     loss_c: Array
 
 
-def run_uploads(
+def run_clients(
     model: Model,
     settings: LocalSettings,
     broadcast: Broadcast,
@@ -41,45 +41,16 @@ def run_uploads(
     work_c: Work,
     alpha_c: Array,
     round_: Array,
+    *,
+    make_client: Callable = make_local_update,
 ) -> tuple[Trained, Array]:
-    """The specification: every client returns its own upload; one that is not finite is left out."""
-    return _run_clients(make_local_update(model, settings), broadcast, local_c, work_c, alpha_c, round_)
-
-
-def run_gathered(
-    model: Model,
-    settings: LocalSettings,
-    broadcast: Broadcast,
-    local_c: Local,
-    work_c: Work,
-    alpha_c: Array,
-    round_: Array,
-) -> tuple[Trained, Array]:
-    """As `run_uploads`, with uploads in which items may repeat."""
-    return _run_clients(make_gathered_update(model, settings), broadcast, local_c, work_c, alpha_c, round_)
-
-
-def _run_clients(
-    local_update: Callable, broadcast: Broadcast, local_c: Local, work_c: Work, alpha_c: Array, round_: Array
-) -> tuple[Trained, Array]:
+    """Every client returns an upload of its own, made by ``make_client``; one that is not finite is left out."""
+    local_update = make_client(model, settings)
     local_c, upload_c, loss_ca = jax.vmap(local_update, in_axes=(None, 0, 0, None))(
         broadcast, local_c, work_c, round_
     )
     finite_c = finite_rows((local_c, upload_c.rows, upload_c.head, loss_ca))
-    return Trained(local_c, upload_c, finite_c, jnp.mean(loss_ca, axis=1)), (alpha_c > 0) & finite_c
-
-
-def run_picked(
-    model: Model,
-    settings: LocalSettings,
-    broadcast: Broadcast,
-    local_c: Local,
-    work_c: Work,
-    alpha_c: Array,
-    round_: Array,
-) -> tuple[Trained, Array]:
-    """As `run_fused`, scoring only the rows of each step."""
-    return run_fused(model, settings, broadcast, local_c, work_c, alpha_c, round_, all_rows=False)
+    return Trained(local_c, upload_c, jnp.mean(loss_ca, axis=1)), (alpha_c > 0) & finite_c
 
 
 def run_fused(
@@ -93,40 +64,42 @@ def run_fused(
     *,
     all_rows: bool = True,
 ) -> tuple[Trained, Array]:
-    """Trains a chunk with shared rows; if a client is not finite, the chunk steps again without it."""
+    """Trains a chunk with shared rows, all of them or those of each step; clients that are not finite are left out.
+
+    If there is one, the chunk steps again without it.
+    """
     draw_c = work_c.draw
     if draw_c.negative_aln is not None:
         draw_c = draw_c._replace(negative_aln=jnp.swapaxes(draw_c.negative_aln, 0, 1))
     download, pull = download_of(model, broadcast.rows, broadcast.head, draw_c, jax.vmap(pool, in_axes=(None, 0, 0)))
     stepped, download, local_c, spread, finish = condense(model, settings, download, local_c, jax.vmap)
 
-    def run(alive_c: Array) -> tuple[Local, Download, Array, Array]:
+    def run(alive_c: Array) -> tuple[Local, Download, Array]:
         # A client that is left out must not get into the sums: zero times NaN is NaN.
         safe_c, pooled_c = _where(alive_c, (local_c, download.pooled_jd))
         at, weight_c = download._replace(pooled_jd=pooled_c), jnp.where(alive_c, alpha_c, 0.0)
         moved_c, total, loss_ac = _fused_steps(stepped, settings, at, safe_c, draw_c, weight_c, round_, all_rows)
-        return moved_c, total, finite_rows((moved_c, loss_ac.T)), jnp.mean(loss_ac, axis=0)
+        return moved_c, total, loss_ac
 
     def unfinished(carry: tuple) -> Array:
         return ~carry[0]
 
     def attempt(carry: tuple) -> tuple:
         _, alive_c, _ = carry
-        moved_c, total, finite_c, loss_c = run(alive_c)
-        good_c = alive_c & finite_c
+        moved_c, total, loss_ac = run(alive_c)
+        good_c = alive_c & finite_rows((moved_c, loss_ac.T))
         sum_finite = jnp.all(finite_rows(jax.tree.map(lambda x: x[None], total)))
         done = sum_finite & jnp.all(good_c == alive_c)
         # A sum that overflows although every client looks finite has no culprit: the chunk is left out whole.
         blame = sum_finite | jnp.any(good_c != alive_c)
-        return done, jnp.where(blame, good_c, False), (moved_c, total, finite_c, loss_c)
+        return done, jnp.where(blame, good_c, False), (moved_c, total, loss_ac)
 
     alive_c = alpha_c > 0
     empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(run, alive_c))
-    _, alive_c, (moved_c, total, finite_c, loss_c) = jax.lax.while_loop(
-        unfinished, attempt, (jnp.array(False), alive_c, empty)
-    )
+    start = (jnp.array(False), alive_c, empty)
+    _, alive_c, (moved_c, total, loss_ac) = jax.lax.while_loop(unfinished, attempt, start)
     total = total._replace(pooled_jd=_where(alive_c, spread(total.pooled_jd)))
-    return Trained(finish(moved_c), Broadcast(pull(total), total.head), finite_c, loss_c), alive_c
+    return Trained(finish(moved_c), Broadcast(pull(total), total.head), jnp.mean(loss_ac, axis=0)), alive_c
 
 
 def _fused_steps(
@@ -164,6 +137,15 @@ def _fused_steps(
         local_c,
         draw_c,
     )
+
+
+PATHS = {
+    "fused": run_fused,
+    "picked": functools.partial(run_fused, all_rows=False),
+    "gathered": functools.partial(run_clients, make_client=make_gathered_update),
+    "uploads": run_clients,
+}
+"""How a chunk of clients is trained, by the name in the config; all take and return the same."""
 
 
 def _where(keep_c: Array, tree: PyTree) -> PyTree:

@@ -18,7 +18,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from fedvlr_jax.errors import ConfigError
-from fedvlr_jax.types import Array, Bucket, ClientData, FedState, PyTree, Ranks
+from fedvlr_jax.types import NOWHERE, Array, Bucket, ClientData, FedState, PyTree, Ranks
 
 AXIS = "clients"
 
@@ -162,7 +162,7 @@ def _split_bucket(bucket: Bucket, num_users: int, num_items: int, mesh: Mesh) ->
     owned = [np.flatnonzero(user_b // share == k) for k in range(mesh.size)]
     width = max(slots.size for slots in owned)
     user = np.full((mesh.size, width), num_users, np.int32)
-    row = np.full((mesh.size, width), np.iinfo(np.int32).max, np.int32)
+    row = np.full((mesh.size, width), NOWHERE, np.int32)
     history = np.full((mesh.size, width, history_bl.shape[1]), num_items, np.int32)
     for k, slots in enumerate(owned):
         user[k, : slots.size], row[k, : slots.size] = user_b[slots], user_b[slots] - k * share

@@ -9,9 +9,7 @@ import jax
 import numpy as np
 
 from fedvlr_jax.data.buckets import Histories
-from fedvlr_jax.types import Bucket, PyTree
-
-_NOWHERE = np.iinfo(np.int32).max  # a row that is out of range in every table
+from fedvlr_jax.types import NOWHERE, Bucket, PyTree
 
 
 class Cohort(NamedTuple):
@@ -94,7 +92,7 @@ def _bucket(histories: Histories, ids: np.ndarray, row: np.ndarray, kind: int, s
     bucket = Bucket(
         user=np.full(size, histories.kind_u.size, np.int32),
         history=np.full((size, width), histories.num_items, np.int32),
-        row=np.full(size, _NOWHERE, np.int32),
+        row=np.full(size, NOWHERE, np.int32),
     )
     bucket.user[: row.size], bucket.row[: row.size] = users, row
     bucket.history[: row.size] = histories.padded(users, width)

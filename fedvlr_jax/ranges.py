@@ -74,15 +74,3 @@ def check_ranges(settings: Mapping[str, Any]) -> None:
         raise ConfigError(f"compute.store: expected device, host or disk, found {store!r}")
     if store != "device" and devices != 1:
         raise ConfigError(f"compute.devices: expected 1 with compute.store {store}, found {devices}")
-    path = settings["compute"]["path"]
-    if path not in ("auto", "fused", "picked", "gathered", "uploads"):
-        raise ConfigError(f"compute.path: expected auto, fused, picked, gathered or uploads, found {path!r}")
-    if settings["client"]["move_items"] and path in ("fused", "picked", "gathered"):
-        raise ConfigError(f"compute.path: client.move_items needs the path uploads (or auto), found {path}")
-    if path in ("picked", "gathered") and (
-        settings["objective"] not in ("bce", "bpr") or settings["host"]["name"] == "fedrap"
-    ):
-        raise ConfigError(
-            f"compute.path: {path} needs sampled items (objective bce or bpr) and no private item tables; "
-            f"found objective {settings['objective']}, host.name {settings['host']['name']}"
-        )

@@ -19,19 +19,13 @@ import optax
 from jax.sharding import Mesh
 
 from fedvlr_jax import sampling
-from fedvlr_jax.chunks import gather_local, run_fused, run_gathered, run_picked, run_uploads, scatter_local
+from fedvlr_jax.chunks import PATHS, gather_local, scatter_local
 from fedvlr_jax.client import Work, draw_work
 from fedvlr_jax.local_loss import LocalSettings
 from fedvlr_jax.mesh import over_devices
 from fedvlr_jax.model import Broadcast, Model
 from fedvlr_jax.server import Aggregate, add_uploads, empty_aggregate, make_server_step
-from fedvlr_jax.types import Array, Bucket, ClientData, FedState, PrivateState, RoundInfo
-
-_NOWHERE = jnp.iinfo(jnp.int32).max  # a row that is out of range in every table
-
-
-PATHS = {"fused": run_fused, "picked": run_picked, "gathered": run_gathered, "uploads": run_uploads}
-"""How a chunk of clients is trained, by the name in the config (`chunks.py`)."""
+from fedvlr_jax.types import NOWHERE, Array, Bucket, ClientData, FedState, PrivateState, RoundInfo
 
 
 class BucketPlan(NamedTuple):
@@ -39,7 +33,7 @@ class BucketPlan(NamedTuple):
 
     Attributes:
       chunk: clients at a time.
-      path: a name in `PATHS`.
+      path: a name in `chunks.PATHS`.
       touched_rows: on the uploads path, confine a client to the rows it touches.
     """
 
@@ -140,8 +134,8 @@ def _over_bucket(
         slot_c = k * chunk + jnp.arange(chunk)
         user_c = jnp.where(slot_c < count, bucket.user.at[slot_c].get(mode="fill", fill_value=num_users), num_users)
         history_cl = bucket.history.at[slot_c].get(mode="fill", fill_value=num_items)
-        row_c = bucket.place.at[slot_c].get(mode="fill", fill_value=_NOWHERE)
-        row_c = jnp.where(user_c < num_users, row_c, _NOWHERE)
+        row_c = bucket.place.at[slot_c].get(mode="fill", fill_value=NOWHERE)
+        row_c = jnp.where(user_c < num_users, row_c, NOWHERE)
         return train(Bucket(user_c, history_cl, row_c), user_c < num_users, private, total)
 
     return jax.lax.fori_loop(0, (count + chunk - 1) // chunk, body, (private, total))
@@ -175,7 +169,7 @@ def _make_chunk(
             cotangent = jax.tree.map(jnp.add, total.cotangent, trained.contribution)
         else:
             cotangent = add_uploads(total.cotangent, trained.contribution, alpha_c)
-        row_c = jnp.where(alive_c, clients.place, _NOWHERE)
+        row_c = jnp.where(alive_c, clients.place, NOWHERE)
         return scatter_local(private, row_c, work_c.ids_n, trained.local), Aggregate(
             cotangent,
             total.weight + jnp.sum(alpha_c),

@@ -25,6 +25,9 @@ from flax import struct
 Array = jax.Array
 PyTree = Any
 
+NOWHERE = np.iinfo(np.int32).max
+"""A row that is out of range in every table (`Bucket.row`)."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dataset:

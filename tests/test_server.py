@@ -9,6 +9,7 @@ import pytest
 from problems import client_data, settings, tiny_dataset
 
 from fedvlr_jax.algorithm import make_algorithm
+from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.planning import plan_buckets
 from fedvlr_jax.server import Aggregate, make_server_step
 from fedvlr_jax.types import PublicState
@@ -66,3 +67,17 @@ def test_paths_are_chosen_by_what_clients_touch(overrides, num_items, path, touc
     assert [p.chunk for p in plan] == [min(7, b.user.size) for b in buckets]
     for automatic in plan_buckets(algorithm.model, algorithm.local, buckets, num_items, path=chosen, chunk=0):
         assert 1 <= automatic.chunk <= dataset.num_users
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"compute__path": "fusde"}, "compute.path: expected one of auto, .*did you mean 'fused'"),
+        ({"compute__path": "picked", "client__move_items": True}, "move_items needs the path uploads"),
+        ({"compute__path": "gathered", "objective": "softmax"}, "gathered needs sampled items.*objective softmax"),
+        ({"compute__path": "picked", "host__name": "fedrap"}, "no private item tables.*host.name fedrap"),
+    ],
+)
+def test_a_path_that_cannot_be_is_refused(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        make_algorithm(settings(**overrides), tiny_dataset())
