@@ -125,7 +125,9 @@ def test_fields_that_do_not_exist_are_refused():
     assert jax.tree.structure(changed) == jax.tree.structure(TREE)
 
 
-def test_states_in_a_store_are_refused():
-    tree = TREE | {"compute": TREE["compute"] | {"store": "disk"}}
-    with pytest.raises(ConfigError, match=r"compute\.store: expected device in a benchmark or a sweep, found disk"):
+@pytest.mark.parametrize(("field", "found", "expected"), [("store", "disk", "device"), ("devices", 8, "1")])
+def test_clients_that_lie_in_several_places_are_refused(field, found, expected):
+    tree = TREE | {"compute": TREE["compute"] | {field: found}}
+    message = rf"compute\.{field}: expected {expected} in a benchmark or a sweep, found {found}"
+    with pytest.raises(ConfigError, match=message):
         MethodPrograms(tree, DATASET, CLIENTS)

@@ -47,10 +47,11 @@ class MethodPrograms:
 
     def __init__(self, settings: Mapping[str, Any], dataset: Dataset, clients: ClientData):
         self.settings, self.dataset = settings, dataset
+        for field, expected in (("store", "device"), ("devices", 1)):  # clients are not split over places here
+            found = settings["compute"][field]
+            if found != expected:
+                raise ConfigError(f"compute.{field}: expected {expected} in a benchmark or a sweep, found {found}")
         self.algorithm = make_algorithm(settings, dataset)  # checks everything once, with plain numbers
-        if settings["compute"]["store"] != "device":
-            found = settings["compute"]["store"]
-            raise ConfigError(f"compute.store: expected device in a benchmark or a sweep, found {found}")
         self.target_tu = heldout_targets(dataset)
         self.warm_i = warm_items(dataset.train_item, dataset.num_items)
         self.seconds = 0.0
