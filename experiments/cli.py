@@ -71,6 +71,12 @@ def run(
     return 0
 
 
+def define_resume(values: flags.FlagValues, what: str) -> None:
+    """The flag ``--resume`` of a command that goes on with what lies in its workdir."""
+    about = f"go on with the {what} in the workdir; --noresume deletes it and starts again"
+    flags.DEFINE_bool("resume", True, about, flag_values=values)
+
+
 def _define_config(values: flags.FlagValues, argv: list[str]) -> None:
     """The flag ``--config=FILE`` and its fields ``--config.FIELD=VALUE`` as they stand in `argv`."""
     config_flags.DEFINE_config_file(

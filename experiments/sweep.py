@@ -33,12 +33,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "vmap", "auto", "runs of one program side by side: on, off, or auto = on accelerators", flag_values=values
     )
-    flags.DEFINE_bool(
-        "resume",
-        True,
-        "go on with the sweep in the workdir; --noresume deletes it and starts again",
-        flag_values=values,
-    )
+    cli.define_resume(values, "sweep")
 
 
 def body(values: flags.FlagValues, interrupt: Interrupt) -> None:

@@ -24,12 +24,7 @@ def define(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_integer("num_processes", 1, "several processes: how many", flag_values=values)
     flags.DEFINE_integer("process_id", 0, "several processes: which one this is, from 0", flag_values=values)
-    flags.DEFINE_bool(
-        "resume",
-        True,
-        "go on with the run in the workdir; --noresume deletes it and starts again",
-        flag_values=values,
-    )
+    cli.define_resume(values, "run")
 
 
 def body(values: flags.FlagValues, interrupt: Interrupt) -> None:

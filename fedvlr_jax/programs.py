@@ -13,7 +13,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 
 from fedvlr_jax import prior
 from fedvlr_jax.algorithm import make_algorithm, parse_names
-from fedvlr_jax.data.buckets import make_client_data
+from fedvlr_jax.data.buckets import heldout_targets, make_client_data
 from fedvlr_jax.evaluation.metrics import warm_items
 from fedvlr_jax.evaluation.ranking import rank_all
 from fedvlr_jax.io.checkpoint import Checkpoints
@@ -142,28 +142,29 @@ class Programs(Compiling):
         _, dataset, clients, algorithm = experiment
         mesh = algorithm.mesh
         self.clients = place_clients(clients, dataset.num_users, dataset.num_items, mesh)
-        self._buckets = jax.tree.map(np.asarray, clients.buckets)  # of the whole state, wherever that lies
-        self.target_tu = np.stack([dataset.valid_item, dataset.test_item]).astype(np.int32)
+        self._buckets = clients.buckets  # of the whole state, wherever that lies
+        self.target_tu = heldout_targets(dataset)
         self.warm_i = warm_items(dataset.train_item, dataset.num_items)
         self.abstract_state = abstract(jax.eval_shape(algorithm.init, jax.random.key(0)), mesh)
+        self._places = jax.tree.map(lambda x: x.sharding, self.abstract_state)
         self._algorithm, self._eval_chunk, self._rank = algorithm, eval_chunk, None
         self._run: tuple[int, Run] | None = None
 
     def init(self, seed: int) -> PyTree:
         """The state before the first round."""
         words = replicate(np.asarray(jax.random.key_data(jax.random.key(seed))), self._algorithm.mesh)
-        shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state)
-        init = jax.jit(lambda words: self._algorithm.init(jax.random.wrap_key_data(words)), out_shardings=shardings)
+        init = jax.jit(
+            lambda words: self._algorithm.init(jax.random.wrap_key_data(words)), out_shardings=self._places
+        )
         return self._compile(init, words)(words)
 
     def run(self, num_rounds: int) -> Run:
         """``(state, clients) -> (state, RoundInfo [num_rounds])``; the state is donated."""
-        shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state)
         run = jax.jit(
             self._algorithm.run,
             static_argnames="num_rounds",
             donate_argnames="state",
-            out_shardings=(shardings, None),
+            out_shardings=(self._places, None),
         )
         return self._compile(run, self.abstract_state, self.clients, num_rounds=num_rounds)
 
@@ -209,7 +210,7 @@ class Programs(Compiling):
 
     def parts(self, state: PyTree) -> Iterator[tuple[FedState, Bucket]]:
         """See `StateHolder`."""
-        return ((state, bucket) for bucket in self._buckets)
+        return ((state, jax.tree.map(np.asarray, bucket)) for bucket in self._buckets)
 
     def commit(self) -> Mapping[str, Any]:
         """See `StateHolder`: all there is is in the state."""

@@ -24,7 +24,7 @@ from jax.sharding import SingleDeviceSharding
 from fedvlr_jax import sampling
 from fedvlr_jax.data.buckets import heldout_targets, make_histories
 from fedvlr_jax.evaluation.metrics import warm_items
-from fedvlr_jax.evaluation.ranking import rank_block
+from fedvlr_jax.evaluation.ranking import rank_block, unranked
 from fedvlr_jax.io.checkpoint import Checkpoints
 from fedvlr_jax.io.layout import Layout
 from fedvlr_jax.io.store import Store
@@ -169,14 +169,7 @@ class StoredPrograms(Compiling):
         target_tu = self._target_tu.copy()
         if hide_test:
             target_tu[1] = -1
-        item_tu = np.full((len(target_tu), self._num_users), -1, np.int32)
-        ranks = Ranks(
-            item=item_tu,
-            greater=np.zeros_like(item_tu),
-            tied=np.ones_like(item_tu),
-            constant=np.zeros(self._num_users, bool),
-            nonfinite=np.zeros(self._num_users, np.int32),
-        )
+        ranks = unranked(len(target_tu), self._num_users)
         scoring = self._publish(state, self._clients)
         for part, block in _ahead(self.parts(state)):
             target_tb = target_tu[:, block.user]

@@ -73,8 +73,7 @@ def _train(
     static, _ = split_point(points[keys[0][0]], TRACEABLE)
     settings = with_fields(method.settings, static)
     programs = _programs(task, settings, cache)
-    cost = programs.algorithm.cost
-    moved = (cost.bytes_down_per_client + cost.bytes_up_per_client) * programs.algorithm.clients_per_round / 1e6
+    moved = programs.megabytes_per_round
     runs = [Run(split_point(points[k], TRACEABLE)[1], seed) for k, seed in keys]
     outcomes = train_group(
         programs,
@@ -91,7 +90,13 @@ def _train(
             storage.save_failure(folder, config, outcome.failure)
             found[k, seed] = outcome.failure
         else:
-            result = _result(task, with_fields(method.settings, {**points[k], "seed": seed}), cost, outcome, moved)
+            result = _result(
+                task,
+                with_fields(method.settings, {**points[k], "seed": seed}),
+                programs.algorithm.cost,
+                outcome,
+                moved,
+            )
             storage.save(folder, config, result, outcome.ranks, outcome.curve)
             found[k, seed] = storage.find(folder, config)
     return found

@@ -67,6 +67,12 @@ class MethodPrograms:
         """10^6 bytes that move before the first round."""
         return 0.0 if self._prior is None else self._prior.weights.megabytes
 
+    @property
+    def megabytes_per_round(self) -> float:
+        """10^6 bytes that the clients of a round move, both directions, whole messages."""
+        cost = self.algorithm.cost
+        return (cost.bytes_down_per_client + cost.bytes_up_per_client) * self.algorithm.clients_per_round / 1e6
+
     def group(self, points: Sequence[Point], datasets: Sequence[Dataset] | None = None) -> Group:
         """A group of runs, one for each point; `datasets` gives every run features of its own."""
         names = points[0]

@@ -15,8 +15,7 @@ from fedvlr_jax.benchmark.task import Task
 from fedvlr_jax.data import fingerprint
 from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.errors import ConfigError
-from fedvlr_jax.io.files import read_json, write_json
-from fedvlr_jax.io.identity import differences
+from fedvlr_jax.io.identity import claim_workdir
 from fedvlr_jax.io.interrupt import Interrupt, Interrupted
 from fedvlr_jax.types import Dataset
 
@@ -104,17 +103,7 @@ def _require_same_benchmark(workdir: pathlib.Path, config: Mapping[str, Any], da
     }
     kept = {name: value for name, value in config.items() if name not in FREE} | {"train": train}
     identity = {"config": kept, "data": fingerprint(dataset)}
-    stored = read_json(workdir / "benchmark.json")
-    if stored is None:
-        if (workdir / "runs").exists() or (workdir / "result.json").exists():
-            raise ConfigError(f"--workdir={workdir} holds other runs, but no benchmark; choose another --workdir")
-        write_json(workdir / "benchmark.json", identity)
-        return
-    lines = differences(stored, identity, origin="stored")
-    if lines:
-        raise ConfigError(
-            f"--workdir={workdir} holds another benchmark:\n  " + "\n  ".join(lines) + "\nchoose another --workdir"
-        )
+    claim_workdir(workdir, "benchmark", identity, remedy="choose another --workdir")
 
 
 class _Clock:

@@ -80,19 +80,25 @@ def rank_all(score: Score, params: PyTree, buckets: Sequence[Bucket], target_tu:
         target_tc = target_tu.at[:, slots.user].get(mode="fill", fill_value=-1)
         return target_tc, *rank_chunk(score(params, slots), slots.history, target_tc)
 
-    ranks = Ranks(
-        item=jnp.full_like(target_tu, -1),
-        greater=jnp.zeros_like(target_tu),
-        tied=jnp.ones_like(target_tu),
-        constant=jnp.zeros(num_users, bool),
-        nonfinite=jnp.zeros(num_users, jnp.int32),
-    )
+    ranks = jax.tree.map(jnp.asarray, unranked(*target_tu.shape))
     for bucket in buckets:
         if bucket.user.shape[0]:
             chunks = _split(bucket, chunk, num_users)
             found = Ranks(*jax.lax.map(rank_slots, chunks))
             ranks = jax.tree.map(lambda all_, part, at=chunks.user: _scatter(all_, part, at), ranks, found)
     return ranks
+
+
+def unranked(num_splits: int, num_users: int) -> Ranks:
+    """What is said of users that were not ranked (NumPy): no item, nothing above it, tied with itself alone."""
+    shape = (num_splits, num_users)
+    return Ranks(
+        item=np.full(shape, -1, np.int32),
+        greater=np.zeros(shape, np.int32),
+        tied=np.ones(shape, np.int32),
+        constant=np.zeros(num_users, bool),
+        nonfinite=np.zeros(num_users, np.int32),
+    )
 
 
 def rank_block(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from fedvlr_jax.errors import CheckpointError
-from fedvlr_jax.io.files import json_ready
+from fedvlr_jax.errors import CheckpointError, ConfigError
+from fedvlr_jax.io.files import json_ready, read_json, write_json
 
 # Settings that may change between a checkpoint and its continuation: they decide how long a run goes on, where
 # its data lies (the fingerprint of the data decides whether it is the same), what is printed, and on how many devices
@@ -57,7 +58,7 @@ def require_same_run(record: Mapping[str, Any], settings: Mapping[str, Any], dat
     lines = [
         line
         for line in differences(record["settings"], settings)
-        if not any(_covers(free, line.split(":")[0]) for free in FREE_SETTINGS)
+        if not is_covered(line.split(":")[0], FREE_SETTINGS)
     ]
     lines += [f"data {line}" for line in differences(record["data"], data)]
     if lines:
@@ -68,8 +69,32 @@ def require_same_run(record: Mapping[str, Any], settings: Mapping[str, Any], dat
         )
 
 
-def _covers(free: str, name: str) -> bool:
-    return name.startswith(free) if free.endswith(".") else name == free
+def claim_workdir(workdir: pathlib.Path, kind: str, identity: Mapping[str, Any], *, remedy: str) -> None:
+    """Note in ``<kind>.json`` what the runs of a workdir are of, or refuse a workdir of something else.
+
+    Args:
+      workdir: a folder that exists.
+      kind: "benchmark" or "sweep".
+      identity: nested, everything that makes two of them the same.
+      remedy: what the user can do about another one.
+
+    Raises:
+      ConfigError: naming every field that differs, with both values; or runs that are of no `kind`.
+    """
+    stored = read_json(workdir / f"{kind}.json")
+    if stored is None:
+        if (workdir / "runs").exists() or (workdir / "result.json").exists():
+            raise ConfigError(f"--workdir={workdir} holds other runs, but no {kind}; choose another --workdir")
+        write_json(workdir / f"{kind}.json", identity)
+        return
+    lines = differences(stored, identity, origin="stored")
+    if lines:
+        raise ConfigError(f"--workdir={workdir} holds another {kind}:\n  " + "\n  ".join(lines) + f"\n{remedy}")
+
+
+def is_covered(name: str, free: Iterable[str]) -> bool:
+    """Whether a dotted name is among `free`, where a name ending in a dot stands for a whole group."""
+    return any(name.startswith(known) if known.endswith(".") else name == known for known in free)
 
 
 def _show(leaves: Mapping[str, Any], name: str) -> str:

@@ -14,8 +14,7 @@ from fedvlr_jax.benchmark.storage import Stored
 from fedvlr_jax.data import CONTROLS as FEATURES
 from fedvlr_jax.data import fingerprint, load_configured
 from fedvlr_jax.errors import ConfigError
-from fedvlr_jax.io.files import read_json, write_json
-from fedvlr_jax.io.identity import differences, flatten
+from fedvlr_jax.io.identity import claim_workdir, flatten, is_covered
 from fedvlr_jax.sweep.space import Point, Range, Sweep, seeds_of
 from fedvlr_jax.types import Dataset
 
@@ -111,20 +110,8 @@ def require_same_sweep(shelf: Shelf) -> None:
     Raises:
       ConfigError: naming every field that differs, with both values.
     """
-    workdir, identity = shelf.workdir, _identity(shelf.settings, shelf.sweep)
-    stored = read_json(workdir / "sweep.json")
-    if stored is None:
-        if (workdir / "runs").exists() or (workdir / "result.json").exists():
-            raise ConfigError(f"--workdir={workdir} holds other runs, but no sweep; choose another --workdir")
-        write_json(workdir / "sweep.json", identity)
-        return
-    lines = differences(stored, identity, origin="stored")
-    if lines:
-        raise ConfigError(
-            f"--workdir={workdir} holds another sweep:\n  "
-            + "\n  ".join(lines)
-            + "\nchoose another --workdir, or --noresume to delete that sweep and start again"
-        )
+    remedy = "choose another --workdir, or --noresume to delete that sweep and start again"
+    claim_workdir(shelf.workdir, "sweep", _identity(shelf.settings, shelf.sweep), remedy=remedy)
 
 
 def delete_sweep(workdir: pathlib.Path) -> None:
@@ -148,8 +135,4 @@ def _identity(settings: Mapping[str, Any], sweep: Sweep) -> dict[str, Any]:
 
 def _kept(settings: Mapping[str, Any], swept: Sequence[str]) -> dict[str, Any]:
     """The settings by dotted name that decide what a run computes, without the swept ones."""
-
-    def is_free(name: str) -> bool:
-        return any(name.startswith(free) if free.endswith(".") else name == free for free in FREE)
-
-    return {name: value for name, value in flatten(settings) if name not in swept and not is_free(name)}
+    return {name: value for name, value in flatten(settings) if name not in swept and not is_covered(name, FREE)}

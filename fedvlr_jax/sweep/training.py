@@ -84,7 +84,7 @@ class Trainer:
             programs,
             make_plan(programs.settings),
             [Run(traced(points[k]), seed) for k, seed in keys],
-            megabytes_per_round=_megabytes(programs),
+            megabytes_per_round=programs.megabytes_per_round,
             datasets=None if features == "real" else [FEATURES[features](programs.dataset, seed) for _, seed in keys],
             interrupt=self.interrupt,
         )
@@ -98,7 +98,7 @@ class Trainer:
         settings = self.shelf.settings_of({**point, "seed": key[1]})
         cost = programs.algorithm.cost
         result = make_result(settings, programs.dataset, cost, outcome.tally, outcome.ranks, None)
-        result |= {"best_valid": outcome.tally.best_value, "megabytes_per_round": _megabytes(programs)}
+        result |= {"best_valid": outcome.tally.best_value, "megabytes_per_round": programs.megabytes_per_round}
         storage.save(folder, config, result, outcome.ranks, outcome.curve)
 
     def _report(self, points: Sequence[Point], keys: Sequence[Key], outcomes: Sequence, seconds: float) -> None:
@@ -134,9 +134,3 @@ def require_vmap(vmap: str) -> None:
     """
     if vmap not in VMAP:
         raise ConfigError(f"--vmap={vmap}: expected one of {', '.join(VMAP)}")
-
-
-def _megabytes(programs: MethodPrograms) -> float:
-    """10^6 bytes a round, all clients, both directions."""
-    cost = programs.algorithm.cost
-    return (cost.bytes_down_per_client + cost.bytes_up_per_client) * programs.algorithm.clients_per_round / 1e6
