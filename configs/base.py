@@ -62,11 +62,12 @@ def get_config() -> ConfigDict:
     config.server.l2 = 0.0  # weight of 0.5 ||public parameters||^2
     config.server.init_scale = 0.1  # standard deviation of the initial D
 
-    config.compute = ConfigDict()  # speed and memory; the same results up to the order of summation
+    config.compute = ConfigDict()  # speed and memory; but for precision, the same results up to the order of sums
     config.compute.path = "auto"  # auto | fused | picked | gathered | uploads: fedvlr_jax/chunks.py
     config.compute.devices = 1  # devices that the clients are split over; 0 = all of all processes
     config.compute.store = "device"  # where private states of all clients lie: device | host | disk (in the workdir)
     config.compute.closed_form = True  # step the router in closed form where that is exact (client: sgd, l2 = 0)
+    config.compute.precision = "float32"  # bfloat16: rounds views and factors of products, not sums and states
     config.compute.chunk = 0  # clients computed at a time; 0 = as many as stay in cache
 
     config.data = ConfigDict()
@@ -96,6 +97,7 @@ def get_config() -> ConfigDict:
     config.eval.every = 10  # rounds between two evaluations; the last round is evaluated too
     config.eval.patience = 10  # evaluations without better validation NDCG@50 before stopping; 0 = never
     config.eval.chunk = 256  # users scored at once: chunk x items x 4 bytes of scores
+    config.eval.item_chunk = 0  # items scored at once (twice the work); 0 = all
 
     config.checkpoint = ConfigDict()
     config.checkpoint.seconds = 10.0  # least time between two periodic checkpoints

@@ -1,6 +1,8 @@
 """Compute the metrics of a run again from its best checkpoint, and compare them with its result.json.
 
-python experiments/evaluate.py --workdir=runs/KU-fcf-fedvlr-s0 [--data_dir=/where/the/data/is/now]
+python experiments/evaluate.py --workdir=runs/KU-fcf-fedvlr-s0 [--data_dir=/where/the/data/is/now] [--recommend=10]
+
+--recommend=K also writes recommendations.csv into the workdir: every user's K best items outside of the history.
 """
 
 import pathlib
@@ -17,6 +19,7 @@ def define(values: flags.FlagValues) -> None:
     """All flags."""
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
     flags.DEFINE_string("data_dir", None, "data root, if it is no longer where it was", flag_values=values)
+    flags.DEFINE_integer("recommend", 0, "write so many items for every user", lower_bound=0, flag_values=values)
 
 
 def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
@@ -37,7 +40,7 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
         settings["data"]["dir"] = values.data_dir
     dataset = load_configured(settings["data"], settings["seed"])
     experiment = make_experiment(settings, dataset)
-    result = evaluate_job(experiment, workdir)
+    result = evaluate_job(experiment, workdir, num_best=values.recommend)
     print(result_table(result, read_json(workdir / "baselines.json") or []))
     stored = read_json(workdir / "result.json")
     if stored is None:

@@ -42,11 +42,11 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     if values.coordinator:
         join_processes(values.coordinator, values.num_processes, values.process_id)
     settings = cli.plain_settings(values.config)
-    plan = make_plan(settings)
+    make_plan(settings)  # refuses bad values before any data is read
     dataset = load_configured(settings["data"], settings["seed"])
     algorithm = make_algorithm(settings, dataset)
     if settings["dry_run"]:
-        print(cost_table(dataset, algorithm.cost, eval_chunk=plan.eval_chunk))
+        print(cost_table(dataset, algorithm.cost, settings["eval"]))
         return
     name = f"{dataset.name}-{settings['host']['name']}-{settings['variant']}-s{settings['seed']}"
     workdir = prepare_workdir(pathlib.Path(values.workdir or f"runs/{name}"))

@@ -24,7 +24,7 @@ from fedvlr_jax.planning import plan_buckets
 from fedvlr_jax.ranges import check_ranges
 from fedvlr_jax.rounds import make_round
 from fedvlr_jax.router import ACTIVATIONS
-from fedvlr_jax.scoring import Scoring, router_weights, score_chunk
+from fedvlr_jax.scoring import Scoring, make_block_score, router_weights, score_chunk
 from fedvlr_jax.types import (
     Array,
     Bucket,
@@ -36,6 +36,7 @@ from fedvlr_jax.types import (
     PrivateState,
     PublicState,
     RoundInfo,
+    Score,
 )
 from fedvlr_jax.variants import VARIANTS
 
@@ -49,6 +50,9 @@ OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {
     "yogi": optax.yogi,
 }
 """Optimizers by the name in the config, for the server and for clients."""
+
+PRECISIONS = {"float32": None, "bfloat16": jnp.bfloat16}
+"""What item rows and the factors of products are rounded to, by the name in the config; None rounds nothing."""
 
 
 class Algorithm(NamedTuple):
@@ -65,7 +69,8 @@ class Algorithm(NamedTuple):
       cohort_words: ``(key, round) -> uint32 [passes, u]``; `sampling.cohort_ids` of it are whom `run` draws.
       scoring: ``(state, content[, prior]) -> params`` of `score`: publishes the current views once. Without a prior,
         a host that has one ranks by its trained logits alone.
-      score: ``(params, chunk) -> s_ci [c, i]``, the score function of evaluation.
+      score: ``(params, chunk) -> s_ci [c, i]``, the scores of all items.
+      rank_score: the same for ranking: some items at a time where ``eval.item_chunk`` says so.
       router_weights: ``(params, chunk) -> w_cj [c, j]``, or None for variants without a router.
       views: names of the fusion operators behind the router's weights, in the order of axis j; () without router.
       cost: sizes of the model and of its messages.
@@ -82,6 +87,7 @@ class Algorithm(NamedTuple):
     cohort_words: Callable[[Array, Array], Array]
     scoring: Callable[..., Scoring]
     score: Callable[[Scoring, Bucket], Array]
+    rank_score: Score
     router_weights: Callable[[Scoring, Bucket], Array] | None
     views: tuple[str, ...]
     cost: CostReport
@@ -163,6 +169,9 @@ def build_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
         used = None if model.host.combine is None else prior
         return Scoring(broadcast, state.private, state.key, state.public.round, used)
 
+    def score(params: Scoring, chunk: Bucket) -> Array:
+        return score_chunk(model, tuning, num_items, params, chunk)
+
     def weights(params: Scoring, chunk: Bucket) -> Array:
         return router_weights(model, num_items, params, chunk)
 
@@ -174,7 +183,8 @@ def build_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
         run_cohort=run_cohort,
         cohort_words=cohort_words,
         scoring=scoring,
-        score=lambda params, chunk: score_chunk(model, tuning, num_items, params, chunk),
+        score=score,
+        rank_score=make_block_score(model, tuning, num_items, settings["eval"]["item_chunk"]) or score,
         router_weights=None if model.variant.mix is None else weights,
         views=() if model.variant.mix is None else parse_names(settings["fusion"]["operators"]),
         cost=cost_report(init, model, content, num_users),
@@ -199,6 +209,7 @@ def _make_model(settings: Mapping[str, Any], content: Content, num_items: int) -
         raise ConfigError(f"objective: squared has its closed form in host fcf only, found {host_settings['name']}")
     options = {k: v for k, v in host_settings.items() if k != "name"}
     host = make_host(num_items, dim=fusion["dim"], init_scale=client["init_scale"], objective=objective, **options)
+    rounded = _choose(PRECISIONS, "compute.precision", settings["compute"]["precision"])
     make_variant = _choose(VARIANTS, "variant", settings["variant"])
     variant = make_variant(
         content,
@@ -211,8 +222,9 @@ def _make_model(settings: Mapping[str, Any], content: Content, num_items: int) -
         private_scale=client["init_scale"],
         activation=_choose(ACTIVATIONS, "fusion.activation", fusion["activation"]),
         own_tables=host.own_item_tables,
+        rounded=rounded,
     )
-    return make_model(host, variant, num_items, fusion["dim"])
+    return make_model(host, variant, num_items, fusion["dim"], rounded)
 
 
 def _local_settings(settings: Mapping[str, Any], num_items: int, steps: int) -> LocalSettings:

@@ -30,6 +30,7 @@ class Sum(nn.Module):
     heads: int
     present: tuple[bool, bool, bool]
     activation: Callable[[Array], Array] = nn.relu
+    dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, e_id: Array, v_id: Array, c_id: Array) -> Array:
@@ -43,12 +44,13 @@ class Mlp(nn.Module):
     heads: int
     present: tuple[bool, bool, bool]
     activation: Callable[[Array], Array] = nn.relu
+    dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, e_id: Array, v_id: Array, c_id: Array) -> Array:
         joint = jnp.concatenate([e_id, v_id, c_id], axis=-1)
-        hidden = self.activation(nn.Dense(2 * self.dim, name="hidden")(joint))
-        return nn.Dense(self.dim, name="out")(hidden)
+        hidden = self.activation(nn.Dense(2 * self.dim, dtype=self.dtype, name="hidden")(joint))
+        return nn.Dense(self.dim, dtype=self.dtype, name="out")(hidden)
 
 
 class Gate(nn.Module):
@@ -58,14 +60,15 @@ class Gate(nn.Module):
     heads: int
     present: tuple[bool, bool, bool]
     activation: Callable[[Array], Array] = nn.relu
+    dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, e_id: Array, v_id: Array, c_id: Array) -> Array:
         gated = [
-            x * nn.sigmoid(nn.Dense(self.dim, name=f"gate_{name}")(x))
+            x * nn.sigmoid(nn.Dense(self.dim, dtype=self.dtype, name=f"gate_{name}")(x))
             for name, x in zip(MODALITIES, (e_id, v_id, c_id), strict=True)
         ]
-        return nn.Dense(self.dim, name="out")(jnp.concatenate(gated, axis=-1))
+        return nn.Dense(self.dim, dtype=self.dtype, name="out")(jnp.concatenate(gated, axis=-1))
 
 
 class Attention(nn.Module):
@@ -79,15 +82,15 @@ class Attention(nn.Module):
     heads: int
     present: tuple[bool, bool, bool]
     activation: Callable[[Array], Array] = nn.relu
+    dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, e_id: Array, v_id: Array, c_id: Array) -> Array:
         tokens_imd = jnp.stack([e_id, v_id, c_id], axis=-2)
         present_m = jnp.asarray(self.present)
         mask_ihmm = jnp.broadcast_to(present_m, (tokens_imd.shape[0], 1, 3, 3))
-        attended_imd = nn.MultiHeadDotProductAttention(num_heads=self.heads, name="attention")(
-            tokens_imd, mask=mask_ihmm
-        )
+        attention = nn.MultiHeadDotProductAttention(num_heads=self.heads, dtype=self.dtype, name="attention")
+        attended_imd = attention(tokens_imd, mask=mask_ihmm)
         weight_m = present_m.astype(e_id.dtype) / sum(self.present)
         return jnp.einsum("m,imd->id", weight_m, attended_imd)
 
@@ -99,6 +102,7 @@ class _Single(nn.Module):
     heads: int
     present: tuple[bool, bool, bool]
     activation: Callable[[Array], Array] = nn.relu
+    dtype: jnp.dtype | None = None
     which: int = 0
 
     @nn.compact
@@ -154,6 +158,7 @@ def make_fusion(
     modalities: Sequence[str] = MODALITIES,
     init_scale: float = 0.1,
     activation: Callable[[Array], Array] = nn.relu,
+    rounded: jnp.dtype | None = None,
 ) -> Fusion:
     """Builds the views of `operators` over the modalities that are switched on and that the data has.
 
@@ -167,12 +172,14 @@ def make_fusion(
       modalities: subset of ("D", "V", "C"); one left out enters the operators as zeros (ablations w/o D, V, C).
       init_scale: standard deviation of the initial item-ID table D.
       activation: of operator `mlp`.
+      rounded: the type that the layers compute in (sums inside a product are float32); None for that of the
+        parameters. Parameters and views keep theirs.
 
     Raises:
       ConfigError: an unknown operator or modality, no modality left, or `heads` that do not divide `dim`.
     """
     present = _present(modalities, content)
-    shared = {"dim": dim, "heads": heads, "present": present, "activation": activation}
+    shared = {"dim": dim, "heads": heads, "present": present, "activation": activation, "dtype": rounded}
     modules = {name: FUSION_OPS[kind_of(name)](**shared) for name in _checked(operators)}
     if "attention" in map(kind_of, modules) and dim % heads:
         raise ConfigError(f"fusion.heads: expected a divisor of fusion.dim={dim}, found {heads}")
@@ -190,15 +197,18 @@ def make_fusion(
         return params
 
     def views(params: PyTree, content: Content) -> Array:
-        tokens = project_modalities(params, content, present)
-        return jnp.stack([m.apply(params["gamma"][name], *tokens) for name, m in modules.items()], axis=1)
+        tokens = project_modalities(params, content, present, rounded)
+        found = [m.apply(params["gamma"][name], *tokens) for name, m in modules.items()]
+        return jnp.stack([x.astype(params["D"].dtype) for x in found], axis=1)
 
     return Fusion(init, views, len(modules))
 
 
-def project_modalities(params: PyTree, content: Content, present: Sequence[bool]) -> tuple[Array, Array, Array]:
+def project_modalities(
+    params: PyTree, content: Content, present: Sequence[bool], rounded: jnp.dtype | None = None
+) -> tuple[Array, Array, Array]:
     """The three modality tokens e = D, v = V W_v + b_v, c = C W_c + b_c, each [i, d]; zeros where switched off."""
-    dense = nn.Dense(params["D"].shape[1])
+    dense = nn.Dense(params["D"].shape[1], dtype=rounded)
     e_id = params["D"] if present[0] else jnp.zeros_like(params["D"])
     v_id, c_id = (
         dense.apply(params["project"][letter], features) if on else jnp.zeros_like(e_id)

@@ -6,21 +6,32 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from fedvlr_jax.baselines import run_baselines
 from fedvlr_jax.data.buckets import make_buckets
 from fedvlr_jax.errors import CheckpointError
 from fedvlr_jax.io.checkpoint import Checkpoints, delete_folder
 from fedvlr_jax.io.environment import describe_environment
-from fedvlr_jax.io.files import json_ready, read_json, write_arrays, write_json
+from fedvlr_jax.io.files import json_ready, read_json, write_arrays, write_csv, write_json
 from fedvlr_jax.io.identity import require_same_run
 from fedvlr_jax.io.interrupt import Interrupt
 from fedvlr_jax.preferences import learned_preferences
 from fedvlr_jax.programs import Experiment
+from fedvlr_jax.recommendations import recommend
 from fedvlr_jax.results import make_result, rank_arrays
 from fedvlr_jax.schedule import make_plan, read_tally
 from fedvlr_jax.training import Trained, identity_of, rank_best, train
 
-OUTPUTS = ("config.json", "environment.json", "metrics.jsonl", "result.json", "baselines.json", "ranks.npz")
+OUTPUTS = (
+    "config.json",
+    "environment.json",
+    "metrics.jsonl",
+    "result.json",
+    "baselines.json",
+    "ranks.npz",
+    "recommendations.csv",
+)
 
 
 def run_job(
@@ -51,9 +62,18 @@ def run_job(
     return result, _baselines(experiment, workdir)
 
 
-def evaluate_job(experiment: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
-    """The result of the best checkpoint of a workdir, computed again; nothing is trained or written."""
-    return _result(experiment, rank_best(experiment, workdir))
+def evaluate_job(experiment: Experiment, workdir: pathlib.Path, *, num_best: int = 0) -> dict[str, Any]:
+    """The result of the best checkpoint of a workdir, computed again; nothing is trained.
+
+    Args:
+      experiment: what was trained on what.
+      workdir: where.
+      num_best: write every user's so many best items to recommendations.csv; 0 = none, nothing is written.
+    """
+    trained = rank_best(experiment, workdir)
+    if num_best:
+        _write_recommendations(experiment, trained, workdir / "recommendations.csv", num_best)
+    return _result(experiment, trained)
 
 
 def delete_run(workdir: pathlib.Path) -> None:
@@ -99,6 +119,22 @@ def _result(experiment: Experiment, trained: Trained) -> dict[str, Any]:
     if dataset.planted is not None:
         learned_um = learned_preferences(algorithm, trained.parts(), clients.content, dataset.num_users)
     return json_ready(make_result(settings, dataset, algorithm.cost, trained.tally, trained.ranks, learned_um))
+
+
+def _write_recommendations(experiment: Experiment, trained: Trained, path: pathlib.Path, k: int) -> None:
+    settings, dataset, clients, algorithm = experiment
+    item_uk, score_uk = recommend(
+        algorithm,
+        trained.parts(),
+        clients,
+        num_users=dataset.num_users,
+        num_items=dataset.num_items,
+        k=min(k, dataset.num_items),
+        chunk=settings["eval"]["chunk"],
+    )
+    user, place = np.nonzero(item_uk >= 0)
+    rows = zip(user, place + 1, item_uk[user, place], score_uk[user, place], strict=True)
+    write_csv(path, ("user", "rank", "item", "score"), ([x.item() for x in row] for row in rows))
 
 
 def _baselines(experiment: Experiment, workdir: pathlib.Path) -> list[dict[str, Any]]:

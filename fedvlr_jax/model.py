@@ -49,6 +49,8 @@ class Model(NamedTuple):
       publish: ``(public params, content) -> Broadcast``, differentiable: its pull-back is the server's gradient.
       penalty: ``(public params, round) -> []``, terms of D outside the views.
       host, variant: the parts.
+      rounded: the type that public item rows are rounded to when a client scores them, and with them the factors of
+        the products they enter; sums, states and cotangents keep theirs. None rounds nothing.
     """
 
     init_public: Callable[[Array], PyTree]
@@ -57,10 +59,11 @@ class Model(NamedTuple):
     penalty: Callable[[PyTree, Array], Array]
     host: Host
     variant: Variant
+    rounded: jnp.dtype | None = None
 
 
-def make_model(host: Host, variant: Variant, num_items: int, dim: int) -> Model:
-    """Joins a host and a variant over `num_items` items of width `dim`."""
+def make_model(host: Host, variant: Variant, num_items: int, dim: int, rounded: jnp.dtype | None = None) -> Model:
+    """Joins a host and a variant over `num_items` items of width `dim`; for `rounded` see `Model`."""
 
     def init_public(key: Array) -> PyTree:
         key_variant, key_host = jax.random.split(key)
@@ -83,7 +86,7 @@ def make_model(host: Host, variant: Variant, num_items: int, dim: int) -> Model:
     def penalty(params: PyTree, round_: Array) -> Array:
         return host.server_penalty(params["variant"].get("D", jnp.zeros((0, dim))), round_)
 
-    return Model(init_public, init_private, publish, penalty, host, variant)
+    return Model(init_public, init_private, publish, penalty, host, variant, rounded)
 
 
 def _default_float(params: PyTree) -> PyTree:
@@ -113,6 +116,8 @@ def item_rows(
     """The given rows as the client sees them: its router weights and its private rows attached."""
     mix = model.variant.mix
     w_j = None if mix is None else mix(private["variant"], download.pooled_jd)
+    if model.rounded is not None:
+        rows_b = jax.tree.map(lambda x: x.astype(model.rounded), rows_b)
     return ItemRows(rows_b.get("views"), w_j, rows_b, own_bd, offset_bd)
 
 

@@ -184,7 +184,7 @@ class Programs(Compiling):
                 return rank_over_devices(ranked, self._algorithm.mesh)(params, clients.buckets, target_tu)
 
             def ranked(params: PyTree, buckets: tuple[Bucket, ...], target_tu: Array) -> Ranks:
-                return rank_all(self._algorithm.score, params, buckets, target_tu, chunk=self._eval_chunk)
+                return rank_all(self._algorithm.rank_score, params, buckets, target_tu, chunk=self._eval_chunk)
 
             targets = replicate(self.target_tu, self._algorithm.mesh)
             self._rank = self._compile(jax.jit(rank), self.abstract_state, self.clients, targets)

@@ -56,6 +56,7 @@ def check_ranges(settings: Mapping[str, Any]) -> None:
         "prior.sharpness": 0,
         "compute.chunk": 0,
         "compute.devices": 0,
+        "eval.item_chunk": 0,
     }
     for field, low in at_least.items():
         section, name = field.split(".")

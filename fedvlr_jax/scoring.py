@@ -10,11 +10,12 @@ import jax.numpy as jnp
 from fedvlr_jax import sampling
 from fedvlr_jax.chunks import gather_local
 from fedvlr_jax.client import draw_work
+from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.local_loss import LocalSettings, make_loss
 from fedvlr_jax.losses import Draw
 from fedvlr_jax.model import Broadcast, Download, Model, item_rows, pool, score, take_rows
 from fedvlr_jax.stepping import Local, make_solve
-from fedvlr_jax.types import Array, Bucket, Prior, PrivateState, PyTree
+from fedvlr_jax.types import Array, BlockScore, Bucket, Prior, PrivateState, PyTree
 
 
 class Scoring(NamedTuple):
@@ -30,25 +31,87 @@ class Scoring(NamedTuple):
     prior: Prior | None = None
 
 
+class Ready(NamedTuple):
+    """A chunk of clients about to score: all that does not depend on which items they score.
+
+    Attributes:
+      private: private parameters [c, ...], solved where the host has closed-form user factors.
+      pooled_cjd: the whole history of each client by view, None for variants without a router.
+      tuned: ``(ids_cn, s_cn)``, rows that a host fine-tunes before scoring, and their scores; ids None means all
+        items in order. None for other hosts.
+    """
+
+    private: PyTree
+    pooled_cjd: Array | None
+    tuned: tuple[Array | None, Array] | None
+
+
 def score_chunk(model: Model, settings: LocalSettings, num_items: int, scoring: Scoring, chunk: Bucket) -> Array:
     """Logits of all items for a chunk of clients, [c, i]; each reads its whole train history.
 
     A host with closed-form user factors solves them first; a host that fine-tunes its own item rows does so first
     (with randomness that depends on the client only): `settings.objective` then draws ``tune_steps`` steps.
     """
+    s_ci = score_items(model, scoring, make_ready(model, settings, num_items, scoring, chunk))
+    return s_ci if scoring.prior is None else _with_prior(model, scoring.prior, chunk, s_ci)
+
+
+def make_ready(model: Model, settings: LocalSettings, num_items: int, scoring: Scoring, chunk: Bucket) -> Ready:
+    """The part of `score_chunk` that is done once, whatever items are scored."""
     local_c = gather_local(scoring.private, chunk.place, None)
     key_c = sampling.entity_keys(sampling.stream(scoring.key, sampling.TUNE), chunk.user)
 
-    def one(local: Local, history_l: Array, key: Array) -> Array:
+    def one(local: Local, history_l: Array, key: Array) -> Ready:
         private, download = _ready(model, num_items, scoring.broadcast, local, history_l)
-        items = item_rows(model, private, download, download.rows, private.get("own"))
-        s_i = score(model, private, download.head, items)
-        if not model.host.tune_steps:
-            return s_i
-        return _with_tuned_rows(model, settings, num_items, scoring, download, private, history_l, key, s_i)
+        tuned = None
+        if model.host.tune_steps:
+            tuned = _tuned_rows(model, settings, num_items, scoring, download, private, history_l, key)
+        return Ready(private, download.pooled_jd, tuned)
 
-    s_ci = jax.vmap(one)(local_c, chunk.history, key_c)
-    return s_ci if scoring.prior is None else _with_prior(model, scoring.prior, chunk, s_ci)
+    return jax.vmap(one)(local_c, chunk.history, key_c)
+
+
+def score_items(model: Model, scoring: Scoring, ready: Ready, first: Array | int = 0, size: int = 0) -> Array:
+    """Logits of the items ``first <= i < first + size``, [c, b], or of all items (size 0); without a prior."""
+
+    def some(x: Array) -> Array:
+        return jax.lax.dynamic_slice_in_dim(x, first, size) if size else x
+
+    rows = jax.tree.map(some, scoring.broadcast.rows)
+
+    def one(client: Ready) -> Array:
+        private, download = client.private, Download(rows, client.pooled_cjd, scoring.broadcast.head)
+        own = some(private["own"]) if "own" in private else None
+        s_b = score(model, private, download.head, item_rows(model, private, download, rows, own))
+        if client.tuned is None:
+            return s_b
+        ids_n, s_n = client.tuned
+        if ids_n is None:
+            return some(s_n)
+        return s_b.at[jnp.where(ids_n < first, s_b.size, ids_n - first)].set(s_n, mode="drop")
+
+    return jax.vmap(one)(ready)
+
+
+def make_block_score(model: Model, tuning: LocalSettings, num_items: int, size: int) -> BlockScore | None:
+    """`score_chunk` of `size` items at a time; None where that is all of them.
+
+    Raises:
+      ConfigError: for a host that needs the scores of all items.
+    """
+    if not 0 < size < num_items:
+        return None
+    if model.host.combine is not None:
+        raise ConfigError(
+            f"eval.item_chunk: expected 0 for a host that blends the scores of all items (host.name fedprior), "
+            f"found {size}"
+        )
+    return BlockScore(
+        prepare=lambda params, chunk: make_ready(model, tuning, num_items, params, chunk),
+        score=lambda params, ready, first: score_items(model, params, ready, first, size),
+        num_items=num_items,
+        size=size,
+    )
 
 
 def _with_prior(model: Model, prior: Prior, chunk: Bucket, s_ci: Array) -> Array:
@@ -82,7 +145,7 @@ def _ready(
     return solve(download, local.params, Draw(history_l, real_l, real_l, None)), download
 
 
-def _with_tuned_rows(
+def _tuned_rows(
     model: Model,
     settings: LocalSettings,
     num_items: int,
@@ -91,9 +154,8 @@ def _with_tuned_rows(
     private: PyTree,
     history_l: Array,
     key: Array,
-    s_i: Array,
-) -> Array:
-    """`s_i` with the scores of the rows that the client fine-tunes before scoring (PFedRec) replaced."""
+) -> tuple[Array | None, Array]:
+    """The rows that the client fine-tunes before scoring (PFedRec), and their scores; ids None means all items."""
     host = model.host
     work = draw_work(settings, num_items, history_l, key, touched_rows=True)
     rows = download.rows if work.ids_n is None else take_rows(download.rows, work.ids_n)
@@ -111,4 +173,4 @@ def _with_tuned_rows(
     zero_nd = jnp.zeros_like(rows["views"][:, 0])
     offset_nd, _ = jax.lax.scan(step, zero_nd, work.draw.negative_aln, length=host.tune_steps)
     s_n = score(model, private, at.head, item_rows(model, private, at, rows, private.get("own"), offset_nd))
-    return s_n if work.ids_n is None else s_i.at[work.ids_n].set(s_n, mode="drop")
+    return work.ids_n, s_n

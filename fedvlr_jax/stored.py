@@ -253,7 +253,7 @@ class StoredPrograms(Compiling):
 
         def rank(scoring: PyTree, private: PrivateState, block: Bucket, target_tb: Array) -> tuple[Array, ...]:
             params = scoring._replace(private=private)
-            return rank_block(self._algorithm.score, params, block, target_tb, num_chunks=num_chunks)
+            return rank_block(self._algorithm.rank_score, params, block, target_tb, num_chunks=num_chunks)
 
         size = block.user.shape[0]
         target_tb = jax.ShapeDtypeStruct((len(self._target_tu), size), jnp.int32)

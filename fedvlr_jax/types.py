@@ -16,6 +16,7 @@ Padding is always ``id == num_items`` (items) or ``id == num_users`` (users): su
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -168,3 +169,23 @@ class Ranks(NamedTuple):
     tied: Array
     constant: Array
     nonfinite: Array
+
+
+class BlockScore(NamedTuple):
+    """A score function that forms the scores of some items at a time, for catalogues of which all is too much.
+
+    Attributes:
+      prepare: ``(params, chunk) -> ready``, done once for a chunk of users.
+      score: ``(params, ready, first) -> s_cb``, the scores of the items ``first <= i < first + size``.
+      num_items: |I|.
+      size: items at a time, at most |I|.
+    """
+
+    prepare: Callable[[PyTree, Bucket], PyTree]
+    score: Callable[[PyTree, PyTree, Array], Array]
+    num_items: int
+    size: int
+
+
+Score = Callable[[PyTree, Bucket], Array] | BlockScore
+"""``(params, chunk) -> s_ci``, float32 scores of all items; or the same some items at a time."""

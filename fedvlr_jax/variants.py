@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.fusion import make_fusion
+from fedvlr_jax.hosts.host import product
 from fedvlr_jax.router import Condensed, Router, condense, condensed_weights, expand, start
 from fedvlr_jax.types import Array, Content, PyTree
 
@@ -80,9 +81,9 @@ def _base(
 
 
 def _mlp(
-    content: Content, num_items: int, *, dim: int, server_scale: float, modalities, heads, activation, **_
+    content: Content, num_items: int, *, dim: int, server_scale: float, modalities, heads, activation, rounded, **_
 ) -> Variant:
-    options = {"dim": dim, "heads": heads, "modalities": modalities, "init_scale": server_scale}
+    options = {"dim": dim, "heads": heads, "modalities": modalities, "init_scale": server_scale, "rounded": rounded}
     fusion = make_fusion(("mlp",), content, num_items, activation=activation, **options)
     return Variant(fusion.init, lambda params, content: {"views": fusion.views(params, content)}, _nothing)
 
@@ -116,7 +117,7 @@ def _vbpr(
     def init_private(key: Array) -> PyTree:
         return {"psi": private_scale * jax.random.normal(key, (dim,))}
 
-    return Variant(init_public, rows, init_private, bonus=lambda private, rows: rows["E"] @ private["psi"])
+    return Variant(init_public, rows, init_private, bonus=lambda private, rows: product(rows["E"], private["psi"]))
 
 
 def _fedvlr(
@@ -129,9 +130,10 @@ def _fedvlr(
     modalities,
     heads,
     activation,
+    rounded,
     **_,
 ) -> Variant:
-    options = {"dim": dim, "heads": heads, "modalities": modalities, "init_scale": server_scale}
+    options = {"dim": dim, "heads": heads, "modalities": modalities, "init_scale": server_scale, "rounded": rounded}
     fusion = make_fusion(operators, content, num_items, activation=activation, **options)
     router = Router(dim, fusion.num_views, activation)
     return Variant(

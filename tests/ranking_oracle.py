@@ -7,11 +7,30 @@ import math
 import pathlib
 import warnings
 
+import jax
 import numpy as np
+from hypothesis import strategies as st
 
 from fedvlr_jax import data
 from fedvlr_jax.data.features import unit_rows
 from fedvlr_jax.types import Bucket, Dataset
+
+NUM_ITEMS = 7
+SPECIAL = np.array([0.0, -0.0, 1.0, 1.0 + 2**-23, -3.5, 1e-40, -1e-40, np.nan, np.inf, -np.inf], np.float32)
+
+
+@st.composite
+def chunks(draw):
+    """Scores of three users with ties and special values, padded histories, held-out items or -1."""
+    pick = st.integers(0, len(SPECIAL) - 1)
+    scores_ci = SPECIAL[draw(st.lists(pick, min_size=3 * NUM_ITEMS, max_size=3 * NUM_ITEMS))].reshape(3, NUM_ITEMS)
+    history_cl, target_tc = np.full((3, 4), NUM_ITEMS, np.int32), np.full((2, 3), -1, np.int32)
+    for c in range(3):
+        items = draw(st.permutations(range(NUM_ITEMS)))
+        length = draw(st.integers(0, 4))
+        history_cl[c, :length] = sorted(items[:length])
+        target_tc[:, c] = [draw(st.sampled_from([-1, items[5]])), draw(st.sampled_from([-1, items[6]]))]
+    return scores_ci, history_cl, target_tc
 
 
 def one_bucket(dataset: Dataset) -> tuple[Bucket, ...]:
@@ -75,3 +94,15 @@ def load_real(folder: pathlib.Path) -> Dataset:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", data.DataWarning)
         return data.load(folder.name, folder.parent)
+
+
+def largest_array(jaxpr) -> int:
+    """Most elements of any array that a program makes, inner programs included."""
+    inner = [
+        getattr(leaf, "jaxpr", leaf)
+        for eqn in jaxpr.eqns
+        for leaf in jax.tree.leaves(eqn.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr"))
+        if hasattr(leaf, "eqns") or hasattr(leaf, "jaxpr")
+    ]
+    made = [math.prod(v.aval.shape) for eqn in jaxpr.eqns for v in eqn.outvars]
+    return max([*made, *map(largest_array, inner)])

@@ -169,6 +169,17 @@ def test_evaluate_reports_a_difference(monkeypatch, capsys, tmp_path, trained):
     assert "test.HR@50: result.json 0.123, now" in capsys.readouterr().out
 
 
+def test_evaluate_recommends_what_the_ranks_say(monkeypatch, tmp_path, trained):
+    shutil.copytree(trained, tmp_path / "copy")
+    assert run_here(monkeypatch, "evaluate", f"--workdir={tmp_path}/copy", "--recommend=5") == 0
+    rows = np.genfromtxt(tmp_path / "copy" / "recommendations.csv", delimiter=",", names=True)
+    assert len(rows) == 5 * TINY["data.synthetic.num_users"]
+    shown = {(int(row["user"]), int(row["item"])): int(row["rank"]) for row in rows}
+    with np.load(trained / "ranks.npz") as ranks:
+        for user, item, greater in zip(ranks["user"], ranks["item"], ranks["greater"], strict=True):
+            assert shown.get((user, item)) == (greater + 1 if greater < 5 else None)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [([], "--workdir is missing"), (["--workdir=/none"], "no config.json there"), (["--config=x"], "unknown flag")],

@@ -10,14 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import strategies as st
-from ranking_oracle import one_bucket, random_dataset, stand
+from ranking_oracle import NUM_ITEMS, chunks, largest_array, one_bucket, random_dataset, stand
 
 from fedvlr_jax.evaluation import ranking
 from fedvlr_jax.types import Bucket
-
-NUM_ITEMS = 7
-SPECIAL = np.array([0.0, -0.0, 1.0, 1.0 + 2**-23, -3.5, 1e-40, -1e-40, np.nan, np.inf, -np.inf], np.float32)
 
 rank_chunk = jax.jit(ranking.rank_chunk)
 rank_all = jax.jit(ranking.rank_all, static_argnames=("score", "chunk"))
@@ -34,20 +30,6 @@ def targets(dataset):
 
 def tied_scores(seed, num_users, num_items):
     return np.random.default_rng(seed).integers(0, 6, (num_users, num_items)).astype(np.float32)
-
-
-@st.composite
-def chunks(draw):
-    """Scores of three users with ties and special values, padded histories, held-out items or -1."""
-    pick = st.integers(0, len(SPECIAL) - 1)
-    scores_ci = SPECIAL[draw(st.lists(pick, min_size=3 * NUM_ITEMS, max_size=3 * NUM_ITEMS))].reshape(3, NUM_ITEMS)
-    history_cl, target_tc = np.full((3, 4), NUM_ITEMS, np.int32), np.full((2, 3), -1, np.int32)
-    for c in range(3):
-        items = draw(st.permutations(range(NUM_ITEMS)))
-        length = draw(st.integers(0, 4))
-        history_cl[c, :length] = sorted(items[:length])
-        target_tc[:, c] = [draw(st.sampled_from([-1, items[5]])), draw(st.sampled_from([-1, items[6]]))]
-    return scores_ci, history_cl, target_tc
 
 
 @hypothesis.given(chunks())
@@ -140,18 +122,6 @@ def test_scores_of_another_type_and_an_empty_chunk_are_refused():
         ranking.rank_chunk(jnp.zeros((1, 3), jnp.bfloat16), np.array([[3]]), np.array([[0]]))
     with pytest.raises(ValueError, match="at least 1 user, found 0"):
         ranking.rank_all(look_up, np.zeros((1, 3)), (), np.zeros((2, 1)), chunk=0)
-
-
-def largest_array(jaxpr) -> int:
-    """Most elements of any array that a program makes, inner programs included."""
-    inner = [
-        getattr(leaf, "jaxpr", leaf)
-        for eqn in jaxpr.eqns
-        for leaf in jax.tree.leaves(eqn.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr"))
-        if hasattr(leaf, "eqns") or hasattr(leaf, "jaxpr")
-    ]
-    made = [math.prod(v.aval.shape) for eqn in jaxpr.eqns for v in eqn.outvars]
-    return max([*made, *map(largest_array, inner)])
 
 
 def broadcast(score_i, slots):

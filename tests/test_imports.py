@@ -42,7 +42,7 @@ OUTSIDE = (
 RUN = (
     ("population",),
     ("programs",),
-    ("preferences", "results", "stored", "memory"),
+    ("preferences", "recommendations", "results", "stored", "memory"),
     ("training",),
     ("job", "benchmark", "theory"),
     ("sweep",),

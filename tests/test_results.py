@@ -120,6 +120,6 @@ def test_a_group_without_rows_is_a_dash():
 
 
 def test_the_cost_table_shows_shapes_and_totals():
-    table = cost_table(DATASET, toy_algorithm(DATASET, 0.1, 0).cost, eval_chunk=256)
+    table = cost_table(DATASET, toy_algorithm(DATASET, 0.1, 0).cost, {"chunk": 256, "item_chunk": 0})
     for part in ("tiny: 13 users, 40 items", "40x4", "160", "640", "estimated memory"):
         assert part in table

@@ -84,4 +84,4 @@ def toy_algorithm(dataset: Dataset, lr: float, dead_round: int) -> SimpleNamespa
         bytes_up_per_client=4 * num_items * DIM,
         bytes_state=8 * num_items * DIM + 4 * num_users * DIM,
     )
-    return SimpleNamespace(init=init, run=run, scoring=scoring, score=score, cost=cost, mesh=None)
+    return SimpleNamespace(init=init, run=run, scoring=scoring, score=score, rank_score=score, cost=cost, mesh=None)

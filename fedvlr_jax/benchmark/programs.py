@@ -113,7 +113,7 @@ class MethodPrograms:
         def rank(point: Point, clients: ClientData, state: PyTree, target_tu: Array) -> Ranks:
             algorithm = self._at(point)
             params = algorithm.scoring(state, clients.content, clients.prior)
-            return rank_all(algorithm.score, params, clients.buckets, target_tu, chunk=self._chunk)
+            return rank_all(algorithm.rank_score, params, clients.buckets, target_tu, chunk=self._chunk)
 
         target_mtu = jnp.asarray(np.broadcast_to(target_tu, (size, *target_tu.shape)))
         return jax.device_get(self._call("rank", rank, group, (state, target_mtu)))

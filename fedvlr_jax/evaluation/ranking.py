@@ -3,25 +3,27 @@
 The candidates of a user are all items except the user's train history: the held-out validation item is a
 candidate when the test item is ranked, and the other way round. A score that is not finite (NaN, +inf or
 -inf) counts as -inf, so that a diverged model cannot win, and is reported.
-
-Scores are compared as float32 bit patterns. A floating-point comparison inside XLA flushes subnormal
-numbers to zero on some backends, which would tie scores that differ.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedvlr_jax.types import Array, Bucket, PyTree, Ranks
+from fedvlr_jax.evaluation.candidates import (
+    EXCLUDED,
+    INFINITY,
+    block_candidates,
+    block_keys,
+    float32_scores,
+    order_key,
+)
+from fedvlr_jax.types import Array, BlockScore, Bucket, PyTree, Ranks, Score
 
-Score = Callable[[PyTree, Bucket], Array]
-
-_INFINITY = np.int32(0x7F800000)  # bits of +inf; every finite magnitude has smaller bits
-_EXCLUDED = np.iinfo(np.int32).min  # below every key, so an item of the history is never greater nor tied
+_WORST = np.iinfo(np.int32).max  # above every key
 
 
 def rank_chunk(scores_ci: Array, history_cl: Array, target_tc: Array) -> tuple[Array, Array, Array, Array]:
@@ -39,27 +41,25 @@ def rank_chunk(scores_ci: Array, history_cl: Array, target_tc: Array) -> tuple[A
     Raises:
       TypeError: if the scores are not float32 (a wider type would gain ties in the conversion).
     """
-    if scores_ci.dtype != jnp.float32:
-        raise TypeError(f"scores must be float32 [c, i], found {scores_ci.dtype} {scores_ci.shape}")
-    key_ci = _order_key(scores_ci)
+    key_ci = order_key(float32_scores(scores_ci))
     row_c1 = jnp.arange(key_ci.shape[0])[:, None]
-    candidate_ci = key_ci.at[row_c1, history_cl].set(_EXCLUDED, mode="drop")
+    candidate_ci = key_ci.at[row_c1, history_cl].set(EXCLUDED, mode="drop")
     greater_tc, tied_tc = jax.vmap(_stand, in_axes=(None, None, 0))(key_ci, candidate_ci, target_tc)
 
     # An excluded item is replaced by the best candidate, which moves neither the minimum nor the maximum.
     best_c1 = candidate_ci.max(axis=1, keepdims=True)
-    worst_c = jnp.where(candidate_ci == _EXCLUDED, best_c1, candidate_ci).min(axis=1)
-    return greater_tc, tied_tc, worst_c == best_c1[:, 0], (candidate_ci == -_INFINITY).sum(axis=1)
+    worst_c = jnp.where(candidate_ci == EXCLUDED, best_c1, candidate_ci).min(axis=1)
+    return greater_tc, tied_tc, worst_c == best_c1[:, 0], (candidate_ci == -INFINITY).sum(axis=1)
 
 
 def rank_all(score: Score, params: PyTree, buckets: Sequence[Bucket], target_tu: Array, *, chunk: int) -> Ranks:
     """Rank the held-out items of all users, `chunk` users at a time.
 
-    Pure and jit-able (``static_argnames=("score", "chunk")``); memory is bounded by chunk x num_items scores,
-    whatever the number of users.
+    Pure and jit-able (``static_argnames=("score", "chunk")``); memory is bounded by chunk x num_items scores (chunk
+    x size with a `BlockScore`), whatever the number of users.
 
     Args:
-      score: ``score(params, chunk) -> s_ci``, float32 scores of all items; rows of empty slots are ignored.
+      score: `Score`; what it says of empty slots is ignored.
       params: whatever `score` needs.
       buckets: the users and their train histories; every user stands in at most one slot.
       target_tu: int32 [t, u], held-out items (validation, test), -1 where a user has none.
@@ -78,7 +78,7 @@ def rank_all(score: Score, params: PyTree, buckets: Sequence[Bucket], target_tu:
 
     def rank_slots(slots: Bucket) -> tuple[Array, ...]:
         target_tc = target_tu.at[:, slots.user].get(mode="fill", fill_value=-1)
-        return target_tc, *rank_chunk(score(params, slots), slots.history, target_tc)
+        return target_tc, *_rank_slots(score, params, slots, target_tc)
 
     ranks = jax.tree.map(jnp.asarray, unranked(*target_tu.shape))
     for bucket in buckets:
@@ -119,7 +119,7 @@ def rank_block(
 
     def rank_slots(part: tuple[Bucket, Array]) -> tuple[Array, ...]:
         slots, target_ct = part
-        return rank_chunk(score(params, slots), slots.history, target_ct.T)
+        return _rank_slots(score, params, slots, target_ct.T)
 
     parts = jax.tree.map(lambda x: x.reshape(num_chunks, -1, *x.shape[1:]), (block, target_tb.T))
     greater, tied, constant, nonfinite = jax.lax.map(rank_slots, parts)
@@ -127,12 +127,52 @@ def rank_block(
     return *joined, constant.reshape(-1), nonfinite.reshape(-1)
 
 
-def _order_key(scores_ci: Array) -> Array:
-    """Integers ordered exactly as the finite float32 scores, 0.0 equal to -0.0; not finite is -inf."""
-    bits_ci = jax.lax.bitcast_convert_type(scores_ci, jnp.int32)
-    magnitude_ci = bits_ci & np.int32(0x7FFFFFFF)
-    key_ci = jnp.where(bits_ci < 0, -magnitude_ci, magnitude_ci)
-    return jnp.where(magnitude_ci >= _INFINITY, -_INFINITY, key_ci)
+def _rank_slots(score: Score, params: PyTree, slots: Bucket, target_tc: Array) -> tuple[Array, ...]:
+    if isinstance(score, BlockScore):
+        return _rank_in_blocks(score, params, slots, target_tc)
+    return rank_chunk(score(params, slots), slots.history, target_tc)
+
+
+def _rank_in_blocks(score: BlockScore, params: PyTree, slots: Bucket, target_tc: Array) -> tuple[Array, ...]:
+    """`rank_chunk` without ever holding the scores of more than ``score.size`` items.
+
+    Two passes, so that a held-out item is compared by the very score that its block gave it: the first picks the keys
+    of the held-out items, the second counts. The last block starts early enough to be whole; what of it belongs to
+    the block before is not counted again.
+    """
+    ready = score.prepare(params, slots)
+    num_blocks = -(-score.num_items // score.size)
+    outside_tc = jnp.any(slots.history[None] == target_tc[:, :, None], axis=-1)
+
+    def pick(k: Array, found_tc: Array) -> Array:
+        first, old, key_cb = block_keys(score, params, ready, k)
+        at_tc = target_tc - first
+        key_tc = jnp.take_along_axis(key_cb, jnp.clip(at_tc, 0, score.size - 1).T, axis=1).T
+        return jnp.where((at_tc >= old) & (at_tc < score.size), key_tc, found_tc)
+
+    def count(k: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        greater_tc, tied_tc, best_c, worst_c, nonfinite_c = carry
+        candidate_cb = block_candidates(slots.history, *block_keys(score, params, ready, k))
+        lowest_c = jnp.where(candidate_cb == EXCLUDED, _WORST, candidate_cb).min(axis=1)
+        return (
+            greater_tc + (candidate_cb[None] > key_tc[:, :, None]).sum(axis=-1),
+            tied_tc + (candidate_cb[None] == key_tc[:, :, None]).sum(axis=-1),
+            jnp.maximum(best_c, candidate_cb.max(axis=1)),
+            jnp.minimum(worst_c, lowest_c),
+            nonfinite_c + (candidate_cb == -INFINITY).sum(axis=1),
+        )
+
+    key_tc = jax.lax.fori_loop(0, num_blocks, pick, jnp.zeros(target_tc.shape, jnp.int32))
+    zero_tc, zero_c = jnp.zeros(target_tc.shape, jnp.int32), jnp.zeros(target_tc.shape[1], jnp.int32)
+    start = (zero_tc, zero_tc, zero_c + EXCLUDED, zero_c + _WORST, zero_c)
+    greater_tc, tied_tc, best_c, worst_c, nonfinite_c = jax.lax.fori_loop(0, num_blocks, count, start)
+    missing_tc = target_tc < 0
+    return (
+        jnp.where(missing_tc, 0, greater_tc),
+        jnp.where(missing_tc, 1, tied_tc + outside_tc),
+        (worst_c == best_c) | (best_c == EXCLUDED),
+        nonfinite_c,
+    )
 
 
 def _stand(key_ci: Array, candidate_ci: Array, target_c: Array) -> tuple[Array, Array]:
@@ -140,7 +180,7 @@ def _stand(key_ci: Array, candidate_ci: Array, target_c: Array) -> tuple[Array, 
     at_c1 = jnp.maximum(target_c, 0)[:, None]
     key_c1 = jnp.take_along_axis(key_ci, at_c1, axis=1)
     # A target inside the history is no candidate, but still one member of its own tie group.
-    outside_c1 = jnp.take_along_axis(candidate_ci, at_c1, axis=1) == _EXCLUDED
+    outside_c1 = jnp.take_along_axis(candidate_ci, at_c1, axis=1) == EXCLUDED
     greater_c = (candidate_ci > key_c1).sum(axis=1)
     tied_c = (candidate_ci == key_c1).sum(axis=1) + outside_c1[:, 0]
     return jnp.where(target_c < 0, 0, greater_c), jnp.where(target_c < 0, 1, tied_c)

@@ -20,7 +20,7 @@ def make(
     """User factor theta_u [d], no bias; `confidence` and `ridge` (lambda) matter for objective `squared` only."""
 
     def solve(theta: PyTree, head: PyTree, items: ItemRows, positive_i: Array) -> PyTree:
-        g_id = items.fused()
+        g_id = items.fused().astype(theta["w"].dtype)
         c_i = 1 + confidence * positive_i
         gram_dd = g_id.T @ (c_i[:, None] * g_id) + ridge * jnp.eye(dim)
         return {"w": jax.scipy.linalg.solve(gram_dd, g_id.T @ (c_i * positive_i), assume_a="pos")}

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fedvlr_jax.hosts.host import Host, ItemRows
+from fedvlr_jax.hosts.host import Host, ItemRows, product
 from fedvlr_jax.types import Array, PyTree
 
 
@@ -51,18 +51,19 @@ def make(num_items: int, *, dim: int, init_scale: float, **_) -> Host:
 
     def hidden(q_d: Array, head: PyTree, items: ItemRows) -> Array:
         """The MLP's last hidden layer, [b, d/4]."""
+        rounded = items.tables["Q"].dtype
         user_dh, item_dh = jnp.split(head["layer_0"]["kernel"], 2)
-        x_bh = items.tables["Q"] @ item_dh + (q_d @ user_dh + head["layer_0"]["bias"])[None]
+        x_bh = product(items.tables["Q"], item_dh) + (q_d @ user_dh + head["layer_0"]["bias"])[None]
         if items.views_bjd is not None:
             x_bh = x_bh + items.project(item_dh, shared=items.views_bjd.shape[0] == num_items)
         for name in ("layer_1", "layer_2"):
-            x_bh = nn.relu(x_bh) @ head[name]["kernel"] + head[name]["bias"][None]
+            x_bh = product(nn.relu(x_bh).astype(rounded), head[name]["kernel"]) + head[name]["bias"][None]
         return nn.relu(x_bh)
 
     def score(theta: PyTree, head: PyTree, items: ItemRows) -> Array:
         of_hidden, of_product = jnp.split(head["out"]["kernel"][:, 0], (dim // 4,))
         weight_d = theta["p"] * of_product
-        s_b = hidden(theta["q"], head, items) @ of_hidden + items.tables["P"] @ weight_d + head["out"]["bias"]
+        s_b = hidden(theta["q"], head, items) @ of_hidden + product(items.tables["P"], weight_d) + head["out"]["bias"]
         return s_b if items.views_bjd is None else s_b + items.dot(weight_d)
 
     return Host(

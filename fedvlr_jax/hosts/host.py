@@ -14,6 +14,20 @@ import jax.numpy as jnp
 from fedvlr_jax.types import Array, PyTree
 
 
+def product(rows: Array, weights: Array, contract: Callable[..., Array] = jnp.matmul) -> Array:
+    """``contract(rows, weights)`` in the type of the rows; from bfloat16 it is summed and returned in float32.
+
+    A score that were itself rounded to bfloat16 would tie with many others.
+    """
+    if rows.dtype != jnp.bfloat16:
+        return contract(rows, weights)
+    return contract(rows, weights.astype(rows.dtype), preferred_element_type=jnp.float32)
+
+
+def _mix(views_bjd: Array, w_j: Array, **options) -> Array:
+    return jnp.einsum("j,bjd->bd", w_j, views_bjd, **options)
+
+
 class ItemRows(NamedTuple):
     """The representation of the items to score, as one client sees them.
 
@@ -34,7 +48,7 @@ class ItemRows(NamedTuple):
 
     def fused(self) -> Array:
         """g_i of every row, [b, d] (design: sum_j w_uj F_j,i plus the client's own offset)."""
-        g_bd = self.views_bjd[:, 0] if self.w_j is None else jnp.einsum("j,bjd->bd", self.w_j, self.views_bjd)
+        g_bd = self.views_bjd[:, 0] if self.w_j is None else product(self.views_bjd, self.w_j, _mix)
         return g_bd if self.offset_bd is None else g_bd + self.offset_bd
 
     def dot(self, q_d: Array) -> Array:
@@ -44,7 +58,7 @@ class ItemRows(NamedTuple):
         matrix product [c, j d] x [j d, i].
         """
         q_jd = q_d[None, :] if self.w_j is None else jnp.einsum("j,d->jd", self.w_j, q_d)
-        s_b = self.views_bjd.reshape(self.views_bjd.shape[0], -1) @ q_jd.reshape(-1)
+        s_b = product(self.views_bjd.reshape(self.views_bjd.shape[0], -1), q_jd.reshape(-1))
         return s_b if self.offset_bd is None else s_b + self.offset_bd @ q_d
 
     def project(self, weight_dh: Array, *, shared: bool) -> Array:
@@ -54,8 +68,8 @@ class ItemRows(NamedTuple):
         that product is computed once. The value is the same.
         """
         if not shared or self.w_j is None:
-            return self.fused() @ weight_dh
-        g_bh = jnp.einsum("j,bjh->bh", self.w_j, self.views_bjd @ weight_dh)
+            return product(self.fused(), weight_dh)
+        g_bh = jnp.einsum("j,bjh->bh", self.w_j, product(self.views_bjd, weight_dh))
         return g_bh if self.offset_bd is None else g_bh + self.offset_bd @ weight_dh
 
 

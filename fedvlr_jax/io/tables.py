@@ -39,8 +39,8 @@ def result_table(result: Mapping[str, Any], baselines: Iterable[Mapping[str, Any
     return "\n".join(lines)
 
 
-def cost_table(dataset: Dataset, cost: Any, *, eval_chunk: int) -> str:
-    """The parameters, messages and estimated memory of a run, from shapes alone."""
+def cost_table(dataset: Dataset, cost: Any, evaluation: Mapping[str, Any]) -> str:
+    """The parameters, messages and estimated memory of a run, from shapes and ``config.eval`` alone."""
     rows = [("public", name, shape, size) for name, shape, size in _leaves(cost.public)]
     rows += [("private, each client", name, shape, size) for name, shape, size in _leaves(cost.private)]
     rows += [
@@ -48,7 +48,8 @@ def cost_table(dataset: Dataset, cost: Any, *, eval_chunk: int) -> str:
         ("private, each client", "total", "", cost.num_private_per_client),
     ]
     features = sum(x.nbytes for x in (dataset.V, dataset.C) if x is not None)
-    scores = 4 * min(eval_chunk, dataset.num_users) * dataset.num_items
+    item_chunk = min(evaluation["item_chunk"] or dataset.num_items, dataset.num_items)
+    scores = 4 * min(evaluation["chunk"], dataset.num_users) * item_chunk
     sizes = [
         ("down, each client and round", cost.bytes_down_per_client),
         ("up, each client and round", cost.bytes_up_per_client),

@@ -1,0 +1,54 @@
+"""The best items of every user, exactly, some items at a time if need be."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from fedvlr_jax.evaluation.candidates import EXCLUDED, block_candidates, block_keys, key_score
+from fedvlr_jax.types import Array, BlockScore, Bucket, PyTree, Score
+
+
+def top_items(score: Score, params: PyTree, slots: Bucket, *, num_items: int, k: int) -> tuple[Array, Array]:
+    """The k best candidates of a chunk of users: all items except the train history.
+
+    Pure and jit-able. A score that is not finite counts as -inf; among equal scores the lower id comes first.
+
+    Args:
+      score: `Score`; with a `BlockScore` memory is bounded by users x (size + k).
+      params: whatever `score` needs.
+      slots: users and their train histories.
+      num_items: |I|.
+      k: how many, at least 1.
+
+    Returns:
+      ``(item_ck, score_ck)``, int32 and float32 [c, k], best first; -1 and -inf where a user has fewer candidates.
+      Rows of empty slots mean nothing.
+
+    Raises:
+      ValueError: if `k` is not positive.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1 item, found {k}")
+    blocks = score if isinstance(score, BlockScore) else _one_block(score, num_items)
+    ready = blocks.prepare(params, slots)
+    num_users = slots.user.shape[0]
+
+    def merge(block: Array, best: tuple[Array, Array]) -> tuple[Array, Array]:
+        key_ck, item_ck = best
+        first, old, key_cb = block_keys(blocks, params, ready, block)
+        candidate_cb = block_candidates(slots.history, first, old, key_cb)
+        item_cb = jnp.broadcast_to((first + jnp.arange(blocks.size, dtype=jnp.int32))[None], candidate_cb.shape)
+        # top_k keeps the order of equal keys: earlier blocks hold lower ids and come first.
+        key_ck, at_ck = jax.lax.top_k(jnp.concatenate([key_ck, candidate_cb], axis=1), k)
+        return key_ck, jnp.take_along_axis(jnp.concatenate([item_ck, item_cb], axis=1), at_ck, axis=1)
+
+    none = jnp.full((num_users, k), EXCLUDED, jnp.int32), jnp.full((num_users, k), -1, jnp.int32)
+    key_ck, item_ck = jax.lax.fori_loop(0, -(-num_items // blocks.size), merge, none)
+    missing_ck = key_ck == EXCLUDED
+    return jnp.where(missing_ck, -1, item_ck), jnp.where(missing_ck, -jnp.inf, key_score(key_ck))
+
+
+def _one_block(score: Score, num_items: int) -> BlockScore:
+    """A function that scores all items, as a single block."""
+    return BlockScore(score, lambda params, s_ci, first: s_ci, num_items, num_items)
