@@ -160,7 +160,7 @@ def test_fcf_closed_form_solves_the_normal_equations_and_stops_moving():
         g_id, r_i = rng.normal(size=(30, 4)), (rng.random(30) < 0.2).astype(float)
         host = HOSTS["fcf"](30, dim=4, init_scale=0.1, objective="squared", confidence=3.0, ridge=0.5)
         items = ItemRows(jnp.asarray(g_id)[:, None], None, {})
-        theta = host.solve({"w": jnp.zeros(4)}, {}, items, jnp.asarray(r_i))
+        theta = jax.jit(host.solve)({"w": jnp.zeros(4)}, {}, items, jnp.asarray(r_i))
         c = np.diag(1 + 3 * r_i)
         expected = np.linalg.inv(g_id.T @ c @ g_id + 0.5 * np.eye(4)) @ g_id.T @ c @ r_i
         np.testing.assert_allclose(theta["w"], expected, rtol=1e-10)
@@ -170,7 +170,7 @@ def test_fcf_closed_form_solves_the_normal_equations_and_stops_moving():
             value = losses.make_squared_loss(3.0)(draw, host.score(theta, {}, items))
             return value + host.regulariser(theta, items, None, jnp.zeros(()))
 
-        assert np.abs(jax.grad(objective)(theta)["w"]).max() < 1e-12
+        assert np.abs(jax.jit(jax.grad(objective))(theta)["w"]).max() < 1e-12
 
 
 @pytest.mark.parametrize("w_j", [None, np.array([0.5, 0.2, 0.3])])
@@ -221,14 +221,15 @@ def test_router_weights_read_the_history_of_one_client():
     algorithm = make_algorithm(settings(), DATASET)
     state = jax.jit(algorithm.init)(jax.random.key(0))
     data = client_data(DATASET)
-    params = algorithm.scoring(state, data.content)
+    params = jax.jit(algorithm.scoring)(state, data.content)
     bucket = data.buckets[0]
-    w_cj = algorithm.router_weights(params, bucket)
+    weights = jax.jit(algorithm.router_weights)
+    w_cj = weights(params, bucket)
     assert w_cj.shape == (DATASET.num_users, 3)
     np.testing.assert_allclose(w_cj.sum(axis=1), 1, rtol=1e-5)
-    alone = algorithm.router_weights(params, Bucket(bucket.user[2:3], bucket.history[2:3]))
+    alone = weights(params, Bucket(bucket.user[2:3], bucket.history[2:3]))
     np.testing.assert_allclose(alone[0], w_cj[2], rtol=1e-5)
-    swapped = algorithm.router_weights(params, Bucket(bucket.user[2:3], bucket.history[3:4]))
+    swapped = weights(params, Bucket(bucket.user[2:3], bucket.history[3:4]))
     assert relative_difference(swapped[0], w_cj[2]) > 1e-4
 
 

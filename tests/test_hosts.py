@@ -104,27 +104,38 @@ def naive_penalty(host, public):
 
 def naive_round(host, variant, public, privates, dataset, draws, item_lr):
     """Algorithm 1: public parameters after the round, private ones of every client, mean loss, and update norm."""
-    gradient = jax.jit(jax.value_and_grad(lambda *args: naive_loss(host, variant, *args), (0, 1)))
+    gradient = jax.value_and_grad(lambda *args: naive_loss(host, variant, *args), (0, 1))
     rows = histories(dataset)
-    alpha = np.array([len(row) if host == "fedavg" else 1 for row in rows], float)
-    total, stepped, mean_loss = jax.grad(lambda p: naive_penalty(host, p))(public), [], 0
-    for u, private in enumerate(privates):
-        upload = jax.tree.map(jnp.zeros_like, public)
-        for a in range(STEPS):
+
+    @jax.jit
+    def client(public, private, *inputs, draws):
+        """The private parameters and the summed upload of one client, and its mean loss."""
+        upload, losses = jax.tree.map(jnp.zeros_like, public), []
+        for drawn in draws:
             at = optax.tree.add_scale(public, -item_lr, upload)
-            inputs = (jnp.asarray(dataset.V), jnp.asarray(dataset.C), rows[u], draws[u][a])
-            loss, (g_public, g_private) = gradient(at, private, *inputs)
-            mean_loss += alpha[u] / alpha.sum() * loss / STEPS
+            loss, (g_public, g_private) = gradient(at, private, *inputs, drawn)
             private = {
                 name: optax.tree.add_scale(x, -TABLE_LR if name == "own" else -LR, g_private[name])
                 for name, x in private.items()
             }
             if host == "pfedrec":
-                _, (g_public, _) = gradient(at, private, *inputs)
-            upload = optax.tree.add(upload, g_public)
-        total = optax.tree.add_scale(total, alpha[u] / alpha.sum(), upload)
-        stepped.append(private)
-    return optax.tree.add_scale(public, -SERVER_LR, total), stepped, mean_loss, optax.tree.norm(total)
+                _, (g_public, _) = gradient(at, private, *inputs, drawn)
+            upload, losses = optax.tree.add(upload, g_public), [*losses, loss]
+        return private, upload, sum(losses) / STEPS
+
+    @jax.jit
+    def server(public, uploads):
+        total = jax.grad(lambda p: naive_penalty(host, p))(public)
+        for share, upload in zip(alpha / alpha.sum(), uploads, strict=True):
+            total = optax.tree.add_scale(total, share, upload)
+        return optax.tree.add_scale(public, -SERVER_LR, total), optax.tree.norm(total)
+
+    alpha = np.array([len(row) if host == "fedavg" else 1 for row in rows], float)
+    features = (jnp.asarray(dataset.V), jnp.asarray(dataset.C))
+    ends = [client(public, p, *features, rows[u], draws=draws[u]) for u, p in enumerate(privates)]
+    stepped, uploads, losses = zip(*ends, strict=True)
+    new_public, norm = server(public, uploads)
+    return new_public, stepped, np.dot(alpha, losses) / alpha.sum(), norm
 
 
 def draw_negatives(dataset, data, key):
@@ -198,10 +209,15 @@ def test_scores_equal_the_formulas_in_float64(host, variant):
         algorithm, state = set_up(dataset, host, variant, host__tune_steps=0)
         data, public = client_data(dataset), state.public.params
         score = jax.jit(lambda state, bucket: algorithm.score(algorithm.scoring(state, data.content), bucket))
+
+        @jax.jit
+        def naive(public, private, V, C, history):
+            g, bonus = naive_items(variant, public["variant"], private["variant"], V, C, history)
+            return naive_score(host, g, public["host"], private) + bonus
+
         for u, private in enumerate(clients_of(state.private.params, dataset)):
             history = histories(dataset)[u]
-            g, bonus = naive_items(variant, public["variant"], private["variant"], *data.content, history)
-            expected = naive_score(host, g, public["host"], private) + bonus
+            expected = naive(public, private, *data.content, history)
             found = score(state, data.buckets[0])[data.buckets[0].user.tolist().index(u)]
             np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
 
@@ -229,7 +245,7 @@ def test_pfedrec_scores_after_gradient_steps_on_its_own_rows(objective):
 
             rows = D
             for a in range(2):
-                rows = rows - 0.7 * jax.grad(loss)(rows, drawn[a, : len(history)].reshape(-1))
+                rows = rows - 0.7 * jax.jit(jax.grad(loss))(rows, drawn[a, : len(history)].reshape(-1))
             np.testing.assert_allclose(found[u], rows @ w + b, rtol=1e-10, atol=1e-12)
 
 

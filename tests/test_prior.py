@@ -137,7 +137,7 @@ def test_a_client_scores_with_its_own_history_newer_items_first():
 def scores(model_weight: float, data) -> np.ndarray:
     tree = settings(host__name="fedprior", variant="vbpr", host__model_weight=model_weight)
     algorithm = make_algorithm(tree, DATASET)
-    state = algorithm.init(jax.random.key(0))
+    state = jax.jit(algorithm.init)(jax.random.key(0))
     bucket = data.buckets[0]
     params = algorithm.scoring(state, data.content, data.prior)
     by_slot = np.asarray(jax.jit(algorithm.score)(params, bucket))

@@ -83,11 +83,12 @@ def test_a_client_alone_gives_the_upload_it_gives_among_others(touched_rows, obj
             assert relative_difference(alone, jax.tree.map(lambda x, c=c: x[c], together)) <= 1e-12
 
 
-@pytest.mark.parametrize(
-    ("host", "path"), spread(itertools.product(["fedavg", "fedrap"], ["fused", "uploads"]), [("fedavg", "fused")])
-)
-def test_layout_changes_nothing(host, path):
-    common = {"host__name": host, "compute__path": path, "server__clients_per_round": 7}
+LAYOUTS = [*itertools.product(["fedavg", "fedrap"], ["fedvlr"], ["fused", "uploads"]), ("fcf", "base", "fused")]
+
+
+@pytest.mark.parametrize(("host", "variant", "path"), spread(LAYOUTS, LAYOUTS[-1:]))
+def test_layout_changes_nothing(host, variant, path):
+    common = {"host__name": host, "variant": variant, "compute__path": path, "server__clients_per_round": 7}
     reference, _ = after(3, **common)
     shuffled = client_data(DATASET, order=np.random.default_rng(1).permutation(DATASET.num_users))
     other_buckets = client_data(DATASET, widths=(2, 5, 16))
@@ -155,7 +156,7 @@ def test_a_round_of_only_broken_clients_leaves_the_model_alone():
     chex.assert_trees_all_equal(new.public.params, state.public.params)
 
 
-@pytest.mark.parametrize("host", ["fedavg", "fedncf"])
+@pytest.mark.parametrize("host", ["fedavg", pytest.param("fedncf", marks=pytest.mark.slow)])
 def test_moving_items_coincides_with_algorithm_1_for_one_local_step(host):
     common = {"host__name": host, "client__steps": 1, "compute__path": "uploads", "client__item_lr": 0.7}
     fixed, _ = after(2, **common)

@@ -65,7 +65,7 @@ def test_sixteen_points_end_in_the_states_of_their_own_runs():
     for k, point in enumerate(points):
         algorithm = make_algorithm(with_fields(tree, point), dataset)
         run = jax.jit(algorithm.run, static_argnames="num_rounds")
-        own, _ = run(algorithm.init(jax.random.key(3)), clients, num_rounds=4)
+        own, _ = run(jax.jit(algorithm.init)(jax.random.key(3)), clients, num_rounds=4)
         assert relative_difference(_numbers(states, k), _numbers(own)) < TOLERANCE, point
         assert relative_difference(_numbers(states, k - 1), _numbers(own)) > TOLERANCE  # the points do matter
 

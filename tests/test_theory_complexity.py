@@ -65,6 +65,7 @@ def test_messages_count_views_and_touched_rows(settings):
         assert 0 < message.bytes_touched <= message.bytes_whole
 
 
+@pytest.mark.slow
 def test_the_command_without_measuring(monkeypatch, tmp_path, capsys):
     config = f"--config={ROOT}/configs/theory/complexity.py"
     flags = (config, f"--workdir={tmp_path}", "--config.measure=False")

@@ -35,8 +35,8 @@ def problem_of(**overrides) -> Problem:
 @pytest.mark.parametrize("objective", ["bce", "bpr"])
 def test_J_u_is_the_mean_of_the_stochastic_loss(objective):
     problem = problem_of(objective=objective, client__l2=0.1)
-    local, state = problem.local(1, ETA), problem.algorithm.init(jax.random.key(0))
-    broadcast = problem.model.publish(state.public.params, problem.data.content)
+    local, state = problem.local(1, ETA), jax.jit(problem.algorithm.init)(jax.random.key(0))
+    broadcast = jax.jit(problem.model.publish)(state.public.params, problem.data.content)
     bucket = problem.data.buckets[-1]
     user, history_l = bucket.user[0], bucket.history[0]
     private = jax.tree.map(lambda x: x[user], state.private.params)
@@ -49,7 +49,7 @@ def test_J_u_is_the_mean_of_the_stochastic_loss(objective):
         return loss(at, private, draw._replace(negative_aln=draw.negative_aln[0]))
 
     sample = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(1), 4000))
-    exact = problem.client_loss(broadcast, private, history_l, state.public.round)
+    exact = jax.jit(problem.client_loss)(broadcast, private, history_l, state.public.round)
     error = float(jnp.std(sample) / jnp.sqrt(sample.size))
     assert error > 0
     assert abs(float(jnp.mean(sample) - exact)) < 4 * error
@@ -59,7 +59,7 @@ def test_J_u_is_the_mean_of_the_stochastic_loss(objective):
 def test_the_probe_plays_the_round_that_the_library_plays(cohort, host):
     extra = {"host__name": host, "host__sparsity_weight": 0.0, "host__additive_weight": 0.0}
     problem = problem_of(server__l2=0.05, **extra)
-    state = problem.algorithm.init(jax.random.key(3))
+    state = jax.jit(problem.algorithm.init)(jax.random.key(3))
     found = jax.jit(make_probe(problem, STEPS, 2))(state, ETA, jnp.asarray(cohort))
     after = jax.jit(problem.round(STEPS, cohort, ETA))(state)
     moved = jax.tree.map(lambda a, b: (a - b).ravel(), state.public.params, after.public.params)
@@ -76,12 +76,12 @@ def test_the_probe_plays_the_round_that_the_library_plays(cohort, host):
 
 def test_the_probe_at_one_step_is_exact_where_the_lemmas_are_equalities():
     problem = problem_of()
-    state = problem.algorithm.init(jax.random.key(0))
+    state = jax.jit(problem.algorithm.init)(jax.random.key(0))
     found = jax.jit(make_probe(problem, 1, 1))(state, ETA, jnp.asarray(13))
     np.testing.assert_allclose(found.drift_au, ETA**2 * found.moment_au, rtol=1e-9)
     np.testing.assert_allclose(found.bias_u, 0, atol=1e-20)
     np.testing.assert_allclose(found.sampling, 0, atol=1e-20)
-    gradient = jax.grad(problem.total_loss(1))(
+    gradient = jax.jit(jax.grad(problem.total_loss(1)))(
         state.public.params, state.private.params, problem.data, state.public.round
     )
     gradient2 = sum(float(jnp.sum(x**2)) for x in jax.tree.leaves(gradient))
@@ -90,10 +90,11 @@ def test_the_probe_at_one_step_is_exact_where_the_lemmas_are_equalities():
 
 def test_the_curvature_is_that_of_the_dense_hessian():
     problem = problem_of(fusion__operators="sum", fusion__dim=2)
-    state = problem.algorithm.init(jax.random.key(0))
+    state = jax.jit(problem.algorithm.init)(jax.random.key(0))
     found = jax.jit(make_curvature(problem, problem.num_users, 300))(state, jax.random.key(1))
 
-    def largest(user, history_l) -> float:
+    @jax.jit
+    def largest(user, history_l):
         private = jax.tree.map(lambda x: x[user], state.private.params)
         at, unravel = jax.flatten_util.ravel_pytree((state.public.params, private))
 
@@ -102,10 +103,10 @@ def test_the_curvature_is_that_of_the_dense_hessian():
             broadcast = problem.model.publish(public, problem.data.content)
             return problem.client_loss(broadcast, private, history_l, state.public.round)
 
-        return float(jnp.max(jnp.abs(jnp.linalg.eigvalsh(jax.hessian(loss)(at)))))
+        return jnp.max(jnp.abs(jnp.linalg.eigvalsh(jax.hessian(loss)(at))))
 
     pairs = [(u, h) for bucket in problem.data.buckets for u, h in zip(bucket.user, bucket.history, strict=True)]
-    np.testing.assert_allclose(found.joint, max(largest(u, h) for u, h in pairs), rtol=1e-3)
+    np.testing.assert_allclose(found.joint, max(float(largest(u, h)) for u, h in pairs), rtol=1e-3)
     assert found.public <= found.joint * (1 + 1e-6)
     assert found.private <= found.joint * (1 + 1e-6)
 

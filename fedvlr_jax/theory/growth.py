@@ -82,6 +82,9 @@ def measure_growth(settings: Mapping[str, Any], report: Callable[[str], None] = 
             raise ConfigError(f"growth.grow: expected {', '.join(SIZES)}, found {size!r}")
         if len(set(values)) < 3:
             raise ConfigError(f"growth.grow.{size}: expected at least three values to fit, found {values}")
+        for point in (dict(growth["base"]) | {size: value} for value in values):
+            if point["n_s"] > point["U"]:
+                raise ConfigError(f"growth: expected n_s of at most |U| = {point['U']}, found {point['n_s']}")
     for size, values in growth["grow"].items():
         programs = [compile_point(settings, dict(growth["base"]) | {size: value}) for value in values]
         seconds = _time_in_turn(programs, growth["repeats"])
@@ -101,8 +104,6 @@ class Compiled(NamedTuple):
 
 def compile_point(settings: Mapping[str, Any], point: Mapping[str, int]) -> dict[str, Compiled]:
     """The programs of one point: server, clients, one client, round."""
-    if point["n_s"] > point["U"]:
-        raise ConfigError(f"growth: expected n_s of at most |U| = {point['U']}, found {point['n_s']}")
     growth = settings["growth"]
     dataset = random_dataset(point["U"], point["I"], growth["length"], growth["features"])
     algorithm = make_algorithm(_at(settings, point), dataset)
