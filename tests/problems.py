@@ -36,10 +36,14 @@ SMALL = {
 }
 
 
-def spread(cases: Iterable[tuple], fast: Iterable[tuple]) -> list:
-    """All cases as pytest parameters; those that are not in `fast` carry the marker slow."""
+def spread(cases: Iterable[Any], fast: Iterable[Any]) -> list:
+    """All cases (tuples, or values of one argument) as parameters of a test; those not in `fast` are marked slow."""
     fast = set(fast)
-    return [case if case in fast else pytest.param(*case, marks=pytest.mark.slow) for case in cases]
+
+    def slow(case: Any) -> Any:
+        return pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow)
+
+    return [case if case in fast else slow(case) for case in cases]
 
 
 def settings(**overrides: Any) -> dict[str, Any]:

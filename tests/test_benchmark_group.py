@@ -58,6 +58,7 @@ def test_a_run_equals_the_training_command_with_the_same_settings(programs, tmp_
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_a_host_with_a_prior_ranks_as_in_the_training_command(tmp_path):
     tree = settings(host__name="fedprior", variant="base", rounds=4, eval__every=2, server__lr=1.0)
     plain = train(make_experiment(tree, DATASET), tmp_path)

@@ -50,7 +50,7 @@ def test_a_signal_saves_says_how_to_go_on_and_the_run_ends_with_the_same_bits(tm
 
 @pytest.mark.slow
 def test_a_run_killed_at_ten_random_moments_ends_with_the_same_bits(tmp_path):
-    long = LONG | {"rounds": 100_000}
+    long = LONG | {"rounds": 40_000}
     found, _, err = finish(start("train", *arguments(tmp_path / "undisturbed", **long)), timeout=300)
     assert found == 0, err
     rng, kills = random.Random(0), 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 import pytest
-from problems import client_data, relative_difference, settings, tiny_dataset
+from problems import client_data, relative_difference, settings, spread, tiny_dataset
 
 from fedvlr_jax.algorithm import make_algorithm
 
@@ -19,10 +19,10 @@ def after(rounds: int, **overrides):
     return run(jax.jit(algorithm.init)(jax.random.key(0)), client_data(DATASET), rounds), algorithm.local
 
 
-SLOW = [pytest.param(*case, marks=pytest.mark.slow) for case in (("fedrap", "uploads"), ("fedncf", "picked"))]
+CASES = [("fcf", "gathered"), ("pfedrec", "fused"), ("fedrap", "uploads"), ("fedncf", "picked")]
 
 
-@pytest.mark.parametrize(("host", "path"), [("fcf", "gathered"), ("pfedrec", "fused"), *SLOW])
+@pytest.mark.parametrize(("host", "path"), spread(CASES, [("pfedrec", "fused")]))
 def test_closed_form_equals_plain_steps(host, path):
     with jax.enable_x64(True):
         common = {"host__name": host, "compute__path": path}
@@ -37,7 +37,8 @@ def test_closed_form_equals_plain_steps(host, path):
             assert relative_difference(a, b) <= 1e-12
 
 
-@pytest.mark.parametrize("objective", ["softmax", pytest.param("bpr", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["softmax", "bpr"])
 def test_closed_form_equals_plain_steps_in_single_precision(objective):
     (plain, _), _ = after(3, compute__closed_form=False, objective=objective)
     (closed, _), _ = after(3, objective=objective)

@@ -16,7 +16,7 @@ from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.mesh import join_processes, make_mesh, padded_rows
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-FLAGS = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count"
+FLAGS = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count"
 
 SCRIPT = """
 import json, pathlib, sys

@@ -17,7 +17,7 @@ from fedvlr_jax.sweep.layout import lay_out, traced
 from fedvlr_jax.sweep.training import group_size
 
 RATES = {"server.lr": [0.003, 0.01, 0.03, 0.1], "client.lr": [0.05, 0.1, 0.3, 1.0]}
-SIZES = TINY | {"variant": "fedvlr", "fusion.operators": "sum,mlp", "rounds": 8, "eval.every": 4}
+SIZES = TINY | {"variant": "fedvlr", "fusion.operators": "gate", "rounds": 8, "eval.every": 4}
 TOLERANCE = 1e-4
 
 
@@ -58,7 +58,7 @@ def test_sixteen_points_end_in_the_states_of_their_own_runs():
     dataset = tiny_dataset()
     points = [{"server.lr": s, "client.lr": c} for s in RATES["server.lr"] for c in RATES["client.lr"]]
     (program,) = lay_out(points)
-    clients = make_client_data(dataset)
+    clients = make_client_data(dataset, min_length=16)
     programs = MethodPrograms(tree, dataset, clients)
     group = programs.group([traced(points[k]) for k in program.points])
     states, _ = programs.run(group, programs.init(group, [3] * 16), 4)
