@@ -81,10 +81,11 @@ def sample_negatives(key: Array, history_l: Array, num_items: int, steps: int, n
       steps, negatives: local steps A, and draws for each positive and step.
     """
     length = jnp.sum(history_l < num_items)
-    # The history leads the drawn shape: draws of the first positives then do not depend on the padding.
-    shape = (history_l.size, steps, negatives)
+    # The history leads the drawn shape: draws of the first positives then do not depend on the padding. They are one
+    # long axis until the end, because a CPU works through its last axis in vectors, and the few negatives are none.
     num_ranks = jnp.maximum(num_items - length, 1).astype(jnp.uint32)
-    rank_lan = _high_word(jax.random.bits(key, shape, jnp.uint32), num_ranks).astype(jnp.int32)
+    words = jax.random.bits(key, (history_l.size * steps * negatives,), jnp.uint32)
+    rank_r = _high_word(words, num_ranks).astype(jnp.int32)
     allowed_below_l = history_l - jnp.arange(history_l.size, dtype=history_l.dtype)
     allowed_below_l = jnp.where(history_l < num_items, allowed_below_l, num_items)
 
@@ -92,9 +93,9 @@ def sample_negatives(key: Array, history_l: Array, num_items: int, steps: int, n
         return rank + jnp.searchsorted(allowed_below_l, rank, side="right", method="scan_unrolled").astype(jnp.int32)
 
     # With more draws than items it is less work to map every rank once.
-    few = num_items < rank_lan.size
-    item_lan = item(jnp.arange(num_items, dtype=jnp.int32))[rank_lan] if few else item(rank_lan)
-    return jnp.swapaxes(item_lan, 0, 1)
+    few = num_items < rank_r.size
+    item_r = item(jnp.arange(num_items, dtype=jnp.int32))[rank_r] if few else item(rank_r)
+    return jnp.swapaxes(item_r.reshape(history_l.size, steps, negatives), 0, 1)
 
 
 def _high_word(a: Array, b: Array) -> Array:
