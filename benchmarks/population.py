@@ -1,6 +1,6 @@
 """Seconds and memory of rounds of one cohort size from ever larger populations, with private states on disk.
 
-    python benchmarks/population.py [--cohort=10000] [--populations=10000,100000,1000000] [--out=population.json]
+    python benchmarks/population.py [--cohort=10000] [--populations=10000,100000,1000000] [--out=FOLDER]
 
 fcf + fedvlr, bce, d = 16, 20,000 items, about 10 train items a client. Every population runs in a process of its
 own, so that its peak of resident memory is its own. `round` is the median over the rounds of a stretch in which
@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
-import resource
 import statistics
 import subprocess
 import sys
@@ -25,17 +24,19 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1]), str(pathlib.Path(__file__).resolve().parent)]
 
 import jax
+import measure
 import numpy as np
+from random_data import random_dataset
 
 from configs.base import get_config
 from fedvlr_jax.programs import make_experiment
 from fedvlr_jax.stored import Finished, StoredPrograms
-from fedvlr_jax.types import Dataset, FedState
+from fedvlr_jax.types import FedState
 
-COLUMNS = ("round", "draw", "fetch", "device", "write")
+STEPS = ("draw", "fetch", "device", "write")
 NUM_ITEMS, ITEMS_PER_CLIENT, DIM_FEATURES = 20_000, 10, 32
 
 
@@ -43,32 +44,31 @@ def main() -> None:
     """Measures every population in a process of its own, prints a table and writes JSON."""
     arguments = _parser().parse_args()
     if arguments.only:
-        print(json.dumps(measure(arguments.only, arguments)))
+        print(json.dumps(one_population(arguments.only, arguments)))
         return
     rows = []
     for size in map(int, arguments.populations.split(",")):
         command = [sys.executable, __file__, *sys.argv[1:], f"--only={size}"]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         rows.append(json.loads(done.stdout.splitlines()[-1]))
-        print(line(rows[-1]) if len(rows) > 1 else f"{header()}\n{line(rows[-1])}", flush=True)
-    print(f"\nlargest over smallest population: {rows[-1]['round'] / rows[0]['round']:.2f} times the seconds a round")
-    if arguments.out:
-        pathlib.Path(arguments.out).write_text(json.dumps(rows, indent=2) + "\n")
+        print(rows[-1], file=sys.stderr, flush=True)
+    name = "population_written" if arguments.written else "population"
+    measure.write_results(arguments.out, name, rows, {"arguments": vars(arguments)})
+    ratio = rows[-1]["round s"] / rows[0]["round s"]
+    print(f"largest over smallest population: {ratio:.2f} times the seconds a round")
 
 
-def measure(num_users: int, arguments: argparse.Namespace) -> dict[str, Any]:
+def one_population(num_users: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """One population: medians of seconds, and the peak of resident memory in GB, of this process."""
-    begin = time.perf_counter()
-    experiment = make_experiment(settings(arguments), synthetic(num_users))
-    made = time.perf_counter() - begin
+    num_rows = ITEMS_PER_CLIENT * num_users
+    dataset = random_dataset("random", num_users, NUM_ITEMS, num_rows, width=DIM_FEATURES, skew=0.3)
+    experiment = make_experiment(settings(arguments), dataset)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         programs = StoredPrograms(experiment, pathlib.Path(folder), eval_chunk=256)
         state = programs.init(0)
         if arguments.written:
             write_everybody(programs, num_users)
-        begin = time.perf_counter()
-        state, _ = programs.advance(state, 2)
-        first = time.perf_counter() - begin
+        state, _ = programs.advance(state, 2)  # compiles
         stretches = []
         for _ in range(arguments.repeats):
             begin = time.perf_counter()
@@ -80,14 +80,12 @@ def measure(num_users: int, arguments: argparse.Namespace) -> dict[str, Any]:
         stored = sum(path.stat().st_size for path in pathlib.Path(folder).iterdir())
     return {
         "population": num_users,
-        "cohort": min(arguments.cohort, num_users),
-        "round": statistics.median(stretches),
-        "stretches": stretches,
-        **{name: statistics.median(values) for name, values in steps.items()},
-        "peak_gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
-        "gigabytes_on_disk": stored / 1e9,
-        "seconds_data": made,
-        "seconds_compile_and_two_rounds": first,
+        "round s": statistics.median(stretches),
+        "from": min(stretches),
+        "to": max(stretches),
+        **{f"{name} s": statistics.median(values) for name, values in steps.items()},
+        "peak GB": measure.peak_gigabytes(),
+        "GB on disk": stored / 1e9,
     }
 
 
@@ -101,7 +99,7 @@ def write_everybody(programs: StoredPrograms, num_users: int) -> None:
 
 def one_by_one(programs: StoredPrograms, state: FedState, rounds: int) -> dict[str, list[float]]:
     """Seconds of every step of some rounds, none of which overlaps with another."""
-    seconds: dict[str, list[float]] = {name: [] for name in COLUMNS[1:]}
+    seconds: dict[str, list[float]] = {name: [] for name in STEPS}
 
     def timed(name: str, call: Callable, *args: Any) -> Any:
         begin = time.perf_counter()
@@ -128,38 +126,6 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
     return config.to_dict()
 
 
-def synthetic(num_users: int) -> Dataset:
-    """Random interactions of every client, 5 to 14 distinct items, and random features."""
-    rng = np.random.default_rng(0)
-    length_u = rng.integers(ITEMS_PER_CLIENT // 2, ITEMS_PER_CLIENT + ITEMS_PER_CLIENT // 2, num_users)
-    user = np.repeat(np.arange(num_users, dtype=np.int64), length_u)
-    pair = np.unique(user * NUM_ITEMS + rng.integers(0, NUM_ITEMS, user.size))
-    V, C = (rng.normal(size=(NUM_ITEMS, DIM_FEATURES)).astype(np.float32) for _ in range(2))
-    return Dataset(
-        name="random",
-        num_users=num_users,
-        num_items=NUM_ITEMS,
-        train_user=(pair // NUM_ITEMS).astype(np.int32),
-        train_item=(pair % NUM_ITEMS).astype(np.int32),
-        valid_item=rng.integers(0, NUM_ITEMS, num_users).astype(np.int32),
-        test_item=rng.integers(0, NUM_ITEMS, num_users).astype(np.int32),
-        V=V / np.linalg.norm(V, axis=1, keepdims=True),
-        C=C / np.linalg.norm(C, axis=1, keepdims=True),
-    )
-
-
-def header() -> str:
-    """The first line of the table."""
-    names = (*(f"{name} s" for name in COLUMNS), "peak GB", "disk GB")
-    return f"{'population':>10}" + "".join(f"{name:>10}" for name in names)
-
-
-def line(row: dict[str, Any]) -> str:
-    """One population as a line of the table."""
-    values = (*(row[name] for name in COLUMNS), row["peak_gigabytes"], row["gigabytes_on_disk"])
-    return f"{row['population']:>10}" + "".join(f"{value:>10.3f}" for value in values)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--populations", default="10000,100000,1000000", help="numbers of clients, a comma list")
@@ -169,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=int, default=3, help="stretches")
     parser.add_argument("--written", action="store_true", help="every client was trained before")
     parser.add_argument("--folder", default=".", help="where a temporary folder for the store is made")
-    parser.add_argument("--out", default="", help="a JSON file for the numbers")
+    parser.add_argument("--out", default=None, help="a folder for the table and its JSON")
     parser.add_argument("--only", type=int, default=0, help=argparse.SUPPRESS)
     return parser
 

@@ -12,9 +12,10 @@ from fedvlr_jax.errors import TrainingError
 from fedvlr_jax.programs import Experiment
 
 OPTIONS = (
-    "compute fewer clients at a time with --config.compute.chunk or --config.eval.chunk; make rows smaller with "
-    "--config.fusion.dim or --config.fusion.operators; keep private states outside with --config.compute.store=disk "
-    "and a cohort in --config.server.clients_per_round; or split clients with --config.compute.devices"
+    "compute fewer clients at a time with --config.compute.chunk or --config.eval.chunk, score fewer items at a time "
+    "with --config.eval.item_chunk; make rows smaller with --config.fusion.dim or --config.fusion.operators; keep "
+    "private states outside with --config.compute.store=disk and a cohort in --config.server.clients_per_round; or "
+    "split clients with --config.compute.devices"
 )
 
 

@@ -54,8 +54,11 @@ def test_every_statement_holds_and_the_files_say_so(monkeypatch, tmp_path, capsy
         rows = list(csv.DictReader(file))
     assert {row["statement"] for row in rows} == set(statements.STATEMENTS)
     assert all(row["holds"] == "True" for row in rows)
-    # A, eta, n_s; the bias (in two forms) has no row at A = 1; the theorem (in two forms) has one for every T.
-    assert len(rows) == 3 * 2 * 2 * 3 + 2 * (2 * 3) + 2 * (2 * 2 * 2 * 3)
+    # A, eta, n_s; the bias (in three forms) has no row at A = 1; the theorem (in two forms) has one for every T.
+    assert len(rows) == 3 * 2 * 2 * 3 + 3 * (2 * 3) + 2 * (2 * 2 * 2 * 3)
+    forms = (statements.LOCAL, statements.MIXED, statements.BIAS)  # from the sharpest to the loosest
+    ratios = [np.median([float(row["ratio"]) for row in rows if row["statement"] == form]) for form in forms]
+    assert ratios == sorted(ratios)
     with (tmp_path / "exponents.csv").open() as file:
         found = {row["name"]: float(row["value"]) for row in csv.DictReader(file)}
     assert abs(found["drift against eta"] - 2) < 0.1

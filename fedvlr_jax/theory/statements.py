@@ -16,12 +16,14 @@ SHARE_ROUNDING = 1e-6  # of a sampling variance relative to zeta^2
 LEVEL = 1e-5  # of the tests where both sides are expectations that are estimated over seeds
 
 DRIFT, BIAS, MIXED = "Lemma 1, drift", "Lemma 2, bias", "Lemma 2, bias, mixed constant"
+LOCAL = "Lemma 2, bias, constants of the state"
 MOMENT = "Lemma 3, second moment"
 SAMPLING, THEOREM, TELESCOPED = "sampling variance", "Theorem 1", "Theorem 1, measured gap"
 STATEMENTS = {
     DRIFT: "E||p^a - p^0||^2 <= a^2 eta^2 G^2",
     BIAS: "||mean gradient of a round - gradient at its start||^2 <= L^2 eta^2 G^2 (A-1)(2A-1)/6",
     MIXED: "the same with the Lipschitz constant of the public gradient in p alone in the place of L",
+    LOCAL: "the same with that constant, and G^2, as they are on the round's own steps instead of the whole grid",
     MOMENT: "E||aggregate / A||^2 <= (sqrt(||grad J||^2 + f zeta^2 + sigma^2/(n_s A)) + sqrt(bias))^2",
     SAMPLING: "E||mean of the cohort - mean of all||^2 = f zeta^2, f = (n - n_s) / (n_s (n - 1))",
     THEOREM: "(1/T) sum_t E[M_t] <= bound, with J >= 0",
@@ -97,6 +99,9 @@ def _rows(
     if steps > 1:
         for statement, bound in ((BIAS, bounds.bias), (MIXED, bounds.mixed_bias)):
             yield _worst(statement, place, grid, bias_k, np.full_like(bias_k, bound(eta, steps, c)))
+        local = c._replace(L_mixed=probe.quotient.T, G2=probe.moment_au.mean(axis=-1).max(axis=-1).T)
+        bias_ke = probe.bias_u.mean(axis=-1).T
+        yield _worst(LOCAL, place, grid, bias_ke, bounds.mixed_bias(eta, steps, local))
     moment_ek = bounds.second_moment(eta, steps, n, cohort, c, probe.gradient2, bounds.sampling_factor)
     yield _worst(
         MOMENT, place, grid, probe.aggregate2.mean(axis=0), moment_ek.mean(axis=0), probe.aggregate2 - moment_ek
