@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-export JAX_COMPILATION_CACHE_DIR ?= .cache/jax
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 
 .PHONY: train test test-slow clean

@@ -59,7 +59,6 @@ def run_here(monkeypatch, name: str, *flags: str) -> int:
 def start(name: str, *flags: str) -> subprocess.Popen:
     """Start ``experiments/<name>.py`` as a process, with the compilation cache of the tests."""
     cache = {
-        "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache/jax")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
     }

@@ -19,7 +19,9 @@ gc.set_threshold(200_000, 50, 50)  # tracing makes many objects and little garba
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache/jax")))
+# Absolute, since some tests change the folder they run in; for the processes that tests start as well.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / os.environ.get("JAX_COMPILATION_CACHE_DIR", ".cache/jax"))
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
