@@ -81,7 +81,9 @@ def _path(model: Model, settings: LocalSettings, step_rows: int, num_items: int,
     """The cheapest path for clients whose steps touch `step_rows` rows, with repetitions."""
     if settings.move_items:
         return "uploads"
-    if settings.objective.all_items or (model.host.linear and num_items <= DENSE_FACTOR * step_rows):
+    # Where a host's own work on a row outweighs reading it, as an MLP's does, fewer rows are less work on any path.
+    factor = DENSE_FACTOR if model.host.linear else 1
+    if settings.objective.all_items or num_items <= factor * step_rows:
         return "fused"
     if model.host.private_item_table:
         return "uploads"
