@@ -1,10 +1,10 @@
 """Ranking and recommending among very many items: all scores of a chunk of users at once, or some items at a time.
 
     python benchmarks/catalogue.py [--items=10000,100000,1000000] [--item-chunk=10000] [--users=256] [--repeats=3]
-        [--out=FOLDER]
+        [--tasks=rank,best] [--out=FOLDER]
 
 FCF + FedVLR, d = 16, random data without training. "at once" is `eval.item_chunk` 0, "in parts" the given number of
-items; both rank two held-out items of every user and find the 50 best. MB are the temporary arrays of the program.
+items. `rank` ranks two held-out items of every user, `best` finds the 50 best items. MB are the temporary arrays.
 Ranks of the two have to be equal, else the command fails; near-ties may then be the reason.
 """
 
@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--item-chunk", type=int, default=10_000)
     parser.add_argument("--users", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--tasks", default="rank,best")
     parser.add_argument("--out", default=None)
     arguments = parser.parse_args()
     rows = []
@@ -57,12 +58,14 @@ def _row(num_items: int, arguments: argparse.Namespace) -> dict[str, float]:
         algorithm, data = make_algorithm(config.to_dict(), dataset), jax.device_put(make_client_data(dataset))
         state = jax.jit(algorithm.init)(jax.random.key(0))
         params = jax.jit(algorithm.scoring)(state, data.content)
-        for task, function in _tasks(algorithm.rank_score, dataset).items():
-            program = jax.jit(function).lower(params, data.buckets).compile()
+        functions = _tasks(algorithm.rank_score, dataset)
+        for task in arguments.tasks.split(","):
+            program = jax.jit(functions[task]).lower(params, data.buckets).compile()
             sides[f"{task} {name}"] = lambda program=program, params=params, data=data: program(params, data.buckets)
             megabytes[f"{task} {name}"] = program.memory_analysis().temp_size_in_bytes / 1e6
-        ranks[name] = sides[f"rank {name}"]()
-    if not all(np.array_equal(a, b) for a, b in zip(*ranks.values(), strict=True)):
+        if "rank" in arguments.tasks:
+            ranks[name] = sides[f"rank {name}"]()
+    if ranks and not all(np.array_equal(a, b) for a, b in zip(*ranks.values(), strict=True)):
         raise SystemExit(f"{num_items} items: ranks at once and in parts differ")
     timing = measure.interleaved(sides, arguments.repeats)
     seconds = {f"{name}, s": timing[name].median for name in sides}

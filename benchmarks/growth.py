@@ -53,7 +53,7 @@ def main() -> None:
             milliseconds = np.array([at[f"{part} ms"] for at in found])
             value, half = np.array(VALUES[size]), len(found) // 2
             fit = {"size": size, "part": part, "exponent": slope(value, milliseconds)}
-            exponents.append(fit | {"upper half": slope(value[half - 1 :], milliseconds[half - 1 :])})
+            exponents.append(fit | {"upper half": slope(value[half:], milliseconds[half:])})
         print(rows[-len(found) :], exponents[-2:], file=sys.stderr, flush=True)
     measure.write_results(arguments.out, "growth", rows, {"exponents": exponents})
     measure.write_results(arguments.out, "growth_exponents", exponents, {})

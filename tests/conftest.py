@@ -25,6 +25,19 @@ jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
+LONG = {
+    "test_cli_signals",
+    "test_mesh",
+    "test_sweep_side_by_side",
+    "test_theory_complexity",
+    "test_theory_convergence",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files whose tests take a minute come first, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
 
 def real_data_folder(name: str) -> pathlib.Path:
     """The canonical folder of a real data set, or a skip that says how to provide it."""

@@ -87,10 +87,12 @@ def test_sixteen_points_side_by_side_equal_one_after_the_other(monkeypatch, tmp_
 
 
 @pytest.mark.slow
-def test_sixteen_points_side_by_side_equal_sixteen_training_commands(monkeypatch, tmp_path):
+def test_points_of_sixteen_side_by_side_equal_the_training_command(monkeypatch, tmp_path):
+    """Every third of them: the test of states above has all sixteen."""
     together = sweep(monkeypatch, tmp_path / "on", RATES, "--vmap=on")
     points = [{"server.lr": s, "client.lr": c} for s in RATES["server.lr"] for c in RATES["client.lr"]]
-    for k, point in enumerate(points):
+    assert len(together) == len(points) == 16
+    for k, point in [*enumerate(points)][::3]:
         require_equal(together[f"point{k}-seed0"], own_run(monkeypatch, tmp_path / str(k), point, 0))
 
 
