@@ -30,9 +30,13 @@ def block_candidates(history_cl: Array, first: Array, old: Array, key_cb: Array)
     """The keys of a block with the history, and what an earlier block had, excluded."""
     size = key_cb.shape[1]
     at_cl = jnp.where(history_cl < first, size, history_cl - first)
+    return without_history(jnp.where((jnp.arange(size) < old)[None], EXCLUDED, key_cb), at_cl)
+
+
+def without_history(key_cb: Array, at_cl: Array) -> Array:
+    """Keys with the columns `at_cl` of each row excluded; columns beyond the last are padding."""
     row_c1 = jnp.arange(key_cb.shape[0])[:, None]
-    candidate_cb = jnp.where((jnp.arange(size) < old)[None], EXCLUDED, key_cb)
-    return candidate_cb.at[row_c1, at_cl].set(EXCLUDED, mode="drop")
+    return key_cb.at[row_c1, at_cl].set(EXCLUDED, mode="drop")
 
 
 def float32_scores(scores: Array) -> Array:

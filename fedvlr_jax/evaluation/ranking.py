@@ -20,6 +20,7 @@ from fedvlr_jax.evaluation.candidates import (
     block_keys,
     float32_scores,
     order_key,
+    without_history,
 )
 from fedvlr_jax.types import Array, BlockScore, Bucket, PyTree, Ranks, Score
 
@@ -42,8 +43,7 @@ def rank_chunk(scores_ci: Array, history_cl: Array, target_tc: Array) -> tuple[A
       TypeError: if the scores are not float32 (a wider type would gain ties in the conversion).
     """
     key_ci = order_key(float32_scores(scores_ci))
-    row_c1 = jnp.arange(key_ci.shape[0])[:, None]
-    candidate_ci = key_ci.at[row_c1, history_cl].set(EXCLUDED, mode="drop")
+    candidate_ci = without_history(key_ci, history_cl)
     greater_tc, tied_tc = jax.vmap(_stand, in_axes=(None, None, 0))(key_ci, candidate_ci, target_tc)
 
     # An excluded item is replaced by the best candidate, which moves neither the minimum nor the maximum.
