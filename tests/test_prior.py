@@ -176,11 +176,11 @@ def test_a_modality_that_is_switched_off_makes_no_neighbours():
     np.testing.assert_array_equal(off, absent)
 
 
-def test_the_prior_alone_is_a_baseline():
-    found = select(DATASET, client_data(DATASET).buckets, "fed_prior")
-    fitted = BASELINES["fed_prior"].fit(DATASET)
-    expected = prior.make_prior(
-        DATASET, prior.federate(DATASET, PriorSettings()), (DATASET.V, DATASET.C), PriorSettings()
-    )
-    np.testing.assert_allclose(fitted, expected.score_ui, rtol=1e-5, atol=1e-6)
-    assert found.hyper == {}
+def test_the_prior_alone_is_a_baseline_whose_reach_is_chosen():
+    baseline, found = BASELINES["fed_prior"], select(DATASET, client_data(DATASET).buckets, "fed_prior")
+    assert found.hyper in baseline.grid
+    assert len(baseline.grid) == 2
+    for hyper in baseline.grid:
+        chosen = PriorSettings(**hyper)
+        expected = prior.make_prior(DATASET, prior.federate(DATASET, chosen), (DATASET.V, DATASET.C), chosen)
+        np.testing.assert_allclose(baseline.fit(DATASET, **hyper), expected.score_ui, rtol=1e-5, atol=1e-6)
