@@ -36,6 +36,9 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     show("lowest item id first, item 0 no candidate", findings.constant_by_index(dataset, without=(0,)))
     for name, pair in findings.simple_rows(dataset, experiment.clients.buckets).items():
         show({"constant": "expectation over random order (tie-exact)"}.get(name, f"{name}, tie-exact"), pair)
+    print("What the treatment of unseen items alone does to a total:")
+    for name, pair in findings.ease_rows(dataset, experiment.clients.buckets).items():
+        show(f"{name}, tie-exact", pair)
     print(f"Median item id: {findings.median_ids(dataset)}")
     print(f"Without any train row: {findings.unseen_rows(dataset)}")
     print(f"Router weights (0.98, 0.02, 0.00) after a second softmax: {findings.normalised_twice((0.98, 0.02, 0.0))}")

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedvlr_jax.baselines import run_baselines
+from fedvlr_jax.baselines import BASELINES, run_baselines, select
 from fedvlr_jax.evaluation.metrics import METRICS, summarise, warm_items
 from fedvlr_jax.programs import Experiment, Programs
 from fedvlr_jax.types import Dataset
@@ -47,6 +47,35 @@ def unseen_rows(dataset: Dataset) -> dict[str, int]:
     held_out = {"validation rows": dataset.valid_item, "test rows": dataset.test_item}
     return {"items": int(unseen_i.sum())} | {
         name: int(unseen_i[item[item >= 0]].sum()) for name, item in held_out.items()
+    }
+
+
+def unseen_items_moved(dataset: Dataset, score_ui: np.ndarray, *, first: bool) -> tuple[float, float]:
+    """HR@50 and NDCG@50 on test, tie-exact fractions, with the unseen items above or below all others.
+
+    Args:
+      dataset: train items are no candidates.
+      score_ui: [u, i] of any model; scores of items without train rows are replaced, all by the same.
+      first: above or below.
+    """
+    unseen_i = ~warm_items(dataset.train_item, dataset.num_items)
+    edge = np.inf if first else np.finfo(np.float32).min
+    moved_ui = np.where(unseen_i[None], edge, score_ui)
+    moved_ui[dataset.train_user, dataset.train_item] = -np.inf
+    user = np.flatnonzero(dataset.test_item >= 0)
+    held_u = moved_ui[user, dataset.test_item[user]][:, None]
+    above, tied = (moved_ui[user] > held_u).sum(axis=1), (moved_ui[user] == held_u).sum(axis=1)
+    return tuple(float(METRICS[name](above, tied, 50).mean()) for name in ("HR", "NDCG"))
+
+
+def ease_rows(dataset: Dataset, buckets: Any) -> dict[str, tuple[float, float]]:
+    """Test HR@50 and NDCG@50 of EASE as it is, and with the unseen items moved above or below all others."""
+    found = select(dataset, buckets, "ease")
+    score_ui = np.asarray(BASELINES["ease"].fit(dataset, **found.hyper))
+    return {
+        "ease": (found.summary["test"]["HR@50"], found.summary["test"]["NDCG@50"]),
+        "ease, unseen items above all others": unseen_items_moved(dataset, score_ui, first=True),
+        "ease, unseen items below all others": unseen_items_moved(dataset, score_ui, first=False),
     }
 
 
