@@ -16,9 +16,9 @@ from ranking_oracle import NUM_ITEMS, chunks, largest_array
 
 from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.errors import ConfigError
-from fedvlr_jax.evaluation.candidates import key_score, order_key
+from fedvlr_jax.evaluation.candidates import EXCLUDED, key_score, order_key
 from fedvlr_jax.evaluation.ranking import rank_all, rank_chunk
-from fedvlr_jax.evaluation.top import top_items
+from fedvlr_jax.evaluation.top import largest, top_items
 from fedvlr_jax.types import BlockScore, Bucket
 
 DATASET = tiny_dataset()
@@ -73,6 +73,18 @@ def test_the_best_items_are_those_of_a_stable_sort(case, size):
 def test_a_key_gives_its_score_back():
     scores = np.array([0.0, 1.5, -1e-40, 3e38, -3.5, -np.inf], np.float32)
     np.testing.assert_array_equal(key_score(order_key(jnp.asarray(scores))), scores)
+
+
+@pytest.mark.parametrize(("num_items", "k"), [(100, 4), (97, 4), (1000, 1), (1001, 50), (64, 16), (30, 30)])
+@pytest.mark.parametrize("distinct", [1, 3, 40, 10**9], ids=lambda n: f"{n} values")
+def test_the_largest_in_two_stages_are_those_of_one(num_items, k, distinct):
+    key_cn = np.random.default_rng(num_items).integers(-distinct, distinct, (5, num_items), dtype=np.int32)
+    key_cn[1, : num_items // 2] = EXCLUDED
+    key_cn[2] = EXCLUDED
+    expected = np.argsort(-key_cn.astype(np.int64), axis=1, kind="stable")[:, :k]
+    value_ck, at_ck = largest(jnp.asarray(key_cn), k)
+    np.testing.assert_array_equal(at_ck, expected)
+    np.testing.assert_array_equal(value_ck, np.take_along_axis(key_cn, expected, axis=1))
 
 
 def test_fewer_than_one_best_item_is_refused():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -39,14 +41,35 @@ def top_items(score: Score, params: PyTree, slots: Bucket, *, num_items: int, k:
         first, old, key_cb = block_keys(blocks, params, ready, block)
         candidate_cb = block_candidates(slots.history, first, old, key_cb)
         item_cb = jnp.broadcast_to((first + jnp.arange(blocks.size, dtype=jnp.int32))[None], candidate_cb.shape)
-        # top_k keeps the order of equal keys: earlier blocks hold lower ids and come first.
-        key_ck, at_ck = jax.lax.top_k(jnp.concatenate([key_ck, candidate_cb], axis=1), k)
+        # Equal keys keep their order: earlier blocks hold lower ids and come first.
+        key_ck, at_ck = largest(jnp.concatenate([key_ck, candidate_cb], axis=1), k)
         return key_ck, jnp.take_along_axis(jnp.concatenate([item_ck, item_cb], axis=1), at_ck, axis=1)
 
     none = jnp.full((num_users, k), EXCLUDED, jnp.int32), jnp.full((num_users, k), -1, jnp.int32)
     key_ck, item_ck = jax.lax.fori_loop(0, -(-num_items // blocks.size), merge, none)
     missing_ck = key_ck == EXCLUDED
     return jnp.where(missing_ck, -1, item_ck), jnp.where(missing_ck, -jnp.inf, key_score(key_ck))
+
+
+def largest(key_cn: Array, k: int) -> tuple[Array, Array]:
+    """`jax.lax.top_k` of integers [c, n] with k <= n: values and positions, equal values in the order of positions.
+
+    `top_k` sorts whole rows where it has no faster way. An element of the k largest lies in one of the k groups of
+    neighbours with the largest maxima (of equal maxima the first): any group that comes before its own holds an
+    element that comes before it. So only the maxima, n / g, and the elements of these groups, k g, are sorted.
+    """
+    num_rows, n = key_cn.shape
+    size = math.isqrt(n // k)
+    if size < 2:
+        return jax.lax.top_k(key_cn, k)
+    groups = -(-n // size)
+    padded_cn = jnp.pad(key_cn, ((0, 0), (0, groups * size - n)), constant_values=EXCLUDED)
+    key_cgs = padded_cn.reshape(num_rows, groups, size)
+    group_ck = jnp.sort(jax.lax.top_k(key_cgs.max(axis=2), k)[1], axis=1)  # in the order of positions again
+    at_cks = group_ck[:, :, None] * size + jnp.arange(size, dtype=jnp.int32)[None, None]
+    few_cks = jnp.take_along_axis(key_cgs, group_ck[:, :, None], axis=1)
+    value_ck, at_ck = jax.lax.top_k(few_cks.reshape(num_rows, k * size), k)
+    return value_ck, jnp.take_along_axis(at_cks.reshape(num_rows, k * size), at_ck, axis=1)
 
 
 def _one_block(score: Score, num_items: int) -> BlockScore:
