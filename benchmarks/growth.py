@@ -28,9 +28,11 @@ from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.server import empty_aggregate, make_server_step
 
 BASE = {"clients": 3_000, "rows": 8, "items": 3_000, "steps": 2, "operators": 2, "dim": 16}
+BESIDE = {"rows": {"items": 30_000}}
+"""What differs from the base while a size grows: with so many items no step is cheaper over all of them."""
 VALUES = {
     "clients": (100, 1_000, 10_000, 100_000, 1_000_000),
-    "rows": (4, 16, 64, 256),
+    "rows": (4, 16, 64, 256, 1_024),
     "items": (1_000, 10_000, 100_000, 1_000_000),
     "steps": (1, 4, 16, 64),
     "operators": (1, 2, 4, 8),
@@ -47,7 +49,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows, exponents = [], []
     for size in arguments.sizes.split(","):
-        found = [point(BASE | {size: value}, arguments.repeats) for value in VALUES[size]]
+        found = [point(BASE | BESIDE.get(size, {}) | {size: value}, arguments.repeats) for value in VALUES[size]]
         rows += [{"size": size, "value": value, **at} for value, at in zip(VALUES[size], found, strict=True)]
         for part in ("round", "clients"):
             milliseconds = np.array([at[f"{part} ms"] for at in found])
