@@ -35,8 +35,8 @@ CHOSEN = {
     "fedrap+mlp": fields(server__l2=0.0, server__lr=0.01),
     "fedrap+vbpr": fields(server__l2=0.001, server__lr=0.03),
     "fedrap+fedvlr": fields(server__l2=0.001, server__lr=0.03),
-    "fedprior+base": fields(host__model_weight=0.3, prior__reach=0.0),
-    "fedprior+fedvlr": fields(host__model_weight=0.03, prior__reach=0.0),
+    "fedprior+base": fields(host__model_weight=0.003, prior__reach=0.0),
+    "fedprior+fedvlr": fields(host__model_weight=0.003, prior__reach=0.0),
 }
 
 

@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
     }
     config.grid = {
         "*+*": fields(server__lr=(0.01, 0.03), server__l2=(0.0, 0.001)),
-        "fedprior+*": fields(host__model_weight=(0.03, 0.3), prior__reach=(0.0, 0.5)),
+        "fedprior+*": fields(host__model_weight=(0.003, 0.3), prior__reach=(0.0, 0.5)),
         "local-only": fields(host__table_lr=(0.1, 1.0), client__l2=(0.01, 0.1)),
     }
     return config.lock()
