@@ -37,8 +37,9 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     for name, pair in findings.simple_rows(dataset, experiment.clients.buckets).items():
         show({"constant": "expectation over random order (tie-exact)"}.get(name, f"{name}, tie-exact"), pair)
     print("What the treatment of unseen items alone does to a total:")
-    for name, pair in findings.ease_rows(dataset, experiment.clients.buckets).items():
-        show(f"{name}, tie-exact", pair)
+    for model in ("ease", "fed_prior"):
+        for name, pair in findings.rows_with_unseen_items_moved(dataset, experiment.clients.buckets, model).items():
+            show(f"{name}, tie-exact", pair)
     print(f"Median item id: {findings.median_ids(dataset)}")
     print(f"Without any train row: {findings.unseen_rows(dataset)}")
     print(f"Router weights (0.98, 0.02, 0.00) after a second softmax: {findings.normalised_twice((0.98, 0.02, 0.0))}")

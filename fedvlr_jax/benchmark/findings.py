@@ -68,14 +68,14 @@ def unseen_items_moved(dataset: Dataset, score_ui: np.ndarray, *, first: bool) -
     return tuple(float(METRICS[name](above, tied, 50).mean()) for name in ("HR", "NDCG"))
 
 
-def ease_rows(dataset: Dataset, buckets: Any) -> dict[str, tuple[float, float]]:
-    """Test HR@50 and NDCG@50 of EASE as it is, and with the unseen items moved above or below all others."""
-    found = select(dataset, buckets, "ease")
-    score_ui = np.asarray(BASELINES["ease"].fit(dataset, **found.hyper))
+def rows_with_unseen_items_moved(dataset: Dataset, buckets: Any, name: str) -> dict[str, tuple[float, float]]:
+    """Test HR@50 and NDCG@50 of a baseline with a table of scores: as it is, and with the unseen items moved."""
+    found = select(dataset, buckets, name)
+    score_ui = np.asarray(BASELINES[name].fit(dataset, **found.hyper))
     return {
-        "ease": (found.summary["test"]["HR@50"], found.summary["test"]["NDCG@50"]),
-        "ease, unseen items above all others": unseen_items_moved(dataset, score_ui, first=True),
-        "ease, unseen items below all others": unseen_items_moved(dataset, score_ui, first=False),
+        name: (found.summary["test"]["HR@50"], found.summary["test"]["NDCG@50"]),
+        f"{name}, unseen items above all others": unseen_items_moved(dataset, score_ui, first=True),
+        f"{name}, unseen items below all others": unseen_items_moved(dataset, score_ui, first=False),
     }
 
 
