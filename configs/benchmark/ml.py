@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
     config.train.eval.patience = 2
     # A round over all clients costs too much here; with 100 of them, these two still gain after 60 rounds.
     few = {"objective": "bce", "client__steps": 1, "client__negatives": 2, "server__clients_per_round": 100}
-    longer = {"rounds": 100, "eval__every": 20, "server__l2": 0.0003}
+    longer = {"rounds": 100, "eval__every": 20}
     config.settings = {
         "*": fields(client__lr=2.0, client__l2=0.03, client__steps=2),
         "fedncf+*": fields(**few, **longer),
