@@ -10,8 +10,9 @@ in ``FUSION_OPS``. The tests over that table judge it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -208,13 +209,42 @@ def project_modalities(
     params: PyTree, content: Content, present: Sequence[bool], rounded: jnp.dtype | None = None
 ) -> tuple[Array, Array, Array]:
     """The three modality tokens e = D, v = V W_v + b_v, c = C W_c + b_c, each [i, d]; zeros where switched off."""
-    dense = nn.Dense(params["D"].shape[1], dtype=rounded)
+    dense = nn.Dense(params["D"].shape[1], dtype=rounded, dot_general=_tall_dot)
     e_id = params["D"] if present[0] else jnp.zeros_like(params["D"])
     v_id, c_id = (
         dense.apply(params["project"][letter], features) if on else jnp.zeros_like(e_id)
         for letter, features, on in zip(("V", "C"), content, present[1:], strict=True)
     )
     return e_id, v_id, c_id
+
+
+def _tall_dot(x: Array, w: Array, dimensions: Any, precision: Any = None) -> Array:
+    """`tall_product` in the place of the `jax.lax.dot_general` that `nn.Dense` calls."""
+    del dimensions  # the last axis of x against the first of w: a matrix product
+    return tall_product(x, w, precision)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def tall_product(x_io: Array, w_od: Array, precision: Any = None) -> Array:
+    """``x w`` [i, d] whose gradient with respect to w first transposes x.
+
+    That gradient, x^T g, sums over rows of x, which a CPU does three times slower than over columns (560 items, 512
+    features, d = 64: 0.76 and 0.23 ms). The barrier keeps the compiler from undoing the transposition.
+    """
+    return jnp.matmul(x_io, w_od, precision=precision)
+
+
+def _tall_forward(x_io: Array, w_od: Array, precision: Any) -> tuple[Array, tuple[Array, Array]]:
+    return jnp.matmul(x_io, w_od, precision=precision), (x_io, w_od)
+
+
+def _tall_backward(precision: Any, saved: tuple[Array, Array], g_id: Array) -> tuple[Array, Array]:
+    x_io, w_od = saved
+    x_oi = jax.lax.optimization_barrier(x_io.T)
+    return jnp.matmul(g_id, w_od.T, precision=precision), jnp.matmul(x_oi, g_id, precision=precision)
+
+
+tall_product.defvjp(_tall_forward, _tall_backward)
 
 
 def kind_of(operator: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from fedvlr_jax.algorithm import parse_names
 from fedvlr_jax.errors import ConfigError
-from fedvlr_jax.fusion import FUSION_OPS, make_fusion
+from fedvlr_jax.fusion import FUSION_OPS, make_fusion, tall_product
 from fedvlr_jax.types import Content
 
 OPERATORS = tuple(FUSION_OPS)
@@ -121,3 +121,14 @@ def test_settings_that_make_no_sense_are_refused(operators, modalities, heads, w
 
 def test_operator_lists_are_read_as_a_user_writes_them():
     assert parse_names("sum, mlp,gate") == parse_names(("sum,mlp,gate",)) == parse_names(["sum", "mlp", "gate"])
+
+
+def test_a_tall_product_has_the_gradients_and_the_curvature_of_a_product():
+    x, w, g = (jax.random.normal(jax.random.key(k), shape) for k, shape in enumerate([(7, 5), (5, 3), (7, 3)]))
+
+    def curvature(product):
+        gradient = jax.grad(lambda x, w: jnp.sum(g * product(x, w) ** 3), argnums=(0, 1))
+        return jax.jvp(gradient, (x, w), (x + 1, w - 1))
+
+    for found, expected in zip(*map(jax.tree.leaves, map(curvature, (tall_product, jnp.matmul))), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
