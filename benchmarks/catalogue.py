@@ -5,7 +5,8 @@
 
 FCF + FedVLR, d = 16, random data without training. "at once" is `eval.item_chunk` 0, "in parts" the given number of
 items. `rank` ranks two held-out items of every user, `best` finds the 50 best items. MB are the temporary arrays.
-Ranks of the two have to be equal, else the command fails; near-ties may then be the reason.
+Scores of a matrix product may differ in their last bits with its shape, and with so many items some are that close:
+the last two columns say how many of the ranks differ, and by how many places at most.
 """
 
 from __future__ import annotations
@@ -65,11 +66,13 @@ def _row(num_items: int, arguments: argparse.Namespace) -> dict[str, float]:
             megabytes[f"{task} {name}"] = program.memory_analysis().temp_size_in_bytes / 1e6
         if "rank" in arguments.tasks:
             ranks[name] = sides[f"rank {name}"]()
-    if ranks and not all(np.array_equal(a, b) for a, b in zip(*ranks.values(), strict=True)):
-        raise SystemExit(f"{num_items} items: ranks at once and in parts differ")
+    differ = {}
+    if ranks:
+        places = np.abs(np.subtract(*(np.asarray(found.greater) for found in ranks.values())))
+        differ = {"ranks that differ": int((places > 0).sum()), "by at most": int(places.max())}
     timing = measure.interleaved(sides, arguments.repeats)
     seconds = {f"{name}, s": timing[name].median for name in sides}
-    return seconds | {f"{name}, MB": size for name, size in megabytes.items()}
+    return seconds | {f"{name}, MB": size for name, size in megabytes.items()} | differ
 
 
 def _tasks(score: Score, dataset: Dataset) -> dict:

@@ -5,7 +5,7 @@
 FCF + FedVLR, bce, 2 negatives, random data; one size at a time, the others at their base. Every size has two times:
 of the round, and of its server part alone (publish, pull back, optimizer step, an empty table of cotangents);
 "clients" is their difference. Exponents are least-squares slopes of log seconds over log size, over all points and
-over the upper half: constant costs flatten the small ones.
+over the upper half: constant costs flatten the small ones. A difference below 5 % of its round is left out of them.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from fedvlr_jax.algorithm import OPTIMIZERS, make_algorithm
 from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.server import empty_aggregate, make_server_step
 
+SEEN = 0.05  # a part below this share of its round is lost in the noise of a difference of two times
 BASE = {"clients": 3_000, "rows": 8, "items": 3_000, "steps": 2, "operators": 2, "dim": 16}
 BESIDE = {"rows": {"items": 30_000}}
 """What differs from the base while a size grows: with so many items no step is cheaper over all of them."""
@@ -52,8 +53,9 @@ def main() -> None:
         found = [point(BASE | BESIDE.get(size, {}) | {size: value}, arguments.repeats) for value in VALUES[size]]
         rows += [{"size": size, "value": value, **at} for value, at in zip(VALUES[size], found, strict=True)]
         for part in ("round", "clients"):
-            milliseconds = np.array([at[f"{part} ms"] for at in found])
-            value, half = np.array(VALUES[size]), len(found) // 2
+            milliseconds, value = np.array([at[f"{part} ms"] for at in found]), np.array(VALUES[size])
+            seen = milliseconds > SEEN * np.array([at["round ms"] for at in found])
+            milliseconds, value, half = milliseconds[seen], value[seen], seen.sum() // 2
             fit = {"size": size, "part": part, "exponent": slope(value, milliseconds)}
             exponents.append(fit | {"upper half": slope(value[half:], milliseconds[half:])})
         print(rows[-len(found) :], exponents[-2:], file=sys.stderr, flush=True)
@@ -62,8 +64,8 @@ def main() -> None:
 
 
 def slope(value: np.ndarray, milliseconds: np.ndarray) -> float:
-    """The exponent: least squares on logarithms; a part too short to be measured counts as one microsecond."""
-    return float(np.polyfit(np.log(value), np.log(np.maximum(milliseconds, 1e-3)), 1)[0])
+    """The exponent: least squares on logarithms."""
+    return float(np.polyfit(np.log(value), np.log(milliseconds), 1)[0])
 
 
 def point(shape: dict[str, int], repeats: int) -> dict[str, float]:
