@@ -143,7 +143,7 @@ def draw_history(methods: Sequence[MethodRuns], groups: Groups) -> Picture | Non
     for axes, (title, members) in zip(all_axes, panels, strict=True):
         for name, style in zip(references, ("--", ":"), strict=False):
             values = 100 * np.array(groups.means[name]["NDCG@50"])
-            axes.plot(range(len(ticks)), values, style, color="black", linewidth=1, label=name)
+            axes.plot(range(len(ticks)), values, style, color="black", linewidth=1, label=f"{name}, centralised")
         for method, colour in zip(members, parts.line_colours(members), strict=True):
             values = 100 * np.array(groups.means[method.name]["NDCG@50"])
             axes.plot(
