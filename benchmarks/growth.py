@@ -52,15 +52,25 @@ def main() -> None:
     for size in arguments.sizes.split(","):
         found = [point(BASE | BESIDE.get(size, {}) | {size: value}, arguments.repeats) for value in VALUES[size]]
         rows += [{"size": size, "value": value, **at} for value, at in zip(VALUES[size], found, strict=True)]
-        for part in ("round", "clients"):
-            milliseconds, value = np.array([at[f"{part} ms"] for at in found]), np.array(VALUES[size])
-            seen = milliseconds > SEEN * np.array([at["round ms"] for at in found])
-            milliseconds, value, half = milliseconds[seen], value[seen], seen.sum() // 2
-            fit = {"size": size, "part": part, "exponent": slope(value, milliseconds)}
-            exponents.append(fit | {"upper half": slope(value[half:], milliseconds[half:])})
+        exponents += [
+            {"size": size, "part": part, **_exponents(VALUES[size], found, part)} for part in ("round", "clients")
+        ]
         print(rows[-len(found) :], exponents[-2:], file=sys.stderr, flush=True)
     measure.write_results(arguments.out, "growth", rows, {"exponents": exponents})
     measure.write_results(arguments.out, "growth_exponents", exponents, {})
+
+
+def _exponents(values: tuple[int, ...], found: list[dict[str, float]], part: str) -> dict[str, float]:
+    """Over all points and over the upper half of those at which the part is not lost in the noise."""
+    value, milliseconds = np.array(
+        [
+            (v, at[f"{part} ms"])
+            for v, at in zip(values, found, strict=True)
+            if at[f"{part} ms"] > SEEN * at["round ms"]
+        ]
+    ).T
+    half = len(value) // 2
+    return {"exponent": slope(value, milliseconds), "upper half": slope(value[half:], milliseconds[half:])}
 
 
 def slope(value: np.ndarray, milliseconds: np.ndarray) -> float:

@@ -53,9 +53,9 @@ def test_moving_unseen_items_changes_a_total_as_counted_by_hand(ku):
     # Moved down they are no hits, and nothing else loses a place.
     assert last[0] <= 1 - cold_share
     assert last[0] < found["ease"][0] < first[0]
-    constant = findings.unseen_items_moved(ku, np.zeros((ku.num_users, ku.num_items)), first=True)
+    constant = findings.rows_with_unseen_items_moved(ku, make_buckets(ku), "constant")
     warm_places = 50 - 16
     length_u = np.bincount(ku.train_user)
     warm = ~np.isin(ku.test_item, np.setdiff1d(np.arange(ku.num_items), ku.train_item))
     expected = cold_share + np.sum(warm_places / (ku.num_items - 16 - length_u[warm])) / 204
-    assert constant[0] == pytest.approx(expected, rel=1e-12)
+    assert constant["constant, unseen items above all others"][0] == pytest.approx(expected, rel=1e-12)

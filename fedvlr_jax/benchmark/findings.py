@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedvlr_jax.baselines import BASELINES, run_baselines, select
+from fedvlr_jax.data.buckets import heldout_targets
 from fedvlr_jax.evaluation.metrics import METRICS, summarise, warm_items
+from fedvlr_jax.evaluation.ranking import rank_all
 from fedvlr_jax.programs import Experiment, Programs
-from fedvlr_jax.types import Dataset
+from fedvlr_jax.types import Array, Bucket, Dataset, PyTree, Score
 
 
 def rank_by_index(dataset: Dataset, split: np.ndarray, *, without: Sequence[int] = ()) -> np.ndarray:
@@ -43,40 +45,50 @@ def constant_by_index(dataset: Dataset, *, without: Sequence[int] = ()) -> tuple
 
 def unseen_rows(dataset: Dataset) -> dict[str, int]:
     """Items without train rows, and the validation and test rows that are such items."""
-    unseen_i = ~warm_items(dataset.train_item, dataset.num_items)
+    unseen_i = ~_warm(dataset)
     held_out = {"validation rows": dataset.valid_item, "test rows": dataset.test_item}
     return {"items": int(unseen_i.sum())} | {
         name: int(unseen_i[item[item >= 0]].sum()) for name, item in held_out.items()
     }
 
 
-def unseen_items_moved(dataset: Dataset, score_ui: np.ndarray, *, first: bool) -> tuple[float, float]:
-    """HR@50 and NDCG@50 on test, tie-exact fractions, with the unseen items above or below all others.
-
-    Args:
-      dataset: train items are no candidates.
-      score_ui: [u, i] of any model; scores of items without train rows are replaced, all by the same.
-      first: above or below.
-    """
-    unseen_i = ~warm_items(dataset.train_item, dataset.num_items)
-    edge = np.inf if first else np.finfo(np.float32).min
-    moved_ui = np.where(unseen_i[None], edge, score_ui)
-    moved_ui[dataset.train_user, dataset.train_item] = -np.inf
-    user = np.flatnonzero(dataset.test_item >= 0)
-    held_u = moved_ui[user, dataset.test_item[user]][:, None]
-    above, tied = (moved_ui[user] > held_u).sum(axis=1), (moved_ui[user] == held_u).sum(axis=1)
-    return tuple(float(METRICS[name](above, tied, 50).mean()) for name in ("HR", "NDCG"))
-
-
 def rows_with_unseen_items_moved(dataset: Dataset, buckets: Any, name: str) -> dict[str, tuple[float, float]]:
-    """Test HR@50 and NDCG@50 of a baseline with a table of scores: as it is, and with the unseen items moved."""
+    """Test HR@50 and NDCG@50 of a baseline as it is, and with the unseen items above or below all others."""
     found = select(dataset, buckets, name)
-    score_ui = np.asarray(BASELINES[name].fit(dataset, **found.hyper))
+    params = BASELINES[name].fit(dataset, **found.hyper)
+    largest = np.finfo(np.float32).max
+
+    def moved(edge: float) -> tuple[float, float]:
+        score = unseen_items_at(edge, dataset, BASELINES[name].score)
+        return _test_pair(
+            summarise(rank_all(score, params, buckets, heldout_targets(dataset), chunk=256), _warm(dataset))
+        )
+
     return {
-        name: (found.summary["test"]["HR@50"], found.summary["test"]["NDCG@50"]),
-        f"{name}, unseen items above all others": unseen_items_moved(dataset, score_ui, first=True),
-        f"{name}, unseen items below all others": unseen_items_moved(dataset, score_ui, first=False),
+        name: _test_pair(found.summary),
+        f"{name}, unseen items above all others": moved(largest),
+        f"{name}, unseen items below all others": moved(-largest),
     }
+
+
+def unseen_items_at(edge: float, dataset: Dataset, score: Score) -> Score:
+    """`score` with that of every item without train rows replaced by `edge`, a finite number."""
+    unseen_i = ~_warm(dataset)
+
+    def moved(params: PyTree, slots: Bucket) -> Array:
+        return jnp.where(unseen_i[None], jnp.float32(edge), score(params, slots))
+
+    return moved
+
+
+def _test_pair(summary: Mapping[str, Any]) -> tuple[float, float]:
+    """HR@50 and NDCG@50 of the test rows of a summary."""
+    return summary["test"]["HR@50"], summary["test"]["NDCG@50"]
+
+
+def _warm(dataset: Dataset) -> np.ndarray:
+    """bool [i]: items with train rows."""
+    return warm_items(dataset.train_item, dataset.num_items)
 
 
 def median_ids(dataset: Dataset) -> dict[str, float]:
@@ -101,11 +113,11 @@ def without_private_state(experiment: Experiment, rounds: int) -> dict[str, tupl
     found = {}
     for name, chosen in (("kept", state.private), ("lost", private)):
         summary = summarise(programs.rank(state.replace(private=chosen), hide_test=False), programs.warm_i)
-        found[name] = (summary["test"]["HR@50"], summary["test"]["NDCG@50"])
+        found[name] = _test_pair(summary)
     return found
 
 
 def simple_rows(dataset: Dataset, buckets: Any) -> Mapping[str, tuple[float, float]]:
     """Test HR@50 and NDCG@50 of popularity, cold-first and the tie-exact constant scorer."""
     rows = run_baselines(dataset, buckets, ("popularity", "cold_first", "constant"))
-    return {row.name: (row.summary["test"]["HR@50"], row.summary["test"]["NDCG@50"]) for row in rows}
+    return {row.name: _test_pair(row.summary) for row in rows}

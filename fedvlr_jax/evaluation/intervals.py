@@ -109,18 +109,17 @@ def checked_seeds(values_su: np.ndarray) -> np.ndarray:
 def _resample(values_msu: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """float64 [m, r], means of the values over U drawn users and S - 1 drawn seeds."""
     num_metrics, num_seeds, num_users = values_msu.shape
-    values_ux = values_msu.reshape(-1, num_users).T
-    parts = [values_ux[:, at : at + _WIDTH] for at in range(0, values_ux.shape[1], _WIDTH)]
-    parts = [np.pad(part_ux, ((0, 0), (0, _WIDTH - part_ux.shape[1]))) for part_ux in parts]
+    values_ux = np.pad(values_msu.reshape(-1, num_users).T, ((0, 0), (0, -num_metrics * num_seeds % _WIDTH)))
+    parts = np.split(values_ux, values_ux.shape[1] // _WIDTH, axis=1)
     rng = np.random.default_rng(seed)
     size = max(1, _BLOCK // num_users)
     means = []
     for start in range(0, resamples, size):
         n = min(size, resamples - start)
         drawn_ru = rng.integers(num_users, size=(n, num_users)) + num_users * np.arange(n)[:, None]
-        times_ru = np.bincount(drawn_ru.ravel(), minlength=n * num_users).reshape(n, num_users)
+        times_ru = np.bincount(drawn_ru.ravel(), minlength=n * num_users).reshape(n, num_users).astype(float)
         times_rs = rng.multinomial(num_seeds - 1, np.full(num_seeds, 1 / num_seeds), size=n)
-        sum_rx = np.concatenate([times_ru.astype(np.float64) @ part_ux for part_ux in parts], axis=1)
+        sum_rx = np.concatenate([times_ru @ part_ux for part_ux in parts], axis=1)
         sum_rms = sum_rx[:, : num_metrics * num_seeds].reshape(n, num_metrics, num_seeds)
         means.append(np.einsum("rms,rs->mr", sum_rms, times_rs) / (num_users * (num_seeds - 1)))
     return np.concatenate(means, axis=1)
