@@ -117,35 +117,20 @@ def build_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
     content = Content(*(None if x is None else jnp.asarray(x) for x in (dataset.V, dataset.C)))
     model = _make_model(settings, content, num_items)
     local = _local_settings(settings, num_items, settings["client"]["steps"])
-    tuning = _local_settings(settings, num_items, max(model.host.tune_steps, 1))
     _require_path(settings, model, local)
-    server = settings["server"]
-    server_optimizer = _choose(OPTIMIZERS, "server.optimizer", server["optimizer"])(server["lr"])
+    server, compute = settings["server"], settings["compute"]
+    optimizer = _choose(OPTIMIZERS, "server.optimizer", server["optimizer"])(server["lr"])
     clients_per_round = _cohort_size(server["clients_per_round"], num_users)
-    compute = settings["compute"]
     mesh = make_mesh(compute["devices"])
-
-    def init_public(key: Array) -> PublicState:
-        params = model.init_public(sampling.stream(key, sampling.INIT_PUBLIC))
-        return PublicState(params=params, opt_state=server_optimizer.init(params), round=jnp.zeros((), jnp.int32))
-
-    def init_clients(key: Array, ids: Array) -> PrivateState:
-        private = jax.vmap(model.init_private)(sampling.entity_keys(sampling.stream(key, sampling.INIT_PRIVATE), ids))
-        return PrivateState(params=private, opt_state=jax.vmap(local.optimizer.init)(trainable(private)))
-
-    def init(key: Array) -> FedState:
-        private = init_clients(key, jnp.arange(padded_rows(num_users, mesh)))
-        return FedState(public=init_public(key), private=private, key=key)
+    starting = _make_starting(model, local, optimizer, padded_rows(num_users, mesh))
+    plan = {"path": compute["path"], "chunk": compute["chunk"], "num_devices": 1 if mesh is None else mesh.size}
 
     def round_of(data: ClientData, drawn: bool) -> Callable[[FedState, ClientData], tuple[FedState, RoundInfo]]:
-        num_devices = 1 if mesh is None else mesh.size
-        layout = {"path": compute["path"], "chunk": compute["chunk"], "num_devices": num_devices}
-        plan = plan_buckets(model, local, data.buckets, num_items, **layout)
         return make_round(
             model,
             local,
-            server_optimizer,
-            plan,
+            optimizer,
+            plan_buckets(model, local, data.buckets, num_items, **plan),
             num_users=num_users,
             num_items=num_items,
             clients_per_round=clients_per_round,
@@ -164,6 +149,44 @@ def build_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
     def cohort_words(key: Array, round_: Array) -> Array:
         return sampling.cohort_words(sampling.stream(key, sampling.COHORT, round_), num_users)
 
+    return Algorithm(
+        **starting,
+        run=run,
+        run_cohort=run_cohort,
+        cohort_words=cohort_words,
+        **_make_ranking(settings, model, num_items),
+        views=() if model.variant.mix is None else parse_names(settings["fusion"]["operators"]),
+        cost=cost_report(starting["init"], model, content, num_users),
+        clients_per_round=clients_per_round,
+        model=model,
+        local=local,
+        mesh=mesh,
+    )
+
+
+def _make_starting(
+    model: Model, local: LocalSettings, optimizer: optax.GradientTransformation, num_rows: int
+) -> dict[str, Callable]:
+    """The functions of an `Algorithm` that make its first state, with rows for `num_rows` clients."""
+
+    def init_public(key: Array) -> PublicState:
+        params = model.init_public(sampling.stream(key, sampling.INIT_PUBLIC))
+        return PublicState(params=params, opt_state=optimizer.init(params), round=jnp.zeros((), jnp.int32))
+
+    def init_clients(key: Array, ids: Array) -> PrivateState:
+        private = jax.vmap(model.init_private)(sampling.entity_keys(sampling.stream(key, sampling.INIT_PRIVATE), ids))
+        return PrivateState(params=private, opt_state=jax.vmap(local.optimizer.init)(trainable(private)))
+
+    def init(key: Array) -> FedState:
+        return FedState(public=init_public(key), private=init_clients(key, jnp.arange(num_rows)), key=key)
+
+    return {"init": init, "init_public": init_public, "init_clients": init_clients}
+
+
+def _make_ranking(settings: Mapping[str, Any], model: Model, num_items: int) -> dict[str, Callable | None]:
+    """The functions of an `Algorithm` that score items after training."""
+    tuning = _local_settings(settings, num_items, max(model.host.tune_steps, 1))
+
     def scoring(state: FedState, content: Content, prior: Prior | None = None) -> Scoring:
         broadcast = model.publish(state.public.params, content)
         used = None if model.host.combine is None else prior
@@ -175,24 +198,12 @@ def build_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
     def weights(params: Scoring, chunk: Bucket) -> Array:
         return router_weights(model, num_items, params, chunk)
 
-    return Algorithm(
-        init=init,
-        init_public=init_public,
-        init_clients=init_clients,
-        run=run,
-        run_cohort=run_cohort,
-        cohort_words=cohort_words,
-        scoring=scoring,
-        score=score,
-        rank_score=make_block_score(model, tuning, num_items, settings["eval"]["item_chunk"]) or score,
-        router_weights=None if model.variant.mix is None else weights,
-        views=() if model.variant.mix is None else parse_names(settings["fusion"]["operators"]),
-        cost=cost_report(init, model, content, num_users),
-        clients_per_round=clients_per_round,
-        model=model,
-        local=local,
-        mesh=mesh,
-    )
+    return {
+        "scoring": scoring,
+        "score": score,
+        "rank_score": make_block_score(model, tuning, num_items, settings["eval"]["item_chunk"]) or score,
+        "router_weights": None if model.variant.mix is None else weights,
+    }
 
 
 def parse_names(value: str | Sequence[str]) -> tuple[str, ...]:

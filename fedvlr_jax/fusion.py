@@ -4,8 +4,8 @@ Every operator acts on one item's row at a time. That row-locality is one of the
 the summed client cotangents back once a round equals differentiating inside every client (Algorithm 1), and it
 lets a client download only the rows it touches.
 
-To add an operator: write a ``flax.linen`` module that maps ``(e_id, v_id, c_id) -> [i, d]`` and give it a row
-in ``FUSION_OPS``. The tests over that table judge it.
+To add an operator: write an `Operator` whose call maps ``(e_id, v_id, c_id) -> [i, d]`` and give it a row in
+``FUSION_OPS``. The tests over that table judge it.
 """
 
 from __future__ import annotations
@@ -24,28 +24,34 @@ from fedvlr_jax.types import Array, Content, PyTree
 MODALITIES = ("D", "V", "C")
 
 
-class Sum(nn.Module):
-    """``e + v + c``; no parameters."""
+class Operator(nn.Module):
+    """What every fusion operator is told; one uses what it needs.
+
+    Attributes:
+      dim: d.
+      heads: attention heads.
+      present: which of `MODALITIES` the data has and the settings leave on; the others come in as zeros.
+      activation: of hidden layers.
+      dtype: the type that layers compute in, None for that of the parameters.
+    """
 
     dim: int
     heads: int
     present: tuple[bool, bool, bool]
     activation: Callable[[Array], Array] = nn.relu
     dtype: jnp.dtype | None = None
+
+
+class Sum(Operator):
+    """``e + v + c``; no parameters."""
 
     @nn.compact
     def __call__(self, e_id: Array, v_id: Array, c_id: Array) -> Array:
         return e_id + v_id + c_id
 
 
-class Mlp(nn.Module):
+class Mlp(Operator):
     """Linear(3d -> 2d), activation (ReLU in the paper), Linear(2d -> d) on the concatenated modalities."""
-
-    dim: int
-    heads: int
-    present: tuple[bool, bool, bool]
-    activation: Callable[[Array], Array] = nn.relu
-    dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, e_id: Array, v_id: Array, c_id: Array) -> Array:
@@ -54,14 +60,8 @@ class Mlp(nn.Module):
         return nn.Dense(self.dim, dtype=self.dtype, name="out")(hidden)
 
 
-class Gate(nn.Module):
+class Gate(Operator):
     """Each modality times the sigmoid of its own Linear(d -> d), concatenated, Linear(3d -> d)."""
-
-    dim: int
-    heads: int
-    present: tuple[bool, bool, bool]
-    activation: Callable[[Array], Array] = nn.relu
-    dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, e_id: Array, v_id: Array, c_id: Array) -> Array:
@@ -72,18 +72,12 @@ class Gate(nn.Module):
         return nn.Dense(self.dim, dtype=self.dtype, name="out")(jnp.concatenate(gated, axis=-1))
 
 
-class Attention(nn.Module):
+class Attention(Operator):
     """Multi-head attention over the item's own modality tokens, averaged over the tokens that are present.
 
     The tokens of one item attend to each other only, so the operator stays row-local. A modality that is
     switched off is masked as a key and left out of the average.
     """
-
-    dim: int
-    heads: int
-    present: tuple[bool, bool, bool]
-    activation: Callable[[Array], Array] = nn.relu
-    dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, e_id: Array, v_id: Array, c_id: Array) -> Array:
@@ -96,14 +90,9 @@ class Attention(nn.Module):
         return jnp.einsum("m,imd->id", weight_m, attended_imd)
 
 
-class _Single(nn.Module):
+class _Single(Operator):
     """One modality alone. With these three as operators, a router's weights are a modality preference."""
 
-    dim: int
-    heads: int
-    present: tuple[bool, bool, bool]
-    activation: Callable[[Array], Array] = nn.relu
-    dtype: jnp.dtype | None = None
     which: int = 0
 
     @nn.compact
