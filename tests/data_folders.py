@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import pathlib
+import re
 
 import numpy as np
+import pytest
+
+from fedvlr_jax.data.folder import read_folder
+from fedvlr_jax.errors import DataError
 
 HEADER = "userID,itemID,rating,timestamp,split_label"
 GOOD = (
@@ -41,3 +46,10 @@ def write_folder(
 def replaced(number: int, row: str) -> list[str]:
     """The good rows with the one in line `number` replaced."""
     return [row if n == number else good for n, good in enumerate(GOOD, start=2)]
+
+
+def raises(folder, *parts):
+    """Reading raises one DataError whose message has these parts in this order."""
+    with pytest.raises(DataError) as caught:
+        read_folder(folder)
+    assert re.search(".*".join(map(re.escape, parts)), str(caught.value), re.DOTALL), str(caught.value)

@@ -2,78 +2,27 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import json
 import pathlib
 import shutil
 import signal
-import sys
 import time
-import types
 
 import numpy as np
 import pytest
-from commands import ROOT, TINY, finish, run_here, start
+from commands import ROOT, finish, run_here, start
+from sweeps import FIELDS, best, count_runs, finished_runs, flags, results, rows
 
-from fedvlr_jax.benchmark.group import train_group
-from fedvlr_jax.benchmark.programs import MethodPrograms
 from fedvlr_jax.data import synthetic as generator
 from fedvlr_jax.sweep import training
 from fedvlr_jax.sweep.plots import scale_of
 
-FIELDS = {"server.lr": [0.01, 0.1], "client.lr": [0.1, 0.5], "variant": ["base"]}
-SMALL = TINY | {"rounds": 10, "eval.every": 5}
-
-
-def sweep_file(folder: pathlib.Path, **fields) -> pathlib.Path:
-    """A sweep file with the given fields."""
-    path = folder / "mine.py"
-    path.write_text(f"def get_sweep():\n    return { ({'fields': FIELDS, 'seeds': [0, 1]} | fields)!r}\n")
-    return path
-
-
-def flags(workdir: pathlib.Path, *more: str, config: dict | None = None, **fields) -> list[str]:
-    """The command line of a small sweep; its file lies beside the workdir."""
-    settings = SMALL | (config or {})
-    return [
-        f"--config={ROOT}/configs/quickstart.py",
-        *(f"--config.{name}={value}" for name, value in settings.items()),
-        f"--sweep={sweep_file(workdir.parent, **fields)}",
-        f"--workdir={workdir}",
-        *more,
-    ]
-
-
-def rows(workdir: pathlib.Path) -> list[dict[str, str]]:
-    with (workdir / "table.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
-def best(workdir: pathlib.Path) -> dict:
-    return json.loads((workdir / "best.json").read_text())
-
-
-def finished_runs(workdir: pathlib.Path) -> dict[str, int]:
-    """When each run was finished."""
-    return {path.parent.name: path.stat().st_mtime_ns for path in workdir.glob("runs/*/result.json")}
-
-
-def results(workdir: pathlib.Path) -> dict[str, dict]:
-    return {p.parent.name: json.loads(p.read_text()) for p in workdir.glob("runs/*/result.json")}
-
 
 @pytest.fixture
 def counted(monkeypatch):
-    """(point, seed) of every run that is trained."""
-    trained = []
-
-    def train(programs, plan, runs, **options):
-        trained.extend((run.point["server.lr"], run.point["client.lr"], run.seed) for run in runs)
-        return train_group(programs, plan, runs, **options)
-
-    monkeypatch.setattr(training, "train_group", train)
-    return trained
+    """(server.lr, client.lr, seed) of every run that is trained."""
+    return count_runs(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -274,96 +223,6 @@ def test_a_dry_run_says_what_shares_a_program_and_writes_nothing(tmp_path, monke
     assert run_here(monkeypatch, "sweep", *flags(tmp_path / "w", config={"dry_run": True}, fields=fields)) == 0
     assert "program 2 (variant=mlp): 2 points share it (server.lr): 1, 3" in capsys.readouterr().out
     assert not (tmp_path / "w").exists()
-
-
-class FakeTrial:
-    """Proposes the highest value of every axis, then lower ones."""
-
-    def __init__(self, number):
-        self.number = number
-
-    def suggest_categorical(self, name, choices):
-        return choices[self.number % len(choices)]
-
-    def suggest_float(self, name, low, high, log):
-        return high / (self.number + 1)
-
-    def suggest_int(self, name, low, high, log):
-        return max(high - self.number, low)
-
-
-def fake_optuna(told):
-    """A module that remembers what it is told."""
-
-    class Study:
-        asked = 0
-
-        def ask(self):
-            self.asked += 1
-            return FakeTrial(self.asked - 1)
-
-        def tell(self, trial, value=None, state=None):
-            told.append((trial.number, value, state))
-
-    return types.SimpleNamespace(
-        logging=types.SimpleNamespace(set_verbosity=lambda level: None, WARNING=30),
-        samplers=types.SimpleNamespace(TPESampler=lambda seed: ("tpe", seed)),
-        create_study=lambda direction, sampler: Study(),
-        trial=types.SimpleNamespace(TrialState=types.SimpleNamespace(FAIL="fail")),
-    )
-
-
-OPTUNA = {
-    "kind": "optuna",
-    "samples": 3,
-    "batch": 2,
-    "fields": {"server.lr": {"low": 0.01, "high": 0.1, "log": True}, "client.lr": [0.1, 0.5]},
-}
-
-
-def test_optuna_is_told_the_validation_of_every_point_and_asks_again_for_the_same(monkeypatch, tmp_path, counted):
-    told, built = [], []
-    monkeypatch.setitem(sys.modules, "optuna", fake_optuna(told))
-    monkeypatch.setattr(training, "MethodPrograms", lambda *a: built.append(a) or MethodPrograms(*a))
-    assert run_here(monkeypatch, "sweep", *flags(tmp_path / "w", **OPTUNA)) == 0
-    assert len(built) == 1  # both batches go through one program
-    assert [row["server.lr"] for row in sorted(rows(tmp_path / "w"), key=lambda row: int(row["point"]))] == [
-        "0.1",
-        "0.05",
-        "0.0333333",
-    ]
-    means = {int(row["point"]): float(row["valid NDCG@50 mean"]) for row in rows(tmp_path / "w")}
-    assert told == [(k, pytest.approx(means[k]), None) for k in range(3)]
-    first, told[:] = list(told), []
-    assert len(counted) == 6
-    assert run_here(monkeypatch, "sweep", *flags(tmp_path / "w", **OPTUNA)) == 0
-    assert told == first
-    assert len(counted) == 6
-
-
-def test_optuna_is_told_of_failures_once(monkeypatch, tmp_path):
-    told, crashes = [], []
-    monkeypatch.setitem(sys.modules, "optuna", fake_optuna(told))
-
-    def crash(programs, plan, runs, **options):
-        crashes.append(runs)
-        raise RuntimeError("out of luck")
-
-    monkeypatch.setattr(training, "train_group", crash)
-    assert run_here(monkeypatch, "sweep", *flags(tmp_path / "w", **OPTUNA)) == 0
-    assert told == [(k, None, "fail") for k in range(3)]
-    assert len(crashes) == 6  # every run once, not again with each batch
-    assert best(tmp_path / "w")["point"] is None
-    assert "No point has a value at every seed" in (tmp_path / "w" / "table.md").read_text()
-
-
-@pytest.mark.parametrize(
-    ("more", "message"), [([], "pip install optuna"), (["--shard=1/2"], "points of kind optuna depend on each other")]
-)
-def test_optuna_that_is_not_installed_or_split_is_refused(monkeypatch, tmp_path, capsys, more, message):
-    monkeypatch.setitem(sys.modules, "optuna", None)
-    assert run_here(monkeypatch, "sweep", *flags(tmp_path / "w", *more, **OPTUNA)) == 2
-    assert message in capsys.readouterr().err
 
 
 LONG = {"rounds": 400, "eval.every": 5}
