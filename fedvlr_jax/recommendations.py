@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 from fedvlr_jax.algorithm import Algorithm
 from fedvlr_jax.evaluation.top import top_items
 from fedvlr_jax.mesh import whole
+from fedvlr_jax.scoring import Scoring
 from fedvlr_jax.types import Array, Bucket, ClientData, FedState
 
 
@@ -37,17 +39,26 @@ def recommend(
       ``(item_uk, score_uk)``, int32 and float32 [u, k], best first; -1 and -inf where a client has fewer candidates.
     """
 
-    def best(state: FedState, clients: ClientData, slots: Bucket) -> tuple[Array, Array]:
-        params = algorithm.scoring(state, clients.content, clients.prior)
+    placed = whole(algorithm.mesh)
+
+    @functools.partial(jax.jit, out_shardings=placed)
+    def publish(state: FedState, clients: ClientData) -> Scoring:
+        return algorithm.scoring(state, clients.content, clients.prior)
+
+    @functools.partial(jax.jit, out_shardings=placed)
+    def best(params: Scoring, slots: Bucket) -> tuple[Array, Array]:
         return top_items(algorithm.rank_score, params, slots, num_items=num_items, k=k)
 
-    best = jax.jit(best, out_shardings=whole(algorithm.mesh))
-    shared = jax.tree.map(np.asarray, clients._replace(buckets=()))
+    published = None
     item_uk, score_uk = np.full((num_users, k), -1, np.int32), np.full((num_users, k), -np.inf, np.float32)
     for state, bucket in parts:
+        if published is None:  # what all parts share
+            shared = jax.tree.map(np.asarray, clients._replace(buckets=()))
+            published = publish(state.replace(private=None), shared)
+        params = published._replace(private=state.private)
         for begin in range(0, bucket.user.shape[0], chunk):
             slots = jax.tree.map(lambda x, at=slice(begin, begin + chunk): np.asarray(x)[at], bucket)
-            items, scores = jax.device_get(best(state, shared, slots))
+            items, scores = jax.device_get(best(params, slots))
             real_c = slots.user < num_users
             item_uk[slots.user[real_c]], score_uk[slots.user[real_c]] = items[real_c], scores[real_c]
     return item_uk, score_uk

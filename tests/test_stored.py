@@ -19,6 +19,7 @@ from fedvlr_jax.io import segments
 from fedvlr_jax.io.checkpoint import Checkpoints
 from fedvlr_jax.job import delete_run, evaluate_job, run_job
 from fedvlr_jax.programs import Programs, make_experiment
+from fedvlr_jax.recommendations import recommend
 from fedvlr_jax.stored import StoredPrograms
 from fedvlr_jax.training import train
 
@@ -103,6 +104,20 @@ def test_an_evaluation_block_by_block_gives_the_ranks_of_one_block(tmp_path, mon
     state, _ = after(programs, (5,))
     jax.tree.map(np.testing.assert_array_equal, programs.rank(state, hide_test=False), on_the_device[2])
     assert (programs.rank(state, hide_test=True).item[1] == -1).all()
+
+
+def test_a_store_recommends_what_the_device_does(tmp_path, monkeypatch):
+    monkeypatch.setattr("fedvlr_jax.stored.BLOCK_CLIENTS", 4)  # several parts
+    options = {"num_users": DATASET.num_users, "num_items": DATASET.num_items, "k": 3, "chunk": 2}
+    found = {}
+    for store, make in (("device", Programs), ("disk", lambda *a, **k: StoredPrograms(a[0], tmp_path, **k))):
+        made = experiment(store, **PLAIN)
+        programs = make(made, eval_chunk=4)
+        state, _ = after(programs, (2,))
+        found[store] = recommend(made.algorithm, programs.parts(state), made.clients, **options)
+    np.testing.assert_array_equal(found["disk"][0], found["device"][0])
+    np.testing.assert_allclose(found["disk"][1], found["device"][1], rtol=1e-5)
+    assert (found["disk"][0] >= 0).all()
 
 
 def test_only_the_cohort_is_read_and_written(tmp_path, monkeypatch):
