@@ -1,6 +1,7 @@
 """The points that the benchmark chose on validation NDCG@50 become the defaults of a data set's configuration.
 
-Chosen from the grids of configs/benchmark/<set>.py with seed 0; the whole table is in docs/reproduction.md.
+Chosen from the grids of configs/benchmark/<set>.py, by the mean over its `search_seeds`; the whole table is in
+docs/reproduction.md.
 """
 
 import fnmatch
