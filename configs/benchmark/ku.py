@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     config.train.data.expect.users = 204
     config.train.data.expect.items = 560
     config.train.data.expect.ratings = 3488
-    config.search_seeds = 3  # with one, rounding alone decided between some points (docs/reproduction.md)
+    config.search_seeds = 3
     config.train.rounds = 100
     config.train.eval.patience = 6
     config.settings = {
