@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     config.controls = "shuffled features, random features, without D, without V, without C"  # of every fedvlr
     config.seeds = 5  # runs of the chosen point; seeds 0, 1, ...
     config.search_seeds = (
-        1  # runs of every point of a grid; seeds 0, 1, ... On small data one seed picks points by luck
+        1  # runs of every point of a grid; seeds 0, 1, ... (with one, luck picks among close points)
     )
     config.group = 0  # runs trained side by side in one program; 0 = one on CPUs, all on accelerators
     config.bucket_growth = 4.0  # width of neighbouring history buckets; fewer buckets compile faster
