@@ -16,7 +16,7 @@ from configs.benchmark.tuned import tuned
 
 CHOSEN = {
     "fedavg+base": fields(server__l2=0.001),
-    "fedavg+mlp": fields(server__l2=0.0003),
+    "fedavg+mlp": fields(server__l2=0.001),
     "fedavg+vbpr": fields(server__l2=0.001),
     "fedavg+fedvlr": fields(server__l2=0.001),
     "fcf+base": fields(server__l2=0.001),

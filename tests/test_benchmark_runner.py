@@ -8,13 +8,18 @@ import json
 import shutil
 import signal
 import time
+import types
 
 import numpy as np
 import pytest
 from commands import ROOT, TINY, finish, run_here, start
 
+from fedvlr_jax.baselines import BASELINES
 from fedvlr_jax.benchmark import central, federated
+from fedvlr_jax.benchmark.methods import Method
+from fedvlr_jax.benchmark.runner import run_benchmark
 from fedvlr_jax.data import synthetic as generator
+from fedvlr_jax.errors import ConfigError
 
 METHODS = "constant,popularity,fed_ease,bpr_mf,fcf+base,fcf+vbpr,local-only"
 SMALL = {
@@ -86,6 +91,27 @@ def test_a_gradient_trained_baseline_searches_its_points_and_runs_its_seeds(fini
     assert set(read) == {"point0-seed0", "point1-seed0", f"point{best}-seed1"}
     mean = np.mean([read[f"point{best}-seed{s}"]["test"]["HR@50"] for s in (0, 1)])
     assert float(table(finished)["bpr_mf", "HR@50"]["mean"]) == pytest.approx(mean, abs=1e-12)
+
+
+def test_a_single_baseline_may_try_more_points_than_the_others(tmp_path, monkeypatch):
+    task = types.SimpleNamespace(config={"baseline_points": 2, "baseline_points_of": {"bpr_mf": 3}, "seeds": 1})
+    task.config["search_seeds"] = 1
+    asked = {}
+
+    def fit(task, method, learner, points, wanted):
+        asked[method.name] = list(points)
+        return dict.fromkeys(wanted, "not run")
+
+    monkeypatch.setattr(central, "_fit", fit)
+    for name in ("bpr_mf", "vbpr"):
+        central._learned(task, Method(name, "centralised", "", "", {}, ()), BASELINES[name])
+    assert [len(asked[name]) for name in ("bpr_mf", "vbpr")] == [3, 2]
+
+
+def test_points_of_what_has_no_grid_to_train_are_refused():
+    config = {"seeds": 1, "search_seeds": 1, "baseline_points_of": {"ease": 0}}
+    with pytest.raises(ConfigError, match="baseline_points_of: expected names among bpr_mf, .* found 'ease'"):
+        run_benchmark(config, None, None, interrupt=None, say=None)
 
 
 def test_points_of_a_bounded_grid_are_spread_evenly():

@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
     config.group = 0  # runs trained side by side in one program; 0 = one on CPUs, all on accelerators
     config.bucket_growth = 4.0  # width of neighbouring history buckets; fewer buckets compile faster
     config.baseline_points = 0  # gradient-trained baselines: points of their grids, evenly spread; 0 = all
+    config.baseline_points_of = ConfigDict()  # the same for single ones: {"bpr_mf": 0}
     config.epochs = 400  # gradient-trained baselines: at most so many
     config.epochs_every = 5  # epochs between two evaluations
     config.epochs_patience = 10  # evaluations without better validation NDCG@50 before stopping

@@ -40,7 +40,8 @@ def _closed_form(task: Task, method: Method) -> MethodRuns:
 
 
 def _learned(task: Task, method: Method, learner: Learner) -> MethodRuns:
-    points = _spread(learner.grid, task.config["baseline_points"])
+    count = task.config["baseline_points_of"].get(method.name, task.config["baseline_points"])
+    points = _spread(learner.grid, count)
     searched = range(task.config["search_seeds"]) if len(points) > 1 else ()
     tried: Tried = {}
     for seed in searched:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fedvlr_jax.baselines import BASELINES
+from fedvlr_jax.baselines.learner import Learner
 from fedvlr_jax.benchmark import central, federated
 from fedvlr_jax.benchmark.methods import Method, Methods, list_methods
 from fedvlr_jax.benchmark.records import MethodRuns
@@ -51,6 +52,10 @@ def run_benchmark(
     """
     if config["seeds"] < 1 or config["search_seeds"] < 1:
         raise ConfigError("seeds, search_seeds: expected at least 1 each")
+    learners = [name for name, baseline in BASELINES.items() if isinstance(baseline, Learner)]
+    for name in config["baseline_points_of"]:
+        if name not in learners:
+            raise ConfigError(f"baseline_points_of: expected names among {', '.join(learners)}, found {name!r}")
     asked = list_methods(config, dataset)
     _require_same_benchmark(workdir, config, dataset)
     clients = make_client_data(dataset, growth=config["bucket_growth"])
