@@ -42,10 +42,10 @@ from fedvlr_jax.chunks import gather_local
 from fedvlr_jax.client import draw_work, make_local_update
 from fedvlr_jax.data import load_configured
 from fedvlr_jax.data.buckets import make_client_data
-from fedvlr_jax.hosts import HOSTS
+from fedvlr_jax.models.hosts import HOSTS
+from fedvlr_jax.models.variants import VARIANTS
 from fedvlr_jax.rounds import BucketPlan, make_round
 from fedvlr_jax.types import ClientData, Dataset, FedState
-from fedvlr_jax.variants import VARIANTS
 
 ROUNDS = 5  # in one call of the program
 

@@ -13,17 +13,18 @@ from jax.sharding import Mesh
 
 from fedvlr_jax import sampling
 from fedvlr_jax.chunks import PATHS
-from fedvlr_jax.costs import CostReport, cost_report
 from fedvlr_jax.errors import ConfigError
-from fedvlr_jax.hosts import HOSTS
 from fedvlr_jax.local_loss import LocalSettings, trainable
 from fedvlr_jax.losses import OBJECTIVES, is_off
 from fedvlr_jax.mesh import make_mesh, padded_rows
-from fedvlr_jax.model import Model, make_model
+from fedvlr_jax.models.costs import CostReport, cost_report
+from fedvlr_jax.models.hosts import HOSTS
+from fedvlr_jax.models.model import Model, make_model
+from fedvlr_jax.models.router import ACTIVATIONS
+from fedvlr_jax.models.variants import VARIANTS
 from fedvlr_jax.planning import plan_buckets
 from fedvlr_jax.ranges import check_ranges
 from fedvlr_jax.rounds import make_round
-from fedvlr_jax.router import ACTIVATIONS
 from fedvlr_jax.scoring import Scoring, make_block_score, router_weights, score_chunk
 from fedvlr_jax.types import (
     Array,
@@ -38,7 +39,6 @@ from fedvlr_jax.types import (
     RoundInfo,
     Score,
 )
-from fedvlr_jax.variants import VARIANTS
 
 OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {
     "sgd": optax.sgd,

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from fedvlr_jax.client import Upload, Work, download_of, make_gathered_update, make_local_update
 from fedvlr_jax.local_loss import LocalSettings, make_loss
-from fedvlr_jax.model import Broadcast, Download, Model, pool
+from fedvlr_jax.models.model import Broadcast, Download, Model, pool
 from fedvlr_jax.stepping import Local, condense, local_steps, make_solve, make_update
 from fedvlr_jax.types import Array, PrivateState, PyTree
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from fedvlr_jax.local_loss import LocalSettings, make_loss, make_step_loss, put_rows, step_positions
 from fedvlr_jax.losses import Draw
-from fedvlr_jax.model import Broadcast, Download, Model, pool, take_rows
+from fedvlr_jax.models.model import Broadcast, Download, Model, pool, take_rows
 from fedvlr_jax.stepping import Local, condense, local_steps, make_solve, make_update
 from fedvlr_jax.types import Array, PyTree
 

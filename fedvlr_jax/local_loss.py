@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import optax
 
 from fedvlr_jax import losses
-from fedvlr_jax.hosts import ItemRows
 from fedvlr_jax.losses import Draw, Objective
-from fedvlr_jax.model import Download, Model, item_rows, score, take_rows
+from fedvlr_jax.models.hosts import ItemRows
+from fedvlr_jax.models.model import Download, Model, item_rows, score, take_rows
 from fedvlr_jax.types import Array, PyTree
 
 

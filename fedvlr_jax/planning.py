@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from fedvlr_jax.local_loss import LocalSettings
-from fedvlr_jax.model import Model
+from fedvlr_jax.models.model import Model
 from fedvlr_jax.rounds import BucketPlan
 from fedvlr_jax.types import Bucket
 

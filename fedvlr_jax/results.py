@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from fedvlr_jax.costs import CostReport
 from fedvlr_jax.evaluation.metrics import row_values, summarise, warm_items
 from fedvlr_jax.evaluation.statistics import bootstrap_interval
+from fedvlr_jax.models.costs import CostReport
 from fedvlr_jax.schedule import Tally
 from fedvlr_jax.types import Dataset, Ranks
 

@@ -13,7 +13,7 @@ from fedvlr_jax.client import draw_work
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.local_loss import LocalSettings, make_loss
 from fedvlr_jax.losses import Draw
-from fedvlr_jax.model import Broadcast, Download, Model, item_rows, pool, score, take_rows
+from fedvlr_jax.models.model import Broadcast, Download, Model, item_rows, pool, score, take_rows
 from fedvlr_jax.stepping import Local, make_solve
 from fedvlr_jax.types import Array, BlockScore, Bucket, Prior, PrivateState, PyTree
 

@@ -11,7 +11,7 @@ import optax
 
 from fedvlr_jax.client import Upload
 from fedvlr_jax.losses import is_off
-from fedvlr_jax.model import Broadcast
+from fedvlr_jax.models.model import Broadcast
 from fedvlr_jax.types import Array, PublicState, PyTree
 
 

@@ -15,7 +15,7 @@ import optax
 from fedvlr_jax import losses
 from fedvlr_jax.local_loss import LocalSettings, trainable
 from fedvlr_jax.losses import Draw
-from fedvlr_jax.model import Download, Model, item_rows
+from fedvlr_jax.models.model import Download, Model, item_rows
 from fedvlr_jax.types import Array, PyTree
 
 

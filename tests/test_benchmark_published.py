@@ -7,7 +7,7 @@ import pytest
 from ranking_oracle import load_real, lowest_index_ranks
 
 from fedvlr_jax.benchmark.published import CENTRALISED, HOSTS, ROWS, equals_constant, published
-from fedvlr_jax.variants import VARIANTS
+from fedvlr_jax.models.variants import VARIANTS
 
 SETS = ("Beauty", "Cards", "ML", "KU", "Dance", "Food", "Movie")
 PRINTED = {  # (set, method): HR@50, NDCG@50 in percent, typed from the paper

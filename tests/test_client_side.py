@@ -12,8 +12,8 @@ from scipy import stats
 
 from fedvlr_jax import losses, sampling
 from fedvlr_jax.algorithm import make_algorithm
-from fedvlr_jax.hosts import HOSTS, ItemRows
-from fedvlr_jax.router import Router
+from fedvlr_jax.models.hosts import HOSTS, ItemRows
+from fedvlr_jax.models.router import Router
 from fedvlr_jax.types import Bucket
 
 DATASET = tiny_dataset()

@@ -10,7 +10,7 @@ import pytest
 
 from fedvlr_jax.algorithm import parse_names
 from fedvlr_jax.errors import ConfigError
-from fedvlr_jax.fusion import FUSION_OPS, make_fusion, tall_product
+from fedvlr_jax.models.fusion import FUSION_OPS, make_fusion, tall_product
 from fedvlr_jax.types import Content
 
 OPERATORS = tuple(FUSION_OPS)

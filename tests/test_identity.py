@@ -12,7 +12,7 @@ from problems import client_data, histories, relative_difference, settings, spre
 
 from fedvlr_jax import sampling
 from fedvlr_jax.algorithm import make_algorithm
-from fedvlr_jax.fusion import FUSION_OPS, make_fusion
+from fedvlr_jax.models.fusion import FUSION_OPS, make_fusion
 from fedvlr_jax.types import Content
 
 

@@ -14,7 +14,7 @@ from fedvlr_jax.data.synthetic import generate
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.evaluation.metrics import summarise, warm_items
 from fedvlr_jax.evaluation.ranking import rank_all
-from fedvlr_jax.hosts.host import product
+from fedvlr_jax.models.hosts.host import product
 
 DATASET = tiny_dataset()
 

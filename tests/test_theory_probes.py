@@ -11,7 +11,7 @@ from fedvlr_jax import sampling
 from fedvlr_jax.client import draw_work
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.local_loss import make_loss
-from fedvlr_jax.model import Download, pool
+from fedvlr_jax.models.model import Download, pool
 from fedvlr_jax.theory.assumptions import outside
 from fedvlr_jax.theory.probes import make_curvature, make_probe
 from fedvlr_jax.theory.problem import Problem, make_problem

@@ -9,7 +9,7 @@ import numpy as np
 from fedvlr_jax.benchmark.published import HOSTS
 from fedvlr_jax.benchmark.records import CONTROL, FEDERATED, MethodRuns
 from fedvlr_jax.evaluation.metrics import VALID, row_values
-from fedvlr_jax.variants import VARIANTS
+from fedvlr_jax.models.variants import VARIANTS
 
 SHUFFLED, RANDOM = "shuffled features", "random features"
 """Controls of a multimodal gain; a control is named ``"<host>+<variant>, <kind>"``; "without V" is a kind too."""

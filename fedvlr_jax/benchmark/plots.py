@@ -14,7 +14,7 @@ from fedvlr_jax.benchmark.records import CENTRALISED, FEDERATED, CurvePoint, Met
 from fedvlr_jax.benchmark.table import Row
 from fedvlr_jax.evaluation.metrics import VALID, seed_values
 from fedvlr_jax.io.figures import COLOURS, log_axis, new_figure, png_of
-from fedvlr_jax.variants import VARIANTS
+from fedvlr_jax.models.variants import VARIANTS
 
 _BLOCK_COLOURS = dict(zip(order.BLOCKS, ("#0072B2", "#D55E00", "#9A9A9A", "#009E73"), strict=True))
 _PALE = {"color": "#D5D9DE", "linewidth": 0.9, "zorder": 1}

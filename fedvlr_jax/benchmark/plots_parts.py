@@ -11,7 +11,7 @@ import numpy as np
 from fedvlr_jax.benchmark import order
 from fedvlr_jax.benchmark.records import CENTRALISED, FEDERATED, CurvePoint, MethodRuns
 from fedvlr_jax.io.figures import COLOURS, new_figure
-from fedvlr_jax.variants import VARIANTS
+from fedvlr_jax.models.variants import VARIANTS
 
 VARIANT_COLOURS = dict(zip(VARIANTS, ("#5F6B7A", "#E69F00", "#009E73", "#D55E00"), strict=True))
 PANEL_COLUMNS = 3

@@ -25,7 +25,7 @@ from fedvlr_jax.chunks import gather_local
 from fedvlr_jax.client import draw_work, make_local_update
 from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.errors import ConfigError
-from fedvlr_jax.model import Broadcast
+from fedvlr_jax.models.model import Broadcast
 from fedvlr_jax.stepping import Local
 from fedvlr_jax.theory.exponents import Expected, Exponent, over_points, over_runs
 from fedvlr_jax.types import Bucket, ClientData, Dataset, FedState

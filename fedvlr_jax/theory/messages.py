@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedvlr_jax.algorithm import make_algorithm
-from fedvlr_jax.hosts import HOSTS
+from fedvlr_jax.models.hosts import HOSTS
+from fedvlr_jax.models.variants import VARIANTS
 from fedvlr_jax.types import Dataset
-from fedvlr_jax.variants import VARIANTS
 
 
 class Message(NamedTuple):

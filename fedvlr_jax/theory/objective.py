@@ -11,7 +11,7 @@ import optax
 from fedvlr_jax.client import download_of
 from fedvlr_jax.local_loss import LocalSettings, make_finish
 from fedvlr_jax.losses import Draw, multi_hot
-from fedvlr_jax.model import Broadcast, Model, item_rows, score
+from fedvlr_jax.models.model import Broadcast, Model, item_rows, score
 from fedvlr_jax.types import Array, ClientData, PyTree
 
 

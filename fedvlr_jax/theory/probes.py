@@ -13,7 +13,7 @@ from fedvlr_jax import sampling
 from fedvlr_jax.chunks import gather_local
 from fedvlr_jax.client import Work, download_of, draw_work, make_local_update
 from fedvlr_jax.local_loss import make_loss
-from fedvlr_jax.model import Broadcast
+from fedvlr_jax.models.model import Broadcast
 from fedvlr_jax.stepping import Local
 from fedvlr_jax.theory import estimators
 from fedvlr_jax.theory.objective import server_term

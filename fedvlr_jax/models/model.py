@@ -8,9 +8,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedvlr_jax.hosts import Host, ItemRows
+from fedvlr_jax.models.hosts import Host, ItemRows
+from fedvlr_jax.models.variants import Variant
 from fedvlr_jax.types import Array, Content, PyTree
-from fedvlr_jax.variants import Variant
 
 
 class Broadcast(NamedTuple):

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from fedvlr_jax.hosts import fcf
-from fedvlr_jax.hosts.host import Host
+from fedvlr_jax.models.hosts import fcf
+from fedvlr_jax.models.hosts.host import Host
 from fedvlr_jax.types import Array
 
 

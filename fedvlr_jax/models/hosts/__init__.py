@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fedvlr_jax.hosts import fcf, fedavg, fedncf, fedprior, fedrap, pfedrec
-from fedvlr_jax.hosts.host import Host, ItemRows
+from fedvlr_jax.models.hosts import fcf, fedavg, fedncf, fedprior, fedrap, pfedrec
+from fedvlr_jax.models.hosts.host import Host, ItemRows
 
 HOSTS: dict[str, Callable[..., Host]] = {
     "fedavg": fedavg.make,

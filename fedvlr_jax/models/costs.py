@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 
-from fedvlr_jax.model import Model
+from fedvlr_jax.models.model import Model
 from fedvlr_jax.types import Content, PyTree
 
 

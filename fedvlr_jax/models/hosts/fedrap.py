@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from fedvlr_jax.hosts.fedavg import init_linear_head
-from fedvlr_jax.hosts.host import Host, ItemRows
+from fedvlr_jax.models.hosts.fedavg import init_linear_head
+from fedvlr_jax.models.hosts.host import Host, ItemRows
 from fedvlr_jax.types import Array, PyTree
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from fedvlr_jax.hosts.host import Host, ItemRows, no_regulariser
+from fedvlr_jax.models.hosts.host import Host, ItemRows, no_regulariser
 from fedvlr_jax.types import Array, PyTree
 
 

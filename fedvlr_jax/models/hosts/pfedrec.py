@@ -7,8 +7,8 @@ a few steps, so the scored rows are personal; nothing of that copy is uploaded.
 
 from __future__ import annotations
 
-from fedvlr_jax.hosts.fedavg import init_linear_head, linear_score
-from fedvlr_jax.hosts.host import Host
+from fedvlr_jax.models.hosts.fedavg import init_linear_head, linear_score
+from fedvlr_jax.models.hosts.host import Host
 
 
 def make(num_items: int, *, dim: int, init_scale: float, tune_steps: int, tune_lr: float, **_) -> Host:

@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from fedvlr_jax.errors import ConfigError
-from fedvlr_jax.fusion import make_fusion
-from fedvlr_jax.hosts.host import product
-from fedvlr_jax.router import Condensed, Router, condense, condensed_weights, expand, start
+from fedvlr_jax.models.fusion import make_fusion
+from fedvlr_jax.models.hosts.host import product
+from fedvlr_jax.models.router import Condensed, Router, condense, condensed_weights, expand, start
 from fedvlr_jax.types import Array, Content, PyTree
 
 

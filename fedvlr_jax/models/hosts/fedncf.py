@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fedvlr_jax.hosts.host import Host, ItemRows, product
+from fedvlr_jax.models.hosts.host import Host, ItemRows, product
 from fedvlr_jax.types import Array, PyTree
 
 
