@@ -25,7 +25,7 @@ from random_data import random_dataset
 from configs.base import get_config
 from fedvlr_jax.algorithm import OPTIMIZERS, make_algorithm
 from fedvlr_jax.data.buckets import make_client_data
-from fedvlr_jax.server import empty_aggregate, make_server_step
+from fedvlr_jax.federated.server import empty_aggregate, make_server_step
 
 SEEN = 0.05  # a part below this share of its round is lost in the noise of a difference of two times
 BASE = {"clients": 3_000, "rows": 8, "items": 3_000, "steps": 2, "operators": 2, "dim": 16}

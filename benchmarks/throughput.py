@@ -36,15 +36,15 @@ import numpy_client
 from random_data import random_dataset
 
 from configs.base import get_config
-from fedvlr_jax import sampling
 from fedvlr_jax.algorithm import OPTIMIZERS, Algorithm, make_algorithm
-from fedvlr_jax.chunks import gather_local
-from fedvlr_jax.client import draw_work, make_local_update
 from fedvlr_jax.data import load_configured
 from fedvlr_jax.data.buckets import make_client_data
+from fedvlr_jax.federated import sampling
+from fedvlr_jax.federated.client import draw_work, make_local_update
+from fedvlr_jax.federated.paths import gather_local
+from fedvlr_jax.federated.rounds import BucketPlan, make_round
 from fedvlr_jax.models.hosts import HOSTS
 from fedvlr_jax.models.variants import VARIANTS
-from fedvlr_jax.rounds import BucketPlan, make_round
 from fedvlr_jax.types import ClientData, Dataset, FedState
 
 ROUNDS = 5  # in one call of the program

@@ -32,10 +32,10 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     # Imported here, so that a slip of the pen in a flag is answered before JAX is loaded.
     from fedvlr_jax.algorithm import make_algorithm
     from fedvlr_jax.data import load_configured
+    from fedvlr_jax.federated.mesh import join_processes
     from fedvlr_jax.io.files import prepare_workdir
     from fedvlr_jax.io.tables import cost_table, result_table
     from fedvlr_jax.job import delete_run, run_job
-    from fedvlr_jax.mesh import join_processes
     from fedvlr_jax.programs import make_experiment
     from fedvlr_jax.schedule import make_plan
 

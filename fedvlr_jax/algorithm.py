@@ -11,21 +11,21 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from fedvlr_jax import sampling
-from fedvlr_jax.chunks import PATHS
 from fedvlr_jax.errors import ConfigError
-from fedvlr_jax.local_loss import LocalSettings, trainable
-from fedvlr_jax.losses import OBJECTIVES, is_off
-from fedvlr_jax.mesh import make_mesh, padded_rows
+from fedvlr_jax.federated import sampling
+from fedvlr_jax.federated.bucket_plan import plan_buckets
+from fedvlr_jax.federated.mesh import make_mesh, padded_rows
+from fedvlr_jax.federated.objectives import OBJECTIVES, is_off
+from fedvlr_jax.federated.paths import PATHS
+from fedvlr_jax.federated.rounds import make_round
+from fedvlr_jax.federated.scoring import Scoring, make_block_score, router_weights, score_chunk
+from fedvlr_jax.federated.step_loss import LocalSettings, trainable
 from fedvlr_jax.models.costs import CostReport, cost_report
 from fedvlr_jax.models.hosts import HOSTS
 from fedvlr_jax.models.model import Model, make_model
 from fedvlr_jax.models.router import ACTIVATIONS
 from fedvlr_jax.models.variants import VARIANTS
-from fedvlr_jax.planning import plan_buckets
 from fedvlr_jax.ranges import check_ranges
-from fedvlr_jax.rounds import make_round
-from fedvlr_jax.scoring import Scoring, make_block_score, router_weights, score_chunk
 from fedvlr_jax.types import (
     Array,
     Bucket,

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedvlr_jax.algorithm import Algorithm
-from fedvlr_jax.mesh import whole
-from fedvlr_jax.scoring import Scoring
+from fedvlr_jax.federated.mesh import whole
+from fedvlr_jax.federated.scoring import Scoring
 from fedvlr_jax.types import Array, Bucket, Content, FedState
 
 SINGLE_MODALITIES = ("id", "visual", "text")

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, SingleDeviceSharding
 
-from fedvlr_jax import prior
 from fedvlr_jax.algorithm import make_algorithm, parse_names
 from fedvlr_jax.data.buckets import heldout_targets, make_client_data
 from fedvlr_jax.evaluation.metrics import warm_items
 from fedvlr_jax.evaluation.ranking import rank_all
+from fedvlr_jax.federated import prior
+from fedvlr_jax.federated.mesh import place_clients, rank_over_devices, replicate, state_shardings
 from fedvlr_jax.io.checkpoint import Checkpoints
-from fedvlr_jax.mesh import place_clients, rank_over_devices, replicate, state_shardings
 from fedvlr_jax.types import Array, Bucket, ClientData, Content, Dataset, FedState, Prior, PyTree, Ranks, RoundInfo
 
 Run = Callable[[PyTree, ClientData], tuple[PyTree, RoundInfo]]

@@ -10,8 +10,8 @@ import numpy as np
 
 from fedvlr_jax.algorithm import Algorithm
 from fedvlr_jax.evaluation.top import top_items
-from fedvlr_jax.mesh import whole
-from fedvlr_jax.scoring import Scoring
+from fedvlr_jax.federated.mesh import whole
+from fedvlr_jax.federated.scoring import Scoring
 from fedvlr_jax.types import Array, Bucket, ClientData, FedState
 
 

@@ -21,10 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
-from fedvlr_jax import sampling
 from fedvlr_jax.data.buckets import heldout_targets, make_histories
 from fedvlr_jax.evaluation.metrics import warm_items
 from fedvlr_jax.evaluation.ranking import rank_block, unranked
+from fedvlr_jax.federated import sampling
 from fedvlr_jax.io.checkpoint import Checkpoints
 from fedvlr_jax.io.layout import Layout
 from fedvlr_jax.io.store import Store

@@ -18,6 +18,7 @@ import numpy as np
 from fedvlr_jax.data import fingerprint
 from fedvlr_jax.errors import TrainingError
 from fedvlr_jax.evaluation.metrics import summarise
+from fedvlr_jax.federated.mesh import agreed
 from fedvlr_jax.io.checkpoint import Checkpoints
 from fedvlr_jax.io.identity import require_same_run
 from fedvlr_jax.io.interrupt import Interrupt, Interrupted
@@ -25,7 +26,6 @@ from fedvlr_jax.io.progress import Progress
 from fedvlr_jax.io.saving import Saver
 from fedvlr_jax.io.writers import MetricWriter
 from fedvlr_jax.memory import explained_memory
-from fedvlr_jax.mesh import agreed
 from fedvlr_jax.programs import Experiment, Programs, StateHolder
 from fedvlr_jax.schedule import Plan, Tally, make_plan, read_tally
 from fedvlr_jax.stored import StoredPrograms

@@ -10,8 +10,8 @@ import pytest
 from problems import HOST_NAMES, client_data, relative_difference, settings, tiny_dataset
 from scipy import stats
 
-from fedvlr_jax import losses, sampling
 from fedvlr_jax.algorithm import make_algorithm
+from fedvlr_jax.federated import objectives, sampling
 from fedvlr_jax.models.hosts import HOSTS, ItemRows
 from fedvlr_jax.models.router import Router
 from fedvlr_jax.types import Bucket
@@ -105,7 +105,7 @@ def test_hold_out_divides_the_history(length, share):
 
 def test_objectives_say_which_positives_the_model_may_read():
     history_l = jnp.asarray([2, 3, 5, 7, 11, 20, 20], jnp.int32)
-    for name, make in losses.OBJECTIVES.items():
+    for name, make in objectives.OBJECTIVES.items():
         objective = make(20, steps=2, negatives=3, holdout=0.4, confidence=1.0)
         draw = objective.draw(jax.random.key(0), history_l)
         covered_l = np.maximum(draw.input_l, draw.target_l)
@@ -127,30 +127,30 @@ def test_sampled_losses_equal_the_formula_and_ignore_padding(name):
     rng = np.random.default_rng(0)
     s_l, s_ln = rng.normal(size=3), rng.normal(size=(3, 4))
     weight = jnp.array([1.0, 1.0, 1.0, 0.0, 0.0])
-    draw = losses.Draw(jnp.arange(5), weight, weight, None)
+    draw = objectives.Draw(jnp.arange(5), weight, weight, None)
     padded_l = jnp.asarray(np.append(s_l, [99.0, -99.0]), jnp.float32)
     padded_ln = jnp.asarray(np.vstack([s_ln, np.full((2, 4), 50.0)]), jnp.float32)
-    value = {"bce": losses.bce_loss, "bpr": losses.bpr_loss}[name](draw, padded_l, padded_ln)
+    value = {"bce": objectives.bce_loss, "bpr": objectives.bpr_loss}[name](draw, padded_l, padded_ln)
     np.testing.assert_allclose(value, naive_losses(s_l, s_ln, 4)[name], rtol=1e-5)
 
 
 def test_softmax_loss_leaves_the_input_out_of_the_normaliser():
     s_i = np.random.default_rng(0).normal(size=9)
-    draw = losses.Draw(
+    draw = objectives.Draw(
         jnp.array([1, 4, 6, 9]), jnp.array([0.0, 1.0, 1.0, 0.0]), jnp.array([1.0, 0.0, 0.0, 0.0]), None
     )
     p = np.exp(s_i) / np.exp(np.delete(s_i, 1)).sum()
     np.testing.assert_allclose(
-        losses.softmax_loss(draw, jnp.asarray(s_i, jnp.float32)), -np.log(p[[4, 6]]).mean(), rtol=1e-5
+        objectives.softmax_loss(draw, jnp.asarray(s_i, jnp.float32)), -np.log(p[[4, 6]]).mean(), rtol=1e-5
     )
 
 
 def test_undivided_history_keeps_all_items_in_the_normaliser():
     s_i = np.random.default_rng(0).normal(size=5)
     one = jnp.array([1.0, 1.0])
-    draw = losses.Draw(jnp.array([1, 3]), one, one, None)
+    draw = objectives.Draw(jnp.array([1, 3]), one, one, None)
     p = np.exp(s_i) / np.exp(s_i).sum()
-    value = losses.softmax_loss(draw, jnp.asarray(s_i, jnp.float32))
+    value = objectives.softmax_loss(draw, jnp.asarray(s_i, jnp.float32))
     np.testing.assert_allclose(value, -np.log(p[[1, 3]]).mean(), rtol=1e-5)
 
 
@@ -164,10 +164,10 @@ def test_fcf_closed_form_solves_the_normal_equations_and_stops_moving():
         c = np.diag(1 + 3 * r_i)
         expected = np.linalg.inv(g_id.T @ c @ g_id + 0.5 * np.eye(4)) @ g_id.T @ c @ r_i
         np.testing.assert_allclose(theta["w"], expected, rtol=1e-10)
-        draw = losses.Draw(jnp.flatnonzero(r_i), jnp.ones(int(r_i.sum())), jnp.ones(int(r_i.sum())), None)
+        draw = objectives.Draw(jnp.flatnonzero(r_i), jnp.ones(int(r_i.sum())), jnp.ones(int(r_i.sum())), None)
 
         def objective(theta):
-            value = losses.make_squared_loss(3.0)(draw, host.score(theta, {}, items))
+            value = objectives.make_squared_loss(3.0)(draw, host.score(theta, {}, items))
             return value + host.regulariser(theta, items, None, jnp.zeros(()))
 
         assert np.abs(jax.jit(jax.grad(objective))(theta)["w"]).max() < 1e-12

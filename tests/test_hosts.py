@@ -20,8 +20,8 @@ from problems import (
     tiny_dataset,
 )
 
-from fedvlr_jax import sampling
 from fedvlr_jax.algorithm import make_algorithm
+from fedvlr_jax.federated import sampling
 
 ROUND, STEPS, NEGATIVES, LR, TABLE_LR, SERVER_LR = 5, 2, 3, 0.3, 0.2, 0.05
 L2, SERVER_L2, ADDITIVE, SPARSITY = 0.02, 0.03, 0.4, 0.01

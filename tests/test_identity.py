@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from problems import client_data, histories, relative_difference, settings, spread, tiny_dataset
 
-from fedvlr_jax import sampling
 from fedvlr_jax.algorithm import make_algorithm
+from fedvlr_jax.federated import sampling
 from fedvlr_jax.models.fusion import FUSION_OPS, make_fusion
 from fedvlr_jax.types import Content
 

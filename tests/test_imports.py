@@ -18,25 +18,25 @@ PACKAGE = "fedvlr_jax"
 
 # Lowest first. A module may import from the layers below its own. The modules of a subpackage form one unit and may
 # import each other; those of the subpackages in DETAILED are units of their own.
-DETAILED = ("models",)
-BASE = (("errors",), ("types",), ("mesh",))
+DETAILED = ("models", "federated")
+BASE = (("errors",), ("types",), ("federated.mesh",))
 ALGORITHM = (
-    ("models.fusion", "models.router", "sampling"),
-    ("losses",),
+    ("models.fusion", "models.router", "federated.sampling"),
+    ("federated.objectives",),
     ("models.hosts",),
     ("models.variants",),
     ("models.model",),
-    ("local_loss", "models.costs"),
-    ("stepping",),
-    ("client",),
-    ("server",),
-    ("chunks",),
-    ("rounds",),
-    ("scoring", "planning", "ranges"),
+    ("federated.step_loss", "models.costs"),
+    ("federated.local_steps",),
+    ("federated.client",),
+    ("federated.server",),
+    ("federated.paths",),
+    ("federated.rounds",),
+    ("federated.scoring", "federated.bucket_plan", "ranges"),
     ("algorithm",),
 )
 OUTSIDE = (
-    ("evaluation", "data", "schedule", "prior"),
+    ("evaluation", "data", "schedule", "federated.prior"),
     ("baselines",),
     ("io",),
 )  # they know types, but not the algorithm
@@ -55,7 +55,7 @@ EVERYWHERE = {"jax", "flax", "optax", "numpy"}
 PLACES = {  # foreign packages beyond these, by the start of a file's path
     "fedvlr_jax/data/": {"tensorflow_datasets", "array_record"},
     "fedvlr_jax/baselines/": {"scipy", "threadpoolctl"},
-    "fedvlr_jax/prior": {"scipy"},
+    "fedvlr_jax/federated/prior": {"scipy"},
     "fedvlr_jax/evaluation/": {"scipy"},
     "fedvlr_jax/io/": {"tensorboardX", "tqdm", "tabulate"},
     "fedvlr_jax/io/checkpoint": {"orbax"},
@@ -189,17 +189,25 @@ def test_the_walk_finds_the_package():
 @pytest.mark.parametrize(
     ("path", "source", "problem"),
     [
-        ("fedvlr_jax/types.py", "from fedvlr_jax.client import x", "downwards only.*types imports fedvlr_jax.client"),
+        (
+            "fedvlr_jax/types.py",
+            "from fedvlr_jax.federated.client import x",
+            "downwards only.*types imports fedvlr_jax.federated.client",
+        ),
         ("fedvlr_jax/models/router.py", "from fedvlr_jax.models import fusion", "downwards only"),
-        ("fedvlr_jax/client.py", "def f():\n    from . import rounds", "client.py:2: .*downwards only"),
-        ("fedvlr_jax/models/hosts/fcf.py", "from ...server import x", "hosts imports fedvlr_jax.server"),
+        ("fedvlr_jax/federated/client.py", "def f():\n    from . import rounds", "client.py:2: .*downwards only"),
+        (
+            "fedvlr_jax/models/hosts/fcf.py",
+            "from ...federated.server import x",
+            "hosts imports fedvlr_jax.federated.server",
+        ),
         (
             "fedvlr_jax/evaluation/groups.py",
-            "from fedvlr_jax import rounds",
+            "from fedvlr_jax.federated import rounds",
             "evaluation may import types and errors",
         ),
         ("fedvlr_jax/io/checkpoint.py", "import fedvlr_jax.models.model", "not the algorithm side .models.model."),
-        ("fedvlr_jax/losses.py", "import fedvlr_jax", "__init__ has no layer"),
+        ("fedvlr_jax/federated/objectives.py", "import fedvlr_jax", "__init__ has no layer"),
         (
             "fedvlr_jax/novel.py",
             "import jax",
@@ -209,7 +217,7 @@ def test_the_walk_finds_the_package():
         ("fedvlr_jax/io/files.py", "import orbax.checkpoint as ocp", "orbax has no place here"),
         ("fedvlr_jax/training.py", "from ml_collections import config_dict", "ml_collections has no place here"),
         ("fedvlr_jax/training.py", "from configs import base", "configs has no place here"),
-        ("fedvlr_jax/client.py", "import chex", "chex has no place here"),
+        ("fedvlr_jax/federated/client.py", "import chex", "chex has no place here"),
         ("experiments/train.py", "import chex", "chex has no place here"),
         ("fedvlr_jax/io/files.py", "import tensorflow_datasets", "tensorflow_datasets has no place here"),
         ("fedvlr_jax/models/fusion.py", "import scipy.stats", "scipy has no place here"),

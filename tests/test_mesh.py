@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fedvlr_jax.errors import ConfigError
-from fedvlr_jax.mesh import join_processes, make_mesh, padded_rows
+from fedvlr_jax.federated.mesh import join_processes, make_mesh, padded_rows
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FLAGS = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count"

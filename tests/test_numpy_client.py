@@ -10,8 +10,8 @@ from problems import client_data, relative_difference, settings, tiny_dataset
 
 from benchmarks.numpy_client import local_update
 from fedvlr_jax.algorithm import make_algorithm
-from fedvlr_jax.client import draw_work, make_local_update
-from fedvlr_jax.stepping import Local
+from fedvlr_jax.federated.client import draw_work, make_local_update
+from fedvlr_jax.federated.local_steps import Local
 
 DATASET = tiny_dataset()
 

@@ -10,8 +10,8 @@ import pytest
 from problems import histories as rows_of
 from problems import tiny_dataset
 
-from fedvlr_jax import sampling
 from fedvlr_jax.data.buckets import make_buckets, make_histories
+from fedvlr_jax.federated import sampling
 from fedvlr_jax.population import blocks, make_cohort, spread_rows
 
 DATASET = tiny_dataset(num_users=30)

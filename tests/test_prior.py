@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from problems import client_data, histories, settings, tiny_dataset
 
-from fedvlr_jax import prior
 from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.baselines import BASELINES, select
+from fedvlr_jax.federated import prior
+from fedvlr_jax.federated.prior import PriorSettings
 from fedvlr_jax.models.hosts.fedprior import standardise
-from fedvlr_jax.prior import PriorSettings
 from fedvlr_jax.programs import configured_prior, make_experiment
 
 RNG = np.random.default_rng(0)

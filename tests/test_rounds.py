@@ -12,8 +12,8 @@ import pytest
 from problems import HOST_NAMES, VARIANT_NAMES, client_data, relative_difference, settings, spread, tiny_dataset
 
 from fedvlr_jax.algorithm import make_algorithm
-from fedvlr_jax.chunks import gather_local
-from fedvlr_jax.client import draw_work, make_local_update
+from fedvlr_jax.federated.client import draw_work, make_local_update
+from fedvlr_jax.federated.paths import gather_local
 
 DATASET = tiny_dataset()
 

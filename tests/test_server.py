@@ -10,8 +10,8 @@ from problems import client_data, settings, tiny_dataset
 
 from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.errors import ConfigError
-from fedvlr_jax.planning import plan_buckets
-from fedvlr_jax.server import Aggregate, make_server_step
+from fedvlr_jax.federated.bucket_plan import plan_buckets
+from fedvlr_jax.federated.server import Aggregate, make_server_step
 from fedvlr_jax.types import PublicState
 
 

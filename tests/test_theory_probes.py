@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedvlr_jax import sampling
-from fedvlr_jax.client import draw_work
 from fedvlr_jax.errors import ConfigError
-from fedvlr_jax.local_loss import make_loss
+from fedvlr_jax.federated import sampling
+from fedvlr_jax.federated.client import draw_work
+from fedvlr_jax.federated.step_loss import make_loss
 from fedvlr_jax.models.model import Download, pool
 from fedvlr_jax.theory.assumptions import outside
 from fedvlr_jax.theory.probes import make_curvature, make_probe

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fedvlr_jax import prior
 from fedvlr_jax.baselines.base import Grid, Hyper, score_table, table_baseline
+from fedvlr_jax.federated import prior
 from fedvlr_jax.types import Array, Dataset
 
 GRID = tuple({"reach": reach} for reach in (0.5, 0.0))

@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fedvlr_jax.federated.mesh import agreed
 from fedvlr_jax.io.checkpoint import Checkpoints
-from fedvlr_jax.mesh import agreed
 from fedvlr_jax.schedule import Tally
 from fedvlr_jax.types import PyTree
 

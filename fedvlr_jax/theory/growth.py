@@ -19,14 +19,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedvlr_jax import sampling
 from fedvlr_jax.algorithm import Algorithm, make_algorithm
-from fedvlr_jax.chunks import gather_local
-from fedvlr_jax.client import draw_work, make_local_update
 from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.federated import sampling
+from fedvlr_jax.federated.client import draw_work, make_local_update
+from fedvlr_jax.federated.local_steps import Local
+from fedvlr_jax.federated.paths import gather_local
 from fedvlr_jax.models.model import Broadcast
-from fedvlr_jax.stepping import Local
 from fedvlr_jax.theory.exponents import Expected, Exponent, over_points, over_runs
 from fedvlr_jax.types import Bucket, ClientData, Dataset, FedState
 

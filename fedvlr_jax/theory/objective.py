@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedvlr_jax.client import download_of
-from fedvlr_jax.local_loss import LocalSettings, make_finish
-from fedvlr_jax.losses import Draw, multi_hot
+from fedvlr_jax.federated.client import download_of
+from fedvlr_jax.federated.objectives import Draw, multi_hot
+from fedvlr_jax.federated.step_loss import LocalSettings, make_finish
 from fedvlr_jax.models.model import Broadcast, Model, item_rows, score
 from fedvlr_jax.types import Array, ClientData, PyTree
 

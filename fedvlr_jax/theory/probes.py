@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from fedvlr_jax import sampling
-from fedvlr_jax.chunks import gather_local
-from fedvlr_jax.client import Work, download_of, draw_work, make_local_update
-from fedvlr_jax.local_loss import make_loss
+from fedvlr_jax.federated import sampling
+from fedvlr_jax.federated.client import Work, download_of, draw_work, make_local_update
+from fedvlr_jax.federated.local_steps import Local
+from fedvlr_jax.federated.paths import gather_local
+from fedvlr_jax.federated.step_loss import make_loss
 from fedvlr_jax.models.model import Broadcast
-from fedvlr_jax.stepping import Local
 from fedvlr_jax.theory import estimators
 from fedvlr_jax.theory.objective import server_term
 from fedvlr_jax.theory.problem import Problem

@@ -10,11 +10,11 @@ import optax
 
 from fedvlr_jax.algorithm import Algorithm, make_algorithm
 from fedvlr_jax.data.buckets import make_client_data
-from fedvlr_jax.local_loss import LocalSettings
-from fedvlr_jax.losses import OBJECTIVES
+from fedvlr_jax.federated.bucket_plan import plan_buckets
+from fedvlr_jax.federated.objectives import OBJECTIVES
+from fedvlr_jax.federated.rounds import make_round
+from fedvlr_jax.federated.step_loss import LocalSettings
 from fedvlr_jax.models.model import Model
-from fedvlr_jax.planning import plan_buckets
-from fedvlr_jax.rounds import make_round
 from fedvlr_jax.theory.assumptions import require_analysed
 from fedvlr_jax.theory.objective import make_client_loss, make_total_loss
 from fedvlr_jax.types import Array, ClientData, Dataset, FedState

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedvlr_jax import losses
-from fedvlr_jax.local_loss import LocalSettings, trainable
-from fedvlr_jax.losses import Draw
+from fedvlr_jax.federated import objectives
+from fedvlr_jax.federated.objectives import Draw
+from fedvlr_jax.federated.step_loss import LocalSettings, trainable
 from fedvlr_jax.models.model import Download, Model, item_rows
 from fedvlr_jax.types import Array, PyTree
 
@@ -99,7 +99,7 @@ def make_solve(model: Model) -> Callable[[Download, PyTree, Draw], PyTree] | Non
 
     def solve(download: Download, params: PyTree, draw: Draw) -> PyTree:
         items = item_rows(model, params, download, download.rows, params.get("own"))
-        positive_i = losses.multi_hot(draw.positive_l, draw.target_l, items.views_bjd.shape[0])
+        positive_i = objectives.multi_hot(draw.positive_l, draw.target_l, items.views_bjd.shape[0])
         return params | {"theta": model.host.solve(params["theta"], download.head, items, positive_i)}
 
     return solve

@@ -18,13 +18,13 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from fedvlr_jax import sampling
-from fedvlr_jax.chunks import PATHS, gather_local, scatter_local
-from fedvlr_jax.client import Work, draw_work
-from fedvlr_jax.local_loss import LocalSettings
-from fedvlr_jax.mesh import over_devices
+from fedvlr_jax.federated import sampling
+from fedvlr_jax.federated.client import Work, draw_work
+from fedvlr_jax.federated.mesh import over_devices
+from fedvlr_jax.federated.paths import PATHS, gather_local, scatter_local
+from fedvlr_jax.federated.server import Aggregate, add_uploads, empty_aggregate, make_server_step
+from fedvlr_jax.federated.step_loss import LocalSettings
 from fedvlr_jax.models.model import Broadcast, Model
-from fedvlr_jax.server import Aggregate, add_uploads, empty_aggregate, make_server_step
 from fedvlr_jax.types import NOWHERE, Array, Bucket, ClientData, FedState, PrivateState, RoundInfo
 
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from fedvlr_jax.local_loss import LocalSettings
+from fedvlr_jax.federated.rounds import BucketPlan
+from fedvlr_jax.federated.step_loss import LocalSettings
 from fedvlr_jax.models.model import Model
-from fedvlr_jax.rounds import BucketPlan
 from fedvlr_jax.types import Bucket
 
 CHUNK_BYTES = 4 << 20

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedvlr_jax import sampling
+from fedvlr_jax.federated import sampling
 from fedvlr_jax.types import Array
 
 

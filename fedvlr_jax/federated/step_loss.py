@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedvlr_jax import losses
-from fedvlr_jax.losses import Draw, Objective
+from fedvlr_jax.federated import objectives
+from fedvlr_jax.federated.objectives import Draw, Objective
 from fedvlr_jax.models.hosts import ItemRows
 from fedvlr_jax.models.model import Download, Model, item_rows, score, take_rows
 from fedvlr_jax.types import Array, PyTree
@@ -107,7 +107,7 @@ def make_finish(model: Model, settings: LocalSettings, round_: Array) -> Callabl
 
     def finish(value: Array, private: PyTree, items: ItemRows, usage_b: Array) -> Array:
         value = value + model.host.regulariser(private["theta"], items, usage_b, round_)
-        if not losses.is_off(settings.l2):
+        if not objectives.is_off(settings.l2):
             value = value + 0.5 * settings.l2 * optax.tree.norm(trainable(private), squared=True)
             if "own" in private:
                 value = value + 0.5 * settings.l2 * jnp.sum(usage_b * jnp.sum(items.own_bd**2, axis=-1))

@@ -18,10 +18,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedvlr_jax.client import Upload, Work, download_of, make_gathered_update, make_local_update
-from fedvlr_jax.local_loss import LocalSettings, make_loss
+from fedvlr_jax.federated.client import Upload, Work, download_of, make_gathered_update, make_local_update
+from fedvlr_jax.federated.local_steps import Local, condense, local_steps, make_solve, make_update
+from fedvlr_jax.federated.step_loss import LocalSettings, make_loss
 from fedvlr_jax.models.model import Broadcast, Download, Model, pool
-from fedvlr_jax.stepping import Local, condense, local_steps, make_solve, make_update
 from fedvlr_jax.types import Array, PrivateState, PyTree
 
 

@@ -7,14 +7,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedvlr_jax import sampling
-from fedvlr_jax.chunks import gather_local
-from fedvlr_jax.client import draw_work
 from fedvlr_jax.errors import ConfigError
-from fedvlr_jax.local_loss import LocalSettings, make_loss
-from fedvlr_jax.losses import Draw
+from fedvlr_jax.federated import sampling
+from fedvlr_jax.federated.client import draw_work
+from fedvlr_jax.federated.local_steps import Local, make_solve
+from fedvlr_jax.federated.objectives import Draw
+from fedvlr_jax.federated.paths import gather_local
+from fedvlr_jax.federated.step_loss import LocalSettings, make_loss
 from fedvlr_jax.models.model import Broadcast, Download, Model, item_rows, pool, score, take_rows
-from fedvlr_jax.stepping import Local, make_solve
 from fedvlr_jax.types import Array, BlockScore, Bucket, Prior, PrivateState, PyTree
 
 

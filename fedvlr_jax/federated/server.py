@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedvlr_jax.client import Upload
-from fedvlr_jax.losses import is_off
+from fedvlr_jax.federated.client import Upload
+from fedvlr_jax.federated.objectives import is_off
 from fedvlr_jax.models.model import Broadcast
 from fedvlr_jax.types import Array, PublicState, PyTree
 

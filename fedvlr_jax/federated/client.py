@@ -14,10 +14,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedvlr_jax.local_loss import LocalSettings, make_loss, make_step_loss, put_rows, step_positions
-from fedvlr_jax.losses import Draw
+from fedvlr_jax.federated.local_steps import Local, condense, local_steps, make_solve, make_update
+from fedvlr_jax.federated.objectives import Draw
+from fedvlr_jax.federated.step_loss import LocalSettings, make_loss, make_step_loss, put_rows, step_positions
 from fedvlr_jax.models.model import Broadcast, Download, Model, pool, take_rows
-from fedvlr_jax.stepping import Local, condense, local_steps, make_solve, make_update
 from fedvlr_jax.types import Array, PyTree
 
 
