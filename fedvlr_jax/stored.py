@@ -21,14 +21,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
+from fedvlr_jax.client_store.record import Layout
+from fedvlr_jax.client_store.snapshot import View
+from fedvlr_jax.client_store.store import Store
 from fedvlr_jax.data.buckets import heldout_targets, make_histories
 from fedvlr_jax.evaluation.metrics import warm_items
 from fedvlr_jax.evaluation.ranking import rank_block, unranked
 from fedvlr_jax.federated import sampling
 from fedvlr_jax.io.checkpoint import Checkpoints
-from fedvlr_jax.io.layout import Layout
-from fedvlr_jax.io.store import Store
-from fedvlr_jax.io.view import View
 from fedvlr_jax.population import Cohort, block_size, blocks, make_cohort, spread_rows
 from fedvlr_jax.programs import Compiling, Experiment, abstract
 from fedvlr_jax.types import Array, Bucket, ClientData, FedState, PrivateState, PublicState, PyTree, Ranks, RoundInfo

@@ -10,9 +10,9 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from fedvlr_jax.io.layout import Layout
-from fedvlr_jax.io.store import Store
-from fedvlr_jax.io.view import View
+from fedvlr_jax.client_store.record import Layout
+from fedvlr_jax.client_store.snapshot import View
+from fedvlr_jax.client_store.store import Store
 
 USERS = 12
 LAYOUT = Layout.of({"b": np.zeros((), np.int32), "w": jax.ShapeDtypeStruct((3,), np.float32)})

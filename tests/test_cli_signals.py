@@ -89,7 +89,7 @@ def test_a_run_with_states_on_disk_killed_at_random_moments_ends_with_the_same_b
 
 
 def test_a_store_that_cannot_be_written_ends_with_code_2_and_one_message(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("fedvlr_jax.io.segments._pack_header", no_room)
+    monkeypatch.setattr("fedvlr_jax.client_store.segments._pack_header", no_room)
     flags = arguments(tmp_path, rounds=2, eval__every=2, compute__store="disk", server__clients_per_round=5)
     assert run_here(monkeypatch, "train", *flags) == 2
     (message,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from client_store import mixed
 
-from fedvlr_jax.io.layout import Layout
+from fedvlr_jax.client_store.record import Layout
 
 
 @pytest.mark.parametrize("count", [0, 1, 7])

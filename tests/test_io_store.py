@@ -15,10 +15,10 @@ import pytest
 from client_store import LAYOUT, USERS, content, initial, mixed, names, new_store, reopen, states, values
 from hypothesis import strategies as st
 
+from fedvlr_jax.client_store.record import Layout
+from fedvlr_jax.client_store.segments import read_ids, segments_of
+from fedvlr_jax.client_store.store import Store
 from fedvlr_jax.errors import CheckpointError
-from fedvlr_jax.io.layout import Layout
-from fedvlr_jax.io.segments import read_ids, segments_of
-from fedvlr_jax.io.store import Store
 
 # ---- reading and writing
 
@@ -160,7 +160,7 @@ EVENTS = st.one_of(
 def test_any_order_of_events_agrees_with_a_dict(events, max_dirty_bytes):
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)  # many files; nobody pulls the plug here
-        patch.setattr("fedvlr_jax.io.store.CHUNK_BYTES", 40)  # segments of several chunks
+        patch.setattr("fedvlr_jax.client_store.store.CHUNK_BYTES", 40)  # segments of several chunks
         folder = pathlib.Path(name)
         store, oracle = new_store(folder, max_dirty_bytes=max_dirty_bytes), {}
         kept = [(store.commit(), {})]
@@ -211,7 +211,7 @@ def test_the_disk_stays_bounded_and_the_best_readable_over_200_commits(tmp_path,
 
 
 def test_many_small_segments_become_one(tmp_path, monkeypatch):
-    monkeypatch.setattr("fedvlr_jax.io.store.MAX_SEGMENTS", 5)
+    monkeypatch.setattr("fedvlr_jax.client_store.store.MAX_SEGMENTS", 5)
     store = new_store(tmp_path)
     counts = []
     for user in range(7):

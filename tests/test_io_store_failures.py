@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from client_store import USERS, committed, content, names, new_store, reopen, states, values
 
+from fedvlr_jax.client_store import segments
+from fedvlr_jax.client_store.record import Layout
 from fedvlr_jax.errors import CheckpointError
-from fedvlr_jax.io import segments
 from fedvlr_jax.io.files import read_json
-from fedvlr_jax.io.layout import Layout
 
 # ---- damage and other models
 

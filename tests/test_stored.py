@@ -14,8 +14,8 @@ from problems import relative_difference, settings, spread, tiny_dataset
 
 from fedvlr_jax import training
 from fedvlr_jax.algorithm import make_algorithm
+from fedvlr_jax.client_store import segments
 from fedvlr_jax.errors import CheckpointError, ConfigError
-from fedvlr_jax.io import segments
 from fedvlr_jax.io.checkpoint import Checkpoints
 from fedvlr_jax.job import delete_run, evaluate_job, run_job
 from fedvlr_jax.programs import Programs, make_experiment
@@ -157,7 +157,7 @@ def outcome(trained):
 def commits_rewrite():
     """Lets a commit rewrite a store when it holds two states of one client, so that old files become useless."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fedvlr_jax.io.store.MAX_WASTE", 1.0)
+        patch.setattr("fedvlr_jax.client_store.store.MAX_WASTE", 1.0)
         yield
 
 

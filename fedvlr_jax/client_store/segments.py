@@ -23,8 +23,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from fedvlr_jax.client_store.record import Layout
 from fedvlr_jax.errors import CheckpointError
-from fedvlr_jax.io.layout import Layout
 
 CHUNK_BYTES = 8 << 20  # read, written or rewritten at a time
 _MAGIC, _VERSION = b"FVLRSEG\0", 1

@@ -9,10 +9,10 @@ from typing import Any, Self
 
 import numpy as np
 
+from fedvlr_jax.client_store.record import Layout
+from fedvlr_jax.client_store.segments import Segment, read_ids, read_records, segments_of
 from fedvlr_jax.errors import CheckpointError
 from fedvlr_jax.io.identity import differences
-from fedvlr_jax.io.layout import Layout
-from fedvlr_jax.io.segments import Segment, read_ids, read_records, segments_of
 from fedvlr_jax.types import PyTree
 
 VERSION = 1  # of the manifest

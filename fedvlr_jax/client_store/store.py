@@ -18,10 +18,17 @@ from typing import Any
 
 import numpy as np
 
+from fedvlr_jax.client_store.record import Layout
+from fedvlr_jax.client_store.segments import (
+    CHUNK_BYTES,
+    read_ids,
+    segments_of,
+    sequence_numbers,
+    sync_folder,
+    write_segment,
+)
+from fedvlr_jax.client_store.snapshot import NEVER, VERSION, Init, View
 from fedvlr_jax.errors import CheckpointError
-from fedvlr_jax.io.layout import Layout
-from fedvlr_jax.io.segments import CHUNK_BYTES, read_ids, segments_of, sequence_numbers, sync_folder, write_segment
-from fedvlr_jax.io.view import NEVER, VERSION, Init, View
 from fedvlr_jax.types import PyTree
 
 MAX_WASTE = 2.0  # a commit leaves at most this many records on disk for each client
