@@ -11,14 +11,14 @@ import numpy as np
 from fedvlr_jax.baselines import run_baselines
 from fedvlr_jax.data.buckets import make_buckets
 from fedvlr_jax.errors import CheckpointError
+from fedvlr_jax.inference.preferences import learned_preferences
+from fedvlr_jax.inference.recommend import recommend
 from fedvlr_jax.io.checkpoint import Checkpoints, delete_folder
 from fedvlr_jax.io.environment import describe_environment
 from fedvlr_jax.io.files import json_ready, read_json, write_arrays, write_csv, write_json
 from fedvlr_jax.io.identity import require_same_run
 from fedvlr_jax.io.interrupt import Interrupt
-from fedvlr_jax.preferences import learned_preferences
 from fedvlr_jax.programs import Experiment
-from fedvlr_jax.recommendations import recommend
 from fedvlr_jax.results import make_result, rank_arrays
 from fedvlr_jax.schedule import make_plan, read_tally
 from fedvlr_jax.training import Trained, identity_of, rank_best, train

@@ -44,7 +44,7 @@ OUTSIDE = (
 RUN = (
     ("population",),
     ("programs",),
-    ("preferences", "recommendations", "results", "stored", "memory"),
+    ("inference", "results", "stored", "memory"),
     ("training",),
     ("job", "benchmark", "theory"),
     ("sweep",),

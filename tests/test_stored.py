@@ -16,10 +16,10 @@ from fedvlr_jax import training
 from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.client_store import segments
 from fedvlr_jax.errors import CheckpointError, ConfigError
+from fedvlr_jax.inference.recommend import recommend
 from fedvlr_jax.io.checkpoint import Checkpoints
 from fedvlr_jax.job import delete_run, evaluate_job, run_job
 from fedvlr_jax.programs import Programs, make_experiment
-from fedvlr_jax.recommendations import recommend
 from fedvlr_jax.stored import StoredPrograms
 from fedvlr_jax.training import train
 
