@@ -58,7 +58,7 @@ def _row(num_items: int, arguments: argparse.Namespace) -> dict[str, float]:
         config.fusion.dim, config.eval.item_chunk = 16, item_chunk
         algorithm, data = make_algorithm(config.to_dict(), dataset), jax.device_put(make_client_data(dataset))
         state = jax.jit(algorithm.init)(jax.random.key(0))
-        params = jax.jit(algorithm.scoring)(state, data.content)
+        params = jax.jit(algorithm.snapshot)(state, data.content)
         functions = _tasks(algorithm.rank_score, dataset)
         for task in arguments.tasks.split(","):
             program = jax.jit(functions[task]).lower(params, data.buckets).compile()

@@ -32,8 +32,8 @@ import numpy as np
 from random_data import random_dataset
 
 from configs.base import get_config
-from fedvlr_jax.programs import make_experiment
-from fedvlr_jax.stored import Finished, StoredPrograms
+from fedvlr_jax.training.experiment import make_experiment
+from fedvlr_jax.training.store_backend import Finished, StoreBackend
 from fedvlr_jax.types import FedState
 
 STEPS = ("draw", "fetch", "device", "write")
@@ -64,7 +64,7 @@ def one_population(num_users: int, arguments: argparse.Namespace) -> dict[str, A
     dataset = random_dataset("random", num_users, NUM_ITEMS, num_rows, width=DIM_FEATURES, skew=0.3)
     experiment = make_experiment(settings(arguments), dataset)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        programs = StoredPrograms(experiment, pathlib.Path(folder), eval_chunk=256)
+        programs = StoreBackend(experiment, pathlib.Path(folder), eval_chunk=256)
         state = programs.init(0)
         if arguments.written:
             write_everybody(programs, num_users)
@@ -89,7 +89,7 @@ def one_population(num_users: int, arguments: argparse.Namespace) -> dict[str, A
     }
 
 
-def write_everybody(programs: StoredPrograms, num_users: int) -> None:
+def write_everybody(programs: StoreBackend, num_users: int) -> None:
     """Put a state of every client into the store."""
     for begin in range(0, num_users, 10_000):
         fetched = programs.fetch(np.arange(begin, min(begin + 10_000, num_users)), np.empty(0, np.int64))
@@ -97,7 +97,7 @@ def write_everybody(programs: StoredPrograms, num_users: int) -> None:
     programs.commit()
 
 
-def one_by_one(programs: StoredPrograms, state: FedState, rounds: int) -> dict[str, list[float]]:
+def one_by_one(programs: StoreBackend, state: FedState, rounds: int) -> dict[str, list[float]]:
     """Seconds of every step of some rounds, none of which overlaps with another."""
     seconds: dict[str, list[float]] = {name: [] for name in STEPS}
 

@@ -28,7 +28,7 @@ from fedvlr_jax.benchmark.programs import MethodPrograms
 from fedvlr_jax.data import load_configured
 from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.evaluation.metrics import METRICS, TEST, VALID, row_values
-from fedvlr_jax.schedule import make_plan
+from fedvlr_jax.training.schedule import make_plan
 
 CUTOFF = 50
 

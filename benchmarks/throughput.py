@@ -40,7 +40,7 @@ from fedvlr_jax.algorithm import OPTIMIZERS, Algorithm, make_algorithm
 from fedvlr_jax.data import load_configured
 from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.federated import sampling
-from fedvlr_jax.federated.client import draw_work, make_local_update
+from fedvlr_jax.federated.client import draw_batch, make_local_update
 from fedvlr_jax.federated.paths import gather_local
 from fedvlr_jax.federated.rounds import BucketPlan, make_round
 from fedvlr_jax.models.hosts import HOSTS
@@ -143,11 +143,11 @@ def make_loop(
     update = make_local_update(algorithm.model, algorithm.local)
 
     def client(broadcast, local, history_l, key, round_):
-        work = draw_work(algorithm.local, dataset.num_items, history_l, key, touched_rows=True)
-        if "own" in local.params and work.ids_n is not None:
-            own = local.params["own"].at[work.ids_n].get(mode="fill", fill_value=0)
-            local = local._replace(params=local.params | {"own": own})
-        return update(broadcast, local, work, round_)
+        batch = draw_batch(algorithm.local, dataset.num_items, history_l, key, touched_rows=True)
+        if "item_table" in local.params and batch.ids_n is not None:
+            own = local.params["item_table"].at[batch.ids_n].get(mode="fill", fill_value=0)
+            local = local._replace(params=local.params | {"item_table": own})
+        return update(broadcast, local, batch, round_)
 
     jitted = jax.jit(client)
     broadcast = jax.jit(algorithm.model.publish)(state.public.params, data.content)
@@ -198,7 +198,9 @@ def least_seconds(
     per_step = dataset.num_users * dataset.num_items
     if not local.objective.all_items:
         per_step = num_rows * (1 + settings["client"]["negatives"])
-    private = sum(x.size for x in jax.tree.leaves({k: v for k, v in state.private.params.items() if k != "own"}))
+    private = sum(
+        x.size for x in jax.tree.leaves({k: v for k, v in state.private.params.items() if k != "item_table"})
+    )
     operations = analysis["flops"] + 6 * per_step * local.steps * row_width + 6 * private
     return max(operations / ceilings.flops, 8 * private / ceilings.bytes)
 

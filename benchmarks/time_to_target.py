@@ -24,7 +24,8 @@ import measure
 
 from fedvlr_jax.data import load_configured
 from fedvlr_jax.evaluation.metrics import summarise
-from fedvlr_jax.programs import Programs, make_experiment
+from fedvlr_jax.training.device_backend import DeviceBackend
+from fedvlr_jax.training.experiment import make_experiment
 
 
 class Race(NamedTuple):
@@ -63,7 +64,7 @@ def main() -> None:
 def _row(settings: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
     """One row of the table: medians over the seeds that reached the target."""
     experiment = make_experiment(settings, load_configured(settings["data"]))
-    programs = Programs(experiment, eval_chunk=settings["eval"]["chunk"])
+    programs = DeviceBackend(experiment, eval_chunk=settings["eval"]["chunk"])
     programs.prepare(arguments.every)
     races = [race(programs, seed, arguments) for seed in range(arguments.seeds)]
     reached = [run for run in races if run.best >= arguments.target]
@@ -81,7 +82,7 @@ def _row(settings: dict[str, Any], arguments: argparse.Namespace) -> dict[str, A
     }
 
 
-def race(programs: Programs, seed: int, arguments: argparse.Namespace) -> Race:
+def race(programs: DeviceBackend, seed: int, arguments: argparse.Namespace) -> Race:
     """Trains from scratch until the target, or to the last round."""
     state, result = programs.init(seed), Race(0.0, 0, 0.0, 0.0)
     while result.best < arguments.target and result.round < arguments.rounds:

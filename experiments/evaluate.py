@@ -28,8 +28,8 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     from fedvlr_jax.io.files import read_json
     from fedvlr_jax.io.identity import differences
     from fedvlr_jax.io.tables import result_table
-    from fedvlr_jax.job import evaluate_job, stored_settings
-    from fedvlr_jax.programs import make_experiment
+    from fedvlr_jax.training.experiment import make_experiment
+    from fedvlr_jax.training.job import evaluate_job, stored_settings
 
     del interrupt  # nothing to save
     if values.workdir is None:

@@ -20,7 +20,7 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     """Compute and print."""
     from fedvlr_jax.benchmark import findings
     from fedvlr_jax.data import load_configured
-    from fedvlr_jax.programs import make_experiment
+    from fedvlr_jax.training.experiment import make_experiment
 
     del interrupt  # nothing to save
     settings = cli.plain_settings(values.config)

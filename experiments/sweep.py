@@ -19,7 +19,7 @@ from absl import flags
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.io.identity import flatten
 from fedvlr_jax.io.interrupt import Interrupt
-from fedvlr_jax.sweep.layout import describe, lay_out, read_shard
+from fedvlr_jax.sweep.layout import describe, group_by_program, read_shard
 from fedvlr_jax.sweep.space import expand, read_sweep
 
 SWEEPS = cli.ROOT / "configs" / "sweeps"
@@ -56,7 +56,11 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     if settings["dry_run"]:
         points = [] if sweep.kind == "optuna" else expand(sweep)
         check_points(shelf, points)
-        print("\n".join(describe(points, lay_out(points)) if points else ["optuna proposes its points on the way"]))
+        print(
+            "\n".join(
+                describe(points, group_by_program(points)) if points else ["optuna proposes its points on the way"]
+            )
+        )
         return
     prepare_workdir(shelf.workdir)
     if not values.resume:

@@ -35,9 +35,9 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     from fedvlr_jax.federated.mesh import join_processes
     from fedvlr_jax.io.files import prepare_workdir
     from fedvlr_jax.io.tables import cost_table, result_table
-    from fedvlr_jax.job import delete_run, run_job
-    from fedvlr_jax.programs import make_experiment
-    from fedvlr_jax.schedule import make_plan
+    from fedvlr_jax.training.experiment import make_experiment
+    from fedvlr_jax.training.job import delete_run, run_job
+    from fedvlr_jax.training.schedule import make_plan
 
     if values.coordinator:
         join_processes(values.coordinator, values.num_processes, values.process_id)

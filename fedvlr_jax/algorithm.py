@@ -18,7 +18,7 @@ from fedvlr_jax.federated.mesh import make_mesh, padded_rows
 from fedvlr_jax.federated.objectives import OBJECTIVES, is_off
 from fedvlr_jax.federated.paths import PATHS
 from fedvlr_jax.federated.rounds import make_round
-from fedvlr_jax.federated.scoring import Scoring, make_block_score, router_weights, score_chunk
+from fedvlr_jax.federated.scoring import Snapshot, make_block_score, router_weights, score_chunk
 from fedvlr_jax.federated.step_loss import LocalSettings, trainable
 from fedvlr_jax.models.costs import CostReport, cost_report
 from fedvlr_jax.models.hosts import HOSTS
@@ -67,7 +67,7 @@ class Algorithm(NamedTuple):
       run_cohort: ``(state, data) -> (state, RoundInfo)``, a round of clients that were drawn before: the private
         state has their rows alone, and each bucket a ``row`` that says where they stand.
       cohort_words: ``(key, round) -> uint32 [passes, u]``; `sampling.cohort_ids` of it are whom `run` draws.
-      scoring: ``(state, content[, prior]) -> params`` of `score`: publishes the current views once. Without a prior,
+      snapshot: ``(state, content[, prior]) -> params`` of `score`: publishes the current views once. Without a prior,
         a host that has one ranks by its trained logits alone.
       score: ``(params, chunk) -> s_ci [c, i]``, the scores of all items.
       rank_score: the same for ranking: some items at a time where ``eval.item_chunk`` says so.
@@ -85,10 +85,10 @@ class Algorithm(NamedTuple):
     run: Callable[[FedState, ClientData, int], tuple[FedState, RoundInfo]]
     run_cohort: Callable[[FedState, ClientData], tuple[FedState, RoundInfo]]
     cohort_words: Callable[[Array, Array], Array]
-    scoring: Callable[..., Scoring]
-    score: Callable[[Scoring, Bucket], Array]
+    snapshot: Callable[..., Snapshot]
+    score: Callable[[Snapshot, Bucket], Array]
     rank_score: Score
-    router_weights: Callable[[Scoring, Bucket], Array] | None
+    router_weights: Callable[[Snapshot, Bucket], Array] | None
     views: tuple[str, ...]
     cost: CostReport
     clients_per_round: int
@@ -187,19 +187,19 @@ def _make_ranking(settings: Mapping[str, Any], model: Model, num_items: int) -> 
     """The functions of an `Algorithm` that score items after training."""
     tuning = _local_settings(settings, num_items, max(model.host.tune_steps, 1))
 
-    def scoring(state: FedState, content: Content, prior: Prior | None = None) -> Scoring:
+    def snapshot(state: FedState, content: Content, prior: Prior | None = None) -> Snapshot:
         broadcast = model.publish(state.public.params, content)
         used = None if model.host.combine is None else prior
-        return Scoring(broadcast, state.private, state.key, state.public.round, used)
+        return Snapshot(broadcast, state.private, state.key, state.public.round, used)
 
-    def score(params: Scoring, chunk: Bucket) -> Array:
+    def score(params: Snapshot, chunk: Bucket) -> Array:
         return score_chunk(model, tuning, num_items, params, chunk)
 
-    def weights(params: Scoring, chunk: Bucket) -> Array:
+    def weights(params: Snapshot, chunk: Bucket) -> Array:
         return router_weights(model, num_items, params, chunk)
 
     return {
-        "scoring": scoring,
+        "snapshot": snapshot,
         "score": score,
         "rank_score": make_block_score(model, tuning, num_items, settings["eval"]["item_chunk"]) or score,
         "router_weights": None if model.variant.mix is None else weights,
@@ -232,7 +232,7 @@ def _make_model(settings: Mapping[str, Any], content: Content, num_items: int) -
         server_scale=settings["server"]["init_scale"],
         private_scale=client["init_scale"],
         activation=_choose(ACTIVATIONS, "fusion.activation", fusion["activation"]),
-        own_tables=host.own_item_tables,
+        host_has_tables=host.has_item_tables,
         rounded=rounded,
     )
     return make_model(host, variant, num_items, fusion["dim"], rounded)
@@ -256,7 +256,7 @@ def _local_settings(settings: Mapping[str, Any], num_items: int, steps: int) -> 
         l2=client["l2"],
         move_items=client["move_items"],
         item_lr=client["item_lr"],
-        condense=settings["compute"]["closed_form"] and client["optimizer"] == "sgd" and is_off(client["l2"]),
+        closed_form=settings["compute"]["closed_form"] and client["optimizer"] == "sgd" and is_off(client["l2"]),
     )
 
 

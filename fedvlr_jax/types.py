@@ -85,7 +85,7 @@ class Bucket(NamedTuple):
     row: Array | None = None
 
     @property
-    def place(self) -> Array:
+    def state_row(self) -> Array:
         """`row` where there is one, else `user`."""
         return self.user if self.row is None else self.row
 

@@ -14,9 +14,9 @@ from fedvlr_jax.benchmark.group import Run, train_group
 from fedvlr_jax.benchmark.programs import MethodPrograms, with_fields
 from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.errors import ConfigError
-from fedvlr_jax.programs import Experiment, make_experiment
-from fedvlr_jax.schedule import make_plan
-from fedvlr_jax.training import train
+from fedvlr_jax.training.experiment import Experiment, make_experiment
+from fedvlr_jax.training.loop import train
+from fedvlr_jax.training.schedule import make_plan
 
 DATASET = tiny_dataset()
 CLIENTS = make_client_data(DATASET, min_length=16)
@@ -37,7 +37,7 @@ def trained(programs, runs, tree=TREE, **options):
 
 
 def values(outcome):
-    return (outcome.tally.best_round, [p.valid for p in outcome.curve], *(x.tolist() for x in outcome.ranks))
+    return (outcome.progress.best_round, [p.valid for p in outcome.curve], *(x.tolist() for x in outcome.ranks))
 
 
 def test_a_group_gives_each_run_what_it_gets_alone(programs):
@@ -53,7 +53,10 @@ def test_a_run_equals_the_training_command_with_the_same_settings(programs, tmp_
     tree = with_fields(TREE, {**run.point, "seed": run.seed})
     plain = train(Experiment(tree, DATASET, CLIENTS, make_algorithm(tree, DATASET)), tmp_path)
     (outcome,) = trained(programs, [run])
-    assert (outcome.tally.best_round, outcome.tally.best_value) == (plain.tally.best_round, plain.tally.best_value)
+    assert (outcome.progress.best_round, outcome.progress.best_value) == (
+        plain.progress.best_round,
+        plain.progress.best_value,
+    )
     for ours, theirs in zip(outcome.ranks, plain.ranks, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -64,7 +67,7 @@ def test_a_host_with_a_prior_ranks_as_in_the_training_command(tmp_path):
     plain = train(make_experiment(tree, DATASET), tmp_path)
     programs = MethodPrograms(tree, DATASET, make_client_data(DATASET))
     light, heavy = trained(programs, [Run({"host.model_weight": w}, tree["seed"]) for w in (0.3, 3.0)], tree)
-    assert plain.tally.best_value == light.tally.best_value
+    assert plain.progress.best_value == light.progress.best_value
     np.testing.assert_array_equal(light.ranks.greater, plain.ranks.greater)
     assert light.curve[0].megabytes > 2 * 0.5  # the secure sum comes before the first round
     assert values(light) != values(heavy)
@@ -96,7 +99,7 @@ def test_a_run_stops_by_its_own_patience_and_a_diverged_one_fails_alone(programs
     runs = [Run({"client.lr": 0.3, "client.l2": 0.0}, 0), Run({"client.lr": 1e38, "client.l2": 0.0}, 0)]
     good, bad = trained(programs, runs, tree)
     assert good.failure == ""
-    assert good.tally.best_round <= good.curve[-1].round < 30
+    assert good.progress.best_round <= good.curve[-1].round < 30
     assert values(trained(programs, runs[:1], tree)[0]) == values(good)
     assert "not finite" in bad.failure
     assert bad.ranks is None
@@ -113,7 +116,7 @@ def test_test_labels_choose_nothing(programs):
 def test_curves_count_rounds_and_megabytes(programs):
     (outcome,) = trained(programs, RUNS[:1])
     assert [(p.round, p.megabytes) for p in outcome.curve] == [(3, 1.5), (6, 3.0), (9, 4.5), (12, 6.0)]
-    assert outcome.tally.client_updates == 12 * DATASET.num_users
+    assert outcome.progress.client_updates == 12 * DATASET.num_users
 
 
 def test_fields_that_do_not_exist_are_refused():

@@ -14,7 +14,7 @@ from benchmark_records import make_curve, make_method, whole_benchmark
 from PIL import Image
 from ranking_oracle import random_dataset
 
-from fedvlr_jax.benchmark import content, plots_parts
+from fedvlr_jax.benchmark import plots_parts, tables
 from fedvlr_jax.benchmark.formats import latex, latex_escape, markdown
 from fedvlr_jax.benchmark.records import CONTROL, FEDERATED
 from fedvlr_jax.benchmark.report import TABLE_COLUMNS, write_report
@@ -170,7 +170,7 @@ def test_latex_escaping():
 
 
 def test_cells_cannot_break_a_table():
-    table = content.Table("T", "About.", ("a", "b"), [content.Block("", [("x | y\nz", "**<b>5_%**")])])
+    table = tables.Table("T", "About.", ("a", "b"), [tables.Block("", [("x | y\nz", "**<b>5_%**")])])
     assert r"| x \| y z | **&lt;b>5_%** |" in markdown("M", [table])
     assert r"x \textbar{} y z & \textbf{\textless{}b\textgreater{}5\_\%} \\" in latex(table).replace("\n", " ")
 

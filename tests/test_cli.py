@@ -219,7 +219,7 @@ def test_more_rounds_renew_the_result(monkeypatch, tmp_path):
 def test_a_result_that_a_kill_left_behind_is_renewed(monkeypatch, tmp_path):
     assert run_here(monkeypatch, "train", *arguments(tmp_path, rounds=10)) == 0
     with monkeypatch.context() as broken:
-        broken.setattr("fedvlr_jax.job.write_arrays", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        broken.setattr("fedvlr_jax.training.job.write_arrays", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run_here(broken, "train", *arguments(tmp_path, rounds=20))
     assert json.loads((tmp_path / "result.json").read_text())["rounds"] == 10

@@ -189,7 +189,7 @@ def test_scores_are_personal_finite_and_follow_an_item_permutation(host):
     state = jax.jit(algorithm.init)(jax.random.key(0))
     data = client_data(DATASET)
     s_ui = np.asarray(
-        jax.jit(lambda s, b: algorithm.score(algorithm.scoring(s, data.content), b))(state, data.buckets[0])
+        jax.jit(lambda s, b: algorithm.score(algorithm.snapshot(s, data.content), b))(state, data.buckets[0])
     )
     assert np.isfinite(s_ui).all()
     assert len(np.unique(s_ui.round(6), axis=0)) == DATASET.num_users
@@ -203,7 +203,7 @@ def test_pfedrec_tuning_moves_only_the_rows_a_client_trains_on():
         )
         state = jax.jit(algorithm.init)(jax.random.key(0))
         data = client_data(DATASET)
-        score = jax.jit(lambda s: algorithm.score(algorithm.scoring(s, data.content), data.buckets[0]))
+        score = jax.jit(lambda s: algorithm.score(algorithm.snapshot(s, data.content), data.buckets[0]))
         return np.asarray(score(state))
 
     plain, tuned = scores(0), scores(2)
@@ -221,7 +221,7 @@ def test_router_weights_read_the_history_of_one_client():
     algorithm = make_algorithm(settings(), DATASET)
     state = jax.jit(algorithm.init)(jax.random.key(0))
     data = client_data(DATASET)
-    params = jax.jit(algorithm.scoring)(state, data.content)
+    params = jax.jit(algorithm.snapshot)(state, data.content)
     bucket = data.buckets[0]
     weights = jax.jit(algorithm.router_weights)
     w_cj = weights(params, bucket)

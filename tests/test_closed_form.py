@@ -27,9 +27,9 @@ def test_closed_form_equals_plain_steps(host, path):
     with jax.enable_x64(True):
         common = {"host__name": host, "compute__path": path}
         (plain, info_plain), local = after(3, compute__closed_form=False, **common)
-        assert not local.condense
+        assert not local.closed_form
         (closed, info), local = after(3, **common)
-        assert local.condense
+        assert local.closed_form
         start = jax.jit(make_algorithm(settings(**(ROUTED | common)), DATASET).init)(jax.random.key(0))
         moved = relative_difference(start.private.params["variant"], plain.private.params["variant"])
         assert moved > 1e-3
@@ -62,4 +62,4 @@ def test_closed_form_holds_for_moving_items_and_cohorts(more):
 )
 def test_where_it_is_not_exact_the_plain_steps_are_taken(more):
     algorithm = make_algorithm(settings(**(ROUTED | more)), DATASET)
-    assert not algorithm.local.condense
+    assert not algorithm.local.closed_form

@@ -128,7 +128,7 @@ def test_a_model_scores_some_items_as_it_scores_all(overrides):
 
     @jax.jit
     def both(state, slots):
-        params = algorithm.scoring(state, data.content)
+        params = algorithm.snapshot(state, data.content)
         ready = blocks.prepare(params, slots)
         firsts = [min(k * size, DATASET.num_items - size) for k in range(-(-DATASET.num_items // size))]
         return algorithm.score(params, slots), [(first, blocks.score(params, ready, first)) for first in firsts]

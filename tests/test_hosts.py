@@ -71,7 +71,7 @@ def naive_score(host, g, public, private):
     if host in ("fedavg", "pfedrec"):
         return g @ theta["w"] + theta["b"]
     if host == "fedrap":
-        return (g + private["own"]) @ theta["w"] + theta["b"]
+        return (g + private["item_table"]) @ theta["w"] + theta["b"]
     P, Q, layers = public["tables"]["P"] + g, public["tables"]["Q"] + g, public["head"]
     x = jnp.hstack([jnp.tile(theta["q"], (len(Q), 1)), Q])
     for depth in range(3):
@@ -85,10 +85,10 @@ def naive_loss(host, variant, public, private, V, C, history, negatives):
     s = naive_score(host, g, public["host"], private) + bonus
     used = jnp.concatenate([history, negatives])
     loss = -(jnp.log(jax.nn.sigmoid(s[history])).sum() + jnp.log(jax.nn.sigmoid(-s[negatives])).sum()) / used.size
-    small = {k: v for k, v in private.items() if k != "own"}
+    small = {k: v for k, v in private.items() if k != "item_table"}
     loss += L2 / 2 * sum(jnp.sum(x**2) for x in jax.tree.leaves(small))
     if host == "fedrap":
-        own = private["own"]
+        own = private["item_table"]
         distance = ((own - public["variant"]["D"]) ** 2).sum(axis=1)
         loss += -ADDITIVE * jnp.tanh(ROUND / 10) * distance[used].mean() + L2 / 2 * (own**2).sum(axis=1)[used].mean()
     return loss
@@ -115,7 +115,7 @@ def naive_round(host, variant, public, privates, dataset, draws, item_lr):
             at = optax.tree.add_scale(public, -item_lr, upload)
             loss, (g_public, g_private) = gradient(at, private, *inputs, drawn)
             private = {
-                name: optax.tree.add_scale(x, -TABLE_LR if name == "own" else -LR, g_private[name])
+                name: optax.tree.add_scale(x, -TABLE_LR if name == "item_table" else -LR, g_private[name])
                 for name, x in private.items()
             }
             if host == "pfedrec":
@@ -156,8 +156,8 @@ def set_up(dataset, host, variant, **overrides):
     algorithm = make_algorithm(settings(host__name=host, variant=variant, **common, **overrides), dataset)
     state = jax.jit(algorithm.init)(jax.random.key(3))
     private = state.private.params
-    if "own" in private:
-        private = private | {"own": 0.3 * jax.random.normal(jax.random.key(8), private["own"].shape)}
+    if "item_table" in private:
+        private = private | {"item_table": 0.3 * jax.random.normal(jax.random.key(8), private["item_table"].shape)}
     public = state.public.replace(round=jnp.asarray(ROUND, jnp.int32))
     return algorithm, state.replace(public=public, private=state.private.replace(params=private))
 
@@ -208,7 +208,7 @@ def test_scores_equal_the_formulas_in_float64(host, variant):
         dataset = tiny_dataset(num_users=3, num_items=20, dtype=np.float64)
         algorithm, state = set_up(dataset, host, variant, host__tune_steps=0)
         data, public = client_data(dataset), state.public.params
-        score = jax.jit(lambda state, bucket: algorithm.score(algorithm.scoring(state, data.content), bucket))
+        score = jax.jit(lambda state, bucket: algorithm.score(algorithm.snapshot(state, data.content), bucket))
 
         @jax.jit
         def naive(public, private, V, C, history):
@@ -230,7 +230,7 @@ def test_pfedrec_scores_after_gradient_steps_on_its_own_rows(objective):
         algorithm, state = set_up(dataset, "pfedrec", "base", **tuning)
         data, D = client_data(dataset), state.public.params["variant"]["D"]
         (bucket,) = data.buckets
-        found = jax.jit(lambda state: algorithm.score(algorithm.scoring(state, data.content), bucket))(state)
+        found = jax.jit(lambda state: algorithm.score(algorithm.snapshot(state, data.content), bucket))(state)
         for u, private in enumerate(clients_of(state.private.params, dataset)):
             history, (w, b) = histories(dataset)[u], (private["theta"]["w"], private["theta"]["b"])
             client = jax.random.fold_in(sampling.stream(state.key, sampling.TUNE), u)
@@ -256,7 +256,7 @@ def test_fcf_solves_its_user_factor_before_scoring():
         algorithm, state = set_up(dataset, "fcf", "base", objective="squared", **weights)
         data, D = client_data(dataset), np.asarray(state.public.params["variant"]["D"])
         (bucket,) = data.buckets
-        found = jax.jit(lambda state: algorithm.score(algorithm.scoring(state, data.content), bucket))(state)
+        found = jax.jit(lambda state: algorithm.score(algorithm.snapshot(state, data.content), bucket))(state)
         for u, history in enumerate(histories(dataset)):
             r = np.isin(np.arange(20), history).astype(float)
             C = np.diag(1 + 3 * r)

@@ -19,7 +19,7 @@ PACKAGE = "fedvlr_jax"
 # Lowest first. A module may import from the layers below its own. The modules of a subpackage form one unit and may
 # import each other; those of the subpackages in DETAILED are units of their own.
 DETAILED = ("models", "federated")
-BASE = (("errors",), ("types",), ("federated.mesh",))
+BASE = (("errors",), ("types", "compiling"), ("federated.mesh",))
 ALGORITHM = (
     ("models.fusion", "models.router", "federated.sampling"),
     ("federated.objectives",),
@@ -36,17 +36,15 @@ ALGORITHM = (
     ("algorithm",),
 )
 OUTSIDE = (
-    ("evaluation", "data", "schedule", "federated.prior"),
+    ("evaluation", "data", "federated.prior"),
     ("baselines",),
     ("io",),
     ("client_store",),
 )  # they know types, but not the algorithm
 RUN = (
-    ("population",),
-    ("programs",),
-    ("inference", "results", "stored", "memory"),
+    ("inference",),
     ("training",),
-    ("job", "benchmark", "theory"),
+    ("benchmark", "theory"),
     ("sweep",),
 )
 LAYERS = (*BASE, *ALGORITHM, *OUTSIDE, *RUN)
@@ -62,7 +60,7 @@ PLACES = {  # foreign packages beyond these, by the start of a file's path
     "fedvlr_jax/io/checkpoint": {"orbax"},
     "fedvlr_jax/benchmark/plots": {"matplotlib"},
     "fedvlr_jax/io/figures": {"matplotlib", "PIL"},
-    "fedvlr_jax/sweep/asking": {"optuna"},
+    "fedvlr_jax/sweep/optuna_search": {"optuna"},
     "fedvlr_jax/sweep/plots": {"matplotlib"},
     "fedvlr_jax/theory/": {"scipy", "tabulate"},
     "configs/": {"ml_collections", "absl", "configs"},
@@ -219,8 +217,8 @@ def test_the_walk_finds_the_package():
         ),
         ("fedvlr_jax/novel/part.py", "", "fedvlr_jax.novel has no layer"),
         ("fedvlr_jax/io/files.py", "import orbax.checkpoint as ocp", "orbax has no place here"),
-        ("fedvlr_jax/training.py", "from ml_collections import config_dict", "ml_collections has no place here"),
-        ("fedvlr_jax/training.py", "from configs import base", "configs has no place here"),
+        ("fedvlr_jax/training/loop.py", "from ml_collections import config_dict", "ml_collections has no place here"),
+        ("fedvlr_jax/training/loop.py", "from configs import base", "configs has no place here"),
         ("fedvlr_jax/federated/client.py", "import chex", "chex has no place here"),
         ("experiments/train.py", "import chex", "chex has no place here"),
         ("fedvlr_jax/io/files.py", "import tensorflow_datasets", "tensorflow_datasets has no place here"),

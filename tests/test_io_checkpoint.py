@@ -13,8 +13,8 @@ import pytest
 
 from fedvlr_jax.errors import CheckpointError
 from fedvlr_jax.io.checkpoint import Checkpoints, delete_folder
-from fedvlr_jax.io.saving import Saver
-from fedvlr_jax.schedule import Tally
+from fedvlr_jax.training.saving import Saver
+from fedvlr_jax.training.schedule import RunProgress
 from fedvlr_jax.types import FedState, PrivateState, PublicState
 
 
@@ -154,7 +154,7 @@ class Log:
 
 def offer(saver: Saver, round_: int, best: int) -> None:
     state = {"x": jnp.full(3, float(round_))}
-    saver.offer(state, Tally(round=round_, best_round=best))
+    saver.offer(state, RunProgress(round=round_, best_round=best))
     state["x"].delete()  # as donation does
 
 
@@ -164,12 +164,12 @@ def test_the_first_evaluation_is_saved_at_once_and_a_best_state_waits_for_the_ne
     for round_, best in [(1, 1), (2, 2), (3, 3), (4, 3), (5, 3)]:
         offer(saver, round_, best)
     assert log.saved == [(1, 1.0)]
-    saver.save({"x": jnp.full(3, 6.0)}, Tally(round=6, best_round=3))
+    saver.save({"x": jnp.full(3, 6.0)}, RunProgress(round=6, best_round=3))
     assert log.saved == [(1, 1.0), (3, 3.0), (6, 6.0)]
 
 
 def test_without_a_least_time_every_evaluation_is_saved(monkeypatch):
-    monkeypatch.setattr("fedvlr_jax.io.saving.MAX_SHARE", float("inf"))
+    monkeypatch.setattr("fedvlr_jax.training.saving.MAX_SHARE", float("inf"))
     log = Log()
     saver = Saver(log, seconds=0.0, identity={})
     for round_, best in [(1, 1), (2, 1), (3, 3)]:
@@ -178,7 +178,7 @@ def test_without_a_least_time_every_evaluation_is_saved(monkeypatch):
 
 
 def test_a_best_state_too_large_to_copy_is_saved_at_once(monkeypatch):
-    monkeypatch.setattr("fedvlr_jax.io.saving.COPY_BYTES", 4)
+    monkeypatch.setattr("fedvlr_jax.training.saving.COPY_BYTES", 4)
     log = Log()
     saver = Saver(log, seconds=1e9, identity={})
     for round_, best in [(1, 1), (2, 1), (3, 3)]:
@@ -189,7 +189,7 @@ def test_a_best_state_too_large_to_copy_is_saved_at_once(monkeypatch):
 def test_the_record_holds_tally_identity_and_array_types(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         saver = Saver(checkpoints, seconds=0.0, identity={"settings": {"seed": 1}, "data": {"V": None}})
-        saver.save({"x": jnp.ones(3)}, Tally(round=2, best_round=1, best_value=None))
+        saver.save({"x": jnp.ones(3)}, RunProgress(round=2, best_round=1, best_value=None))
         found = checkpoints.record()
     assert found["settings"] == {"seed": 1}
     assert found["arrays"] == {"x": "float32[3]"}

@@ -16,9 +16,9 @@ from test_graph_learners import DIM, some_batch, start
 from fedvlr_jax.baselines import BASELINES, select
 from fedvlr_jax.baselines.bm3 import bm3
 from fedvlr_jax.baselines.bpr_mf import bpr_mf
+from fedvlr_jax.baselines.layers import dropout
 from fedvlr_jax.baselines.learner import Learner
 from fedvlr_jax.baselines.learning import fit_learner
-from fedvlr_jax.baselines.parts import dropout
 from fedvlr_jax.baselines.triples import draw_epoch, draw_negatives, make_rows
 from fedvlr_jax.baselines.vbpr import vbpr
 from fedvlr_jax.data.synthetic import generate

@@ -23,8 +23,9 @@ import json, pathlib, sys
 import jax, numpy as np
 sys.path[:0] = [{root!r}, {tests!r}]
 from problems import settings, tiny_dataset
-from fedvlr_jax.programs import Programs, make_experiment
-from fedvlr_jax.training import train
+from fedvlr_jax.training.device_backend import DeviceBackend
+from fedvlr_jax.training.experiment import make_experiment
+from fedvlr_jax.training.loop import train
 case = json.loads(sys.argv[1])
 folder = pathlib.Path(case.pop("folder"))
 dataset = tiny_dataset()
@@ -36,7 +37,7 @@ for path, x in jax.tree_util.tree_leaves_with_path((trained.state.public.params,
     x = np.asarray(x)
     keep[name] = x[: dataset.num_users] if name.startswith("[1]") else x
 np.savez(folder / "state.npz", **keep, **{{f"ranks.{{k}}": v for k, v in trained.ranks._asdict().items()}})
-print(trained.tally.round)
+print(trained.progress.round)
 """
 
 

@@ -1,4 +1,4 @@
-"""The plain NumPy client that the benchmarks time does the library's work."""
+"""The plain NumPy client that the benchmarks time does the library's batch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from problems import client_data, relative_difference, settings, tiny_dataset
 
 from benchmarks.numpy_client import local_update
 from fedvlr_jax.algorithm import make_algorithm
-from fedvlr_jax.federated.client import draw_work, make_local_update
+from fedvlr_jax.federated.client import draw_batch, make_local_update
 from fedvlr_jax.federated.local_steps import Local
 
 DATASET = tiny_dataset()
@@ -24,9 +24,9 @@ def test_numpy_client_equals_the_local_update(variant):
         broadcast = algorithm.model.publish(state.public.params, data.content)
         history_l, key = data.buckets[0].history[3], jax.random.key(7)
         local = jax.tree.map(lambda x: x[3], Local(state.private.params, state.private.opt_state))
-        work = draw_work(algorithm.local, DATASET.num_items, history_l, key, touched_rows=False)
+        batch = draw_batch(algorithm.local, DATASET.num_items, history_l, key, touched_rows=False)
         stepped, upload, _ = jax.jit(make_local_update(algorithm.model, algorithm.local))(
-            broadcast, local, work, jnp.zeros((), jnp.int32)
+            broadcast, local, batch, jnp.zeros((), jnp.int32)
         )
         real = np.asarray(history_l) < DATASET.num_items
         params = jax.tree.map(np.asarray, local.params)
@@ -36,7 +36,7 @@ def test_numpy_client_equals_the_local_update(variant):
             params["theta"]["w"],
             layers,
             np.asarray(history_l)[real],
-            np.asarray(work.draw.negative_aln)[:, real],
+            np.asarray(batch.draw.negative_aln)[:, real],
             settings()["client"]["lr"],
         )
         found = (w_d, total, {} if layers is None else layers)

@@ -12,7 +12,7 @@ from problems import tiny_dataset
 
 from fedvlr_jax.data.buckets import make_buckets, make_histories
 from fedvlr_jax.federated import sampling
-from fedvlr_jax.population import blocks, make_cohort, spread_rows
+from fedvlr_jax.training.cohorts import blocks, make_cohort, spread_rows
 
 DATASET = tiny_dataset(num_users=30)
 HISTORIES = make_histories(DATASET)

@@ -26,10 +26,10 @@ def after(data, dataset, rounds, **overrides):
     state, _ = run(jax.jit(algorithm.init)(jax.random.key(0)), data, rounds)
 
     def rank(state):
-        params = algorithm.scoring(state, data.content)
+        params = algorithm.snapshot(state, data.content)
         return rank_all(algorithm.score, params, data.buckets, heldout_targets(dataset), chunk=64)
 
-    score = jax.jit(lambda state: algorithm.score(algorithm.scoring(state, data.content), data.buckets[0]))
+    score = jax.jit(lambda state: algorithm.score(algorithm.snapshot(state, data.content), data.buckets[0]))
     return state, score, jax.jit(rank)
 
 

@@ -15,7 +15,7 @@ from fedvlr_jax.baselines import BASELINES, select
 from fedvlr_jax.federated import prior
 from fedvlr_jax.federated.prior import PriorSettings
 from fedvlr_jax.models.hosts.fedprior import standardise
-from fedvlr_jax.programs import configured_prior, make_experiment
+from fedvlr_jax.training.experiment import configured_prior, make_experiment
 
 RNG = np.random.default_rng(0)
 PLAIN = tiny_dataset()
@@ -139,7 +139,7 @@ def scores(model_weight: float, data) -> np.ndarray:
     algorithm = make_algorithm(tree, DATASET)
     state = jax.jit(algorithm.init)(jax.random.key(0))
     bucket = data.buckets[0]
-    params = algorithm.scoring(state, data.content, data.prior)
+    params = algorithm.snapshot(state, data.content, data.prior)
     by_slot = np.asarray(jax.jit(algorithm.score)(params, bucket))
     return by_slot[np.argsort(np.asarray(bucket.user))]
 

@@ -12,12 +12,12 @@ from scipy import stats
 from toy_algorithm import toy_algorithm, toy_experiment
 
 from fedvlr_jax.io.tables import cost_table, result_table
-from fedvlr_jax.results import make_result, rank_arrays, rank_correlations
-from fedvlr_jax.schedule import Tally
+from fedvlr_jax.training.results import make_result, rank_arrays, rank_correlations
+from fedvlr_jax.training.schedule import RunProgress
 from fedvlr_jax.types import Ranks
 
 DATASET = tiny_dataset()
-TALLY = Tally(round=20, best_round=10, best_value=0.1, client_updates=500, seconds_train=2.0, num_dropped=3)
+TALLY = RunProgress(round=20, best_round=10, best_value=0.1, client_updates=500, seconds_train=2.0, num_dropped=3)
 
 
 def make_ranks(seed: int = 0) -> Ranks:

@@ -12,7 +12,7 @@ import pytest
 from problems import HOST_NAMES, VARIANT_NAMES, client_data, relative_difference, settings, spread, tiny_dataset
 
 from fedvlr_jax.algorithm import make_algorithm
-from fedvlr_jax.federated.client import draw_work, make_local_update
+from fedvlr_jax.federated.client import draw_batch, make_local_update
 from fedvlr_jax.federated.paths import gather_local
 
 DATASET = tiny_dataset()
@@ -71,15 +71,15 @@ def test_a_client_alone_gives_the_upload_it_gives_among_others(touched_rows, obj
         broadcast = algorithm.model.publish(state.public.params, client_data(DATASET).content)
         keys = jax.vmap(lambda u: jax.random.fold_in(jax.random.key(5), u))(bucket.user)
 
-        def work_of(history_l, key):
-            return draw_work(local_settings, DATASET.num_items, history_l, key, touched_rows=touched_rows)
+        def batch_of(history_l, key):
+            return draw_batch(local_settings, DATASET.num_items, history_l, key, touched_rows=touched_rows)
 
-        work = jax.vmap(work_of)(bucket.history, keys)
-        local = gather_local(state.private, bucket.user, work.ids_n)
-        together = jax.vmap(update, in_axes=(None, 0, 0, None))(broadcast, local, work, jnp.asarray(4))
+        batch = jax.vmap(batch_of)(bucket.history, keys)
+        local = gather_local(state.private, bucket.user, batch.ids_n)
+        together = jax.vmap(update, in_axes=(None, 0, 0, None))(broadcast, local, batch, jnp.asarray(4))
         for c in range(bucket.user.size):
-            alone_work = jax.jit(work_of)(bucket.history[c], keys[c])
-            alone = update(broadcast, jax.tree.map(lambda x, c=c: x[c], local), alone_work, jnp.asarray(4))
+            alone_batch = jax.jit(batch_of)(bucket.history[c], keys[c])
+            alone = update(broadcast, jax.tree.map(lambda x, c=c: x[c], local), alone_batch, jnp.asarray(4))
             assert relative_difference(alone, jax.tree.map(lambda x, c=c: x[c], together)) <= 1e-12
 
 
@@ -114,7 +114,7 @@ def test_only_the_cohort_moves_and_its_private_state_persists():
         moved_once |= set(np.flatnonzero(~same_u))
     assert len(moved_once) > 4
     content = data.content
-    score = jax.jit(lambda state: algorithm.score(algorithm.scoring(state, content), data.buckets[0]))
+    score = jax.jit(lambda state: algorithm.score(algorithm.snapshot(state, content), data.buckets[0]))
     trained, forgotten = score(states[-1]), score(states[-1].replace(private=states[0].private))
     differs_u = np.any(np.asarray(trained != forgotten), axis=1)
     assert set(np.flatnonzero(differs_u)) == moved_once

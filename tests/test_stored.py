@@ -12,16 +12,17 @@ import numpy as np
 import pytest
 from problems import relative_difference, settings, spread, tiny_dataset
 
-from fedvlr_jax import training
 from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.client_store import segments
 from fedvlr_jax.errors import CheckpointError, ConfigError
 from fedvlr_jax.inference.recommend import recommend
 from fedvlr_jax.io.checkpoint import Checkpoints
-from fedvlr_jax.job import delete_run, evaluate_job, run_job
-from fedvlr_jax.programs import Programs, make_experiment
-from fedvlr_jax.stored import StoredPrograms
-from fedvlr_jax.training import train
+from fedvlr_jax.training import loop
+from fedvlr_jax.training.device_backend import DeviceBackend
+from fedvlr_jax.training.experiment import make_experiment
+from fedvlr_jax.training.job import delete_run, evaluate_job, run_job
+from fedvlr_jax.training.loop import train
+from fedvlr_jax.training.store_backend import StoreBackend
 
 DATASET = tiny_dataset()
 EVERYBODY = np.arange(DATASET.num_users)
@@ -50,18 +51,18 @@ def after(programs, num_rounds: tuple[int, ...]):
     return state, info
 
 
-def private_of(programs: StoredPrograms):
+def private_of(programs: StoreBackend):
     return programs._store.gather(EVERYBODY)
 
 
 @pytest.fixture(scope="module")
 def on_the_device():
-    programs = Programs(experiment("device", **PLAIN), eval_chunk=4)
+    programs = DeviceBackend(experiment("device", **PLAIN), eval_chunk=4)
     state, info = after(programs, (2, 3))
     return state, info, programs.rank(state, hide_test=False)
 
 
-def require_equal(programs: StoredPrograms, device: tuple) -> None:
+def require_equal(programs: StoreBackend, device: tuple) -> None:
     """The same state, info and ranks after two and three rounds as on the device."""
     state, info = after(programs, (2, 3))
     found = (state.public, private_of(programs), info)
@@ -72,8 +73,8 @@ def require_equal(programs: StoredPrograms, device: tuple) -> None:
 
 @pytest.mark.parametrize("store", spread(["host", "disk"], ["disk"]))
 def test_a_store_gives_the_numbers_of_the_device(tmp_path, monkeypatch, on_the_device, store):
-    monkeypatch.setattr("fedvlr_jax.stored.DIRTY_BYTES", 100)  # everything goes through segment files
-    programs = StoredPrograms(experiment(store, **PLAIN), tmp_path, eval_chunk=4)
+    monkeypatch.setattr("fedvlr_jax.training.store_backend.DIRTY_BYTES", 100)  # everything goes through segment files
+    programs = StoreBackend(experiment(store, **PLAIN), tmp_path, eval_chunk=4)
     require_equal(programs, on_the_device)
     assert bool(list(tmp_path.iterdir())) == (store == "disk")
 
@@ -92,25 +93,25 @@ def test_a_store_gives_the_numbers_of_the_device(tmp_path, monkeypatch, on_the_d
 )
 def test_every_kind_of_model_gives_the_numbers_of_the_device(tmp_path, overrides, clients):
     overrides = overrides | {"server__clients_per_round": clients}
-    programs = Programs(experiment("device", **overrides), eval_chunk=4)
+    programs = DeviceBackend(experiment("device", **overrides), eval_chunk=4)
     state, info = after(programs, (2, 3))
     device = state, info, programs.rank(state, hide_test=False)
-    require_equal(StoredPrograms(experiment("disk", **overrides), tmp_path, eval_chunk=4), device)
+    require_equal(StoreBackend(experiment("disk", **overrides), tmp_path, eval_chunk=4), device)
 
 
 def test_an_evaluation_block_by_block_gives_the_ranks_of_one_block(tmp_path, monkeypatch, on_the_device):
-    monkeypatch.setattr("fedvlr_jax.stored.BLOCK_CLIENTS", 2)
-    programs = StoredPrograms(experiment("disk", **PLAIN), tmp_path, eval_chunk=2)
+    monkeypatch.setattr("fedvlr_jax.training.store_backend.BLOCK_CLIENTS", 2)
+    programs = StoreBackend(experiment("disk", **PLAIN), tmp_path, eval_chunk=2)
     state, _ = after(programs, (5,))
     jax.tree.map(np.testing.assert_array_equal, programs.rank(state, hide_test=False), on_the_device[2])
     assert (programs.rank(state, hide_test=True).item[1] == -1).all()
 
 
 def test_a_store_recommends_what_the_device_does(tmp_path, monkeypatch):
-    monkeypatch.setattr("fedvlr_jax.stored.BLOCK_CLIENTS", 4)  # several parts
+    monkeypatch.setattr("fedvlr_jax.training.store_backend.BLOCK_CLIENTS", 4)  # several parts
     options = {"num_users": DATASET.num_users, "num_items": DATASET.num_items, "k": 3, "chunk": 2}
     found = {}
-    for store, make in (("device", Programs), ("disk", lambda *a, **k: StoredPrograms(a[0], tmp_path, **k))):
+    for store, make in (("device", DeviceBackend), ("disk", lambda *a, **k: StoreBackend(a[0], tmp_path, **k))):
         made = experiment(store, **PLAIN)
         programs = make(made, eval_chunk=4)
         state, _ = after(programs, (2,))
@@ -121,7 +122,7 @@ def test_a_store_recommends_what_the_device_does(tmp_path, monkeypatch):
 
 
 def test_only_the_cohort_is_read_and_written(tmp_path, monkeypatch):
-    programs = StoredPrograms(experiment("disk", **PLAIN), tmp_path, eval_chunk=4)
+    programs = StoreBackend(experiment("disk", **PLAIN), tmp_path, eval_chunk=4)
     state = programs.init(3)
     read, written = [], []
     gather, scatter = programs._store.gather, programs._store.scatter
@@ -146,11 +147,11 @@ class Crash(Exception):
 
 def outcome(trained):
     """Everything that has to be equal to the bit, without clocks."""
-    tally = {name: value for name, value in dataclasses.asdict(trained.tally).items() if name not in CLOCKS}
+    progress = {name: value for name, value in dataclasses.asdict(trained.progress).items() if name not in CLOCKS}
     leaves = jax.tree.leaves(
         (trained.state.public, [(part.private, b) for part, b in trained.parts()], trained.ranks)
     )
-    return tally, [np.asarray(x).tobytes() for x in leaves]
+    return progress, [np.asarray(x).tobytes() for x in leaves]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -165,14 +166,14 @@ def commits_rewrite():
 def undisturbed(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("undisturbed")
     trained = train(experiment("disk", **RUN), workdir)
-    assert trained.tally.best_round < trained.tally.round  # two checkpoints, two sets of segments
+    assert trained.progress.best_round < trained.progress.round  # two checkpoints, two sets of segments
     return outcome(trained), workdir, trained
 
 
 def test_a_run_ends_like_a_run_on_the_device(undisturbed, tmp_path):
     stored, device = undisturbed[2], train(experiment("device", **RUN), tmp_path)
-    assert stored.tally.best_round == device.tally.best_round
-    assert stored.tally.best_value == pytest.approx(device.tally.best_value)
+    assert stored.progress.best_round == device.progress.best_round
+    assert stored.progress.best_value == pytest.approx(device.progress.best_value)
     jax.tree.map(np.testing.assert_array_equal, stored.ranks, device.ranks)
     for (part, bucket), (_, whole) in zip(stored.parts(), device.parts(), strict=True):
         np.testing.assert_array_equal(bucket.user[bucket.user < DATASET.num_users], whole.user)
@@ -182,7 +183,7 @@ def test_a_run_ends_like_a_run_on_the_device(undisturbed, tmp_path):
 
 
 def crash_after(monkeypatch, count: int) -> None:
-    report, calls = training._report, []
+    report, calls = loop._report, []
 
     def crash(*args):
         report(*args)
@@ -190,7 +191,7 @@ def crash_after(monkeypatch, count: int) -> None:
         if len(calls) == count:
             raise Crash
 
-    monkeypatch.setattr(training, "_report", crash)
+    monkeypatch.setattr(loop, "_report", crash)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +215,7 @@ def test_only_segments_of_the_latest_and_the_best_round_are_kept(undisturbed):
 
 def test_a_finished_run_is_evaluated_again_without_writing(undisturbed, tmp_path):
     run = experiment("disk", **RUN)
-    result, _ = run_job(run, tmp_path, interrupt=training.Interrupt(), command=["train"])
+    result, _ = run_job(run, tmp_path, interrupt=loop.Interrupt(), command=["train"])
     before = sorted(tmp_path.rglob("*"))
     again = evaluate_job(run, tmp_path)
     assert again["test"] == result["test"]
@@ -243,7 +244,7 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(undisturbed, tm
 
 
 def test_a_disk_that_fills_up_in_the_background_stops_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr("fedvlr_jax.stored.DIRTY_BYTES", 0)
+    monkeypatch.setattr("fedvlr_jax.training.store_backend.DIRTY_BYTES", 0)
 
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

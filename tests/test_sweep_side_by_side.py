@@ -13,7 +13,7 @@ from problems import relative_difference, settings, tiny_dataset
 from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.benchmark.programs import MethodPrograms, with_fields
 from fedvlr_jax.data.buckets import make_client_data
-from fedvlr_jax.sweep.layout import lay_out, traced
+from fedvlr_jax.sweep.layout import group_by_program, traced
 from fedvlr_jax.sweep.training import group_size
 
 RATES = {"server.lr": [0.003, 0.01, 0.03, 0.1], "client.lr": [0.05, 0.1, 0.3, 1.0]}
@@ -57,7 +57,7 @@ def test_sixteen_points_end_in_the_states_of_their_own_runs():
     tree = settings(host__name="fcf", variant="fedvlr", fusion__operators="sum,mlp", fusion__dim=4)
     dataset = tiny_dataset()
     points = [{"server.lr": s, "client.lr": c} for s in RATES["server.lr"] for c in RATES["client.lr"]]
-    (program,) = lay_out(points)
+    (program,) = group_by_program(points)
     clients = make_client_data(dataset, min_length=16)
     programs = MethodPrograms(tree, dataset, clients)
     group = programs.group([traced(points[k]) for k in program.points])

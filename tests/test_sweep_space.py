@@ -12,7 +12,7 @@ from configs.base import get_config
 from configs.sweeps import base, random, rates
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.io.identity import flatten
-from fedvlr_jax.sweep.layout import describe, lay_out, numbers, points_of_shard, read_shard, traced
+from fedvlr_jax.sweep.layout import describe, group_by_program, numbers, points_of_shard, read_shard, traced
 from fedvlr_jax.sweep.space import Range, expand, read_sweep, seeds_of
 
 KNOWN = dict(base.get_sweep().items())
@@ -123,7 +123,7 @@ def test_a_sweep_is_checked_without_jax():
 
 def test_points_share_a_program_exactly_where_they_differ_in_its_arguments():
     points = expand(read(fields=MIXED))
-    programs = lay_out(points)
+    programs = group_by_program(points)
     assert sorted(k for program in programs for k in program.points) == list(range(16))
     assert len(programs) == 4
     for program in programs:
@@ -131,19 +131,19 @@ def test_points_share_a_program_exactly_where_they_differ_in_its_arguments():
             (program.static["variant"], program.static["client.steps"])
         }
     assert traced(points[0]) == {"server.lr": 0.1, "client.lr": 1.0}
-    assert len(lay_out(expand(read(fields={"seed": [0, 1], "server.l2": [0.0, 0.1]})))) == 1
+    assert len(group_by_program(expand(read(fields={"seed": [0, 1], "server.l2": [0.0, 0.1]})))) == 1
 
 
 def test_the_command_says_what_shares_a_program_and_what_keeps_points_apart():
     points = expand(read(fields={"server.lr": [0.1, 0.2], "variant": ["base", "mlp"], "objective": ["bce"]}))
-    assert describe(points, lay_out(points)) == [
+    assert describe(points, group_by_program(points)) == [
         "2 programs for 4 points",
         "program 1 (variant=base, objective=bce): 2 points share it (server.lr): 0, 2",
         "program 2 (variant=mlp, objective=bce): 2 points share it (server.lr): 1, 3",
         "kept apart by variant: another value needs another program",
     ]
     points = expand(read(fields={"fusion.dim": [8, 16]}))
-    assert describe(points, lay_out(points))[1:] == [
+    assert describe(points, group_by_program(points))[1:] == [
         "program 1 (fusion.dim=8): point 0 alone",
         "program 2 (fusion.dim=16): point 1 alone",
         "kept apart by fusion.dim: another value needs another program",
@@ -152,7 +152,7 @@ def test_the_command_says_what_shares_a_program_and_what_keeps_points_apart():
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 16, 20])
 def test_shards_partition_the_points_evenly(n):
-    programs = lay_out(expand(read(fields=MIXED)))
+    programs = group_by_program(expand(read(fields=MIXED)))
     shards = [points_of_shard(programs, (i, n)) for i in range(1, n + 1)]
     assert sorted(k for shard in shards for k in shard) == list(range(16))
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
@@ -174,7 +174,11 @@ def test_a_shard_and_numbers_in_short():
 def test_the_examples_are_what_they_say():
     grid = expand(read_sweep(dict(rates.get_sweep().items()), LEAVES, KNOWN))
     assert len(grid) == 16
-    assert len(lay_out(grid)) == 1
+    assert len(group_by_program(grid)) == 1
     drawn = expand(read_sweep(dict(random.get_sweep().items()), LEAVES, KNOWN))
     assert len(drawn) == 16
-    assert {field for program in lay_out(drawn) for field in program.static} == {"fusion.operators", "fusion.dim"}
+    static = {field for program in group_by_program(drawn) for field in program.static}
+    assert static == {
+        "fusion.operators",
+        "fusion.dim",
+    }

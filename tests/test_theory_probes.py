@@ -9,7 +9,7 @@ import pytest
 
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.federated import sampling
-from fedvlr_jax.federated.client import draw_work
+from fedvlr_jax.federated.client import draw_batch
 from fedvlr_jax.federated.step_loss import make_loss
 from fedvlr_jax.models.model import Download, pool
 from fedvlr_jax.theory.assumptions import outside
@@ -43,7 +43,7 @@ def test_J_u_is_the_mean_of_the_stochastic_loss(objective):
     loss = make_loss(problem.model, local, state.public.round, all_items=False)
 
     def one(key):
-        draw = draw_work(local, problem.num_items, history_l, key, touched_rows=False).draw
+        draw = draw_batch(local, problem.num_items, history_l, key, touched_rows=False).draw
         pooled = pool(broadcast.rows["views"], draw.positive_l, draw.input_l)
         at = Download(broadcast.rows, pooled, broadcast.head)
         return loss(at, private, draw._replace(negative_aln=draw.negative_aln[0]))

@@ -12,13 +12,13 @@ import pytest
 from problems import spread
 from toy_algorithm import DATASET, toy_experiment
 
-from fedvlr_jax import training
 from fedvlr_jax.errors import CheckpointError, ConfigError, TrainingError
 from fedvlr_jax.io.checkpoint import Checkpoints
 from fedvlr_jax.io.interrupt import Interrupt, Interrupted
-from fedvlr_jax.programs import Programs
-from fedvlr_jax.schedule import Tally, make_plan
-from fedvlr_jax.training import rank_best, train
+from fedvlr_jax.training import loop
+from fedvlr_jax.training.device_backend import DeviceBackend
+from fedvlr_jax.training.loop import rank_best, train
+from fedvlr_jax.training.schedule import RunProgress, make_plan
 
 CLOCKS = {"seconds_train", "seconds_eval", "seconds_compile", "client_updates_per_second"}
 SMALL = {"rounds": 25, "eval__every": 10, "eval__patience": 0, "server__lr": 0.02}
@@ -35,8 +35,8 @@ def tree_bits(tree):
 
 def outcome(trained):
     """Everything that has to be equal to the bit, without clocks."""
-    tally = {name: value for name, value in dataclasses.asdict(trained.tally).items() if name not in CLOCKS}
-    return tally, tree_bits(jax.tree.leaves(trained.state)), tree_bits(jax.tree.leaves(trained.ranks))
+    progress = {name: value for name, value in dataclasses.asdict(trained.progress).items() if name not in CLOCKS}
+    return progress, tree_bits(jax.tree.leaves(trained.state)), tree_bits(jax.tree.leaves(trained.ranks))
 
 
 def lines(workdir):
@@ -53,29 +53,29 @@ def undisturbed(tmp_path_factory):
 
 
 def test_evaluates_every_so_many_rounds_and_the_last(undisturbed):
-    (tally, _, _), rows, _ = undisturbed
+    (progress, _, _), rows, _ = undisturbed
     assert [row["round"] for row in rows] == [10, 20, 25]
-    assert tally["round"] == 25
-    assert tally["client_updates"] == 25 * DATASET.num_users
+    assert progress["round"] == 25
+    assert progress["client_updates"] == 25 * DATASET.num_users
     assert all(row["valid"]["NDCG@50"] is not None for row in rows)
 
 
 def test_the_best_round_has_the_best_validation_value(undisturbed):
-    (tally, _, _), rows, _ = undisturbed
+    (progress, _, _), rows, _ = undisturbed
     values = {row["round"]: row["valid"]["NDCG@50"] for row in rows}
-    assert tally["best_round"] == max(values, key=values.get)
-    assert tally["best_value"] == values[tally["best_round"]]
+    assert progress["best_round"] == max(values, key=values.get)
+    assert progress["best_value"] == values[progress["best_round"]]
 
 
 def test_rounds_in_stretches_equal_rounds_one_by_one(undisturbed):
-    (tally, _, _), _, trained = undisturbed
+    (progress, _, _), _, trained = undisturbed
     experiment = toy_experiment(**SMALL)
     state = experiment.algorithm.init(jax.random.key(0))
     one = jax.jit(experiment.algorithm.run, static_argnums=2)
-    for _ in range(tally["best_round"]):
+    for _ in range(progress["best_round"]):
         state, _ = one(state, experiment.clients, 1)
     np.testing.assert_allclose(state.public.params["D"], trained.state.public.params["D"], rtol=1e-4, atol=1e-5)
-    assert int(state.public.round) == int(trained.state.public.round) == tally["best_round"]
+    assert int(state.public.round) == int(trained.state.public.round) == progress["best_round"]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_running_out_of_memory_names_the_largest_arrays_and_what_helps(monkeypat
     def advance(self, state, num_rounds):
         raise error
 
-    monkeypatch.setattr(Programs, "advance", advance)
+    monkeypatch.setattr(DeviceBackend, "advance", advance)
     with pytest.raises(TrainingError) as found:
         train(toy_experiment(**SMALL), tmp_path)
     message = str(found.value)
@@ -101,21 +101,21 @@ def test_another_error_of_the_runtime_stays_what_it_is(monkeypatch, tmp_path):
     def advance(self, state, num_rounds):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
-    monkeypatch.setattr(Programs, "advance", advance)
+    monkeypatch.setattr(DeviceBackend, "advance", advance)
     with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
         train(toy_experiment(**SMALL), tmp_path)
 
 
 def test_the_clocks_run(undisturbed):
-    tally = undisturbed[2].tally
-    assert min(tally.seconds_train, tally.seconds_eval, tally.seconds_compile) > 0
-    assert tally.updates_per_second == pytest.approx(tally.client_updates / tally.seconds_train)
+    progress = undisturbed[2].progress
+    assert min(progress.seconds_train, progress.seconds_eval, progress.seconds_compile) > 0
+    assert progress.updates_per_second == pytest.approx(progress.client_updates / progress.seconds_train)
 
 
 @pytest.mark.parametrize(("after", "seconds"), spread([(1, 0.0), (2, 0.0), (2, 1e9), (3, 1e9)], [(2, 0.0), (3, 1e9)]))
 def test_a_crash_after_any_evaluation_changes_nothing(undisturbed, tmp_path, monkeypatch, after, seconds):
     experiment, calls = toy_experiment(**SMALL, checkpoint__seconds=seconds), []
-    report = training._report
+    report = loop._report
 
     def crash(*args):
         report(*args)
@@ -123,7 +123,7 @@ def test_a_crash_after_any_evaluation_changes_nothing(undisturbed, tmp_path, mon
         if len(calls) == after:
             raise Crash
 
-    monkeypatch.setattr(training, "_report", crash)
+    monkeypatch.setattr(loop, "_report", crash)
     with pytest.raises(Crash):
         train(experiment, tmp_path)
     assert outcome(train(experiment, tmp_path)) == undisturbed[0]
@@ -187,7 +187,7 @@ def test_clocks_and_counts_go_on_after_a_restart(tmp_path):
         train(experiment, tmp_path, interrupt=SignalLater(2))
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         before = checkpoints.record()
-    after = train(experiment, tmp_path).tally
+    after = train(experiment, tmp_path).progress
     assert after.client_updates == 25 * DATASET.num_users
     assert all(getattr(after, name) > before[name] for name in ("seconds_train", "seconds_eval", "seconds_compile"))
 
@@ -212,8 +212,8 @@ def test_more_rounds_go_on_where_the_run_ended(tmp_path):
 
 def test_early_stopping_after_patience_evaluations_without_improvement(tmp_path):
     trained = train(toy_experiment(rounds=100, eval__every=2, eval__patience=3, server__lr=0.0), tmp_path)
-    assert (trained.tally.best_round, trained.tally.round) == (2, 8)
-    assert trained.tally.evaluations_since_best == 3
+    assert (trained.progress.best_round, trained.progress.round) == (2, 8)
+    assert trained.progress.evaluations_since_best == 3
 
 
 @pytest.mark.parametrize(
@@ -227,11 +227,11 @@ def test_early_stopping_after_patience_evaluations_without_improvement(tmp_path)
     ],
 )
 def test_only_strict_improvement_moves_the_best_round(values, best_round, since):
-    tally = Tally()
+    progress = RunProgress()
     for value in values:
-        tally = dataclasses.replace(tally, round=tally.round + 1).evaluated(value, 0.5)
-    assert (tally.best_round, tally.evaluations_since_best) == (best_round, since)
-    assert tally.seconds_eval == pytest.approx(0.5 * len(values))
+        progress = dataclasses.replace(progress, round=progress.round + 1).evaluated(value, 0.5)
+    assert (progress.best_round, progress.evaluations_since_best) == (best_round, since)
+    assert progress.seconds_eval == pytest.approx(0.5 * len(values))
 
 
 def test_test_labels_choose_nothing(undisturbed, tmp_path):
@@ -244,8 +244,8 @@ def test_test_labels_choose_nothing(undisturbed, tmp_path):
 
 
 def test_test_items_are_not_even_handed_over_while_training(undisturbed, tmp_path, monkeypatch):
-    seen, rank = [], Programs.rank
-    monkeypatch.setattr(Programs, "rank", lambda *args, **named: seen.append(rank(*args, **named)) or seen[-1])
+    seen, rank = [], DeviceBackend.rank
+    monkeypatch.setattr(DeviceBackend, "rank", lambda *args, **named: seen.append(rank(*args, **named)) or seen[-1])
     train(toy_experiment(**SMALL), tmp_path)
     *while_training, at_the_end = seen
     assert len(while_training) == 3
@@ -264,7 +264,7 @@ def test_a_round_without_any_finite_client_stops_and_keeps_the_checkpoints(tmp_p
 def test_no_validation_rows_leave_the_last_round_as_the_best(tmp_path):
     blind = dataclasses.replace(DATASET, valid_item=np.full_like(DATASET.valid_item, -1))
     trained = train(toy_experiment(blind, **SMALL), tmp_path)
-    assert (trained.tally.best_round, trained.tally.best_value) == (25, None)
+    assert (trained.progress.best_round, trained.progress.best_value) == (25, None)
 
 
 @pytest.fixture(scope="module")

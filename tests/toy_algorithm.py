@@ -10,7 +10,7 @@ from problems import tiny_dataset
 
 from configs.base import get_config
 from fedvlr_jax.data.buckets import make_client_data
-from fedvlr_jax.programs import Experiment
+from fedvlr_jax.training.experiment import Experiment
 from fedvlr_jax.types import Bucket, Content, Dataset, FedState, PrivateState, PublicState, RoundInfo
 
 DIM = 4
@@ -34,7 +34,7 @@ def toy_experiment(dataset: Dataset = DATASET, *, dead_round: int = 0, **overrid
 
 
 def toy_algorithm(dataset: Dataset, lr: float, dead_round: int) -> SimpleNamespace:
-    """Pure functions init, run, scoring and score, and the sizes the tables show."""
+    """Pure functions init, run, snapshot and score, and the sizes the tables show."""
     num_users, num_items = dataset.num_users, dataset.num_items
 
     def init(key):
@@ -68,7 +68,7 @@ def toy_algorithm(dataset: Dataset, lr: float, dead_round: int) -> SimpleNamespa
     def run(state, data, num_rounds):
         return jax.lax.scan(lambda state, _: one_round(state, data), state, length=num_rounds)
 
-    def scoring(state: FedState, content: Content, prior: None = None):
+    def snapshot(state: FedState, content: Content, prior: None = None):
         return state.public.params["D"], state.private.params["theta"]
 
     def score(params, chunk: Bucket):
@@ -84,4 +84,4 @@ def toy_algorithm(dataset: Dataset, lr: float, dead_round: int) -> SimpleNamespa
         bytes_up_per_client=4 * num_items * DIM,
         bytes_state=8 * num_items * DIM + 4 * num_users * DIM,
     )
-    return SimpleNamespace(init=init, run=run, scoring=scoring, score=score, rank_score=score, cost=cost, mesh=None)
+    return SimpleNamespace(init=init, run=run, snapshot=snapshot, score=score, rank_score=score, cost=cost, mesh=None)

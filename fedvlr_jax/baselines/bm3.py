@@ -22,8 +22,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from fedvlr_jax.baselines.graph import Graph, interaction_graph, light_gcn
-from fedvlr_jax.baselines.learner import Learner, Triples
-from fedvlr_jax.baselines.parts import (
+from fedvlr_jax.baselines.layers import (
     dropout,
     glorot_uniform,
     init_linear,
@@ -34,6 +33,7 @@ from fedvlr_jax.baselines.parts import (
     weighted_items,
     weighted_mean,
 )
+from fedvlr_jax.baselines.learner import Learner, Triples
 from fedvlr_jax.types import Array, Dataset, PyTree
 
 

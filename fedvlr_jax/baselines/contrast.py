@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from fedvlr_jax.baselines.parts import take, unit_rows, weighted_items, weighted_mean
+from fedvlr_jax.baselines.layers import take, unit_rows, weighted_items, weighted_mean
 from fedvlr_jax.types import Array
 
 TEMPERATURE = 0.2

@@ -28,8 +28,7 @@ from flax import struct
 
 from fedvlr_jax.baselines.contrast import info_nce
 from fedvlr_jax.baselines.graph import Graph, interaction_graph, knn_graph, light_gcn, propagate
-from fedvlr_jax.baselines.learner import Learner, Triples
-from fedvlr_jax.baselines.parts import (
+from fedvlr_jax.baselines.layers import (
     bpr_loss,
     glorot_uniform,
     init_linear,
@@ -38,6 +37,7 @@ from fedvlr_jax.baselines.parts import (
     squared_norm,
     take,
 )
+from fedvlr_jax.baselines.learner import Learner, Triples
 from fedvlr_jax.types import Array, Dataset, PyTree
 
 LAYERS = 2  # of LightGCN

@@ -8,7 +8,7 @@ items add what the nearest items by the given features have:
 
     p, q = LightGCN(users, items),    near = sum_m share_m A_m items,    s_ui = p_u . (q_i + near_i)
 
-with the graph A_m of the nearest items, share 0.1 of the visual and 0.9 of the textual one. Scoring uses the whole
+with the graph A_m of the nearest items, share 0.1 of the visual and 0.9 of the textual one. Snapshot uses the whole
 interaction graph; training only a principal part of it, of one of two kinds:
 
 * ``local``: in every epoch 30 % of the edges, drawn without replacement with probabilities proportional to
@@ -29,8 +29,7 @@ from scipy.sparse.linalg import svds
 
 from fedvlr_jax.baselines.contrast import info_nce
 from fedvlr_jax.baselines.graph import Graph, interaction_graph, knn_graph, light_gcn, make_graph, propagate, reweigh
-from fedvlr_jax.baselines.learner import Learner, Triples
-from fedvlr_jax.baselines.parts import (
+from fedvlr_jax.baselines.layers import (
     bpr_loss,
     dropout,
     glorot_uniform,
@@ -40,6 +39,7 @@ from fedvlr_jax.baselines.parts import (
     take,
     unit_rows,
 )
+from fedvlr_jax.baselines.learner import Learner, Triples
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.types import Array, Dataset, PyTree
 

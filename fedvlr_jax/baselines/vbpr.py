@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from fedvlr_jax.baselines.learner import Learner, Triples
-from fedvlr_jax.baselines.parts import (
+from fedvlr_jax.baselines.layers import (
     bpr_loss,
     glorot_normal,
     glorot_uniform,
@@ -22,6 +21,7 @@ from fedvlr_jax.baselines.parts import (
     squared_norm,
     take,
 )
+from fedvlr_jax.baselines.learner import Learner, Triples
 from fedvlr_jax.types import Array, Dataset, PyTree
 
 

@@ -18,8 +18,8 @@ from fedvlr_jax.benchmark.task import Task
 from fedvlr_jax.data import CONTROLS as FEATURES
 from fedvlr_jax.errors import TrainingError
 from fedvlr_jax.ranges import TRACEABLE
-from fedvlr_jax.results import make_result
-from fedvlr_jax.schedule import make_plan
+from fedvlr_jax.training.results import make_result
+from fedvlr_jax.training.schedule import make_plan
 from fedvlr_jax.types import Dataset
 
 
@@ -103,9 +103,9 @@ def _train(
 
 
 def _result(task: Task, settings: Mapping[str, Any], cost: Any, outcome: Outcome, moved: float) -> dict[str, Any]:
-    result = make_result(settings, task.dataset, cost, outcome.tally, outcome.ranks, None)
+    result = make_result(settings, task.dataset, cost, outcome.progress, outcome.ranks, None)
     seconds = sum(result[f"seconds_{clock}"] for clock in ("train", "eval", "compile"))
-    return result | {"best_valid": outcome.tally.best_value, "megabytes_per_round": moved, "seconds": seconds}
+    return result | {"best_valid": outcome.progress.best_value, "megabytes_per_round": moved, "seconds": seconds}
 
 
 def _programs(task: Task, settings: Mapping[str, Any], cache: dict[str, Any]) -> MethodPrograms:

@@ -13,7 +13,8 @@ from fedvlr_jax.baselines import BASELINES, run_baselines, select
 from fedvlr_jax.data.buckets import heldout_targets
 from fedvlr_jax.evaluation.metrics import METRICS, summarise, warm_items
 from fedvlr_jax.evaluation.ranking import rank_all
-from fedvlr_jax.programs import Experiment, Programs
+from fedvlr_jax.training.device_backend import DeviceBackend
+from fedvlr_jax.training.experiment import Experiment
 from fedvlr_jax.types import Array, Bucket, Dataset, PyTree, Score
 
 
@@ -106,7 +107,7 @@ def without_private_state(experiment: Experiment, rounds: int) -> dict[str, tupl
 
     The second is what an evaluation sees whose restored private parameters are lost.
     """
-    programs = Programs(experiment, eval_chunk=256)
+    programs = DeviceBackend(experiment, eval_chunk=256)
     start = programs.init(experiment.settings["seed"])
     private = jax.tree.map(jnp.copy, start.private)  # the state is donated
     state, _ = programs.run(rounds)(start, programs.clients)

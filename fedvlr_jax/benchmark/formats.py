@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from fedvlr_jax.benchmark.content import Table
+from fedvlr_jax.benchmark.tables import Table
 
 _LATEX = {
     "\\": r"\textbackslash{}",

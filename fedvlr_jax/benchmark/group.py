@@ -15,7 +15,7 @@ from fedvlr_jax.benchmark.programs import MethodPrograms, Point
 from fedvlr_jax.benchmark.records import CurvePoint
 from fedvlr_jax.evaluation.metrics import summarise
 from fedvlr_jax.io.interrupt import Interrupt
-from fedvlr_jax.schedule import Plan, Tally
+from fedvlr_jax.training.schedule import Plan, RunProgress
 from fedvlr_jax.types import Dataset, Ranks, RoundInfo
 
 SELECTION = "NDCG@50"  # the validation metric that chooses rounds and points
@@ -31,7 +31,7 @@ class Run(NamedTuple):
 class Outcome(NamedTuple):
     """What became of a run; `failure` is a sentence, or "" and then `ranks` are those of the best round."""
 
-    tally: Tally
+    progress: RunProgress
     ranks: Ranks | None
     curve: tuple[CurvePoint, ...]
     failure: str = ""
@@ -74,7 +74,7 @@ def train_group(
     while any(t.is_alive(plan) for t in track):
         if interrupt is not None:
             interrupt.stop_if_signalled("stopped; the runs that are finished are kept")
-        calls = (plan.next_evaluation(track[0].tally.round) - track[0].tally.round) // length
+        calls = (plan.next_evaluation(track[0].progress.round) - track[0].progress.round) // length
         begin, before = time.perf_counter(), programs.seconds
         infos = []
         for _ in range(calls):
@@ -88,7 +88,7 @@ def train_group(
         for m, t in enumerate(track):
             t.add(plan, [_of_run(info, m) for info in infos], seconds / len(runs))
             valid = summarise(_of_run(ranks, m), programs.warm_i)["valid"]
-            moved = programs.megabytes_once + megabytes_per_round * t.tally.round
+            moved = programs.megabytes_once + megabytes_per_round * t.progress.round
             t.evaluated(plan, valid, moved, eval_seconds / len(runs))
         if any(t.improved for t in track):
             best = programs.keep(np.array([t.improved for t in track]), state, best)
@@ -105,14 +105,14 @@ def _of_run(tree: Ranks | RoundInfo, m: int) -> Ranks | RoundInfo:
 class _Track:
     """Where one run of a group stands. Past its end it is carried along, and nothing of it changes."""
 
-    tally: Tally = dataclasses.field(default_factory=Tally)
+    progress: RunProgress = dataclasses.field(default_factory=RunProgress)
     curve: list[CurvePoint] = dataclasses.field(default_factory=list)
     improved: bool = False
     failure: str = ""
     ended: bool = False
 
     def is_alive(self, plan: Plan) -> bool:
-        return not (self.ended or self.failure or self.tally.is_finished(plan))
+        return not (self.ended or self.failure or self.progress.is_finished(plan))
 
     def add(self, plan: Plan, infos: Sequence[RoundInfo], seconds: float) -> None:
         """Count some rounds; a round in which all clients were left out ends the run."""
@@ -120,20 +120,19 @@ class _Track:
         self.ended = not self.is_alive(plan)
         if self.ended:
             # The rounds of a group go on together; those of a run that is over are not counted.
-            self.tally = dataclasses.replace(self.tally, round=self.tally.round + rounds)
+            self.progress = dataclasses.replace(self.progress, round=self.progress.round + rounds)
             return
         for info in infos:
             dead = np.flatnonzero(info.num_dropped >= info.num_clients)
             if dead.size:
-                self.failure = (
-                    f"round {self.tally.round + int(dead[0]) + 1}: the loss or upload of every client is not finite"
-                )
-        self.tally = dataclasses.replace(
-            self.tally,
-            round=self.tally.round + rounds,
-            client_updates=self.tally.client_updates + sum(int(info.num_clients.sum()) for info in infos),
-            num_dropped=self.tally.num_dropped + sum(int(info.num_dropped.sum()) for info in infos),
-            seconds_train=self.tally.seconds_train + seconds,
+                round_ = self.progress.round + int(dead[0]) + 1
+                self.failure = f"round {round_}: the loss or upload of every client is not finite"
+        self.progress = dataclasses.replace(
+            self.progress,
+            round=self.progress.round + rounds,
+            client_updates=self.progress.client_updates + sum(int(info.num_clients.sum()) for info in infos),
+            num_dropped=self.progress.num_dropped + sum(int(info.num_dropped.sum()) for info in infos),
+            seconds_train=self.progress.seconds_train + seconds,
         )
 
     def evaluated(self, plan: Plan, valid: dict, megabytes: float, seconds: float) -> None:
@@ -141,16 +140,16 @@ class _Track:
         self.improved = False
         if self.ended or self.failure:
             return
-        before = self.tally.best_round
-        self.tally = self.tally.evaluated(valid[SELECTION], seconds)
-        self.improved = self.tally.best_round != before
+        before = self.progress.best_round
+        self.progress = self.progress.evaluated(valid[SELECTION], seconds)
+        self.improved = self.progress.best_round != before
         shown = {name: valid[name] for name in ("HR@50", SELECTION)}
-        self.curve.append(CurvePoint(self.tally.round, shown, megabytes, self.tally.seconds_train))
+        self.curve.append(CurvePoint(self.progress.round, shown, megabytes, self.progress.seconds_train))
 
     def outcome(self, ranks: Ranks, seconds_compile: float) -> Outcome:
-        tally = dataclasses.replace(
-            self.tally,
-            round=self.curve[-1].round if self.curve else self.tally.round,
-            seconds_compile=self.tally.seconds_compile + seconds_compile,
+        progress = dataclasses.replace(
+            self.progress,
+            round=self.curve[-1].round if self.curve else self.progress.round,
+            seconds_compile=self.progress.seconds_compile + seconds_compile,
         )
-        return Outcome(tally, None if self.failure else ranks, tuple(self.curve), self.failure)
+        return Outcome(progress, None if self.failure else ranks, tuple(self.curve), self.failure)

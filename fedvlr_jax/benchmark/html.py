@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from fedvlr_jax.benchmark.content import Block, Table
 from fedvlr_jax.benchmark.formats import split_bold
 from fedvlr_jax.benchmark.plots import Picture
+from fedvlr_jax.benchmark.tables import Block, Table
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1b1b1b; max-width: 1500px; }

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fedvlr_jax.benchmark import content, order
+from fedvlr_jax.benchmark import order, tables
 from fedvlr_jax.benchmark.published import CONSTANT_NOTE, equals_constant
 from fedvlr_jax.benchmark.records import CENTRALISED, CONTROL, MethodRuns
 from fedvlr_jax.benchmark.table import COLD, RESAMPLES, WARM, Row
@@ -68,9 +68,9 @@ def _spread(rows: Sequence[Row], dataset: Dataset) -> list[str]:
 
 def _marks(rows: Sequence[Row]) -> list[str]:
     marks = [
-        (content.BELOW_POPULARITY, any(r.below_popularity for r in rows), "test NDCG@50 below that of popularity."),
-        (content.NOT_FINITE, any(r.nonfinite_users for r in rows), "some scores were not finite; they rank last."),
-        (content.SOME_FAILED, any(r.method.failures for r in rows), "some or all runs failed, see Failures."),
+        (tables.BELOW_POPULARITY, any(r.below_popularity for r in rows), "test NDCG@50 below that of popularity."),
+        (tables.NOT_FINITE, any(r.nonfinite_users for r in rows), "some scores were not finite; they rank last."),
+        (tables.SOME_FAILED, any(r.method.failures for r in rows), "some or all runs failed, see Failures."),
     ]
     return [f"{mark} {meaning}" for mark, holds, meaning in marks if holds]
 
@@ -83,7 +83,7 @@ def _published(rows: Sequence[Row], dataset: Dataset) -> list[str]:
         "another choice of rounds and settings, so differences to it are not differences between methods."
     ]
     if any(equals_constant(dataset.name, row.method.name) for row in rows):
-        found.append(f"{content.LIKE_A_CONSTANT} {CONSTANT_NOTE}")
+        found.append(f"{tables.LIKE_A_CONSTANT} {CONSTANT_NOTE}")
     return found
 
 

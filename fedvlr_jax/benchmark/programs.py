@@ -16,7 +16,7 @@ from fedvlr_jax.data.buckets import heldout_targets
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.evaluation.metrics import warm_items
 from fedvlr_jax.evaluation.ranking import rank_all
-from fedvlr_jax.programs import configured_prior
+from fedvlr_jax.training.experiment import configured_prior
 from fedvlr_jax.types import Array, ClientData, Content, Dataset, Prior, PyTree, Ranks, RoundInfo
 
 Point = dict[str, float]
@@ -112,7 +112,7 @@ class MethodPrograms:
 
         def rank(point: Point, clients: ClientData, state: PyTree, target_tu: Array) -> Ranks:
             algorithm = self._at(point)
-            params = algorithm.scoring(state, clients.content, clients.prior)
+            params = algorithm.snapshot(state, clients.content, clients.prior)
             return rank_all(algorithm.rank_score, params, clients.buckets, target_tu, chunk=self._chunk)
 
         target_mtu = jnp.asarray(np.broadcast_to(target_tu, (size, *target_tu.shape)))

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedvlr_jax.benchmark import content, groups, html, table
+from fedvlr_jax.benchmark import groups, html, table, tables
 from fedvlr_jax.benchmark.contrasts import Contrast, make_contrasts
 from fedvlr_jax.benchmark.formats import latex, markdown
 from fedvlr_jax.benchmark.notes import make_notes
@@ -44,10 +44,10 @@ def write_report(
     notes = make_notes(rows, dataset, environment)
     pictures = draw_all(rows, groupings)
 
-    main = content.main_table(rows, dataset.name)
-    others = [content.test_table(contrasts), content.cutoff_table(rows), content.cost_table(rows)]
-    others.append(content.failure_table(rows))
-    by_group = content.group_tables(groupings, rows)
+    main = tables.main_table(rows, dataset.name)
+    others = [tables.test_table(contrasts), tables.cutoff_table(rows), tables.cost_table(rows)]
+    others.append(tables.failure_table(rows))
+    by_group = tables.group_tables(groupings, rows)
     title = f"FedVLR benchmark: {dataset.name}"
 
     write_csv(workdir / "table.csv", TABLE_COLUMNS, table.long_rows(rows))

@@ -12,7 +12,7 @@ from fedvlr_jax.benchmark.records import CurvePoint
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.io.files import json_ready, read_arrays, read_json, write_arrays, write_json
 from fedvlr_jax.io.identity import differences
-from fedvlr_jax.results import rank_arrays, ranks_of
+from fedvlr_jax.training.results import rank_arrays, ranks_of
 from fedvlr_jax.types import Ranks
 
 

@@ -17,7 +17,7 @@ CHUNK_BYTES = 4 << 20
 """Working set of a chunk that stays in the cache of a CPU core or two."""
 
 DENSE_FACTOR = 8
-"""Scoring an item inside a matrix product is about this much cheaper than gathering and scattering its row.
+"""Snapshot an item inside a matrix product is about this much cheaper than gathering and scattering its row.
 
 Two CPU cores, 139 clients, 560 items, rows of 192: scoring all items and pulling back 9.6 ns an item, gathering and
 scattering 75 ns a row (benchmarks/throughput.py has both paths)."""
@@ -94,9 +94,9 @@ def _path(model: Model, settings: LocalSettings, step_rows: int, num_items: int,
 def _client_bytes(model: Model, settings: LocalSettings, path: str, rows: int) -> int:
     """Bytes that one more client adds to the working set of a chunk, roughly."""
     private = jax.eval_shape(model.init_private, jax.random.key(0))
-    own = private.pop("own", None)
-    if settings.condense and model.variant.condensing is not None:
-        private["variant"] = jax.eval_shape(model.variant.condensing.start, private["variant"])
+    own = private.pop("item_table", None)
+    if settings.closed_form and model.variant.closed_form is not None:
+        private["variant"] = jax.eval_shape(model.variant.closed_form.start, private["variant"])
     size = 2 * sum(x.size for x in jax.tree.leaves(private))
     dim = 1 if own is None else own.shape[1]
     if path == "fused":

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedvlr_jax.federated.local_steps import Local, condense, local_steps, make_solve, make_update
+from fedvlr_jax.federated.local_steps import Local, closed_form, local_steps, make_solve, make_update
 from fedvlr_jax.federated.objectives import Draw
 from fedvlr_jax.federated.step_loss import LocalSettings, make_loss, make_step_loss, put_rows, step_positions
 from fedvlr_jax.models.model import Broadcast, Download, Model, pool, take_rows
@@ -36,7 +36,7 @@ class Upload(NamedTuple):
     head: PyTree
 
 
-class Work(NamedTuple):
+class ClientBatch(NamedTuple):
     """One client's work of a round.
 
     Attributes:
@@ -48,11 +48,13 @@ class Work(NamedTuple):
     draw: Draw
 
 
-def draw_work(settings: LocalSettings, num_items: int, history_l: Array, key: Array, *, touched_rows: bool) -> Work:
+def draw_batch(
+    settings: LocalSettings, num_items: int, history_l: Array, key: Array, *, touched_rows: bool
+) -> ClientBatch:
     """Draws one client's work for a round; with `touched_rows` it is confined to the rows it touches."""
     draw = settings.objective.draw(key, history_l)
     if not touched_rows or settings.objective.all_items:
-        return Work(None, draw)
+        return ClientBatch(None, draw)
     every = step_positions(draw)  # of all steps at once
     # Distinct ids in ascending order, then padding; two sorts are less work than jnp.unique, which counts as well.
     sorted_n = jnp.sort(every)
@@ -63,21 +65,25 @@ def draw_work(settings: LocalSettings, num_items: int, history_l: Array, key: Ar
         found = jnp.searchsorted(ids_n, ids.reshape(-1), method="sort").reshape(ids.shape)
         return jnp.where(ids < num_items, found, every.size).astype(jnp.int32)
 
-    return Work(ids_n, draw._replace(positive_l=position(draw.positive_l), negative_aln=position(draw.negative_aln)))
+    return ClientBatch(
+        ids_n, draw._replace(positive_l=position(draw.positive_l), negative_aln=position(draw.negative_aln))
+    )
 
 
 def make_local_update(model: Model, settings: LocalSettings) -> Callable:
     """The function that runs on a device.
 
     Returns:
-      ``local_update(broadcast, local, work, round) -> (Local, Upload, loss_a)``. The rows of a private item
-      table, ``local.params["own"]``, are those at ``work.ids_n`` (all of them where that is None).
+      ``local_update(broadcast, local, batch, round) -> (Local, Upload, loss_a)``. The rows of a private item
+      table, ``local.params["item_table"]``, are those at ``batch.ids_n`` (all of them where that is None).
     """
 
-    def local_update(broadcast: Broadcast, local: Local, work: Work, round_: Array) -> tuple[Local, Upload, Array]:
-        rows = broadcast.rows if work.ids_n is None else take_rows(broadcast.rows, work.ids_n)
-        download, pull = download_of(model, rows, broadcast.head, work.draw)
-        stepped, download, local, spread, finish = condense(model, settings, download, local)
+    def local_update(
+        broadcast: Broadcast, local: Local, batch: ClientBatch, round_: Array
+    ) -> tuple[Local, Upload, Array]:
+        rows = broadcast.rows if batch.ids_n is None else take_rows(broadcast.rows, batch.ids_n)
+        download, pull = download_of(model, rows, broadcast.head, batch.draw)
+        stepped, download, local, spread, finish = closed_form(model, settings, download, local)
         # Items that move are read through the sum of all cotangents so far; else each step's rows suffice, and
         # the work of a step does not grow with what the client touches in the other steps.
         apart = not (settings.objective.all_items or settings.move_items)
@@ -99,11 +105,11 @@ def make_local_update(model: Model, settings: LocalSettings) -> Callable:
             model.host.alternate,
             download,
             local,
-            work.draw,
-            (lambda rows_ab: _sum_steps(rows_ab, work.draw, download.rows)) if apart else None,
+            batch.draw,
+            (lambda rows_ab: _sum_steps(rows_ab, batch.draw, download.rows)) if apart else None,
         )
         total = total._replace(pooled_jd=spread(total.pooled_jd))
-        return finish(local), Upload(work.ids_n, pull(total), total.head), loss_a
+        return finish(local), Upload(batch.ids_n, pull(total), total.head), loss_a
 
     return local_update
 
@@ -118,13 +124,15 @@ def make_gathered_update(model: Model, settings: LocalSettings) -> Callable:
       As `make_local_update`; the upload's items are the positives and then the negatives of every step.
     """
 
-    def gathered_update(broadcast: Broadcast, local: Local, work: Work, round_: Array) -> tuple[Local, Upload, Array]:
-        draw = work.draw
+    def gathered_update(
+        broadcast: Broadcast, local: Local, batch: ClientBatch, round_: Array
+    ) -> tuple[Local, Upload, Array]:
+        draw = batch.draw
         length = draw.positive_l.size
         rows_l = take_rows(broadcast.rows, draw.positive_l)  # the same in all steps, and all that pooling reads
         place_l = jnp.arange(length, dtype=jnp.int32)
         download, pull = download_of(model, rows_l, broadcast.head, draw._replace(positive_l=place_l))
-        stepped, download, local, spread, finish = condense(model, settings, download, local)
+        stepped, download, local, spread, finish = closed_form(model, settings, download, local)
         loss = make_step_loss(stepped, settings, round_)
 
         def gradients(download: Download, params: PyTree, draw: Draw) -> tuple:

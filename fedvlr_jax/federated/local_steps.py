@@ -85,8 +85,8 @@ def make_update(settings: LocalSettings) -> Callable[[PyTree, Local], Local]:
     def update(gradient: PyTree, local: Local) -> Local:
         updates, opt_state = settings.optimizer.update(trainable(gradient), local.opt_state, trainable(local.params))
         params = optax.apply_updates(trainable(local.params), updates)
-        if "own" in local.params:
-            params = params | {"own": local.params["own"] - settings.table_lr * gradient["own"]}
+        if "item_table" in local.params:
+            params = params | {"item_table": local.params["item_table"] - settings.table_lr * gradient["item_table"]}
         return Local(params, opt_state)
 
     return update
@@ -98,18 +98,18 @@ def make_solve(model: Model) -> Callable[[Download, PyTree, Draw], PyTree] | Non
         return None
 
     def solve(download: Download, params: PyTree, draw: Draw) -> PyTree:
-        items = item_rows(model, params, download, download.rows, params.get("own"))
+        items = item_rows(model, params, download, download.rows, params.get("item_table"))
         positive_i = objectives.multi_hot(draw.positive_l, draw.target_l, items.views_bjd.shape[0])
         return params | {"theta": model.host.solve(params["theta"], download.head, items, positive_i)}
 
     return solve
 
 
-class Condensation(NamedTuple):
+class ClosedFormSteps(NamedTuple):
     """What the steps of a round work on with the router in closed form.
 
     Attributes:
-      model: with the router's mix over condensed histories.
+      model: with the router's mix over summarised histories.
       download, local: as the steps see them.
       spread: cotangent of ``download.pooled_jd`` -> cotangent of the pooled history.
       finish: the stepped Local -> that of the plain router.
@@ -122,27 +122,27 @@ class Condensation(NamedTuple):
     finish: Callable[[Local], Local]
 
 
-def condense(
+def closed_form(
     model: Model, settings: LocalSettings, download: Download, local: Local, over_clients: Callable = lambda f: f
-) -> Condensation:
+) -> ClosedFormSteps:
     """The steps of a round with the router in closed form, or unchanged where settings or variant lack it.
 
     Args:
       model, settings, download, local: as they are without it.
       over_clients: `jax.vmap` where `local` and the pooled history have a leading axis of clients.
     """
-    if not settings.condense or model.variant.condensing is None:
-        return Condensation(model, download, local, lambda cotangent: cotangent, lambda stepped: stepped)
-    way, private, pooled = model.variant.condensing, local.params["variant"], download.pooled_jd
-    condensed, spread = jax.vjp(lambda pooled: over_clients(way.condense)(private, pooled), pooled)
+    if not settings.closed_form or model.variant.closed_form is None:
+        return ClosedFormSteps(model, download, local, lambda cotangent: cotangent, lambda stepped: stepped)
+    way, private, pooled = model.variant.closed_form, local.params["variant"], download.pooled_jd
+    summary, spread = jax.vjp(lambda pooled: over_clients(way.summarise_history)(private, pooled), pooled)
 
     def finish(stepped: Local) -> Local:
         variant = over_clients(way.expand)(private, pooled, stepped.params["variant"])
         return stepped._replace(params=stepped.params | {"variant": variant})
 
-    return Condensation(
+    return ClosedFormSteps(
         model._replace(variant=model.variant._replace(mix=way.mix)),
-        download._replace(pooled_jd=condensed),
+        download._replace(pooled_jd=summary),
         local._replace(params=local.params | {"variant": over_clients(way.start)(private)}),
         lambda cotangent: spread(cotangent)[0],
         finish,

@@ -130,9 +130,9 @@ def over_devices(train: Callable, mesh: Mesh | None) -> Callable:
 
 
 def rank_over_devices(rank: Callable[..., Ranks], mesh: Mesh | None) -> Callable[..., Ranks]:
-    """``rank(scoring, buckets, target_tu) -> Ranks`` on every device's clients, joined.
+    """``rank(snapshot, buckets, target_tu) -> Ranks`` on every device's clients, joined.
 
-    ``scoring.private`` and ``buckets`` are split, the rest of the arguments is not.
+    ``snapshot.private`` and ``buckets`` are split, the rest of the arguments is not.
     """
     if mesh is None:
         return rank
@@ -152,7 +152,7 @@ def rank_over_devices(rank: Callable[..., Ranks], mesh: Mesh | None) -> Callable
 
     specs = (P(AXIS), P(), P(AXIS), P())
     mapped = jax.shard_map(on_device, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)
-    return lambda scoring, *rest: mapped(scoring.private, scoring._replace(private=None), *rest)
+    return lambda snapshot, *rest: mapped(snapshot.private, snapshot._replace(private=None), *rest)
 
 
 def _split_bucket(bucket: Bucket, num_users: int, num_items: int, mesh: Mesh) -> Bucket:

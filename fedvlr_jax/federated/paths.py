@@ -18,14 +18,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedvlr_jax.federated.client import Upload, Work, download_of, make_gathered_update, make_local_update
-from fedvlr_jax.federated.local_steps import Local, condense, local_steps, make_solve, make_update
+from fedvlr_jax.federated.client import ClientBatch, Upload, download_of, make_gathered_update, make_local_update
+from fedvlr_jax.federated.local_steps import Local, closed_form, local_steps, make_solve, make_update
 from fedvlr_jax.federated.step_loss import LocalSettings, make_loss
 from fedvlr_jax.models.model import Broadcast, Download, Model, pool
 from fedvlr_jax.types import Array, PrivateState, PyTree
 
 
-class Trained(NamedTuple):
+class ChunkResult(NamedTuple):
     """What a chunk of clients returns: stepped states, their contribution (summed, or apart), and their losses."""
 
     local: Local
@@ -38,19 +38,19 @@ def run_clients(
     settings: LocalSettings,
     broadcast: Broadcast,
     local_c: Local,
-    work_c: Work,
+    batch_c: ClientBatch,
     alpha_c: Array,
     round_: Array,
     *,
     make_client: Callable = make_local_update,
-) -> tuple[Trained, Array]:
+) -> tuple[ChunkResult, Array]:
     """Every client returns an upload of its own, made by ``make_client``; one that is not finite is left out."""
     local_update = make_client(model, settings)
     local_c, upload_c, loss_ca = jax.vmap(local_update, in_axes=(None, 0, 0, None))(
-        broadcast, local_c, work_c, round_
+        broadcast, local_c, batch_c, round_
     )
     finite_c = finite_rows((local_c, upload_c.rows, upload_c.head, loss_ca))
-    return Trained(local_c, upload_c, jnp.mean(loss_ca, axis=1)), (alpha_c > 0) & finite_c
+    return ChunkResult(local_c, upload_c, jnp.mean(loss_ca, axis=1)), (alpha_c > 0) & finite_c
 
 
 def run_fused(
@@ -58,21 +58,21 @@ def run_fused(
     settings: LocalSettings,
     broadcast: Broadcast,
     local_c: Local,
-    work_c: Work,
+    batch_c: ClientBatch,
     alpha_c: Array,
     round_: Array,
     *,
     all_rows: bool = True,
-) -> tuple[Trained, Array]:
+) -> tuple[ChunkResult, Array]:
     """Trains a chunk with shared rows, all of them or those of each step; clients that are not finite are left out.
 
     If there is one, the chunk steps again without it.
     """
-    draw_c = work_c.draw
+    draw_c = batch_c.draw
     if draw_c.negative_aln is not None:
         draw_c = draw_c._replace(negative_aln=jnp.swapaxes(draw_c.negative_aln, 0, 1))
     download, pull = download_of(model, broadcast.rows, broadcast.head, draw_c, jax.vmap(pool, in_axes=(None, 0, 0)))
-    stepped, download, local_c, spread, finish = condense(model, settings, download, local_c, jax.vmap)
+    stepped, download, local_c, spread, finish = closed_form(model, settings, download, local_c, jax.vmap)
 
     def run(alive_c: Array) -> tuple[Local, Download, Array]:
         # A client that is left out must not get into the sums: zero times NaN is NaN.
@@ -99,7 +99,7 @@ def run_fused(
     start = (jnp.array(False), alive_c, empty)
     _, alive_c, (moved_c, total, loss_ac) = jax.lax.while_loop(unfinished, attempt, start)
     total = total._replace(pooled_jd=_where(alive_c, spread(total.pooled_jd)))
-    return Trained(finish(moved_c), Broadcast(pull(total), total.head), jnp.mean(loss_ac, axis=0)), alive_c
+    return ChunkResult(finish(moved_c), Broadcast(pull(total), total.head), jnp.mean(loss_ac, axis=0)), alive_c
 
 
 def _fused_steps(
@@ -162,10 +162,10 @@ def gather_local(private: PrivateState, row_c: Array, ids_cn: Array | None) -> L
     def take(x: Array) -> Array:
         return x.at[row_c].get(mode="clip")  # filling would be another pass over the largest arrays
 
-    params = {k: jax.tree.map(take, v) for k, v in private.params.items() if k != "own"}
-    if "own" in private.params:
+    params = {k: jax.tree.map(take, v) for k, v in private.params.items() if k != "item_table"}
+    if "item_table" in private.params:
         at = (row_c,) if ids_cn is None else (row_c[:, None], ids_cn)
-        params["own"] = private.params["own"].at[at].get(mode="fill", fill_value=0)
+        params["item_table"] = private.params["item_table"].at[at].get(mode="fill", fill_value=0)
     return Local(params, jax.tree.map(take, private.opt_state))
 
 
@@ -175,10 +175,10 @@ def scatter_local(private: PrivateState, row_c: Array, ids_cn: Array | None, loc
     def put(x: Array, new: Array) -> Array:
         return x.at[row_c].set(new, mode="drop")
 
-    params = {k: jax.tree.map(put, v, local_c.params[k]) for k, v in private.params.items() if k != "own"}
-    if "own" in private.params:
+    params = {k: jax.tree.map(put, v, local_c.params[k]) for k, v in private.params.items() if k != "item_table"}
+    if "item_table" in private.params:
         at = (row_c,) if ids_cn is None else (row_c[:, None], ids_cn)
-        params["own"] = private.params["own"].at[at].set(local_c.params["own"], mode="drop")
+        params["item_table"] = private.params["item_table"].at[at].set(local_c.params["item_table"], mode="drop")
     return PrivateState(params=params, opt_state=jax.tree.map(put, private.opt_state, local_c.opt_state))
 
 

@@ -19,7 +19,7 @@ import optax
 from jax.sharding import Mesh
 
 from fedvlr_jax.federated import sampling
-from fedvlr_jax.federated.client import Work, draw_work
+from fedvlr_jax.federated.client import ClientBatch, draw_batch
 from fedvlr_jax.federated.mesh import over_devices
 from fedvlr_jax.federated.paths import PATHS, gather_local, scatter_local
 from fedvlr_jax.federated.server import Aggregate, add_uploads, empty_aggregate, make_server_step
@@ -134,7 +134,7 @@ def _over_bucket(
         slot_c = k * chunk + jnp.arange(chunk)
         user_c = jnp.where(slot_c < count, bucket.user.at[slot_c].get(mode="fill", fill_value=num_users), num_users)
         history_cl = bucket.history.at[slot_c].get(mode="fill", fill_value=num_items)
-        row_c = bucket.place.at[slot_c].get(mode="fill", fill_value=NOWHERE)
+        row_c = bucket.state_row.at[slot_c].get(mode="fill", fill_value=NOWHERE)
         row_c = jnp.where(user_c < num_users, row_c, NOWHERE)
         return train(Bucket(user_c, history_cl, row_c), user_c < num_users, private, total)
 
@@ -153,27 +153,27 @@ def _make_chunk(
     """``(clients, active_c, private, total) -> (private, total)`` for one chunk of clients."""
     touched_rows = plan.path == "uploads" and plan.touched_rows
 
-    def work_of(history_l: Array, key: Array) -> Work:
-        return draw_work(settings, num_items, history_l, key, touched_rows=touched_rows)
+    def batch_of(history_l: Array, key: Array) -> ClientBatch:
+        return draw_batch(settings, num_items, history_l, key, touched_rows=touched_rows)
 
     def train(
         clients: Bucket, active_c: Array, private: PrivateState, total: Aggregate
     ) -> tuple[PrivateState, Aggregate]:
-        work_c = jax.vmap(work_of)(clients.history, sampling.entity_keys(key, clients.user))
-        local_c = gather_local(private, clients.place, work_c.ids_n)
+        batch_c = jax.vmap(batch_of)(clients.history, sampling.entity_keys(key, clients.user))
+        local_c = gather_local(private, clients.state_row, batch_c.ids_n)
         length_c = jnp.sum(clients.history < num_items, axis=1).astype(float)
         alpha_c = jnp.where(active_c, model.host.client_weight(length_c), 0.0)
-        trained, alive_c = PATHS[plan.path](model, settings, broadcast, local_c, work_c, alpha_c, round_)
+        result, alive_c = PATHS[plan.path](model, settings, broadcast, local_c, batch_c, alpha_c, round_)
         alpha_c = jnp.where(alive_c, alpha_c, 0.0)
-        if isinstance(trained.contribution, Broadcast):
-            cotangent = jax.tree.map(jnp.add, total.cotangent, trained.contribution)
+        if isinstance(result.contribution, Broadcast):
+            cotangent = jax.tree.map(jnp.add, total.cotangent, result.contribution)
         else:
-            cotangent = add_uploads(total.cotangent, trained.contribution, alpha_c)
-        row_c = jnp.where(alive_c, clients.place, NOWHERE)
-        return scatter_local(private, row_c, work_c.ids_n, trained.local), Aggregate(
+            cotangent = add_uploads(total.cotangent, result.contribution, alpha_c)
+        row_c = jnp.where(alive_c, clients.state_row, NOWHERE)
+        return scatter_local(private, row_c, batch_c.ids_n, result.local), Aggregate(
             cotangent,
             total.weight + jnp.sum(alpha_c),
-            total.loss + jnp.sum(jnp.where(alive_c, alpha_c * trained.loss_c, 0.0)),
+            total.loss + jnp.sum(jnp.where(alive_c, alpha_c * result.loss_c, 0.0)),
             total.num_dropped + jnp.sum(active_c & ~alive_c, dtype=jnp.int32),
         )
 

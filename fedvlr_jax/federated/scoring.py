@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.federated import sampling
-from fedvlr_jax.federated.client import draw_work
+from fedvlr_jax.federated.client import draw_batch
 from fedvlr_jax.federated.local_steps import Local, make_solve
 from fedvlr_jax.federated.objectives import Draw
 from fedvlr_jax.federated.paths import gather_local
@@ -18,7 +18,7 @@ from fedvlr_jax.models.model import Broadcast, Download, Model, item_rows, pool,
 from fedvlr_jax.types import Array, BlockScore, Bucket, Prior, PrivateState, PyTree
 
 
-class Scoring(NamedTuple):
+class Snapshot(NamedTuple):
     """What scoring reads: the broadcast of the latest public parameters, all private states, the key, the round.
 
     `prior` is None for hosts that have none.
@@ -46,42 +46,42 @@ class Ready(NamedTuple):
     tuned: tuple[Array | None, Array] | None
 
 
-def score_chunk(model: Model, settings: LocalSettings, num_items: int, scoring: Scoring, chunk: Bucket) -> Array:
+def score_chunk(model: Model, settings: LocalSettings, num_items: int, snapshot: Snapshot, chunk: Bucket) -> Array:
     """Logits of all items for a chunk of clients, [c, i]; each reads its whole train history.
 
     A host with closed-form user factors solves them first; a host that fine-tunes its own item rows does so first
     (with randomness that depends on the client only): `settings.objective` then draws ``tune_steps`` steps.
     """
-    s_ci = score_items(model, scoring, make_ready(model, settings, num_items, scoring, chunk))
-    return s_ci if scoring.prior is None else _with_prior(model, scoring.prior, chunk, s_ci)
+    s_ci = score_items(model, snapshot, make_ready(model, settings, num_items, snapshot, chunk))
+    return s_ci if snapshot.prior is None else _with_prior(model, snapshot.prior, chunk, s_ci)
 
 
-def make_ready(model: Model, settings: LocalSettings, num_items: int, scoring: Scoring, chunk: Bucket) -> Ready:
+def make_ready(model: Model, settings: LocalSettings, num_items: int, snapshot: Snapshot, chunk: Bucket) -> Ready:
     """The part of `score_chunk` that is done once, whatever items are scored."""
-    local_c = gather_local(scoring.private, chunk.place, None)
-    key_c = sampling.entity_keys(sampling.stream(scoring.key, sampling.TUNE), chunk.user)
+    local_c = gather_local(snapshot.private, chunk.state_row, None)
+    key_c = sampling.entity_keys(sampling.stream(snapshot.key, sampling.TUNE), chunk.user)
 
     def one(local: Local, history_l: Array, key: Array) -> Ready:
-        private, download = _ready(model, num_items, scoring.broadcast, local, history_l)
+        private, download = _ready(model, num_items, snapshot.broadcast, local, history_l)
         tuned = None
         if model.host.tune_steps:
-            tuned = _tuned_rows(model, settings, num_items, scoring, download, private, history_l, key)
+            tuned = _tuned_rows(model, settings, num_items, snapshot, download, private, history_l, key)
         return Ready(private, download.pooled_jd, tuned)
 
     return jax.vmap(one)(local_c, chunk.history, key_c)
 
 
-def score_items(model: Model, scoring: Scoring, ready: Ready, first: Array | int = 0, size: int = 0) -> Array:
+def score_items(model: Model, snapshot: Snapshot, ready: Ready, first: Array | int = 0, size: int = 0) -> Array:
     """Logits of the items ``first <= i < first + size``, [c, b], or of all items (size 0); without a prior."""
 
     def some(x: Array) -> Array:
         return jax.lax.dynamic_slice_in_dim(x, first, size) if size else x
 
-    rows = jax.tree.map(some, scoring.broadcast.rows)
+    rows = jax.tree.map(some, snapshot.broadcast.rows)
 
     def one(client: Ready) -> Array:
-        private, download = client.private, Download(rows, client.pooled_cjd, scoring.broadcast.head)
-        own = some(private["own"]) if "own" in private else None
+        private, download = client.private, Download(rows, client.pooled_cjd, snapshot.broadcast.head)
+        own = some(private["item_table"]) if "item_table" in private else None
         s_b = score(model, private, download.head, item_rows(model, private, download, rows, own))
         if client.tuned is None:
             return s_b
@@ -121,12 +121,12 @@ def _with_prior(model: Model, prior: Prior, chunk: Bucket, s_ci: Array) -> Array
     return jax.vmap(model.host.combine)(blended_ci, prior_ci)
 
 
-def router_weights(model: Model, num_items: int, scoring: Scoring, chunk: Bucket) -> Array:
+def router_weights(model: Model, num_items: int, snapshot: Snapshot, chunk: Bucket) -> Array:
     """Router weights w_uj of a chunk of clients, [c, j]; only for variants with a router."""
-    local_c = gather_local(scoring.private, chunk.place, None)
+    local_c = gather_local(snapshot.private, chunk.state_row, None)
 
     def one(local: Local, history_l: Array) -> Array:
-        private, download = _ready(model, num_items, scoring.broadcast, local, history_l)
+        private, download = _ready(model, num_items, snapshot.broadcast, local, history_l)
         return model.variant.mix(private["variant"], download.pooled_jd)
 
     return jax.vmap(one)(local_c, chunk.history)
@@ -149,7 +149,7 @@ def _tuned_rows(
     model: Model,
     settings: LocalSettings,
     num_items: int,
-    scoring: Scoring,
+    snapshot: Snapshot,
     download: Download,
     private: PyTree,
     history_l: Array,
@@ -157,20 +157,20 @@ def _tuned_rows(
 ) -> tuple[Array | None, Array]:
     """The rows that the client fine-tunes before scoring (PFedRec), and their scores; ids None means all items."""
     host = model.host
-    work = draw_work(settings, num_items, history_l, key, touched_rows=True)
-    rows = download.rows if work.ids_n is None else take_rows(download.rows, work.ids_n)
-    own = private.get("own")
-    if own is not None and work.ids_n is not None:
-        private = private | {"own": take_rows(own, work.ids_n)}
+    batch = draw_batch(settings, num_items, history_l, key, touched_rows=True)
+    rows = download.rows if batch.ids_n is None else take_rows(download.rows, batch.ids_n)
+    own = private.get("item_table")
+    if own is not None and batch.ids_n is not None:
+        private = private | {"item_table": take_rows(own, batch.ids_n)}
     at = download._replace(rows=rows)
-    loss = make_loss(model, settings, scoring.round, all_items=settings.objective.all_items)
+    loss = make_loss(model, settings, snapshot.round, all_items=settings.objective.all_items)
 
     def step(offset_nd: Array, negative: Array | None) -> tuple[Array, None]:
-        draw = work.draw._replace(negative_aln=negative)
+        draw = batch.draw._replace(negative_aln=negative)
         gradient_nd = jax.grad(lambda x: loss(at, private | {"offset": x}, draw))(offset_nd)
         return offset_nd - host.tune_lr * gradient_nd, None
 
     zero_nd = jnp.zeros_like(rows["views"][:, 0])
-    offset_nd, _ = jax.lax.scan(step, zero_nd, work.draw.negative_aln, length=host.tune_steps)
-    s_n = score(model, private, at.head, item_rows(model, private, at, rows, private.get("own"), offset_nd))
-    return work.ids_n, s_n
+    offset_nd, _ = jax.lax.scan(step, zero_nd, batch.draw.negative_aln, length=host.tune_steps)
+    s_n = score(model, private, at.head, item_rows(model, private, at, rows, private.get("item_table"), offset_nd))
+    return batch.ids_n, s_n

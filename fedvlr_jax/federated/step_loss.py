@@ -32,7 +32,7 @@ class LocalSettings(NamedTuple):
       move_items: the client's rows move during its local steps (the hosts' original semantics) instead of
         staying fixed within the round (Algorithm 1).
       item_lr: rate of these moves.
-      condense: take the router's steps in closed form (`router.py`); exact for plain SGD without `l2` only.
+      closed_form: take the router's steps in closed form (`router.py`); exact for plain SGD without `l2` only.
       unroll: compile the steps one after the other instead of as a loop; slower to compile, and XLA's cost analysis
         then counts all of them (it counts a loop's body once).
     """
@@ -44,13 +44,13 @@ class LocalSettings(NamedTuple):
     l2: float = 0.0
     move_items: bool = False
     item_lr: float = 0.0
-    condense: bool = False
+    closed_form: bool = False
     unroll: bool = False
 
 
 def trainable(private: PyTree) -> PyTree:
     """The private parameters that the client optimizer steps (everything but tables over items)."""
-    return {k: v for k, v in private.items() if k not in ("own", "offset")}
+    return {k: v for k, v in private.items() if k not in ("item_table", "offset")}
 
 
 def make_loss(model: Model, settings: LocalSettings, round_: Array, *, all_items: bool) -> Callable:
@@ -67,7 +67,7 @@ def make_loss(model: Model, settings: LocalSettings, round_: Array, *, all_items
     step_loss = make_step_loss(model, settings, round_)
 
     def on_all(download: Download, private: PyTree, draw: Draw) -> Array:
-        items = item_rows(model, private, download, download.rows, private.get("own"), private.get("offset"))
+        items = item_rows(model, private, download, download.rows, private.get("item_table"), private.get("offset"))
         s_i = score(model, private, download.head, items)
         if objective.all_items:
             return finish(objective.loss(draw, s_i), private, items, jnp.full(s_i.shape, 1 / s_i.size))
@@ -91,8 +91,8 @@ def make_step_loss(model: Model, settings: LocalSettings, round_: Array) -> Call
     finish = make_finish(model, settings, round_)
 
     def loss(download: Download, private: PyTree, draw: Draw) -> Array:
-        own_bd, offset_bd = (take_rows(private.get(k), step_positions(draw)) for k in ("own", "offset"))
-        items = item_rows(model, private, download, download.rows, own_bd, offset_bd)
+        table_bd, offset_bd = (take_rows(private.get(k), step_positions(draw)) for k in ("item_table", "offset"))
+        items = item_rows(model, private, download, download.rows, table_bd, offset_bd)
         s_b = score(model, private, download.head, items)
         length = draw.positive_l.size
         s_l, s_ln = s_b[:length], s_b[length:].reshape(draw.negative_aln.shape)
@@ -109,8 +109,8 @@ def make_finish(model: Model, settings: LocalSettings, round_: Array) -> Callabl
         value = value + model.host.regulariser(private["theta"], items, usage_b, round_)
         if not objectives.is_off(settings.l2):
             value = value + 0.5 * settings.l2 * optax.tree.norm(trainable(private), squared=True)
-            if "own" in private:
-                value = value + 0.5 * settings.l2 * jnp.sum(usage_b * jnp.sum(items.own_bd**2, axis=-1))
+            if "item_table" in private:
+                value = value + 0.5 * settings.l2 * jnp.sum(usage_b * jnp.sum(items.table_bd**2, axis=-1))
         return value
 
     return finish

@@ -11,7 +11,7 @@ import numpy as np
 
 from fedvlr_jax.algorithm import Algorithm
 from fedvlr_jax.federated.mesh import whole
-from fedvlr_jax.federated.scoring import Scoring
+from fedvlr_jax.federated.scoring import Snapshot
 from fedvlr_jax.types import Array, Bucket, Content, FedState
 
 SINGLE_MODALITIES = ("id", "visual", "text")
@@ -29,7 +29,7 @@ def learned_preferences(
 
     Args:
       algorithm: the model.
-      parts: its trained state and all clients, some at a time (`programs.StateHolder.parts`).
+      parts: its trained state and all clients, some at a time (`training.backend.Backend.parts`).
       content: the item features that it was trained with.
       num_users: |U|.
     """
@@ -46,15 +46,15 @@ def learned_preferences(
 
 
 def _router_weights(algorithm: Algorithm, state: FedState, content: Content, bucket: Bucket) -> Array:
-    return algorithm.router_weights(algorithm.scoring(state, content), bucket)
+    return algorithm.router_weights(algorithm.snapshot(state, content), bucket)
 
 
 def _drop_shares(algorithm: Algorithm, state: FedState, content: Content, bucket: Bucket) -> Array:
-    full_c = _margin(algorithm, algorithm.scoring(state, content), bucket)
+    full_c = _margin(algorithm, algorithm.snapshot(state, content), bucket)
     drops = []
     for modality in ("D", "V", "C"):
         changed_state, changed_content = _without(state, content, modality)
-        drops.append(full_c - _margin(algorithm, algorithm.scoring(changed_state, changed_content), bucket))
+        drops.append(full_c - _margin(algorithm, algorithm.snapshot(changed_state, changed_content), bucket))
     drop_cm = jnp.maximum(jnp.stack(drops, axis=1), 0)
     return drop_cm / jnp.maximum(drop_cm.sum(axis=1, keepdims=True), 1e-12)
 
@@ -75,9 +75,9 @@ def _without(state: FedState, content: Content, modality: str) -> tuple[FedState
     return state, content if features is None else content._replace(**{modality: flat(features)})
 
 
-def _margin(algorithm: Algorithm, scoring: Scoring, bucket: Bucket) -> Array:
+def _margin(algorithm: Algorithm, snapshot: Snapshot, bucket: Bucket) -> Array:
     """Mean score of a user's train positives minus the mean score of all other items, [c]."""
-    s_ci = algorithm.score(scoring, bucket)
+    s_ci = algorithm.score(snapshot, bucket)
 
     def one(s_i: Array, history_l: Array) -> Array:
         own_i = jnp.zeros(s_i.size).at[history_l].set(1.0, mode="drop")

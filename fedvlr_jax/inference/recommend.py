@@ -11,7 +11,7 @@ import numpy as np
 from fedvlr_jax.algorithm import Algorithm
 from fedvlr_jax.evaluation.top import top_items
 from fedvlr_jax.federated.mesh import whole
-from fedvlr_jax.federated.scoring import Scoring
+from fedvlr_jax.federated.scoring import Snapshot
 from fedvlr_jax.types import Array, Bucket, ClientData, FedState
 
 
@@ -29,7 +29,7 @@ def recommend(
 
     Args:
       algorithm: the model.
-      parts: its trained state and all clients, some at a time (`programs.StateHolder.parts`).
+      parts: its trained state and all clients, some at a time (`training.backend.Backend.parts`).
       clients: features and prior as in training; its buckets are not read.
       num_users, num_items: |U|, |I|.
       k: how many, at least 1.
@@ -42,11 +42,11 @@ def recommend(
     placed = whole(algorithm.mesh)
 
     @functools.partial(jax.jit, out_shardings=placed)
-    def publish(state: FedState, clients: ClientData) -> Scoring:
-        return algorithm.scoring(state, clients.content, clients.prior)
+    def publish(state: FedState, clients: ClientData) -> Snapshot:
+        return algorithm.snapshot(state, clients.content, clients.prior)
 
     @functools.partial(jax.jit, out_shardings=placed)
-    def best(params: Scoring, slots: Bucket) -> tuple[Array, Array]:
+    def best(params: Snapshot, slots: Bucket) -> tuple[Array, Array]:
         return top_items(algorithm.rank_score, params, slots, num_items=num_items, k=k)
 
     published = None

@@ -45,7 +45,7 @@ class Model(NamedTuple):
 
     Attributes:
       init_public: ``(key) -> {"variant": ..., "host": {"tables", "head"}}``.
-      init_private: ``(key) -> {"theta", "variant"[, "own"]}`` of one client.
+      init_private: ``(key) -> {"theta", "variant"[, "item_table"]}`` of one client.
       publish: ``(public params, content) -> Broadcast``, differentiable: its pull-back is the server's gradient.
       penalty: ``(public params, round) -> []``, terms of D outside the views.
       host, variant: the parts.
@@ -74,7 +74,7 @@ def make_model(host: Host, variant: Variant, num_items: int, dim: int, rounded: 
         key_theta, key_variant = jax.random.split(key)
         private = {"theta": host.init_private(key_theta), "variant": variant.init_private(key_variant)}
         if host.private_item_table:
-            private["own"] = jnp.zeros((num_items, dim))
+            private["item_table"] = jnp.zeros((num_items, dim))
         return _default_float(private)
 
     def publish(params: PyTree, content: Content) -> Broadcast:
@@ -110,7 +110,7 @@ def item_rows(
     private: PyTree,
     download: Download,
     rows_b: PyTree,
-    own_bd: Array | None = None,
+    table_bd: Array | None = None,
     offset_bd: Array | None = None,
 ) -> ItemRows:
     """The given rows as the client sees them: its router weights and its private rows attached."""
@@ -118,7 +118,7 @@ def item_rows(
     w_j = None if mix is None else mix(private["variant"], download.pooled_jd)
     if model.rounded is not None:
         rows_b = jax.tree.map(lambda x: x.astype(model.rounded), rows_b)
-    return ItemRows(rows_b.get("views"), w_j, rows_b, own_bd, offset_bd)
+    return ItemRows(rows_b.get("views"), w_j, rows_b, table_bd, offset_bd)
 
 
 def score(model: Model, private: PyTree, head: PyTree, items: ItemRows) -> Array:

@@ -9,8 +9,9 @@ Views and history are fixed within a round, so h_u is too, and plain SGD keeps t
     W_a = W_0 + h e_a^T,   b_a = b_0 + e_a,   e_a = -eta (sum of the first a gradients of b),
 
 because the gradient of W is h times that of b. The steps of a round then need W_0 only as W_0^T h + b_0 and h as
-|h|^2: `condense` forms both before the first step and `expand` writes W once after the last, instead of reading and
-writing |G| d^2 numbers in every step. The cotangent of h, sum_a W_a delta_a, comes out of the same two numbers.
+|h|^2: `summarise_history` forms both before the first step and `expand` writes W once after the last, instead of
+reading and writing |G| d^2 numbers in every step. The cotangent of h, sum_a W_a delta_a, comes out of the same two
+numbers.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Router(nn.Module):
         return nn.softmax(self.out(self.activation(hidden_d)))
 
 
-class Condensed(NamedTuple):
+class ClosedFormInput(NamedTuple):
     """What the steps of a round need of the pooled history.
 
     Attributes:
@@ -60,13 +61,13 @@ class Condensed(NamedTuple):
     square: Array
 
 
-def condense(phi: PyTree, pooled_jd: Array) -> Condensed:
+def summarise_history(phi: PyTree, pooled_jd: Array) -> ClosedFormInput:
     """The first layer applied to the pooled history before the first step; differentiate it with respect to h.
 
     ``square`` is h . h with the left factor held fixed: its cotangent then is what the moves of W add to that of h.
     """
     layer, h = phi["params"]["hidden"], pooled_jd.reshape(-1)
-    return Condensed(h @ layer["kernel"] + layer["bias"], jax.lax.stop_gradient(h) @ h)
+    return ClosedFormInput(h @ layer["kernel"] + layer["bias"], jax.lax.stop_gradient(h) @ h)
 
 
 def start(phi: PyTree) -> PyTree:
@@ -74,13 +75,13 @@ def start(phi: PyTree) -> PyTree:
     return {"shift": jnp.zeros_like(phi["params"]["hidden"]["bias"]), "out": phi["params"]["out"]}
 
 
-def condensed_weights(router: Router, moving: PyTree, condensed: Condensed) -> Array:
+def closed_form_weights(router: Router, moving: PyTree, summary: ClosedFormInput) -> Array:
     """w_j after some steps: ``W_a^T h + b_a = (W_0^T h + b_0) + e + |h|^2 e``.
 
     The last term is the move of W; it is no path of the gradient of b, which is what steps e.
     """
     e_d = moving["shift"]
-    hidden_d = condensed.hidden_d + e_d + condensed.square * jax.lax.stop_gradient(e_d)
+    hidden_d = summary.hidden_d + e_d + summary.square * jax.lax.stop_gradient(e_d)
     return router.apply({"params": {"out": moving["out"]}}, hidden_d, method=Router.weigh)
 
 

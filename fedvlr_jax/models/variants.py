@@ -18,23 +18,24 @@ import jax.numpy as jnp
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.models.fusion import make_fusion
 from fedvlr_jax.models.hosts.host import product
-from fedvlr_jax.models.router import Condensed, Router, condense, condensed_weights, expand, start
+from fedvlr_jax.models.router import ClosedFormInput, Router, closed_form_weights, expand, start, summarise_history
 from fedvlr_jax.types import Array, Content, PyTree
 
 
-class Condensing(NamedTuple):
+class ClosedForm(NamedTuple):
     """A router whose first layer is read and written once a round (`router.py`); exact under plain SGD.
 
     Attributes:
-      condense: ``(private, pooled_jd) -> Condensed``, before the first step, differentiable in `pooled_jd`.
+      summarise_history: ``(private, pooled_jd) -> ClosedFormInput``, before the first step, differentiable in
+        `pooled_jd`.
       start: ``(private) -> moving``, the private parameters that the steps move in place of `private`.
-      mix: ``(moving, condensed) -> w_j``.
+      mix: ``(moving, summary) -> w_j``.
       expand: ``(private, pooled_jd, moving) -> private`` after the last step.
     """
 
-    condense: Callable[[PyTree, Array], Condensed]
+    summarise_history: Callable[[PyTree, Array], ClosedFormInput]
     start: Callable[[PyTree], PyTree]
-    mix: Callable[[PyTree, Condensed], Array]
+    mix: Callable[[PyTree, ClosedFormInput], Array]
     expand: Callable[[PyTree, Array, PyTree], PyTree]
 
 
@@ -48,7 +49,7 @@ class Variant(NamedTuple):
       init_private: ``(key) -> params`` of one client.
       mix: ``(private, pooled_jd) -> w_j``, or None where a single view needs no weights.
       bonus: ``(private, rows) -> s_b``, what the variant adds to the host's score, or None.
-      condensing: the same router in closed form over the steps of a round, or None without a router.
+      closed_form: the same router in closed form over the steps of a round, or None without a router.
     """
 
     init_public: Callable[[Array], PyTree]
@@ -56,7 +57,7 @@ class Variant(NamedTuple):
     init_private: Callable[[Array], PyTree]
     mix: Callable[[PyTree, Array], Array] | None = None
     bonus: Callable[[PyTree, dict[str, Array]], Array] | None = None
-    condensing: Condensing | None = None
+    closed_form: ClosedForm | None = None
 
 
 def _nothing(key: Array) -> PyTree:
@@ -64,18 +65,18 @@ def _nothing(key: Array) -> PyTree:
 
 
 def _base(
-    content: Content, num_items: int, *, dim: int, server_scale: float, modalities, own_tables: bool, **_
+    content: Content, num_items: int, *, dim: int, server_scale: float, modalities, host_has_tables: bool, **_
 ) -> Variant:
-    if "D" not in modalities and not own_tables:
+    if "D" not in modalities and not host_has_tables:
         raise ConfigError("fusion.modalities: the variants base and vbpr are built on D, found modalities without it")
 
     def init_public(key: Array) -> PyTree:
-        if own_tables:
+        if host_has_tables:
             return {}
         return {"D": server_scale * jax.random.normal(key, (num_items, dim))}
 
     def rows(params: PyTree, content: Content) -> dict[str, Array]:
-        return {} if own_tables else {"views": params["D"][:, None, :]}
+        return {} if host_has_tables else {"views": params["D"][:, None, :]}
 
     return Variant(init_public, rows, _nothing)
 
@@ -141,10 +142,10 @@ def _fedvlr(
         lambda params, content: {"views": fusion.views(params, content)},
         lambda key: {"phi": router.init(key, jnp.zeros((fusion.num_views, dim)))},
         mix=lambda private, pooled_jd: router.apply(private["phi"], pooled_jd),
-        condensing=Condensing(
-            condense=lambda private, pooled_jd: condense(private["phi"], pooled_jd),
+        closed_form=ClosedForm(
+            summarise_history=lambda private, pooled_jd: summarise_history(private["phi"], pooled_jd),
             start=lambda private: {"phi": start(private["phi"])},
-            mix=lambda moving, condensed: condensed_weights(router, moving["phi"], condensed),
+            mix=lambda moving, summary: closed_form_weights(router, moving["phi"], summary),
             expand=lambda private, pooled_jd, moving: {"phi": expand(private["phi"], pooled_jd, moving["phi"])},
         ),
     )

@@ -26,7 +26,7 @@ class Program(NamedTuple):
     points: tuple[int, ...]
 
 
-def lay_out(points: Sequence[Point]) -> list[Program]:
+def group_by_program(points: Sequence[Point]) -> list[Program]:
     """The programs of the points, each point in exactly one, in the order of their first points."""
     found: dict[tuple, list[int]] = {}
     for k, point in enumerate(points):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedvlr_jax.io.figures import new_figure, png_of
-from fedvlr_jax.sweep.standing import Standing
+from fedvlr_jax.sweep.leaderboard import Standing
 
 LOG_SPAN = 20.0  # positive numbers that span more than this have a logarithmic axis
 MOST_TICKS = 8

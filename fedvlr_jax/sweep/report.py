@@ -7,13 +7,13 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedvlr_jax.benchmark.content import NOTHING, Block, Table
 from fedvlr_jax.benchmark.formats import markdown
+from fedvlr_jax.benchmark.tables import NOTHING, Block, Table
 from fedvlr_jax.io.files import write_bytes, write_csv, write_json
+from fedvlr_jax.sweep.leaderboard import TEST_METRICS, Spread, Standing, choose, stand, tested
 from fedvlr_jax.sweep.plots import draw_parallel
 from fedvlr_jax.sweep.runner import Found
 from fedvlr_jax.sweep.space import Sweep
-from fedvlr_jax.sweep.standing import TEST_METRICS, Spread, Standing, choose, stand, tested
 
 NOTES = (
     "Points are ranked by the mean over seeds of validation NDCG@50 at the best round of each run; the first of "

@@ -9,13 +9,13 @@ from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.benchmark.storage import Stored
 from fedvlr_jax.errors import ConfigError, DataError
 from fedvlr_jax.ranges import check_ranges
-from fedvlr_jax.schedule import make_plan
-from fedvlr_jax.sweep.asking import ask_points
-from fedvlr_jax.sweep.layout import Program, describe, lay_out, points_of_shard
+from fedvlr_jax.sweep.layout import Program, describe, group_by_program, points_of_shard
+from fedvlr_jax.sweep.leaderboard import stand
+from fedvlr_jax.sweep.optuna_search import ask_points
 from fedvlr_jax.sweep.runs import Runs, Shelf, require_same_sweep
 from fedvlr_jax.sweep.space import Point, expand, name_of
-from fedvlr_jax.sweep.standing import stand
 from fedvlr_jax.sweep.training import Trainer
+from fedvlr_jax.training.schedule import make_plan
 
 
 class Found(NamedTuple):
@@ -68,7 +68,7 @@ def check_points(shelf: Shelf, points: Sequence[Point]) -> list[Program]:
     Raises:
       ConfigError, DataError: naming the field and the point.
     """
-    programs = lay_out(points)
+    programs = group_by_program(points)
     for program in programs:
         for k in program.points:
             try:
@@ -84,7 +84,7 @@ def check_points(shelf: Shelf, points: Sequence[Point]) -> list[Program]:
 
 def _run(trainer: Trainer, points: Sequence[Point], mine: Collection[int]) -> Runs:
     """Runs what is left of the points in `mine`; all runs afterwards."""
-    shelf, programs = trainer.shelf, lay_out(points)
+    shelf, programs = trainer.shelf, group_by_program(points)
     runs = shelf.read(points)
     wanted = [key for key in runs if key[0] in mine]
     left = {key for key in wanted if not isinstance(runs[key], Stored)}

@@ -15,11 +15,11 @@ from fedvlr_jax.data import CONTROLS as FEATURES
 from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.io.interrupt import Interrupt, Interrupted
-from fedvlr_jax.results import make_result
-from fedvlr_jax.schedule import make_plan
 from fedvlr_jax.sweep.layout import Program, traced
 from fedvlr_jax.sweep.runs import Key, Shelf
 from fedvlr_jax.sweep.space import Point, name_of
+from fedvlr_jax.training.results import make_result
+from fedvlr_jax.training.schedule import make_plan
 
 VMAP = ("auto", "on", "off")
 STOPPED = "stopped; the runs that are finished are kept"
@@ -97,15 +97,15 @@ class Trainer:
             return
         settings = self.shelf.settings_of({**point, "seed": key[1]})
         cost = programs.algorithm.cost
-        result = make_result(settings, programs.dataset, cost, outcome.tally, outcome.ranks, None)
-        result |= {"best_valid": outcome.tally.best_value, "megabytes_per_round": programs.megabytes_per_round}
+        result = make_result(settings, programs.dataset, cost, outcome.progress, outcome.ranks, None)
+        result |= {"best_valid": outcome.progress.best_value, "megabytes_per_round": programs.megabytes_per_round}
         storage.save(folder, config, result, outcome.ranks, outcome.curve)
 
     def _report(self, points: Sequence[Point], keys: Sequence[Key], outcomes: Sequence, seconds: float) -> None:
         together = f"{len(keys)} side by side in " if len(keys) > 1 else ""
         for (k, seed), outcome in zip(keys, outcomes, strict=True):
             failure = outcome if isinstance(outcome, str) else outcome.failure
-            value = None if failure else outcome.tally.best_value
+            value = None if failure else outcome.progress.best_value
             said = f"FAILED: {failure}" if failure else "no validation rows"
             if value is not None:
                 said = f"valid NDCG@50 {100 * value:.2f} %"

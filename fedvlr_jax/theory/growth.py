@@ -23,7 +23,7 @@ from fedvlr_jax.algorithm import Algorithm, make_algorithm
 from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.federated import sampling
-from fedvlr_jax.federated.client import draw_work, make_local_update
+from fedvlr_jax.federated.client import draw_batch, make_local_update
 from fedvlr_jax.federated.local_steps import Local
 from fedvlr_jax.federated.paths import gather_local
 from fedvlr_jax.models.model import Broadcast
@@ -208,7 +208,7 @@ def _clients_program(algorithm: Algorithm, num_items: int, unroll: bool) -> Call
 
     def clients(broadcast: Broadcast, local: Local, bucket: Bucket) -> tuple:
         keys = sampling.entity_keys(jax.random.key(0), bucket.user)
-        work = jax.vmap(lambda h, k: draw_work(settings, num_items, h, k, touched_rows=True))(bucket.history, keys)
+        work = jax.vmap(lambda h, k: draw_batch(settings, num_items, h, k, touched_rows=True))(bucket.history, keys)
         trained, upload, _ = jax.vmap(update, in_axes=(None, 0, 0, None))(broadcast, local, work, jnp.zeros((), int))
         return trained.params, upload
 

@@ -42,7 +42,7 @@ def make_client_loss(
     def loss(broadcast: Broadcast, private: PyTree, history_l: Array, round_: Array) -> Array:
         real_l = (history_l < num_items).astype(float)
         download, _ = download_of(model, broadcast.rows, broadcast.head, Draw(history_l, real_l, real_l, None))
-        items = item_rows(model, private, download, download.rows, private.get("own"))
+        items = item_rows(model, private, download, download.rows, private.get("item_table"))
         positive_i = multi_hot(history_l, real_l, num_items)
         value = expected(score(model, private, download.head, items), positive_i, negatives)
         usage_i = positive_i / jnp.sum(positive_i) + negatives * (1 - positive_i) / jnp.sum(1 - positive_i)

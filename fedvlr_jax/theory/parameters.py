@@ -140,7 +140,7 @@ def counted(settings: Mapping[str, Any], host: str, variant: str, users: int, it
         # Three projections of equal shape; here the ID table has width d and needs none.
         fused = features.size + 3 * _size(project["V"]) + _size(operator)
         return everyone + fused + router + _size(gamma.get("gate"))
-    return _size(rows["views"]) + _size(private.get("own")) + router
+    return _size(rows["views"]) + _size(private.get("item_table")) + router
 
 
 def _shapes(

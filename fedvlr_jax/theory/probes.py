@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from fedvlr_jax.federated import sampling
-from fedvlr_jax.federated.client import Work, download_of, draw_work, make_local_update
+from fedvlr_jax.federated.client import ClientBatch, download_of, draw_batch, make_local_update
 from fedvlr_jax.federated.local_steps import Local
 from fedvlr_jax.federated.paths import gather_local
 from fedvlr_jax.federated.step_loss import make_loss
@@ -122,13 +122,13 @@ def _make_path(
     stochastic = jax.grad(make_loss(problem.model, settings, number, all_items=False), 1)
 
     def follow(local: Local, history_l: Array, key: Array) -> Path:
-        work = draw_work(settings, problem.num_items, history_l, key, touched_rows=False)
+        work = draw_batch(settings, problem.num_items, history_l, key, touched_rows=False)
         download, _ = download_of(problem.model, broadcast.rows, broadcast.head, work.draw)
         start_p, origin = flat_pull(exact(broadcast, local.params, history_l, number)), _flat(local.params)
 
         def step(local: Local, negative_ln: Array) -> tuple[Local, tuple]:
             draw = work.draw._replace(negative_aln=negative_ln[None])
-            moved, upload, _ = one_step(broadcast, local, Work(None, draw), number)
+            moved, upload, _ = one_step(broadcast, local, ClientBatch(None, draw), number)
             sent_p = flat_pull(Broadcast(upload.rows, upload.head))
             at_p = flat_pull(exact(broadcast, local.params, history_l, number))
             gradient = _flat(stochastic(download, local.params, work.draw._replace(negative_aln=negative_ln)))

@@ -71,5 +71,5 @@ def make(num_items: int, *, dim: int, init_scale: float, **_) -> Host:
         score=score,
         init_public=init_public,
         linear=False,
-        own_item_tables=True,
+        has_item_tables=True,
     )

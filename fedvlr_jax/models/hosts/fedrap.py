@@ -23,10 +23,10 @@ def make(num_items: int, *, dim: int, init_scale: float, additive_weight: float,
     """`additive_weight` is lambda, `sparsity_weight` is mu; the private table starts at zero."""
 
     def score(theta: PyTree, head: PyTree, items: ItemRows) -> Array:
-        return items.dot(theta["w"]) + items.own_bd @ theta["w"] + theta["b"]
+        return items.dot(theta["w"]) + items.table_bd @ theta["w"] + theta["b"]
 
     def regulariser(theta: PyTree, items: ItemRows, weight_b: Array, round_: Array) -> Array:
-        distance_b = jnp.sum((items.own_bd - items.tables["D"]) ** 2, axis=-1)
+        distance_b = jnp.sum((items.table_bd - items.tables["D"]) ** 2, axis=-1)
         return -additive_weight * curriculum(round_) * jnp.sum(weight_b * distance_b)
 
     def server_penalty(D_id: Array, round_: Array) -> Array:

@@ -36,14 +36,14 @@ class ItemRows(NamedTuple):
         variant adds nothing.
       w_j: [j], the client's router weights, or None for a single view with weight one.
       tables: the public row tables [b, d] of the host, by name.
-      own_bd: [b, d], rows of the client's private item table, or None.
+      table_bd: [b, d], rows of the client's private item table, or None.
       offset_bd: [b, d], what local fine-tuning added to g_i, or None.
     """
 
     views_bjd: Array | None
     w_j: Array | None
     tables: dict[str, Array]
-    own_bd: Array | None = None
+    table_bd: Array | None = None
     offset_bd: Array | None = None
 
     def fused(self) -> Array:
@@ -106,9 +106,9 @@ class Host(NamedTuple):
       server_penalty: ``(D_id, round) -> []``, terms of D outside the views, added on the server.
       solve: ``(theta, head, items, positive_i) -> theta``, exact minimiser over all items, or None.
       linear: whether the score is linear in g_i (decides which computation is cheap, never the result).
-      own_item_tables: the host has item tables of its own, so the variant `base` broadcasts no view.
+      has_item_tables: the host has item tables of its own, so the variant `base` broadcasts no view.
       reads_D: broadcast the rows of D as table ``"D"`` beside the views (for a regulariser).
-      private_item_table: every client keeps a table [i, d] (``items.own_bd``).
+      private_item_table: every client keeps a table [i, d] (``items.table_bd``).
       alternate: within a local step the private parameters move first, and the gradient of the public
         ones is taken at the moved point.
       combine: ``(s_i, prior_i) -> s_i`` [i], joins the trained logits of a client with its row of prior scores when
@@ -124,7 +124,7 @@ class Host(NamedTuple):
     server_penalty: Callable[[Array, Array], Array] = no_penalty
     solve: Callable[[PyTree, PyTree, ItemRows, Array], PyTree] | None = None
     linear: bool = True
-    own_item_tables: bool = False
+    has_item_tables: bool = False
     reads_D: bool = False
     private_item_table: bool = False
     alternate: bool = False

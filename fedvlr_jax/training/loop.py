@@ -23,12 +23,14 @@ from fedvlr_jax.io.checkpoint import Checkpoints
 from fedvlr_jax.io.identity import require_same_run
 from fedvlr_jax.io.interrupt import Interrupt, Interrupted
 from fedvlr_jax.io.progress import Progress
-from fedvlr_jax.io.saving import Saver
 from fedvlr_jax.io.writers import MetricWriter
-from fedvlr_jax.memory import explained_memory
-from fedvlr_jax.programs import Experiment, Programs, StateHolder
-from fedvlr_jax.schedule import Plan, Tally, make_plan, read_tally
-from fedvlr_jax.stored import StoredPrograms
+from fedvlr_jax.training.backend import Backend
+from fedvlr_jax.training.device_backend import DeviceBackend
+from fedvlr_jax.training.experiment import Experiment
+from fedvlr_jax.training.memory import explained_memory
+from fedvlr_jax.training.saving import Saver
+from fedvlr_jax.training.schedule import Plan, RunProgress, make_plan, read_progress
+from fedvlr_jax.training.store_backend import StoreBackend
 from fedvlr_jax.types import Bucket, FedState, PyTree, Ranks, RoundInfo
 
 SELECTION = "NDCG@50"  # the validation metric that chooses the round
@@ -37,11 +39,11 @@ SELECTION = "NDCG@50"  # the validation metric that chooses the round
 class Trained(NamedTuple):
     """A finished run: where it stands, the state of its best round, and all held-out items ranked with it.
 
-    `parts` yields all clients with their private states, as `StateHolder.parts`; `state` itself lacks private states
+    `parts` yields all clients with their private states, as `Backend.parts`; `state` itself lacks private states
     that lie in a store.
     """
 
-    tally: Tally
+    progress: RunProgress
     state: PyTree
     ranks: Ranks
     parts: Callable[[], Iterator[tuple[FedState, Bucket]]]
@@ -66,21 +68,21 @@ def train(experiment: Experiment, workdir: pathlib.Path, *, interrupt: Interrupt
         record = checkpoints.record()
         if record is not None:
             require_same_run(record, **identity)
-        programs, tally = _programs(experiment, plan, workdir), read_tally(record)
-        if not tally.is_finished(plan):
+        backend, progress = _programs(experiment, plan, workdir), read_progress(record)
+        if not progress.is_finished(plan):
             if record is None:
-                state = programs.init(plan.seed)
+                state = backend.init(plan.seed)
             else:
-                state = programs.restore(checkpoints, tally.round, read_only=False)
+                state = backend.restore(checkpoints, progress.round, read_only=False)
             saver = Saver(
                 checkpoints,
                 seconds=plan.save_seconds,
                 identity=identity,
-                commit=programs.commit,
-                retain=programs.retain,
+                commit=backend.commit,
+                retain=backend.retain,
             )
-            tally = _train_rounds(plan, programs, saver, workdir, state, tally, interrupt or Interrupt())
-        return _finish(programs, checkpoints, tally)
+            progress = _train_rounds(plan, backend, saver, workdir, state, progress, interrupt or Interrupt())
+        return _finish(backend, checkpoints, progress)
 
 
 def rank_best(experiment: Experiment, workdir: pathlib.Path) -> Trained:
@@ -93,7 +95,7 @@ def rank_best(experiment: Experiment, workdir: pathlib.Path) -> Trained:
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         record = checkpoints.require_record()
         require_same_run(record, **identity_of(experiment))
-        return _finish(_programs(experiment, plan, workdir), checkpoints, read_tally(record))
+        return _finish(_programs(experiment, plan, workdir), checkpoints, read_progress(record))
 
 
 def identity_of(experiment: Experiment) -> dict[str, Any]:
@@ -101,66 +103,68 @@ def identity_of(experiment: Experiment) -> dict[str, Any]:
     return {"settings": experiment.settings, "data": fingerprint(experiment.dataset)}
 
 
-def _programs(experiment: Experiment, plan: Plan, workdir: pathlib.Path) -> StateHolder:
+def _programs(experiment: Experiment, plan: Plan, workdir: pathlib.Path) -> Backend:
     """What holds the states of a run: the device, or a store in the workdir."""
     if experiment.settings["compute"]["store"] == "device":
-        return Programs(experiment, eval_chunk=plan.eval_chunk)
-    return StoredPrograms(experiment, workdir / "store", eval_chunk=plan.eval_chunk)
+        return DeviceBackend(experiment, eval_chunk=plan.eval_chunk)
+    return StoreBackend(experiment, workdir / "store", eval_chunk=plan.eval_chunk)
 
 
 def _train_rounds(
     plan: Plan,
-    programs: StateHolder,
+    backend: Backend,
     saver: Saver,
     workdir: pathlib.Path,
     state: PyTree,
-    tally: Tally,
+    progress: RunProgress,
     interrupt: Interrupt,
-) -> Tally:
+) -> RunProgress:
     """All rounds that are left. The states of the last and of the best round are saved when it returns."""
     # One length divides every stretch between evaluations, so one compiled program serves all of them.
-    length = math.gcd(plan.eval_every, plan.rounds, tally.round)
+    length = math.gcd(plan.eval_every, plan.rounds, progress.round)
     with (
-        MetricWriter(workdir, start_round=tally.round) as writer,
-        Progress(plan.rounds, start_round=tally.round) as progress,
+        MetricWriter(workdir, start_round=progress.round) as writer,
+        Progress(plan.rounds, start_round=progress.round) as bar,
     ):
-        progress.note(f"compiling (rounds {tally.round} to {plan.rounds})")
-        programs.prepare(length)
-        tally = tally.add_seconds(compile=programs.seconds)
-        progress.start()
-        while not tally.is_finished(plan):
+        bar.note(f"compiling (rounds {progress.round} to {plan.rounds})")
+        backend.prepare(length)
+        progress = progress.add_seconds(compile=backend.seconds)
+        bar.start()
+        while not progress.is_finished(plan):
             if signum := agreed(interrupt.signum or 0):
-                saver.save(state, tally)
-                raise Interrupted(signum, f"stopped after round {tally.round} of {plan.rounds}; the state is saved")
+                saver.save(state, progress)
+                raise Interrupted(
+                    signum, f"stopped after round {progress.round} of {plan.rounds}; the state is saved"
+                )
             begin = time.perf_counter()
-            state, info = programs.advance(state, plan.next_evaluation(tally.round) - tally.round)
+            state, info = backend.advance(state, plan.next_evaluation(progress.round) - progress.round)
             seconds = time.perf_counter() - begin
             if dead := _dead_round(info):
                 saver.flush()
                 raise TrainingError(
-                    f"round {tally.round + dead}: the loss or upload of every client is not finite, nothing is left "
-                    "to aggregate. Lower --config.client.lr or --config.server.lr (with another --workdir); the "
+                    f"round {progress.round + dead}: the loss or upload of every client is not finite, nothing is "
+                    "left to aggregate. Lower --config.client.lr or --config.server.lr (with another --workdir); the "
                     "checkpoints up to the last evaluation are intact"
                 )
-            tally = _count(tally, info, seconds)
+            progress = _count(progress, info, seconds)
             begin = time.perf_counter()
-            valid = summarise(programs.rank(state, hide_test=True), programs.warm_i)["valid"]
-            tally = tally.evaluated(valid[SELECTION], time.perf_counter() - begin)
-            _report(writer, progress, tally, valid, info)
-            saver.offer(state, tally)
-    saver.save(state, tally)
-    return tally
+            valid = summarise(backend.rank(state, hide_test=True), backend.warm_i)["valid"]
+            progress = progress.evaluated(valid[SELECTION], time.perf_counter() - begin)
+            _report(writer, bar, progress, valid, info)
+            saver.offer(state, progress)
+    saver.save(state, progress)
+    return progress
 
 
-def _finish(programs: StateHolder, checkpoints: Checkpoints, tally: Tally) -> Trained:
+def _finish(backend: Backend, checkpoints: Checkpoints, progress: RunProgress) -> Trained:
     """Restore the best round, and rank validation and test items with it."""
-    state = programs.restore(checkpoints, tally.best_round, read_only=True)
-    compiled = programs.seconds
-    programs.prepare(None)
+    state = backend.restore(checkpoints, progress.best_round, read_only=True)
+    compiled = backend.seconds
+    backend.prepare(None)
     begin = time.perf_counter()
-    ranks = programs.rank(state, hide_test=False)
-    tally = tally.add_seconds(compile=programs.seconds - compiled, eval=time.perf_counter() - begin)
-    return Trained(tally, state, ranks, lambda: programs.parts(state))
+    ranks = backend.rank(state, hide_test=False)
+    progress = progress.add_seconds(compile=backend.seconds - compiled, eval=time.perf_counter() - begin)
+    return Trained(progress, state, ranks, lambda: backend.parts(state))
 
 
 def _dead_round(info: RoundInfo) -> int:
@@ -169,35 +173,35 @@ def _dead_round(info: RoundInfo) -> int:
     return int(dead[0]) + 1 if dead.size else 0
 
 
-def _count(tally: Tally, info: RoundInfo, seconds: float) -> Tally:
-    """The tally after the rounds of `info`, which took `seconds`."""
+def _count(progress: RunProgress, info: RoundInfo, seconds: float) -> RunProgress:
+    """The progress after the rounds of `info`, which took `seconds`."""
     return dataclasses.replace(
-        tally,
-        round=tally.round + len(info.loss),
-        client_updates=tally.client_updates + int(info.num_clients.sum()),
-        num_dropped=tally.num_dropped + int(info.num_dropped.sum()),
-        seconds_train=tally.seconds_train + seconds,
+        progress,
+        round=progress.round + len(info.loss),
+        client_updates=progress.client_updates + int(info.num_clients.sum()),
+        num_dropped=progress.num_dropped + int(info.num_dropped.sum()),
+        seconds_train=progress.seconds_train + seconds,
     )
 
 
 def _report(
-    writer: MetricWriter, progress: Progress, tally: Tally, valid: Mapping[str, Any], info: RoundInfo
+    writer: MetricWriter, bar: Progress, progress: RunProgress, valid: Mapping[str, Any], info: RoundInfo
 ) -> None:
-    """The line of metrics.jsonl, the TensorBoard events and the progress line of one evaluation."""
-    rate = tally.updates_per_second
-    writer.rounds(tally.round, loss=info.loss, update_norm=info.update_norm, num_dropped=info.num_dropped)
+    """The line of metrics.jsonl, the TensorBoard events and the bar line of one evaluation."""
+    rate = progress.updates_per_second
+    writer.rounds(progress.round, loss=info.loss, update_norm=info.update_norm, num_dropped=info.num_dropped)
     writer.evaluation(
         {
-            "round": tally.round,
+            "round": progress.round,
             "loss": float(info.loss[-1]),
             "update_norm": float(info.update_norm[-1]),
             "num_clients": int(info.num_clients[-1]),
             "num_dropped": int(info.num_dropped.sum()),
             "valid": valid,
-            "best_round": tally.best_round,
-            "seconds_train": tally.seconds_train,
-            "seconds_eval": tally.seconds_eval,
+            "best_round": progress.best_round,
+            "seconds_train": progress.seconds_train,
+            "seconds_eval": progress.seconds_eval,
             "client_updates_per_second": rate,
         }
     )
-    progress.update(tally.round, loss=float(info.loss[-1]), ndcg=valid[SELECTION], updates_per_second=rate)
+    bar.update(progress.round, loss=float(info.loss[-1]), ndcg=valid[SELECTION], updates_per_second=rate)

@@ -18,10 +18,10 @@ from fedvlr_jax.io.environment import describe_environment
 from fedvlr_jax.io.files import json_ready, read_json, write_arrays, write_csv, write_json
 from fedvlr_jax.io.identity import require_same_run
 from fedvlr_jax.io.interrupt import Interrupt
-from fedvlr_jax.programs import Experiment
-from fedvlr_jax.results import make_result, rank_arrays
-from fedvlr_jax.schedule import make_plan, read_tally
-from fedvlr_jax.training import Trained, identity_of, rank_best, train
+from fedvlr_jax.training.experiment import Experiment
+from fedvlr_jax.training.loop import Trained, identity_of, rank_best, train
+from fedvlr_jax.training.results import make_result, rank_arrays
+from fedvlr_jax.training.schedule import make_plan, read_progress
 
 OUTPUTS = (
     "config.json",
@@ -96,9 +96,12 @@ def finished_result(experiment: Experiment, workdir: pathlib.Path) -> dict[str, 
     if record is None:
         return None
     require_same_run(record, **identity_of(experiment))
-    tally, result = read_tally(record), read_json(workdir / "result.json")
-    is_current = result is not None and (result["rounds"], result["best_round"]) == (tally.round, tally.best_round)
-    return result if is_current and tally.is_finished(make_plan(experiment.settings)) else None
+    progress, result = read_progress(record), read_json(workdir / "result.json")
+    is_current = result is not None and (result["rounds"], result["best_round"]) == (
+        progress.round,
+        progress.best_round,
+    )
+    return result if is_current and progress.is_finished(make_plan(experiment.settings)) else None
 
 
 def stored_settings(workdir: pathlib.Path) -> dict[str, Any]:
@@ -118,7 +121,7 @@ def _result(experiment: Experiment, trained: Trained) -> dict[str, Any]:
     learned_um = None
     if dataset.planted is not None:
         learned_um = learned_preferences(algorithm, trained.parts(), clients.content, dataset.num_users)
-    return json_ready(make_result(settings, dataset, algorithm.cost, trained.tally, trained.ranks, learned_um))
+    return json_ready(make_result(settings, dataset, algorithm.cost, trained.progress, trained.ranks, learned_um))
 
 
 def _write_recommendations(experiment: Experiment, trained: Trained, path: pathlib.Path, k: int) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import jax
 
 from fedvlr_jax.errors import TrainingError
-from fedvlr_jax.programs import Experiment
+from fedvlr_jax.training.experiment import Experiment
 
 OPTIONS = (
     "compute fewer clients at a time with --config.compute.chunk or --config.eval.chunk, score fewer items at a time "

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from fedvlr_jax.federated.mesh import agreed
 from fedvlr_jax.io.checkpoint import Checkpoints
-from fedvlr_jax.schedule import Tally
+from fedvlr_jax.training.schedule import RunProgress
 from fedvlr_jax.types import PyTree
 
 COPY_BYTES = 1 << 30  # states up to this size are copied while they wait; a larger one is saved at once
@@ -40,7 +40,7 @@ class Saver:
         Args:
           checkpoints: where to save.
           seconds: least time between two periodic saves.
-          identity: settings and data, part of every record beside the tally.
+          identity: settings and data, part of every record beside the progress.
           commit: makes durable what belongs to the state at hand but lies outside of it; part of its record.
           retain: takes the records of all checkpoints that are left after a save; the rest may go.
         """
@@ -49,20 +49,20 @@ class Saver:
         self._waiting: tuple[PyTree, dict[str, Any]] | None = None
         self._next = float("-inf")
 
-    def offer(self, state: PyTree, tally: Tally) -> None:
+    def offer(self, state: PyTree, progress: RunProgress) -> None:
         """Take note of the state after an evaluation, and save it if that is due; it may be donated afterwards."""
-        is_best = tally.round == tally.best_round
+        is_best = progress.round == progress.best_round
         if agreed(time.monotonic() >= self._next) or (is_best and _num_bytes(state) > COPY_BYTES):
-            self.save(state, tally)
+            self.save(state, progress)
         elif is_best:
-            self._waiting = (jax.tree.map(jnp.copy, state), self._record(tally))
+            self._waiting = (jax.tree.map(jnp.copy, state), self._record(progress))
 
-    def save(self, state: PyTree, tally: Tally) -> None:
+    def save(self, state: PyTree, progress: RunProgress) -> None:
         """Save now: first the best state if it is waiting, then this one."""
-        if tally.round == tally.best_round:
+        if progress.round == progress.best_round:
             self._waiting = None
         self.flush()
-        self._write(state, self._record(tally))
+        self._write(state, self._record(progress))
 
     def flush(self) -> None:
         """Save the best state if it is waiting."""
@@ -70,8 +70,8 @@ class Saver:
             self._write(*self._waiting)
             self._waiting = None
 
-    def _record(self, tally: Tally) -> dict[str, Any]:
-        return {**dataclasses.asdict(tally), **self._identity, **self._commit()}
+    def _record(self, progress: RunProgress) -> dict[str, Any]:
+        return {**dataclasses.asdict(progress), **self._identity, **self._commit()}
 
     def _write(self, state: PyTree, record: Mapping[str, Any]) -> None:
         begin = time.monotonic()

@@ -34,7 +34,7 @@ class Plan(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Tally:
+class RunProgress:
     """Where a run stands. It is part of every checkpoint, so that all sums go on after a restart.
 
     Attributes:
@@ -61,7 +61,7 @@ class Tally:
         """Whether the rounds, or the patience, are used up."""
         return self.round >= plan.rounds or 0 < plan.patience <= self.evaluations_since_best
 
-    def evaluated(self, value: float | None, seconds: float) -> Tally:
+    def evaluated(self, value: float | None, seconds: float) -> RunProgress:
         """After an evaluation of the current round that took `seconds` and gave `value` (larger is better).
 
         Only a strict improvement moves the best round. Without validation rows (None) nothing can be chosen,
@@ -74,7 +74,7 @@ class Tally:
             best = {"evaluations_since_best": self.evaluations_since_best + 1}
         return dataclasses.replace(self, seconds_eval=seconds, **best)
 
-    def add_seconds(self, **seconds: float) -> Tally:
+    def add_seconds(self, **seconds: float) -> RunProgress:
         """With some more time on the named clocks (train, eval, compile)."""
         return dataclasses.replace(
             self, **{f"seconds_{name}": getattr(self, f"seconds_{name}") + more for name, more in seconds.items()}
@@ -114,8 +114,8 @@ def make_plan(settings: Mapping[str, Any]) -> Plan:
     )
 
 
-def read_tally(record: Mapping[str, Any] | None) -> Tally:
-    """The tally inside a checkpoint's record; a fresh one without a record."""
+def read_progress(record: Mapping[str, Any] | None) -> RunProgress:
+    """The progress inside a checkpoint's record; a fresh one without a record."""
     if record is None:
-        return Tally()
-    return Tally(**{field.name: record[field.name] for field in dataclasses.fields(Tally)})
+        return RunProgress()
+    return RunProgress(**{field.name: record[field.name] for field in dataclasses.fields(RunProgress)})

@@ -10,7 +10,7 @@ import numpy as np
 from fedvlr_jax.evaluation.metrics import row_values, summarise, warm_items
 from fedvlr_jax.evaluation.statistics import bootstrap_interval
 from fedvlr_jax.models.costs import CostReport
-from fedvlr_jax.schedule import Tally
+from fedvlr_jax.training.schedule import RunProgress
 from fedvlr_jax.types import Dataset, Ranks
 
 MODALITIES = ("id", "visual", "text")
@@ -21,7 +21,7 @@ def make_result(
     settings: Mapping[str, Any],
     dataset: Dataset,
     cost: CostReport,
-    tally: Tally,
+    progress: RunProgress,
     ranks: Ranks,
     learned_um: np.ndarray | None,
 ) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def make_result(
       settings: the nested settings of the run.
       dataset: its data.
       cost: sizes of the model.
-      tally: where it stands at its end.
+      progress: where it stands at its end.
       ranks: all held-out items ranked with the state of the best round.
       learned_um: [u, 3], learned preferences of the users for (ID, visual, textual); None without planted ones.
     """
@@ -40,17 +40,17 @@ def make_result(
         "host": settings["host"]["name"],
         "variant": settings["variant"],
         "seed": settings["seed"],
-        "rounds": tally.round,
-        "best_round": tally.best_round,
-        "seconds_train": tally.seconds_train,
-        "seconds_eval": tally.seconds_eval,
-        "seconds_compile": tally.seconds_compile,
-        "client_updates_per_second": tally.updates_per_second,
+        "rounds": progress.round,
+        "best_round": progress.best_round,
+        "seconds_train": progress.seconds_train,
+        "seconds_eval": progress.seconds_eval,
+        "seconds_compile": progress.seconds_compile,
+        "client_updates_per_second": progress.updates_per_second,
         **summarise(ranks, warm_items(dataset.train_item, dataset.num_items)),
         "intervals": _intervals(ranks),
         "num_public": cost.num_public,
         "num_private_per_client": cost.num_private_per_client,
-        "num_dropped": tally.num_dropped,
+        "num_dropped": progress.num_dropped,
     }
     if learned_um is not None:
         result["planted_rank_correlation"] = rank_correlations(learned_um, dataset.planted)

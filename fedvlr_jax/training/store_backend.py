@@ -24,13 +24,15 @@ from jax.sharding import SingleDeviceSharding
 from fedvlr_jax.client_store.record import Layout
 from fedvlr_jax.client_store.snapshot import View
 from fedvlr_jax.client_store.store import Store
+from fedvlr_jax.compiling import Compiler
 from fedvlr_jax.data.buckets import heldout_targets, make_histories
 from fedvlr_jax.evaluation.metrics import warm_items
 from fedvlr_jax.evaluation.ranking import rank_block, unranked
 from fedvlr_jax.federated import sampling
 from fedvlr_jax.io.checkpoint import Checkpoints
-from fedvlr_jax.population import Cohort, block_size, blocks, make_cohort, spread_rows
-from fedvlr_jax.programs import Compiling, Experiment, abstract
+from fedvlr_jax.training.backend import abstract
+from fedvlr_jax.training.cohorts import Cohort, block_size, blocks, make_cohort, spread_rows
+from fedvlr_jax.training.experiment import Experiment
 from fedvlr_jax.types import Array, Bucket, ClientData, FedState, PrivateState, PublicState, PyTree, Ranks, RoundInfo
 
 T = TypeVar("T")
@@ -61,8 +63,8 @@ class Finished(NamedTuple):
     private: PrivateState
 
 
-class StoredPrograms(Compiling):
-    """The `programs.StateHolder` of a population in a store; ``private`` of its states is None."""
+class StoreBackend(Compiler):
+    """The `backend.Backend` of a population in a store; ``private`` of its states is None."""
 
     def __init__(self, experiment: Experiment, folder: pathlib.Path, *, eval_chunk: int):
         super().__init__()
@@ -88,16 +90,16 @@ class StoredPrograms(Compiling):
         self._draw, self._init_clients = self._compile_host()
 
     def init(self, seed: int) -> FedState:
-        """See `StateHolder`."""
+        """See `Backend`."""
         key = jax.random.key(seed)
-        public = self._compile(jax.jit(self._algorithm.init_public), key)(key)
+        public = self.compile(jax.jit(self._algorithm.init_public), key)(key)
         self._store = Store(
             self._folder, self._layout, self._num_users, self._init(key), max_dirty_bytes=self._dirty_bytes
         )
         return FedState(public=public, private=None, key=key)
 
     def restore(self, checkpoints: Checkpoints, round_: int, *, read_only: bool) -> FedState:
-        """See `StateHolder`."""
+        """See `Backend`."""
         state = checkpoints.restore(round_, self.abstract_state)
         manifest = checkpoints.record_of(round_)["store"]
         where = (self._folder, self._layout, self._num_users, self._init(state.key), manifest)
@@ -105,19 +107,19 @@ class StoredPrograms(Compiling):
         return state
 
     def prepare(self, length: int | None = None) -> None:
-        """See `StateHolder`."""
+        """See `Backend`."""
         if length is not None and self._round is None:
             self._round = self._compile_round()
         if self._publish is None:
-            scoring = jax.jit(lambda state, clients: self._algorithm.scoring(state, clients.content, clients.prior))
-            self._publish = self._compile(scoring, self.abstract_state, self._clients)
-            scoring = jax.eval_shape(scoring, self.abstract_state, self._clients)
+            snapshot = jax.jit(lambda state, clients: self._algorithm.snapshot(state, clients.content, clients.prior))
+            self._publish = self.compile(snapshot, self.abstract_state, self._clients)
+            snapshot = jax.eval_shape(snapshot, self.abstract_state, self._clients)
             for count, width in zip(self._histories.count_k.tolist(), self._histories.width_k.tolist(), strict=True):
                 num_chunks, size = block_size(count, chunk=self._eval_chunk, least=self._block)
-                self._rank[width] = self._compile_rank(scoring, num_chunks, _abstract_bucket(size, width))
+                self._rank[width] = self._compile_rank(snapshot, num_chunks, _abstract_bucket(size, width))
 
     def advance(self, state: FedState, num_rounds: int) -> tuple[FedState, RoundInfo]:
-        """See `StateHolder`."""
+        """See `Backend`."""
         self.prepare(1)
         first = int(state.public.round)
         last, infos = first + num_rounds, []
@@ -164,33 +166,33 @@ class StoredPrograms(Compiling):
         self._store.scatter(finished.ids, jax.device_get(finished.private))
 
     def rank(self, state: FedState, *, hide_test: bool) -> Ranks:
-        """See `StateHolder`."""
+        """See `Backend`."""
         self.prepare()
         target_tu = self._target_tu.copy()
         if hide_test:
             target_tu[1] = -1
         ranks = unranked(len(target_tu), self._num_users)
-        scoring = self._publish(state, self._clients)
+        snapshot = self._publish(state, self._clients)
         for part, block in _ahead(self.parts(state)):
             target_tb = target_tu[:, block.user]
-            found = self._rank[block.history.shape[1]](scoring, part.private, block, target_tb)
+            found = self._rank[block.history.shape[1]](snapshot, part.private, block, target_tb)
             real_b = block.user < self._num_users
             for all_, values in zip(ranks, (target_tb, *jax.device_get(found)), strict=True):
                 all_[..., block.user[real_b]] = values[..., real_b]
         return ranks
 
     def parts(self, state: FedState) -> Iterator[tuple[FedState, Bucket]]:
-        """See `StateHolder`."""
+        """See `Backend`."""
         for _, ids, block in blocks(self._histories, chunk=self._eval_chunk, least=self._block):
             private = spread_rows(self._store.gather(ids), np.arange(ids.size), block.user.size)
             yield state.replace(private=private), block
 
     def commit(self) -> Mapping[str, Any]:
-        """See `StateHolder`."""
+        """See `Backend`."""
         return {"store": self._store.commit()}
 
     def retain(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """See `StateHolder`."""
+        """See `Backend`."""
         self._store.retain(record["store"] for record in records)
 
     def _turn(self, key: Array, finished: Finished | None, number: int | None, before: np.ndarray) -> Fetched | None:
@@ -217,8 +219,8 @@ class StoredPrograms(Compiling):
         number, ids = (jax.ShapeDtypeStruct(shape, jnp.int32, sharding=at) for shape in ((), (self._init_block,)))
         draw = None
         if self._size < self._num_users:
-            draw = self._compile(jax.jit(self._algorithm.cohort_words), key, number)
-        return draw, self._compile(jax.jit(self._algorithm.init_clients), key, ids)
+            draw = self.compile(jax.jit(self._algorithm.cohort_words), key, number)
+        return draw, self.compile(jax.jit(self._algorithm.init_clients), key, ids)
 
     def _compile_round(self) -> Callable:
         """``(public, key, data, fresh, previous, held_s) -> (public, private, info)``; `public` is donated."""
@@ -246,18 +248,18 @@ class StoredPrograms(Compiling):
         state = self.abstract_state
         places = (jax.tree.map(lambda x: x.sharding, state.public), None, None)
         jitted = jax.jit(round_, donate_argnames="public", out_shardings=places)
-        return self._compile(jitted, state.public, state.key, data, rows, rows, held_s)
+        return self.compile(jitted, state.public, state.key, data, rows, rows, held_s)
 
-    def _compile_rank(self, scoring: PyTree, num_chunks: int, block: Bucket) -> Callable:
-        """``(scoring, private, block, target_tb) -> `` as `rank_block`."""
+    def _compile_rank(self, snapshot: PyTree, num_chunks: int, block: Bucket) -> Callable:
+        """``(snapshot, private, block, target_tb) -> `` as `rank_block`."""
 
-        def rank(scoring: PyTree, private: PrivateState, block: Bucket, target_tb: Array) -> tuple[Array, ...]:
-            params = scoring._replace(private=private)
+        def rank(snapshot: PyTree, private: PrivateState, block: Bucket, target_tb: Array) -> tuple[Array, ...]:
+            params = snapshot._replace(private=private)
             return rank_block(self._algorithm.rank_score, params, block, target_tb, num_chunks=num_chunks)
 
         size = block.user.shape[0]
         target_tb = jax.ShapeDtypeStruct((len(self._target_tu), size), jnp.int32)
-        return self._compile(jax.jit(rank), scoring, self._abstract_rows(size), block, target_tb)
+        return self.compile(jax.jit(rank), snapshot, self._abstract_rows(size), block, target_tb)
 
     def _abstract_rows(self, size: int) -> PrivateState:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape), x.dtype), self._client)

@@ -1,0 +1,64 @@
+"""What is trained on what: settings, data, and the algorithm that they describe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from fedvlr_jax.algorithm import make_algorithm, parse_names
+from fedvlr_jax.data.buckets import make_client_data
+from fedvlr_jax.federated import prior
+from fedvlr_jax.types import ClientData, Content, Dataset, Prior
+
+
+class Experiment(NamedTuple):
+    """What is trained on what.
+
+    Attributes:
+      settings: the nested settings of configs/base.py.
+      dataset: interactions, splits and features.
+      clients: the same interactions and features as the rounds read them. There are no buckets in it where private
+        states lie in a store (``compute.store``): each round then has buckets of its own.
+      algorithm: the `algorithm.Algorithm` that the settings describe for this data set.
+    """
+
+    settings: Mapping[str, Any]
+    dataset: Dataset
+    clients: ClientData
+    algorithm: Any
+
+
+def make_experiment(settings: Mapping[str, Any], dataset: Dataset) -> Experiment:
+    """The algorithm that the settings describe, with everything that it reads of a data set.
+
+    Raises:
+      ConfigError: as `algorithm.make_algorithm`.
+    """
+    algorithm = make_algorithm(settings, dataset)
+    if settings["compute"]["store"] == "device":
+        clients = make_client_data(dataset)
+    else:
+        clients = ClientData((), Content(*(None if x is None else jnp.asarray(x) for x in (dataset.V, dataset.C))))
+    if algorithm.model.host.combine is not None:
+        clients = clients._replace(prior=configured_prior(settings, dataset).of(dataset))
+    return Experiment(settings, dataset, clients, algorithm)
+
+
+class ConfiguredPrior(NamedTuple):
+    """A prior that is solved; only the shrinking of rare items is left, which depends on the features."""
+
+    settings: Mapping[str, Any]
+    weights: prior.ItemWeights
+
+    def of(self, dataset: Dataset) -> Prior:
+        """The prior with the features of `dataset` (same interactions) that `fusion.modalities` leaves on."""
+        on = parse_names(self.settings["fusion"]["modalities"])
+        features = [x if letter in on else None for letter, x in (("V", dataset.V), ("C", dataset.C))]
+        return prior.make_prior(dataset, self.weights, features, prior.PriorSettings(**self.settings["prior"]))
+
+
+def configured_prior(settings: Mapping[str, Any], dataset: Dataset) -> ConfiguredPrior:
+    """Federates and solves the prior that ``config.prior`` describes."""
+    return ConfiguredPrior(settings, prior.federate(dataset, prior.PriorSettings(**settings["prior"])))
