@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
     config.host.sparsity_weight = 0.0  # fedrap: mu, L1 weight of the public table
     config.host.model_weight = 0.3  # fedprior: weight of the trained logits beside the prior's, both standardised
 
-    config.prior = ConfigDict()  # fedprior: the item-to-item prior, fedvlr_jax/prior.py
+    config.prior = ConfigDict()  # fedprior: the item-to-item prior, fedvlr_jax/federated/prior.py
     config.prior.reach = 0.5  # exponent of the co-occurrence kernel over the distance in a history; 0 = none
     config.prior.decay = 0.75  # exponent with which an older item counts less; 0 = not at all
     config.prior.ridge = 30.0  # penalty of the co-occurrence model
@@ -63,7 +63,7 @@ def get_config() -> ConfigDict:
     config.server.init_scale = 0.1  # standard deviation of the initial D
 
     config.compute = ConfigDict()  # speed and memory; but for precision, the same results up to the order of sums
-    config.compute.path = "auto"  # auto | fused | picked | gathered | uploads: fedvlr_jax/chunks.py
+    config.compute.path = "auto"  # auto | fused | picked | gathered | uploads: fedvlr_jax/federated/paths.py
     config.compute.devices = 1  # devices that the clients are split over; 0 = all of all processes
     config.compute.store = "device"  # where private states of all clients lie: device | host | disk (in the workdir)
     config.compute.closed_form = True  # step the router in closed form where that is exact (client: sgd, l2 = 0)

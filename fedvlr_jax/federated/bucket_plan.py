@@ -40,7 +40,7 @@ def plan_buckets(
       settings: how clients train.
       buckets: clients by history length; only shapes are read.
       num_items: |I|.
-      path: a name in `chunks.PATHS`, or "auto": the cheapest that can be.
+      path: a name in `paths.PATHS`, or "auto": the cheapest that can be.
       chunk: clients at a time, or 0 for as many as keep the working set in cache.
       num_devices: how many devices share the slots of a bucket.
     """

@@ -1,6 +1,6 @@
 """The local steps of a round: one client's private state in, moved state and summed cotangents out.
 
-What is read and how losses are formed is left to the caller (`client.py`, `chunks.py`).
+What is read and how losses are formed is left to the caller (`client.py`, `paths.py`).
 """
 
 from __future__ import annotations

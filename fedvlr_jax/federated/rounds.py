@@ -1,7 +1,7 @@
 """One round as one pure function.
 
     broadcast, pull_back = vjp(publish, public)            once a round, on the server
-    cotangent = sum_u alpha_u (cotangent of client u)      chunks of clients, vmapped (chunks.py)
+    cotangent = sum_u alpha_u (cotangent of client u)      chunks of clients, vmapped (paths.py)
     (gradient,) = pull_back(cotangent / sum_u alpha_u)     once a round, on the server
 
 Clients run in chunks of one bucket. How many chunks of a bucket a round needs depends on the cohort, so the loop
@@ -33,7 +33,7 @@ class BucketPlan(NamedTuple):
 
     Attributes:
       chunk: clients at a time.
-      path: a name in `chunks.PATHS`.
+      path: a name in `paths.PATHS`.
       touched_rows: on the uploads path, confine a client to the rows it touches.
     """
 

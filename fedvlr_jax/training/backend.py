@@ -35,7 +35,7 @@ class Backend(Protocol):
         """The state of a round that was saved; with `read_only` it cannot be advanced.
 
         Raises:
-          CheckpointError: as `Checkpoints.restore` and `io.view.View.restore`.
+          CheckpointError: as `Checkpoints.restore` and `client_store.snapshot.View.restore`.
         """
 
     def prepare(self, length: int | None) -> None:

@@ -49,7 +49,7 @@ def run_job(
       The content of result.json, and the rows of baselines.json.
 
     Raises:
-      UserError, Interrupted: as `training.train`.
+      UserError, Interrupted: as `loop.train`.
     """
     result = finished_result(experiment, workdir)
     if result is None:
