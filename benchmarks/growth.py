@@ -23,9 +23,8 @@ import numpy as np
 from random_data import random_dataset
 
 from configs.base import get_config
-from fedvlr_jax.algorithm import OPTIMIZERS, make_algorithm
+from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.data.buckets import make_client_data
-from fedvlr_jax.federated.server import empty_aggregate, make_server_step
 
 SEEN = 0.05  # a part below this share of its round is lost in the noise of a difference of two times
 BASE = {"clients": 3_000, "rows": 8, "items": 3_000, "steps": 2, "operators": 2, "dim": 16}
@@ -92,12 +91,11 @@ def point(shape: dict[str, int], repeats: int) -> dict[str, float]:
     run = jax.jit(algorithm.run, static_argnames="num_rounds", donate_argnames="state")
     program = run.lower(holder[0], data, num_rounds=1).compile()
     public = jax.tree.map(jnp.copy, holder[0].public)
-    server_step = make_server_step(OPTIMIZERS["adam"](settings["server"]["lr"]), algorithm.model.penalty, 0.0)
 
     @jax.jit
     def server(public, content):
-        broadcast, pull_back = jax.vjp(lambda p: algorithm.model.publish(p, content), public.params)
-        return server_step(public, pull_back, empty_aggregate(broadcast))
+        broadcast, pull_back = algorithm.server.open_round(public, content)
+        return algorithm.server.close_round(public, pull_back, jax.tree.map(jnp.zeros_like, broadcast))
 
     def advance():
         holder[0], _ = program(holder[0], data)

@@ -36,12 +36,12 @@ import numpy_client
 from random_data import random_dataset
 
 from configs.base import get_config
-from fedvlr_jax.algorithm import OPTIMIZERS, Algorithm, make_algorithm
+from fedvlr_jax.algorithm import Algorithm, make_algorithm
+from fedvlr_jax.assembly import OPTIMIZERS
 from fedvlr_jax.data import load_configured
 from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.federated import sampling
-from fedvlr_jax.federated.client import draw_batch, make_local_update
-from fedvlr_jax.federated.paths import gather_local
+from fedvlr_jax.federated.private_state import gather_clients
 from fedvlr_jax.federated.rounds import BucketPlan, make_round
 from fedvlr_jax.models.hosts import HOSTS
 from fedvlr_jax.models.variants import VARIANTS
@@ -140,24 +140,15 @@ def make_loop(
     algorithm: Algorithm, dataset: Dataset, data: ClientData, state: FedState, clients: int
 ) -> Callable[[], list]:
     """Some clients of one round as calls of one jitted client after another (its draw included)."""
-    update = make_local_update(algorithm.model, algorithm.local)
-
-    def client(broadcast, local, history_l, key, round_):
-        batch = draw_batch(algorithm.local, dataset.num_items, history_l, key, touched_rows=True)
-        if "item_table" in local.params and batch.ids_n is not None:
-            own = local.params["item_table"].at[batch.ids_n].get(mode="fill", fill_value=0)
-            local = local._replace(params=local.params | {"item_table": own})
-        return update(broadcast, local, batch, round_)
-
-    jitted = jax.jit(client)
+    jitted = jax.jit(algorithm.client_round)
     broadcast = jax.jit(algorithm.model.publish)(state.public.params, data.content)
     key = sampling.stream(state.key, sampling.CLIENT, 0)
     round_ = jnp.zeros((), jnp.int32)
     inputs = []
     for bucket, slot in some_slots(data, clients):
-        local = jax.tree.map(lambda x: x[0], gather_local(state.private, bucket.user[slot : slot + 1], None))
+        local = jax.tree.map(lambda x: x[0], gather_clients(state.private, bucket.user[slot : slot + 1], None))
         inputs.append((local, bucket.history[slot], jax.random.fold_in(key, bucket.user[slot])))
-    return lambda: [jitted(broadcast, *one, round_) for one in inputs]
+    return lambda: [jitted(broadcast, *one, key, round_) for one in inputs]
 
 
 def some_slots(data: ClientData, clients: int) -> list:

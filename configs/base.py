@@ -39,6 +39,7 @@ def get_config() -> ConfigDict:
 
     config.fusion = ConfigDict()
     config.fusion.operators = "sum,mlp,gate"  # G, comma list of sum, mlp, gate, attention, id, visual, text (paper)
+    config.fusion.router = "mlp"  # how a client weighs the views: mlp (paper) | bias | uniform
     config.fusion.activation = "relu"  # of the router and operator mlp: relu (paper) | gelu | softplus (smooth)
     config.fusion.dim = 64  # d, latent dimensions (paper)
     config.fusion.heads = 4  # operator attention: heads, a divisor of dim
@@ -61,6 +62,13 @@ def get_config() -> ConfigDict:
     config.server.clients_per_round = 0  # n_s, drawn uniformly without replacement; 0 = all
     config.server.l2 = 0.0  # weight of 0.5 ||public parameters||^2
     config.server.init_scale = 0.1  # standard deviation of the initial D
+
+    config.aggregation = ConfigDict()  # what happens to uploads: fedvlr_jax/federated/transforms.py, aggregation.py
+    config.aggregation.transforms = ""  # comma list, in order: clip, noise; "" = none
+    config.aggregation.aggregator = "weighted_mean"  # weighted_mean (paper) | median | trimmed_mean
+    config.aggregation.clip_norm = 1.0  # clip: largest L2 norm of an upload
+    config.aggregation.noise_multiplier = 0.0  # noise: standard deviation on the sum of uploads, over clip_norm
+    config.aggregation.trim = 0.1  # trimmed_mean: share of the clients that is left out at either end, [0, 0.5)
 
     config.compute = ConfigDict()  # speed and memory; but for precision, the same results up to the order of sums
     config.compute.path = "auto"  # auto | fused | picked | gathered | uploads: fedvlr_jax/federated/paths.py

@@ -122,10 +122,14 @@ class PublicState:
 
 @struct.dataclass(kw_only=True)
 class PrivateState:
-    """What the clients own; every leaf has a leading user axis [u, ...]. It is never uploaded."""
+    """What the clients own; every leaf has a leading user axis [u, ...], or none where it is one client's.
+
+    It is never uploaded. ``memory`` is what upload transforms keep between rounds (`federated/transforms.py`).
+    """
 
     params: PyTree
     opt_state: PyTree
+    memory: PyTree = ()
 
 
 @struct.dataclass(kw_only=True)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedvlr_jax.algorithm import parse_names
+from fedvlr_jax.assembly import parse_names
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.models.fusion import FUSION_OPS, make_fusion, tall_product
 from fedvlr_jax.types import Content

@@ -26,13 +26,14 @@ ALGORITHM = (
     ("models.hosts",),
     ("models.variants",),
     ("models.model",),
-    ("federated.step_loss", "models.costs"),
+    ("federated.private_state", "federated.transforms", "federated.aggregation", "models.costs"),
+    ("federated.step_loss", "federated.server"),
     ("federated.local_steps",),
     ("federated.client",),
-    ("federated.server",),
     ("federated.paths",),
-    ("federated.rounds",),
-    ("federated.scoring", "federated.bucket_plan", "ranges"),
+    ("federated.executors",),
+    ("federated.rounds", "federated.bucket_plan"),
+    ("assembly", "federated.scoring", "ranges"),
     ("algorithm",),
 )
 OUTSIDE = (

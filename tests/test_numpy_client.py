@@ -11,7 +11,6 @@ from problems import client_data, relative_difference, settings, tiny_dataset
 from benchmarks.numpy_client import local_update
 from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.federated.client import draw_batch, make_local_update
-from fedvlr_jax.federated.local_steps import Local
 
 DATASET = tiny_dataset()
 
@@ -23,7 +22,7 @@ def test_numpy_client_equals_the_local_update(variant):
         state, data = jax.jit(algorithm.init)(jax.random.key(0)), client_data(DATASET)
         broadcast = algorithm.model.publish(state.public.params, data.content)
         history_l, key = data.buckets[0].history[3], jax.random.key(7)
-        local = jax.tree.map(lambda x: x[3], Local(state.private.params, state.private.opt_state))
+        local = jax.tree.map(lambda x: x[3], state.private)
         batch = draw_batch(algorithm.local, DATASET.num_items, history_l, key, touched_rows=False)
         stepped, upload, _ = jax.jit(make_local_update(algorithm.model, algorithm.local))(
             broadcast, local, batch, jnp.zeros((), jnp.int32)

@@ -13,7 +13,7 @@ from problems import HOST_NAMES, VARIANT_NAMES, client_data, relative_difference
 
 from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.federated.client import draw_batch, make_local_update
-from fedvlr_jax.federated.paths import gather_local
+from fedvlr_jax.federated.private_state import gather_clients
 
 DATASET = tiny_dataset()
 
@@ -75,7 +75,7 @@ def test_a_client_alone_gives_the_upload_it_gives_among_others(touched_rows, obj
             return draw_batch(local_settings, DATASET.num_items, history_l, key, touched_rows=touched_rows)
 
         batch = jax.vmap(batch_of)(bucket.history, keys)
-        local = gather_local(state.private, bucket.user, batch.ids_n)
+        local = gather_clients(state.private, bucket.user, batch.ids_n)
         together = jax.vmap(update, in_axes=(None, 0, 0, None))(broadcast, local, batch, jnp.asarray(4))
         for c in range(bucket.user.size):
             alone_batch = jax.jit(batch_of)(bucket.history[c], keys[c])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -10,8 +12,9 @@ from problems import client_data, settings, tiny_dataset
 
 from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.federated.aggregation import make_weighted_mean
 from fedvlr_jax.federated.bucket_plan import plan_buckets
-from fedvlr_jax.federated.server import Aggregate, make_server_step
+from fedvlr_jax.federated.server import make_server
 from fedvlr_jax.types import PublicState
 
 
@@ -23,14 +26,16 @@ def test_steps_with_momentum_weights_penalty_and_l2_equal_a_naive_loop():
     def penalty(params, round_):
         return 0.3 * (round_ + 1) * jnp.sum(params**2)
 
-    step = make_server_step(optimizer, penalty, l2=0.2)
+    model = SimpleNamespace(penalty=penalty, publish=None)
+    close_round = make_server(model, optimizer, l2=0.2).close_round
+    finish = make_weighted_mean().finish
     params = jnp.asarray(start, jnp.float32)
     state = PublicState(params=params, opt_state=optimizer.init(params), round=jnp.zeros((), jnp.int32))
     expected, velocity = start, np.zeros(4)
     for k, weight in enumerate((4.0, 0.5, 0.0)):
         cotangent = rng.normal(size=3) * (weight > 0)
-        total = Aggregate(jnp.asarray(cotangent, jnp.float32), jnp.float32(weight), jnp.zeros(()), jnp.int32(0))
-        state, norm = step(state, lambda ct: (ct @ jnp.asarray(jacobian, jnp.float32),), total)
+        mean = finish(jnp.asarray(cotangent, jnp.float32), jnp.float32(weight))
+        state, norm = close_round(state, lambda ct: (ct @ jnp.asarray(jacobian, jnp.float32),), mean)
         clients = cotangent @ jacobian / weight if weight else np.zeros(4)
         gradient = clients + 0.6 * (k + 1) * expected + 0.2 * expected
         velocity = 0.9 * velocity + gradient

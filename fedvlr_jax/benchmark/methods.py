@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
-from fedvlr_jax.algorithm import parse_names
+from fedvlr_jax.assembly import parse_names
 from fedvlr_jax.baselines import BASELINES
 from fedvlr_jax.benchmark.programs import Point, with_fields
 from fedvlr_jax.benchmark.records import CENTRALISED, CONTROL, FEDERATED

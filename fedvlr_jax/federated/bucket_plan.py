@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from fedvlr_jax.federated.rounds import BucketPlan
+from fedvlr_jax.federated.executors import BucketPlan
 from fedvlr_jax.federated.step_loss import LocalSettings
-from fedvlr_jax.models.model import Model
+from fedvlr_jax.models.model import ITEM_TABLE, Model
 from fedvlr_jax.types import Bucket
 
 CHUNK_BYTES = 4 << 20
@@ -32,6 +32,7 @@ def plan_buckets(
     path: str,
     chunk: int,
     num_devices: int = 1,
+    forms_uploads: bool = False,
 ) -> tuple[BucketPlan, ...]:
     """Chooses path and chunk for every bucket from its shape.
 
@@ -43,7 +44,10 @@ def plan_buckets(
       path: a name in `paths.PATHS`, or "auto": the cheapest that can be.
       chunk: clients at a time, or 0 for as many as keep the working set in cache.
       num_devices: how many devices share the slots of a bucket.
+      forms_uploads: uploads are needed one by one, with the rows of distinct items: "auto" then is `uploads`.
     """
+    if forms_uploads and path == "auto":
+        path = "uploads"
     return tuple(
         _plan(model, settings, *bucket.history.shape, num_devices, num_items, path, chunk) for bucket in buckets
     )
@@ -94,9 +98,10 @@ def _path(model: Model, settings: LocalSettings, step_rows: int, num_items: int,
 def _client_bytes(model: Model, settings: LocalSettings, path: str, rows: int) -> int:
     """Bytes that one more client adds to the working set of a chunk, roughly."""
     private = jax.eval_shape(model.init_private, jax.random.key(0))
-    own = private.pop("item_table", None)
-    if settings.closed_form and model.variant.closed_form is not None:
-        private["variant"] = jax.eval_shape(model.variant.closed_form.start, private["variant"])
+    own = private.pop(ITEM_TABLE, None)
+    router = model.variant.router
+    if settings.closed_form and router is not None and router.closed_form is not None:
+        private["variant"] = {"phi": jax.eval_shape(router.closed_form.start, private["variant"]["phi"])}
     size = 2 * sum(x.size for x in jax.tree.leaves(private))
     dim = 1 if own is None else own.shape[1]
     if path == "fused":

@@ -4,6 +4,9 @@ The public parameters reach a client only through the broadcast, so it different
 what it downloaded, accumulates that cotangent over its local steps, and uploads it. The server pulls the weighted
 sum of all uploads back through the fusion once a round; because the pull-back is linear and the same for
 everybody, this equals differentiating through the fusion in every client and step.
+
+`make_client_round` is the whole of it. `make_local_update` and `make_gathered_update` are its core for a simulation,
+which reads and writes private states in its own way.
 """
 
 from __future__ import annotations
@@ -14,30 +17,23 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedvlr_jax.federated.local_steps import Local, closed_form, local_steps, make_solve, make_update
+from fedvlr_jax.federated.local_steps import Gradients, begin, local_steps
 from fedvlr_jax.federated.objectives import Draw
-from fedvlr_jax.federated.step_loss import LocalSettings, make_loss, make_step_loss, put_rows, step_positions
-from fedvlr_jax.models.model import Broadcast, Download, Model, pool, take_rows
-from fedvlr_jax.types import Array, PyTree
-
-
-class Upload(NamedTuple):
-    """What one client sends back: the cotangent of the broadcast, summed over its local steps.
-
-    Attributes:
-      ids_n: int32 [n], distinct items in ascending order, then padding; None means all items in order. Inside a
-        simulation items may also repeat (`make_gathered_update`): their rows then add up.
-      rows: cotangent of ``Broadcast.rows`` at these items.
-      head: cotangent of ``Broadcast.head``.
-    """
-
-    ids_n: Array | None
-    rows: PyTree
-    head: PyTree
+from fedvlr_jax.federated.step_loss import (
+    LocalSettings,
+    StepLoss,
+    make_loss,
+    make_step_loss,
+    put_rows,
+    step_positions,
+)
+from fedvlr_jax.federated.transforms import UploadTransform
+from fedvlr_jax.models.model import ITEM_TABLE, Broadcast, Download, Model, Upload, take_rows
+from fedvlr_jax.types import Array, PrivateState, PyTree
 
 
 class ClientBatch(NamedTuple):
-    """One client's work of a round.
+    """What one client works on in a round.
 
     Attributes:
       ids_n: int32 [n], the distinct items it touches in ascending order, then padding; None means all items.
@@ -48,10 +44,14 @@ class ClientBatch(NamedTuple):
     draw: Draw
 
 
+LocalUpdate = Callable[[Broadcast, PrivateState, ClientBatch, Array], tuple[PrivateState, Upload, Array]]
+"""``(broadcast, state, batch, round) -> (state, upload, loss_a)`` of one client."""
+
+
 def draw_batch(
     settings: LocalSettings, num_items: int, history_l: Array, key: Array, *, touched_rows: bool
 ) -> ClientBatch:
-    """Draws one client's work for a round; with `touched_rows` it is confined to the rows it touches."""
+    """Draws what one client trains on in a round; with `touched_rows` it is confined to the rows it touches."""
     draw = settings.objective.draw(key, history_l)
     if not touched_rows or settings.objective.all_items:
         return ClientBatch(None, draw)
@@ -65,59 +65,89 @@ def draw_batch(
         found = jnp.searchsorted(ids_n, ids.reshape(-1), method="sort").reshape(ids.shape)
         return jnp.where(ids < num_items, found, every.size).astype(jnp.int32)
 
-    return ClientBatch(
-        ids_n, draw._replace(positive_l=position(draw.positive_l), negative_aln=position(draw.negative_aln))
-    )
+    draw = draw._replace(positive_l=position(draw.positive_l), negative_aln=position(draw.negative_aln))
+    return ClientBatch(ids_n, draw)
 
 
-def make_local_update(model: Model, settings: LocalSettings) -> Callable:
-    """The function that runs on a device.
+def make_client_round(
+    model: Model,
+    settings: LocalSettings,
+    num_items: int,
+    transform: UploadTransform,
+    *,
+    touched_rows: bool = True,
+) -> Callable[..., tuple[PrivateState, Upload, Array]]:
+    """The one function that a device runs in a round, simulated or remote.
+
+    Args:
+      model, settings: host, variant, and how a client trains.
+      num_items: |I|.
+      transform: what happens to an upload before it leaves.
+      touched_rows: upload the rows that the client touched instead of all.
 
     Returns:
-      ``local_update(broadcast, local, batch, round) -> (Local, Upload, loss_a)``. The rows of a private item
-      table, ``local.params["item_table"]``, are those at ``batch.ids_n`` (all of them where that is None).
+      ``client_round(broadcast, state, history_l, key, transform_key, round) -> (state, upload, loss)``, pure: the
+      private state of one client in and out, its train positives in ascending order and then `num_items`, the
+      client's keys of this round for its draws and for its transforms, the number of the round, and the mean loss
+      over its local steps.
+    """
+    local_update = make_local_update(model, settings)
+
+    def client_round(
+        broadcast: Broadcast, state: PrivateState, history_l: Array, key: Array, transform_key: Array, round_: Array
+    ) -> tuple[PrivateState, Upload, Array]:
+        batch = draw_batch(settings, num_items, history_l, key, touched_rows=touched_rows)
+        table = state.params.get(ITEM_TABLE)
+        if table is not None and batch.ids_n is not None:
+            state = state.replace(params=state.params | {ITEM_TABLE: take_rows(table, batch.ids_n)})
+        state, upload, loss_a = local_update(broadcast, state, batch, round_)
+        if table is not None and batch.ids_n is not None:
+            table = table.at[batch.ids_n].set(state.params[ITEM_TABLE], mode="drop")
+            state = state.replace(params=state.params | {ITEM_TABLE: table})
+        if transform.client is not None:
+            upload, memory = transform.client(transform_key, upload, state.memory)
+            state = state.replace(memory=memory)
+        return state, upload, jnp.mean(loss_a)
+
+    return client_round
+
+
+def make_local_update(model: Model, settings: LocalSettings) -> LocalUpdate:
+    """The local round of one client on the rows that it touches.
+
+    Returns:
+      ``local_update(broadcast, state, batch, round) -> (state, upload, loss_a)``. The rows of a private item
+      table in ``state.params`` are those at ``batch.ids_n`` (all of them where that is None).
     """
 
     def local_update(
-        broadcast: Broadcast, local: Local, batch: ClientBatch, round_: Array
-    ) -> tuple[Local, Upload, Array]:
+        broadcast: Broadcast, state: PrivateState, batch: ClientBatch, round_: Array
+    ) -> tuple[PrivateState, Upload, Array]:
+        draw = batch.draw
         rows = broadcast.rows if batch.ids_n is None else take_rows(broadcast.rows, batch.ids_n)
-        download, pull = download_of(model, rows, broadcast.head, batch.draw)
-        stepped, download, local, spread, finish = closed_form(model, settings, download, local)
+        begun = begin(model, settings, rows, broadcast.head, draw, state)
         # Items that move are read through the sum of all cotangents so far; else each step's rows suffice, and
-        # the work of a step does not grow with what the client touches in the other steps.
-        apart = not (settings.objective.all_items or settings.move_items)
-        if apart:
-            loss = make_step_loss(stepped, settings, round_)
+        # the cost of a step does not grow with what the client touches in the other steps.
+        if settings.objective.all_items or settings.move_items:
+            loss = make_loss(begun.model, settings, round_, all_items=settings.objective.all_items)
+            gradients, collect = _gradients(loss, None), None
         else:
-            loss = make_loss(stepped, settings, round_, all_items=settings.objective.all_items)
-
-        def gradients(download: Download, params: PyTree, draw: Draw) -> tuple:
-            at = download._replace(rows=take_rows(rows, step_positions(draw))) if apart else download
-            value, (cotangent, gradient) = jax.value_and_grad(loss, (0, 1))(at, params, draw)
-            return value, cotangent, gradient
-
-        local, total, loss_a = local_steps(
-            gradients,
-            make_update(settings),
-            make_solve(stepped),
-            settings,
-            model.host.alternate,
-            download,
-            local,
-            batch.draw,
-            (lambda rows_ab: _sum_steps(rows_ab, batch.draw, download.rows)) if apart else None,
+            loss = make_step_loss(begun.model, settings, round_)
+            gradients = _gradients(loss, lambda step_draw: take_rows(rows, step_positions(step_draw)))
+            collect = lambda rows_ab: _sum_steps(rows_ab, draw, rows)  # noqa: E731
+        moved, total, loss_a = local_steps(
+            gradients, begun, settings, begun.download, begun.state, draw, collect=collect
         )
-        total = total._replace(pooled_jd=spread(total.pooled_jd))
-        return finish(local), Upload(batch.ids_n, pull(total), total.head), loss_a
+        moved, rows = begun.finish(moved, total)
+        return moved, Upload(batch.ids_n, rows, total.head), loss_a
 
     return local_update
 
 
-def make_gathered_update(model: Model, settings: LocalSettings) -> Callable:
+def make_gathered_update(model: Model, settings: LocalSettings) -> LocalUpdate:
     """`make_local_update` for a simulation, which need not tell a client's distinct rows apart.
 
-    Every step reads its rows where the broadcast lies, and their cotangents leave one by one: no step and no upload
+    Every step reads its rows in the broadcast itself, and their cotangents leave one by one: no step and no upload
     depends on the catalogue. For objectives over sampled items, without moving items or private item tables.
 
     Returns:
@@ -125,34 +155,38 @@ def make_gathered_update(model: Model, settings: LocalSettings) -> Callable:
     """
 
     def gathered_update(
-        broadcast: Broadcast, local: Local, batch: ClientBatch, round_: Array
-    ) -> tuple[Local, Upload, Array]:
-        draw = batch.draw
-        length = draw.positive_l.size
+        broadcast: Broadcast, state: PrivateState, batch: ClientBatch, round_: Array
+    ) -> tuple[PrivateState, Upload, Array]:
+        draw, length = batch.draw, batch.draw.positive_l.size
         rows_l = take_rows(broadcast.rows, draw.positive_l)  # the same in all steps, and all that pooling reads
-        place_l = jnp.arange(length, dtype=jnp.int32)
-        download, pull = download_of(model, rows_l, broadcast.head, draw._replace(positive_l=place_l))
-        stepped, download, local, spread, finish = closed_form(model, settings, download, local)
-        loss = make_step_loss(stepped, settings, round_)
+        own_draw = draw._replace(positive_l=jnp.arange(length, dtype=jnp.int32))
+        begun = begin(model, settings, rows_l, broadcast.head, own_draw, state)
 
-        def gradients(download: Download, params: PyTree, draw: Draw) -> tuple:
-            drawn = take_rows(broadcast.rows, draw.negative_aln.reshape(-1))
-            rows = jax.tree.map(lambda *x: jnp.concatenate(x), rows_l, drawn)
-            value, (cotangent, gradient) = jax.value_and_grad(loss, (0, 1))(
-                download._replace(rows=rows), params, draw
-            )
-            return value, cotangent, gradient
+        def rows_of(step_draw: Draw) -> PyTree:
+            drawn = take_rows(broadcast.rows, step_draw.negative_aln.reshape(-1))
+            return jax.tree.map(lambda *x: jnp.concatenate(x), rows_l, drawn)
 
-        update, solve = make_update(settings), make_solve(stepped)
-        local, total, loss_a = local_steps(
-            gradients, update, solve, settings, model.host.alternate, download, local, draw, lambda rows_ab: rows_ab
+        gradients = _gradients(make_step_loss(begun.model, settings, round_), rows_of)
+        moved, total, loss_a = local_steps(
+            gradients, begun, settings, begun.download, begun.state, draw, collect=lambda rows_ab: rows_ab
         )
         positive, negative = _split_steps(total.rows, length)
-        pulled = pull(total._replace(rows=positive, pooled_jd=spread(total.pooled_jd)))
+        moved, pulled = begun.finish(moved, total._replace(rows=positive))
         rows = jax.tree.map(lambda *x: jnp.concatenate(x), pulled, negative)
-        return finish(local), Upload(step_positions(draw), rows, total.head), loss_a
+        return moved, Upload(step_positions(draw), rows, total.head), loss_a
 
     return gathered_update
+
+
+def _gradients(loss: StepLoss, rows_of: Callable[[Draw], PyTree] | None) -> Gradients:
+    """One client's gradients of `loss`, on the rows of each step where they are given, else on the whole download."""
+
+    def gradients(download: Download, params: PyTree, draw: Draw) -> tuple[Array, Download, PyTree]:
+        at = download if rows_of is None else download._replace(rows=rows_of(draw))
+        value, (cotangent, gradient) = jax.value_and_grad(loss, (0, 1))(at, params, draw)
+        return value, cotangent, gradient
+
+    return gradients
 
 
 def _split_steps(rows_ab: PyTree, length: int) -> tuple[PyTree, PyTree]:
@@ -172,21 +206,3 @@ def _sum_steps(rows_ab: PyTree, draw: Draw, like: PyTree) -> PyTree:
         return put_rows(jnp.concatenate([positive, negative]), step_positions(draw), table.shape[0])
 
     return jax.tree.map(add, positive, negative, like)
-
-
-def download_of(
-    model: Model, rows: PyTree, head: PyTree, draw: Draw, pooling: Callable = pool
-) -> tuple[Download, Callable[[Download], PyTree]]:
-    """The download of a client (or chunk), and the pull-back of its cotangent to the rows.
-
-    The pooled history is linear in the rows, so its cotangent is summed over the steps and pulled back once.
-    """
-    if model.variant.mix is None:
-        return Download(rows, None, head), lambda cotangent: cotangent.rows
-    pooled, unpool = jax.vjp(lambda views: pooling(views, draw.positive_l, draw.input_l), rows["views"])
-
-    def pull(cotangent: Download) -> PyTree:
-        (views,) = unpool(cotangent.pooled_jd)
-        return cotangent.rows | {"views": cotangent.rows["views"] + views}
-
-    return Download(rows, pooled, head), pull

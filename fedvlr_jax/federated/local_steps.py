@@ -1,12 +1,15 @@
-"""The local steps of a round: one client's private state in, moved state and summed cotangents out.
+"""The local round: what happens between a download and an upload, of one client or of a chunk of clients at once.
 
-What is read and how losses are formed is left to the caller (`client.py`, `paths.py`).
+    rows --> pooled history --> closed form of the router --> A local steps --> back to the rows
+
+`begin` and the function `finish` of its result are the way there and back, `local_steps` are the steps. Which rows
+are read and who sums the cotangents is left to the caller (`client.py`, `paths.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,136 +17,192 @@ import optax
 
 from fedvlr_jax.federated import objectives
 from fedvlr_jax.federated.objectives import Draw
-from fedvlr_jax.federated.step_loss import LocalSettings, trainable
-from fedvlr_jax.models.model import Download, Model, item_rows
-from fedvlr_jax.types import Array, PyTree
+from fedvlr_jax.federated.private_state import trainable
+from fedvlr_jax.federated.step_loss import LocalSettings
+from fedvlr_jax.models.model import ITEM_TABLE, Download, Model, item_rows, pool
+from fedvlr_jax.types import Array, PrivateState, PyTree
+
+Gradients = Callable[[Download, PyTree, Draw], tuple[Array, Download, PyTree]]
+"""``(download, private parameters, draw of a step) -> (loss, cotangent of the download, gradient of parameters)``."""
+
+Each = Callable[..., Callable[..., Any]]
+"""How a function of one client is applied: `alone` to one, ``jax.vmap`` to each client of a chunk."""
+
+PER_CLIENT = (Download(None, 0, None), 0, 0)
+"""Axes of ``(download, private parameters, draw)`` in a chunk of clients that share rows and head."""
 
 
-class Local(NamedTuple):
-    """A client's state in a round: its private parameters and its optimizer's state."""
+def alone(function: Callable[..., Any], in_axes: Any = 0) -> Callable[..., Any]:
+    """The function itself: in the place of ``jax.vmap`` where there is one client."""
+    del in_axes
+    return function
 
-    params: PyTree
-    opt_state: PyTree
+
+class LocalRound(NamedTuple):
+    """A local round that has begun.
+
+    Attributes:
+      model: host and variant as the steps use them: with the router in closed form where it has one.
+      download, state: where the steps start.
+      finish: ``(stepped state, summed cotangent of the download, keep) -> (state, cotangent of the rows)``; ``keep``
+        is applied to the pooled history's cotangent and may leave clients out.
+    """
+
+    model: Model
+    download: Download
+    state: PrivateState
+    finish: Callable[..., tuple[PrivateState, PyTree]]
+
+
+def begin(
+    model: Model,
+    settings: LocalSettings,
+    rows: PyTree,
+    head: PyTree,
+    draw: Draw,
+    state: PrivateState,
+    each: Each = alone,
+) -> LocalRound:
+    """Pools the history and takes the router to its closed form, both once a round.
+
+    Args:
+      model, settings: as configured.
+      rows, head: what was downloaded. The pooled history is linear in the rows, so its cotangent is summed over the
+        steps and pulled back once.
+      draw: positions in `rows`.
+      state: before the first step.
+      each: `alone` for one client, ``jax.vmap`` for a chunk with shared rows.
+    """
+    router = model.variant.router
+    if router is None:
+        return LocalRound(
+            model, Download(rows, None, head), state, lambda moved, total, keep=None: (moved, total.rows)
+        )
+    weigh = each(pool, in_axes=(None, 0, 0))
+    pooled, unpool = jax.vjp(lambda views: weigh(views, draw.positive_l, draw.input_l), rows["views"])
+    stepped, download, moving, unsummarise, restore = _take_closed_form(
+        model, settings, Download(rows, pooled, head), state, each
+    )
+
+    def finish(
+        moved: PrivateState, total: Download, keep: Callable[[PyTree], PyTree] = lambda x: x
+    ) -> tuple[PrivateState, PyTree]:
+        (views,) = unpool(keep(unsummarise(total.pooled_jd)))
+        return restore(moved), total.rows | {"views": total.rows["views"] + views}
+
+    return LocalRound(stepped, download, moving, finish)
+
+
+def _take_closed_form(
+    model: Model, settings: LocalSettings, download: Download, state: PrivateState, each: Each
+) -> tuple[Model, Download, PrivateState, Callable[[PyTree], PyTree], Callable[[PrivateState], PrivateState]]:
+    """Model, download and state with the router in closed form, and the ways back of a cotangent and of the state.
+
+    Everything is unchanged where the settings or the router lack a closed form.
+    """
+    router = model.variant.router
+    if not settings.closed_form or router is None or router.closed_form is None:
+        return model, download, state, lambda cotangent: cotangent, lambda moved: moved
+    closed, phi, pooled = router.closed_form, state.params["variant"]["phi"], download.pooled_jd
+    summary, unsummarise = jax.vjp(lambda pooled: each(closed.summarise)(phi, pooled), pooled)
+
+    def with_phi(state: PrivateState, phi: PyTree) -> PrivateState:
+        return state.replace(params=state.params | {"variant": state.params["variant"] | {"phi": phi}})
+
+    def restore(moved: PrivateState) -> PrivateState:
+        return with_phi(moved, each(closed.finish)(phi, pooled, moved.params["variant"]["phi"]))
+
+    variant = model.variant._replace(router=router._replace(weights=closed.weights))
+    return (
+        model._replace(variant=variant),
+        download._replace(pooled_jd=summary),
+        with_phi(state, each(closed.start)(phi)),
+        lambda cotangent: unsummarise(cotangent)[0],
+        restore,
+    )
 
 
 def local_steps(
-    gradients: Callable,
-    update: Callable,
-    solve: Callable | None,
+    gradients: Gradients,
+    begun: LocalRound,
     settings: LocalSettings,
-    alternate: bool,
     download: Download,
-    local: Local,
+    state: PrivateState,
     draw: Draw,
+    *,
+    each: Each = alone,
     collect: Callable[[PyTree], PyTree] | None = None,
-) -> tuple[Local, Download, Array]:
+) -> tuple[PrivateState, Download, Array]:
     """A local steps of one client, or of a chunk of clients at once.
 
     Args:
-      gradients: ``(download, params, draw) -> (loss, cotangent of the download, gradient of params)``.
-      update: ``(gradient, Local) -> Local``, the client optimizer.
-      solve: ``(download, params, draw) -> params`` before every step (closed-form user factors), or None.
-      settings: steps and item semantics.
-      alternate: take the public gradient after the private step (PFedRec) instead of at the same point.
-      download, local, draw: inputs; ``draw.negative_aln`` has its step axis leading.
+      gradients: of one step.
+      begun: the local round; its model says what happens in a step.
+      settings: steps, rates and item semantics.
+      download, state: where the steps start, those of `begun` or parts of them.
+      draw: ``draw.negative_aln`` has its step axis leading.
+      each: as in `begin`.
       collect: where the cotangents of the rows are those of each step's rows alone: joins them, ``[a, b, ...]`` to
         rows shaped like the download's. None where they already have that shape: they are added step by step.
 
     Returns:
-      The stepped Local, the cotangent of the download summed over steps, and the losses by step.
+      The stepped state, the cotangent of the download summed over steps, and the losses by step.
     """
+    model = begun.model
+    update, solve = each(make_update(settings)), make_solve(model)
+    solve = None if solve is None else each(solve, in_axes=PER_CLIENT)
 
-    def step(carry: tuple, negative: Array | None) -> tuple:
-        local, total = carry
+    def step(carry: tuple[PrivateState, Download], negative: Array | None) -> tuple[Any, Any]:
+        state, total = carry
         at = download
         if settings.move_items:
             moved = jax.tree.map(lambda x, ct: x - settings.item_lr * ct, download.rows, total.rows)
             at = download._replace(rows=moved)
         step_draw = draw._replace(negative_aln=negative)
         if solve is not None:
-            local = local._replace(params=solve(at, local.params, step_draw))
-        loss, cotangent, gradient = gradients(at, local.params, step_draw)
-        local = update(gradient, local)
-        if alternate:
-            _, cotangent, _ = gradients(at, local.params, step_draw)
+            state = state.replace(params=solve(at, state.params, step_draw))
+        loss, cotangent, gradient = gradients(at, state.params, step_draw)
+        state = update(gradient, state)
+        if model.host.alternate:  # the public gradient is taken after the private step (PFedRec)
+            _, cotangent, _ = gradients(at, state.params, step_draw)
         apart = None
         if collect is not None:
             apart, cotangent = cotangent.rows, cotangent._replace(rows=None)
-        return (local, jax.tree.map(jnp.add, total, cotangent)), (loss, apart)
+        return (state, jax.tree.map(jnp.add, total, cotangent)), (loss, apart)
 
     summed = download if collect is None else download._replace(rows=None)
     zero = jax.tree.map(jnp.zeros_like, summed)
-    (local, total), (loss_a, rows_ab) = jax.lax.scan(
-        step, (local, zero), draw.negative_aln, length=settings.steps, unroll=settings.unroll
+    (state, total), (loss_a, rows_ab) = jax.lax.scan(
+        step, (state, zero), draw.negative_aln, length=settings.steps, unroll=settings.unroll
     )
-    return local, total if collect is None else total._replace(rows=collect(rows_ab)), loss_a
+    return state, total if collect is None else total._replace(rows=collect(rows_ab)), loss_a
 
 
-def make_update(settings: LocalSettings) -> Callable[[PyTree, Local], Local]:
-    """The client optimizer step ``(gradient, Local) -> Local``; a private item table takes plain SGD."""
+def make_update(settings: LocalSettings) -> Callable[[PyTree, PrivateState], PrivateState]:
+    """The client optimizer step ``(gradient, state) -> state``; a private item table takes plain SGD."""
 
-    def update(gradient: PyTree, local: Local) -> Local:
-        updates, opt_state = settings.optimizer.update(trainable(gradient), local.opt_state, trainable(local.params))
-        params = optax.apply_updates(trainable(local.params), updates)
-        if "item_table" in local.params:
-            params = params | {"item_table": local.params["item_table"] - settings.table_lr * gradient["item_table"]}
-        return Local(params, opt_state)
+    def update(gradient: PyTree, state: PrivateState) -> PrivateState:
+        params = trainable(state.params)
+        updates, opt_state = settings.optimizer.update(trainable(gradient), state.opt_state, params)
+        params = optax.apply_updates(params, updates)
+        if ITEM_TABLE in state.params:
+            table = state.params[ITEM_TABLE] - settings.table_lr * gradient[ITEM_TABLE]
+            params = params | {ITEM_TABLE: table}
+        return state.replace(params=params, opt_state=opt_state)
 
     return update
 
 
 def make_solve(model: Model) -> Callable[[Download, PyTree, Draw], PyTree] | None:
     """The host's closed-form theta_u over all items, ``(download, params, draw) -> params``, or None."""
-    if model.host.solve is None:
+    host_solve = model.host.solve
+    if host_solve is None:
         return None
 
     def solve(download: Download, params: PyTree, draw: Draw) -> PyTree:
-        items = item_rows(model, params, download, download.rows, params.get("item_table"))
-        positive_i = objectives.multi_hot(draw.positive_l, draw.target_l, items.views_bjd.shape[0])
-        return params | {"theta": model.host.solve(params["theta"], download.head, items, positive_i)}
+        items = item_rows(model, params, download, download.rows, params.get(ITEM_TABLE))
+        size = jax.tree.leaves(download.rows)[0].shape[0]
+        positive_i = objectives.multi_hot(draw.positive_l, draw.target_l, size)
+        return params | {"theta": host_solve(params["theta"], download.head, items, positive_i)}
 
     return solve
-
-
-class ClosedFormSteps(NamedTuple):
-    """What the steps of a round work on with the router in closed form.
-
-    Attributes:
-      model: with the router's mix over summarised histories.
-      download, local: as the steps see them.
-      spread: cotangent of ``download.pooled_jd`` -> cotangent of the pooled history.
-      finish: the stepped Local -> that of the plain router.
-    """
-
-    model: Model
-    download: Download
-    local: Local
-    spread: Callable[[PyTree], PyTree]
-    finish: Callable[[Local], Local]
-
-
-def closed_form(
-    model: Model, settings: LocalSettings, download: Download, local: Local, over_clients: Callable = lambda f: f
-) -> ClosedFormSteps:
-    """The steps of a round with the router in closed form, or unchanged where settings or variant lack it.
-
-    Args:
-      model, settings, download, local: as they are without it.
-      over_clients: `jax.vmap` where `local` and the pooled history have a leading axis of clients.
-    """
-    if not settings.closed_form or model.variant.closed_form is None:
-        return ClosedFormSteps(model, download, local, lambda cotangent: cotangent, lambda stepped: stepped)
-    way, private, pooled = model.variant.closed_form, local.params["variant"], download.pooled_jd
-    summary, spread = jax.vjp(lambda pooled: over_clients(way.summarise_history)(private, pooled), pooled)
-
-    def finish(stepped: Local) -> Local:
-        variant = over_clients(way.expand)(private, pooled, stepped.params["variant"])
-        return stepped._replace(params=stepped.params | {"variant": variant})
-
-    return ClosedFormSteps(
-        model._replace(variant=model.variant._replace(mix=way.mix)),
-        download._replace(pooled_jd=summary),
-        local._replace(params=local.params | {"variant": over_clients(way.start)(private)}),
-        lambda cotangent: spread(cotangent)[0],
-        finish,
-    )

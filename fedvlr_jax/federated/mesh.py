@@ -112,23 +112,6 @@ def place_clients(data: ClientData, num_users: int, num_items: int, mesh: Mesh |
     return rest._replace(buckets=_put(buckets, NamedSharding(mesh, P(AXIS))))
 
 
-def over_devices(train: Callable, mesh: Mesh | None) -> Callable:
-    """``train(broadcast, private, buckets, selected_u, key, round) -> (private, total)`` on every device's clients.
-
-    The totals of all devices are added up; ``private`` and ``buckets`` are split, the other arguments are not.
-    """
-    if mesh is None:
-        return train
-
-    def on_device(*arguments: PyTree) -> tuple[PyTree, PyTree]:
-        private, total = train(*arguments)
-        return private, jax.lax.psum(total, AXIS)
-
-    specs = (P(), P(AXIS), P(AXIS), P(), P(), P())
-    # Loop carries start equal on all devices and end different; the check of replication has no word for that.
-    return jax.shard_map(on_device, mesh=mesh, in_specs=specs, out_specs=(P(AXIS), P()), check_vma=False)
-
-
 def rank_over_devices(rank: Callable[..., Ranks], mesh: Mesh | None) -> Callable[..., Ranks]:
     """``rank(snapshot, buckets, target_tu) -> Ranks`` on every device's clients, joined.
 

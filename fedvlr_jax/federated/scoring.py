@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.federated import sampling
 from fedvlr_jax.federated.client import draw_batch
-from fedvlr_jax.federated.local_steps import Local, make_solve
+from fedvlr_jax.federated.local_steps import make_solve
 from fedvlr_jax.federated.objectives import Draw
-from fedvlr_jax.federated.paths import gather_local
+from fedvlr_jax.federated.private_state import OFFSET, gather_clients
 from fedvlr_jax.federated.step_loss import LocalSettings, make_loss
-from fedvlr_jax.models.model import Broadcast, Download, Model, item_rows, pool, score, take_rows
+from fedvlr_jax.models.model import ITEM_TABLE, Broadcast, Download, Model, item_rows, make_download, score, take_rows
 from fedvlr_jax.types import Array, BlockScore, Bucket, Prior, PrivateState, PyTree
 
 
@@ -58,10 +58,10 @@ def score_chunk(model: Model, settings: LocalSettings, num_items: int, snapshot:
 
 def make_ready(model: Model, settings: LocalSettings, num_items: int, snapshot: Snapshot, chunk: Bucket) -> Ready:
     """The part of `score_chunk` that is done once, whatever items are scored."""
-    local_c = gather_local(snapshot.private, chunk.state_row, None)
+    local_c = gather_clients(snapshot.private, chunk.state_row, None)
     key_c = sampling.entity_keys(sampling.stream(snapshot.key, sampling.TUNE), chunk.user)
 
-    def one(local: Local, history_l: Array, key: Array) -> Ready:
+    def one(local: PrivateState, history_l: Array, key: Array) -> Ready:
         private, download = _ready(model, num_items, snapshot.broadcast, local, history_l)
         tuned = None
         if model.host.tune_steps:
@@ -81,7 +81,7 @@ def score_items(model: Model, snapshot: Snapshot, ready: Ready, first: Array | i
 
     def one(client: Ready) -> Array:
         private, download = client.private, Download(rows, client.pooled_cjd, snapshot.broadcast.head)
-        own = some(private["item_table"]) if "item_table" in private else None
+        own = some(private[ITEM_TABLE]) if ITEM_TABLE in private else None
         s_b = score(model, private, download.head, item_rows(model, private, download, rows, own))
         if client.tuned is None:
             return s_b
@@ -123,22 +123,21 @@ def _with_prior(model: Model, prior: Prior, chunk: Bucket, s_ci: Array) -> Array
 
 def router_weights(model: Model, num_items: int, snapshot: Snapshot, chunk: Bucket) -> Array:
     """Router weights w_uj of a chunk of clients, [c, j]; only for variants with a router."""
-    local_c = gather_local(snapshot.private, chunk.state_row, None)
+    local_c = gather_clients(snapshot.private, chunk.state_row, None)
 
-    def one(local: Local, history_l: Array) -> Array:
+    def one(local: PrivateState, history_l: Array) -> Array:
         private, download = _ready(model, num_items, snapshot.broadcast, local, history_l)
-        return model.variant.mix(private["variant"], download.pooled_jd)
+        return model.variant.router.weights(private["variant"]["phi"], download.pooled_jd)
 
     return jax.vmap(one)(local_c, chunk.history)
 
 
 def _ready(
-    model: Model, num_items: int, broadcast: Broadcast, local: Local, history_l: Array
+    model: Model, num_items: int, broadcast: Broadcast, local: PrivateState, history_l: Array
 ) -> tuple[PyTree, Download]:
     """The client's download over all items with its whole history pooled, and its (solved) private parameters."""
     real_l = (history_l < num_items).astype(float)
-    pooled = None if model.variant.mix is None else pool(broadcast.rows["views"], history_l, real_l)
-    download = Download(broadcast.rows, pooled, broadcast.head)
+    download = make_download(model, broadcast.rows, broadcast.head, history_l, real_l)
     solve = make_solve(model)
     if solve is None:
         return local.params, download
@@ -159,18 +158,18 @@ def _tuned_rows(
     host = model.host
     batch = draw_batch(settings, num_items, history_l, key, touched_rows=True)
     rows = download.rows if batch.ids_n is None else take_rows(download.rows, batch.ids_n)
-    own = private.get("item_table")
+    own = private.get(ITEM_TABLE)
     if own is not None and batch.ids_n is not None:
-        private = private | {"item_table": take_rows(own, batch.ids_n)}
+        private = private | {ITEM_TABLE: take_rows(own, batch.ids_n)}
     at = download._replace(rows=rows)
     loss = make_loss(model, settings, snapshot.round, all_items=settings.objective.all_items)
 
     def step(offset_nd: Array, negative: Array | None) -> tuple[Array, None]:
         draw = batch.draw._replace(negative_aln=negative)
-        gradient_nd = jax.grad(lambda x: loss(at, private | {"offset": x}, draw))(offset_nd)
+        gradient_nd = jax.grad(lambda x: loss(at, private | {OFFSET: x}, draw))(offset_nd)
         return offset_nd - host.tune_lr * gradient_nd, None
 
     zero_nd = jnp.zeros_like(rows["views"][:, 0])
     offset_nd, _ = jax.lax.scan(step, zero_nd, batch.draw.negative_aln, length=host.tune_steps)
-    s_n = score(model, private, at.head, item_rows(model, private, at, rows, private.get("item_table"), offset_nd))
+    s_n = score(model, private, at.head, item_rows(model, private, at, rows, private.get(ITEM_TABLE), offset_nd))
     return batch.ids_n, s_n

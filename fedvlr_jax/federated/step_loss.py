@@ -15,8 +15,9 @@ import optax
 
 from fedvlr_jax.federated import objectives
 from fedvlr_jax.federated.objectives import Draw, Objective
+from fedvlr_jax.federated.private_state import OFFSET, trainable
 from fedvlr_jax.models.hosts import ItemRows
-from fedvlr_jax.models.model import Download, Model, item_rows, score, take_rows
+from fedvlr_jax.models.model import ITEM_TABLE, Download, Model, item_rows, score, take_rows
 from fedvlr_jax.types import Array, PyTree
 
 
@@ -48,12 +49,11 @@ class LocalSettings(NamedTuple):
     unroll: bool = False
 
 
-def trainable(private: PyTree) -> PyTree:
-    """The private parameters that the client optimizer steps (everything but tables over items)."""
-    return {k: v for k, v in private.items() if k not in ("item_table", "offset")}
+StepLoss = Callable[[Download, PyTree, Draw], Array]
+"""``(download, private parameters, draw of a step) -> []``."""
 
 
-def make_loss(model: Model, settings: LocalSettings, round_: Array, *, all_items: bool) -> Callable:
+def make_loss(model: Model, settings: LocalSettings, round_: Array, *, all_items: bool) -> StepLoss:
     """The loss of one client, ``(download, private, draw) -> []``, for one local step.
 
     Args:
@@ -67,7 +67,7 @@ def make_loss(model: Model, settings: LocalSettings, round_: Array, *, all_items
     step_loss = make_step_loss(model, settings, round_)
 
     def on_all(download: Download, private: PyTree, draw: Draw) -> Array:
-        items = item_rows(model, private, download, download.rows, private.get("item_table"), private.get("offset"))
+        items = item_rows(model, private, download, download.rows, private.get(ITEM_TABLE), private.get(OFFSET))
         s_i = score(model, private, download.head, items)
         if objective.all_items:
             return finish(objective.loss(draw, s_i), private, items, jnp.full(s_i.shape, 1 / s_i.size))
@@ -83,7 +83,7 @@ def make_loss(model: Model, settings: LocalSettings, round_: Array, *, all_items
     return on_all if all_items else on_step
 
 
-def make_step_loss(model: Model, settings: LocalSettings, round_: Array) -> Callable:
+def make_step_loss(model: Model, settings: LocalSettings, round_: Array) -> StepLoss:
     """The loss of one local step as a function of the rows of that step alone, in the order of `step_positions`.
 
     Its cotangent is as large as the step, whatever the client touches in the whole round.
@@ -91,7 +91,7 @@ def make_step_loss(model: Model, settings: LocalSettings, round_: Array) -> Call
     finish = make_finish(model, settings, round_)
 
     def loss(download: Download, private: PyTree, draw: Draw) -> Array:
-        table_bd, offset_bd = (take_rows(private.get(k), step_positions(draw)) for k in ("item_table", "offset"))
+        table_bd, offset_bd = (take_rows(private.get(k), step_positions(draw)) for k in (ITEM_TABLE, OFFSET))
         items = item_rows(model, private, download, download.rows, table_bd, offset_bd)
         s_b = score(model, private, download.head, items)
         length = draw.positive_l.size
@@ -102,14 +102,16 @@ def make_step_loss(model: Model, settings: LocalSettings, round_: Array) -> Call
     return loss
 
 
-def make_finish(model: Model, settings: LocalSettings, round_: Array) -> Callable:
+def make_finish(
+    model: Model, settings: LocalSettings, round_: Array
+) -> Callable[[Array, PyTree, ItemRows, Array], Array]:
     """Adds the host's regulariser and the L2 terms to a loss; weights [b] say how much a row is used in the step."""
 
     def finish(value: Array, private: PyTree, items: ItemRows, usage_b: Array) -> Array:
         value = value + model.host.regulariser(private["theta"], items, usage_b, round_)
         if not objectives.is_off(settings.l2):
             value = value + 0.5 * settings.l2 * optax.tree.norm(trainable(private), squared=True)
-            if "item_table" in private:
+            if ITEM_TABLE in private:
                 value = value + 0.5 * settings.l2 * jnp.sum(usage_b * jnp.sum(items.table_bd**2, axis=-1))
         return value
 

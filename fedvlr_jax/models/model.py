@@ -12,6 +12,9 @@ from fedvlr_jax.models.hosts import Host, ItemRows
 from fedvlr_jax.models.variants import Variant
 from fedvlr_jax.types import Array, Content, PyTree
 
+ITEM_TABLE = "item_table"
+"""Name of a client's private item table [i, d] among its private parameters, where a host keeps one (FedRAP)."""
+
 
 class Broadcast(NamedTuple):
     """What the server sends in a round; a client's upload is a cotangent of the same structure.
@@ -37,6 +40,21 @@ class Download(NamedTuple):
 
     rows: dict[str, Array]
     pooled_jd: Array | None
+    head: PyTree
+
+
+class Upload(NamedTuple):
+    """What one client sends back: the cotangent of the broadcast, summed over its local steps.
+
+    Attributes:
+      ids_n: int32 [n], distinct items in ascending order, then padding; None means all items in order. Inside a
+        simulation items may also repeat (`federated.client.make_gathered_update`): their rows then add up.
+      rows: cotangent of ``Broadcast.rows`` at these items.
+      head: cotangent of ``Broadcast.head``.
+    """
+
+    ids_n: Array | None
+    rows: PyTree
     head: PyTree
 
 
@@ -74,7 +92,7 @@ def make_model(host: Host, variant: Variant, num_items: int, dim: int, rounded: 
         key_theta, key_variant = jax.random.split(key)
         private = {"theta": host.init_private(key_theta), "variant": variant.init_private(key_variant)}
         if host.private_item_table:
-            private["item_table"] = jnp.zeros((num_items, dim))
+            private[ITEM_TABLE] = jnp.zeros((num_items, dim))
         return _default_float(private)
 
     def publish(params: PyTree, content: Content) -> Broadcast:
@@ -105,6 +123,12 @@ def pool(views_njd: Array, position_l: Array, weight_l: Array) -> Array:
     return jnp.einsum("l,ljd->jd", weight_l / jnp.maximum(jnp.sum(weight_l), 1.0), rows_ljd)
 
 
+def make_download(model: Model, rows: dict[str, Array], head: PyTree, position_l: Array, weight_l: Array) -> Download:
+    """The download of a client whose history is at `position_l` of the rows, with weights [l]."""
+    pooled_jd = None if model.variant.router is None else pool(rows["views"], position_l, weight_l)
+    return Download(rows, pooled_jd, head)
+
+
 def item_rows(
     model: Model,
     private: PyTree,
@@ -114,8 +138,8 @@ def item_rows(
     offset_bd: Array | None = None,
 ) -> ItemRows:
     """The given rows as the client sees them: its router weights and its private rows attached."""
-    mix = model.variant.mix
-    w_j = None if mix is None else mix(private["variant"], download.pooled_jd)
+    router = model.variant.router
+    w_j = None if router is None else router.weights(private["variant"]["phi"], download.pooled_jd)
     if model.rounded is not None:
         rows_b = jax.tree.map(lambda x: x.astype(model.rounded), rows_b)
     return ItemRows(rows_b.get("views"), w_j, rows_b, table_bd, offset_bd)

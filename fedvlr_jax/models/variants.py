@@ -9,7 +9,7 @@ fedvlr  the views of all operators and a private router        g_i = sum_j w_uj 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -18,25 +18,8 @@ import jax.numpy as jnp
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.models.fusion import make_fusion
 from fedvlr_jax.models.hosts.host import product
-from fedvlr_jax.models.router import ClosedFormInput, Router, closed_form_weights, expand, start, summarise_history
+from fedvlr_jax.models.router import Activation, Router
 from fedvlr_jax.types import Array, Content, PyTree
-
-
-class ClosedForm(NamedTuple):
-    """A router whose first layer is read and written once a round (`router.py`); exact under plain SGD.
-
-    Attributes:
-      summarise_history: ``(private, pooled_jd) -> ClosedFormInput``, before the first step, differentiable in
-        `pooled_jd`.
-      start: ``(private) -> moving``, the private parameters that the steps move in place of `private`.
-      mix: ``(moving, summary) -> w_j``.
-      expand: ``(private, pooled_jd, moving) -> private`` after the last step.
-    """
-
-    summarise_history: Callable[[PyTree, Array], ClosedFormInput]
-    start: Callable[[PyTree], PyTree]
-    mix: Callable[[PyTree, ClosedFormInput], Array]
-    expand: Callable[[PyTree, Array, PyTree], PyTree]
 
 
 class Variant(NamedTuple):
@@ -47,17 +30,15 @@ class Variant(NamedTuple):
       rows: ``(params, content) -> {"views": [i, j, d], ...}``, the row tables of the broadcast; "views" is
         missing where the host has item tables of its own and the variant adds nothing to them.
       init_private: ``(key) -> params`` of one client.
-      mix: ``(private, pooled_jd) -> w_j``, or None where a single view needs no weights.
+      router: weighs the views with ``private["phi"]``; None where a single view needs no weights.
       bonus: ``(private, rows) -> s_b``, what the variant adds to the host's score, or None.
-      closed_form: the same router in closed form over the steps of a round, or None without a router.
     """
 
     init_public: Callable[[Array], PyTree]
     rows: Callable[[PyTree, Content], dict[str, Array]]
     init_private: Callable[[Array], PyTree]
-    mix: Callable[[PyTree, Array], Array] | None = None
+    router: Router | None = None
     bonus: Callable[[PyTree, dict[str, Array]], Array] | None = None
-    closed_form: ClosedForm | None = None
 
 
 def _nothing(key: Array) -> PyTree:
@@ -65,7 +46,14 @@ def _nothing(key: Array) -> PyTree:
 
 
 def _base(
-    content: Content, num_items: int, *, dim: int, server_scale: float, modalities, host_has_tables: bool, **_
+    content: Content,
+    num_items: int,
+    *,
+    dim: int,
+    server_scale: float,
+    modalities: Sequence[str],
+    host_has_tables: bool,
+    **_: Any,
 ) -> Variant:
     if "D" not in modalities and not host_has_tables:
         raise ConfigError("fusion.modalities: the variants base and vbpr are built on D, found modalities without it")
@@ -82,7 +70,16 @@ def _base(
 
 
 def _mlp(
-    content: Content, num_items: int, *, dim: int, server_scale: float, modalities, heads, activation, rounded, **_
+    content: Content,
+    num_items: int,
+    *,
+    dim: int,
+    server_scale: float,
+    modalities: Sequence[str],
+    heads: int,
+    activation: Activation,
+    rounded: jnp.dtype | None,
+    **_: Any,
 ) -> Variant:
     options = {"dim": dim, "heads": heads, "modalities": modalities, "init_scale": server_scale, "rounded": rounded}
     fusion = make_fusion(("mlp",), content, num_items, activation=activation, **options)
@@ -96,8 +93,8 @@ def _vbpr(
     dim: int,
     server_scale: float,
     private_scale: float,
-    modalities,
-    **options,
+    modalities: Sequence[str],
+    **options: Any,
 ) -> Variant:
     base = _base(content, num_items, dim=dim, server_scale=server_scale, modalities=modalities, **options)
     used = [m for m, features in zip(("V", "C"), content, strict=True) if features is not None and m in modalities]
@@ -128,26 +125,21 @@ def _fedvlr(
     dim: int,
     server_scale: float,
     operators: Sequence[str],
-    modalities,
-    heads,
-    activation,
-    rounded,
-    **_,
+    modalities: Sequence[str],
+    heads: int,
+    activation: Activation,
+    make_router: Callable[[int, int, Activation], Router],
+    rounded: jnp.dtype | None,
+    **_: Any,
 ) -> Variant:
     options = {"dim": dim, "heads": heads, "modalities": modalities, "init_scale": server_scale, "rounded": rounded}
     fusion = make_fusion(operators, content, num_items, activation=activation, **options)
-    router = Router(dim, fusion.num_views, activation)
+    router = make_router(dim, fusion.num_views, activation)
     return Variant(
         fusion.init,
         lambda params, content: {"views": fusion.views(params, content)},
-        lambda key: {"phi": router.init(key, jnp.zeros((fusion.num_views, dim)))},
-        mix=lambda private, pooled_jd: router.apply(private["phi"], pooled_jd),
-        closed_form=ClosedForm(
-            summarise_history=lambda private, pooled_jd: summarise_history(private["phi"], pooled_jd),
-            start=lambda private: {"phi": start(private["phi"])},
-            mix=lambda moving, summary: closed_form_weights(router, moving["phi"], summary),
-            expand=lambda private, pooled_jd, moving: {"phi": expand(private["phi"], pooled_jd, moving["phi"])},
-        ),
+        lambda key: {"phi": router.init(key)},
+        router=router,
     )
 
 

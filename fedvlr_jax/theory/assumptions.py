@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fedvlr_jax.algorithm import parse_names
+from fedvlr_jax.assembly import parse_names
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.theory.objective import EXPECTED
 

@@ -24,11 +24,10 @@ from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.federated import sampling
 from fedvlr_jax.federated.client import draw_batch, make_local_update
-from fedvlr_jax.federated.local_steps import Local
-from fedvlr_jax.federated.paths import gather_local
+from fedvlr_jax.federated.private_state import gather_clients
 from fedvlr_jax.models.model import Broadcast
 from fedvlr_jax.theory.exponents import Expected, Exponent, over_points, over_runs
-from fedvlr_jax.types import Bucket, ClientData, Dataset, FedState
+from fedvlr_jax.types import Bucket, ClientData, Dataset, FedState, PrivateState
 
 SIZES = {"G": "|G|", "I": "|I|", "d": "d", "n_s": "n_s", "A": "A", "U": "|U|"}
 """What grows, by its field in the config, with its symbol."""
@@ -195,10 +194,10 @@ def _server_program(algorithm: Algorithm) -> Callable:
     return server
 
 
-def _clients(state: FedState, data: ClientData, cohort: int) -> tuple[Local, Bucket]:
+def _clients(state: FedState, data: ClientData, cohort: int) -> tuple[PrivateState, Bucket]:
     """The private states and the histories of the first `cohort` clients: what the devices themselves hold."""
     bucket = jax.tree.map(lambda x: x[:cohort], data.buckets[0])
-    return gather_local(state.private, bucket.user, None), bucket
+    return gather_clients(state.private, bucket.user, None), bucket
 
 
 def _clients_program(algorithm: Algorithm, num_items: int, unroll: bool) -> Callable:
@@ -206,7 +205,7 @@ def _clients_program(algorithm: Algorithm, num_items: int, unroll: bool) -> Call
     settings = algorithm.local._replace(unroll=unroll)
     update = make_local_update(algorithm.model, settings)
 
-    def clients(broadcast: Broadcast, local: Local, bucket: Bucket) -> tuple:
+    def clients(broadcast: Broadcast, local: PrivateState, bucket: Bucket) -> tuple:
         keys = sampling.entity_keys(jax.random.key(0), bucket.user)
         work = jax.vmap(lambda h, k: draw_batch(settings, num_items, h, k, touched_rows=True))(bucket.history, keys)
         trained, upload, _ = jax.vmap(update, in_axes=(None, 0, 0, None))(broadcast, local, work, jnp.zeros((), int))

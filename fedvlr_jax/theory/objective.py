@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedvlr_jax.federated.client import download_of
-from fedvlr_jax.federated.objectives import Draw, multi_hot
+from fedvlr_jax.federated.objectives import multi_hot
 from fedvlr_jax.federated.step_loss import LocalSettings, make_finish
-from fedvlr_jax.models.model import Broadcast, Model, item_rows, score
+from fedvlr_jax.models.model import ITEM_TABLE, Broadcast, Model, item_rows, make_download, score
 from fedvlr_jax.types import Array, ClientData, PyTree
 
 
@@ -41,8 +40,8 @@ def make_client_loss(
 
     def loss(broadcast: Broadcast, private: PyTree, history_l: Array, round_: Array) -> Array:
         real_l = (history_l < num_items).astype(float)
-        download, _ = download_of(model, broadcast.rows, broadcast.head, Draw(history_l, real_l, real_l, None))
-        items = item_rows(model, private, download, download.rows, private.get("item_table"))
+        download = make_download(model, broadcast.rows, broadcast.head, history_l, real_l)
+        items = item_rows(model, private, download, download.rows, private.get(ITEM_TABLE))
         positive_i = multi_hot(history_l, real_l, num_items)
         value = expected(score(model, private, download.head, items), positive_i, negatives)
         usage_i = positive_i / jnp.sum(positive_i) + negatives * (1 - positive_i) / jnp.sum(1 - positive_i)

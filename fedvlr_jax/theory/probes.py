@@ -10,15 +10,14 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from fedvlr_jax.federated import sampling
-from fedvlr_jax.federated.client import ClientBatch, download_of, draw_batch, make_local_update
-from fedvlr_jax.federated.local_steps import Local
-from fedvlr_jax.federated.paths import gather_local
+from fedvlr_jax.federated.client import ClientBatch, draw_batch, make_local_update
+from fedvlr_jax.federated.private_state import gather_clients
 from fedvlr_jax.federated.step_loss import make_loss
-from fedvlr_jax.models.model import Broadcast
+from fedvlr_jax.models.model import Broadcast, make_download
 from fedvlr_jax.theory import estimators
 from fedvlr_jax.theory.objective import server_term
 from fedvlr_jax.theory.problem import Problem
-from fedvlr_jax.types import Array, FedState, PyTree
+from fedvlr_jax.types import Array, FedState, PrivateState, PyTree
 
 
 class Probe(NamedTuple):
@@ -100,7 +99,7 @@ def _every_client(problem: Problem, state: FedState, follow: Callable) -> Path:
     key = sampling.stream(state.key, sampling.CLIENT, state.public.round)
     paths = []
     for bucket in problem.data.buckets:
-        local_c = gather_local(state.private, bucket.user, None)
+        local_c = gather_clients(state.private, bucket.user, None)
         paths.append(jax.vmap(follow)(local_c, bucket.history, sampling.entity_keys(key, bucket.user)))
     return jax.tree.map(lambda *x: jnp.concatenate(x), *paths)
 
@@ -114,19 +113,20 @@ def _cohort_weights(state: FedState, num_users: int, cohort: Array, cohorts: int
 
 def _make_path(
     problem: Problem, steps: int, eta: Array, broadcast: Broadcast, flat_pull: Callable, number: Array
-) -> Callable[[Local, Array, Array], Path]:
+) -> Callable[[PrivateState, Array, Array], Path]:
     """``(local, history_l, key) -> Path`` of one client, through the library's local update, one step at a time."""
     settings = problem.local(steps, eta)
     one_step = make_local_update(problem.model, settings._replace(steps=1))
     exact = jax.grad(problem.client_loss)
     stochastic = jax.grad(make_loss(problem.model, settings, number, all_items=False), 1)
 
-    def follow(local: Local, history_l: Array, key: Array) -> Path:
+    def follow(local: PrivateState, history_l: Array, key: Array) -> Path:
         work = draw_batch(settings, problem.num_items, history_l, key, touched_rows=False)
-        download, _ = download_of(problem.model, broadcast.rows, broadcast.head, work.draw)
+        draw = work.draw
+        download = make_download(problem.model, broadcast.rows, broadcast.head, draw.positive_l, draw.input_l)
         start_p, origin = flat_pull(exact(broadcast, local.params, history_l, number)), _flat(local.params)
 
-        def step(local: Local, negative_ln: Array) -> tuple[Local, tuple]:
+        def step(local: PrivateState, negative_ln: Array) -> tuple[PrivateState, tuple]:
             draw = work.draw._replace(negative_aln=negative_ln[None])
             moved, upload, _ = one_step(broadcast, local, ClientBatch(None, draw), number)
             sent_p = flat_pull(Broadcast(upload.rows, upload.head))

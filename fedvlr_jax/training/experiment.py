@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from fedvlr_jax.algorithm import make_algorithm, parse_names
+from fedvlr_jax.algorithm import make_algorithm
+from fedvlr_jax.assembly import parse_names
 from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.federated import prior
 from fedvlr_jax.types import ClientData, Content, Dataset, Prior

@@ -1,0 +1,141 @@
+"""From names in the settings to the parts of an algorithm: model, local training, aggregation, optimizers."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+
+from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.federated.aggregation import AGGREGATORS
+from fedvlr_jax.federated.objectives import OBJECTIVES, is_off
+from fedvlr_jax.federated.paths import PATHS
+from fedvlr_jax.federated.rounds import Pipeline
+from fedvlr_jax.federated.step_loss import LocalSettings
+from fedvlr_jax.federated.transforms import make_transform
+from fedvlr_jax.models.hosts import HOSTS
+from fedvlr_jax.models.model import Model, make_model
+from fedvlr_jax.models.router import ACTIVATIONS, ROUTERS
+from fedvlr_jax.models.variants import VARIANTS
+from fedvlr_jax.types import (
+    Content,
+)
+
+OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {
+    "sgd": optax.sgd,
+    "momentum": lambda lr: optax.sgd(lr, momentum=0.9),
+    "adam": optax.adam,
+    "adamw": optax.adamw,
+    "adagrad": optax.adagrad,
+    "rmsprop": optax.rmsprop,
+    "yogi": optax.yogi,
+}
+"""Optimizers by the name in the config, for the server and for clients."""
+
+PRECISIONS = {"float32": None, "bfloat16": jnp.bfloat16}
+"""What item rows and the factors of products are rounded to, by the name in the config; None rounds nothing."""
+
+
+def parse_names(value: str | Sequence[str]) -> tuple[str, ...]:
+    """A comma list, a tuple or a list of names -> names without blanks; `("a,b",)` counts as a comma list."""
+    parts = [value] if isinstance(value, str) else list(value)
+    return tuple(name.strip() for part in parts for name in part.split(",") if name.strip())
+
+
+def configured_model(settings: Mapping[str, Any], content: Content, num_items: int) -> Model:
+    """The host in the variant of ``config.host`` and ``config.variant``."""
+    fusion, host_settings, client = settings["fusion"], settings["host"], settings["client"]
+    objective = settings["objective"]
+    make_host = choose(HOSTS, "host.name", host_settings["name"])
+    if objective == "squared" and host_settings["name"] != "fcf":
+        raise ConfigError(f"objective: squared has its closed form in host fcf only, found {host_settings['name']}")
+    options = {k: v for k, v in host_settings.items() if k != "name"}
+    host = make_host(num_items, dim=fusion["dim"], init_scale=client["init_scale"], objective=objective, **options)
+    rounded = choose(PRECISIONS, "compute.precision", settings["compute"]["precision"])
+    make_variant = choose(VARIANTS, "variant", settings["variant"])
+    variant = make_variant(
+        content,
+        num_items,
+        dim=fusion["dim"],
+        heads=fusion["heads"],
+        operators=parse_names(fusion["operators"]),
+        modalities=parse_names(fusion["modalities"]),
+        server_scale=settings["server"]["init_scale"],
+        private_scale=client["init_scale"],
+        activation=choose(ACTIVATIONS, "fusion.activation", fusion["activation"]),
+        make_router=choose(ROUTERS, "fusion.router", fusion["router"]),
+        host_has_tables=host.has_item_tables,
+        rounded=rounded,
+    )
+    return make_model(host, variant, num_items, fusion["dim"], rounded)
+
+
+def local_settings(settings: Mapping[str, Any], num_items: int, steps: int) -> LocalSettings:
+    """How a client trains by ``config.client``, with draws for `steps` local steps."""
+    client = settings["client"]
+    make_objective = choose(OBJECTIVES, "objective", settings["objective"])
+    objective = make_objective(
+        num_items,
+        steps=steps,
+        negatives=client["negatives"],
+        holdout=client["holdout"],
+        confidence=settings["host"]["confidence"],
+    )
+    return LocalSettings(
+        objective=objective,
+        optimizer=choose(OPTIMIZERS, "client.optimizer", client["optimizer"])(client["lr"]),
+        table_lr=settings["host"]["table_lr"],
+        steps=client["steps"],
+        l2=client["l2"],
+        move_items=client["move_items"],
+        item_lr=client["item_lr"],
+        closed_form=settings["compute"]["closed_form"] and client["optimizer"] == "sgd" and is_off(client["l2"]),
+    )
+
+
+def make_pipeline(settings: Mapping[str, Any]) -> Pipeline:
+    """The upload transforms and the aggregator of ``config.aggregation``."""
+    make_aggregator = choose(AGGREGATORS, "aggregation.aggregator", settings["aggregator"])
+    pipeline = Pipeline(make_transform(parse_names(settings["transforms"]), settings), make_aggregator(**settings))
+    if pipeline.transform.server is not None and not pipeline.aggregator.linear:
+        raise ConfigError(
+            f"aggregation.transforms: noise is calibrated to a sum of clipped uploads, so expected "
+            f"aggregation.aggregator weighted_mean, found {settings['aggregator']}"
+        )
+    return pipeline
+
+
+def require_path(settings: Mapping[str, Any], model: Model, local: LocalSettings, pipeline: Pipeline) -> None:
+    """Refuses a path that does not exist, or that cannot do what the host, the objective or the client needs."""
+    path = settings["compute"]["path"]
+    choose({"auto": None, **PATHS}, "compute.path", path)
+    if local.move_items and path not in ("auto", "uploads"):
+        raise ConfigError(f"compute.path: client.move_items needs the path uploads (or auto), found {path}")
+    if pipeline.forms_uploads and path not in ("auto", "uploads"):
+        aggregation = settings["aggregation"]
+        raise ConfigError(
+            f"compute.path: transforms on clients and aggregators that are not linear need every client's upload, "
+            f"which only uploads (or auto) forms row by row; found {path} with aggregation.transforms "
+            f"{aggregation['transforms']!r} and aggregation.aggregator {aggregation['aggregator']}"
+        )
+    if path in ("picked", "gathered") and (local.objective.all_items or model.host.private_item_table):
+        raise ConfigError(
+            f"compute.path: {path} needs sampled items (objective bce or bpr) and no private item tables; "
+            f"found objective {settings['objective']}, host.name {settings['host']['name']}"
+        )
+
+
+def choose(table: Mapping[str, Any], field: str, name: str) -> Any:
+    """The row of that name.
+
+    Raises:
+      ConfigError: an unknown name, with the known ones and the one that is spelled alike.
+    """
+    if name not in table:
+        near = difflib.get_close_matches(str(name), table, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"{field}: expected one of {', '.join(table)}, found {name!r}{hint}")
+    return table[name]

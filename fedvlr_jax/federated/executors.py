@@ -1,0 +1,217 @@
+"""Executors: who trains the clients of a round. The server opens and closes it and does not know.
+
+Here are the two that run inside a compiled program: `make_vmapped_executor`, chunks of clients vmapped on one device,
+and `over_mesh`, the same on every device of a mesh. Clients in other processes need no executor of this kind: whoever
+carries messages calls ``open_round`` (`server.py`), the function of `client.make_client_round` on each device, the
+``add`` of an aggregator for what comes back, and ``close_round``.
+
+Clients run in chunks of one bucket. How many chunks of a bucket a round needs depends on the cohort, so the loop
+over chunks has a dynamic length: partial participation costs what it trains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from fedvlr_jax.federated import sampling
+from fedvlr_jax.federated.aggregation import Aggregator
+from fedvlr_jax.federated.client import ClientBatch, draw_batch
+from fedvlr_jax.federated.mesh import AXIS
+from fedvlr_jax.federated.paths import PATHS, ChunkResult, train_chunk
+from fedvlr_jax.federated.private_state import gather_clients, scatter_clients
+from fedvlr_jax.federated.server import Aggregate
+from fedvlr_jax.federated.step_loss import LocalSettings
+from fedvlr_jax.federated.transforms import UploadTransform
+from fedvlr_jax.models.model import Broadcast, Model
+from fedvlr_jax.types import NOWHERE, Array, Bucket, PrivateState
+
+
+class ClientExecutor(Protocol):
+    """Trains the cohort of one round."""
+
+    def __call__(
+        self,
+        broadcast: Broadcast,
+        private: PrivateState,
+        buckets: Sequence[Bucket],
+        selected_u: Array | None,
+        key: Array,
+        round_: Array,
+    ) -> tuple[PrivateState, Aggregate]:
+        """The clients' private states after the round, and the sums over the cohort.
+
+        Args:
+          broadcast: of `server.open_round`.
+          private: the states of the clients in the buckets, before the round.
+          buckets: histories.
+          selected_u: bool [u], who takes part; None: everybody in the buckets.
+          key: of the run; `sampling` derives a client's keys from it.
+          round_: int32 [], number of the round.
+        """
+
+
+class BucketPlan(NamedTuple):
+    """How the clients of one bucket are computed; it changes speed and memory, never the result.
+
+    Attributes:
+      chunk: clients at a time.
+      path: a name in `paths.PATHS`.
+      touched_rows: on the path `uploads`, confine a client to the rows it touches.
+    """
+
+    chunk: int
+    path: str
+    touched_rows: bool = True
+
+
+class Population(NamedTuple):
+    """|U|, |I|, and the most clients that one executor trains in a round."""
+
+    num_users: int
+    num_items: int
+    num_slots: int
+
+
+def make_vmapped_executor(
+    model: Model,
+    settings: LocalSettings,
+    plan: Sequence[BucketPlan],
+    aggregator: Aggregator,
+    transform: UploadTransform,
+    population: Population,
+) -> ClientExecutor:
+    """Chunks of clients of one bucket, vmapped; `plan` has one entry for each bucket."""
+
+    def train(
+        broadcast: Broadcast,
+        private: PrivateState,
+        buckets: Sequence[Bucket],
+        selected_u: Array | None,
+        key: Array,
+        round_: Array,
+    ) -> tuple[PrivateState, Aggregate]:
+        zero = jnp.zeros(())
+        carry = aggregator.init(broadcast, population.num_slots)
+        total = Aggregate(carry, zero, zero, jnp.zeros((), jnp.int32))
+        for bucket, bucket_plan in zip(buckets, plan, strict=True):
+            chunk = _Chunk(model, settings, bucket_plan, aggregator, transform, population.num_items)
+            step = chunk.trainer(broadcast, key, round_)
+            private, total = _over_bucket(step, bucket, bucket_plan.chunk, population, selected_u, private, total)
+        return private, total
+
+    return train
+
+
+def over_mesh(executor: ClientExecutor, aggregator: Aggregator, mesh: Mesh | None) -> ClientExecutor:
+    """The executor on every device of a mesh, each with its own clients; the totals are joined.
+
+    Private states and buckets are split over the devices, everything else is on all of them.
+    """
+    if mesh is None:
+        return executor
+
+    def on_device(*arguments: object) -> tuple[PrivateState, Aggregate]:
+        private, total = executor(*arguments)  # type: ignore[arg-type]
+        sums = jax.lax.psum(total._replace(carry=()), AXIS)
+        return private, sums._replace(carry=aggregator.merge(total.carry, AXIS))
+
+    specs = (P(), P(AXIS), P(AXIS), P(), P(), P())
+    # Loop carries start equal on all devices and end different; the check of replication has no word for that.
+    return jax.shard_map(on_device, mesh=mesh, in_specs=specs, out_specs=(P(AXIS), P()), check_vma=False)
+
+
+TrainStep = Callable[[Bucket, Array, PrivateState, Aggregate], tuple[PrivateState, Aggregate]]
+
+
+def _over_bucket(
+    train: TrainStep,
+    bucket: Bucket,
+    chunk: int,
+    population: Population,
+    selected_u: Array | None,
+    private: PrivateState,
+    total: Aggregate,
+) -> tuple[PrivateState, Aggregate]:
+    """Trains the cohort's clients of one bucket, chunk by chunk; selected clients come first in the order."""
+    num_users, num_items, _ = population
+    bucket = jax.tree.map(jnp.asarray, bucket)
+    count = bucket.user.size if bucket.row is None else jnp.sum(bucket.user < num_users)
+    if selected_u is not None:
+        selected_b = selected_u.at[bucket.user].get(mode="fill", fill_value=False)
+        order_b = jnp.argsort(~selected_b, stable=True)
+        bucket, count = jax.tree.map(lambda x: x[order_b], bucket), jnp.sum(selected_b)
+
+    def body(k: Array, carry: tuple[PrivateState, Aggregate]) -> tuple[PrivateState, Aggregate]:
+        private, total = carry
+        slot_c = k * chunk + jnp.arange(chunk)
+        user_c = jnp.where(slot_c < count, bucket.user.at[slot_c].get(mode="fill", fill_value=num_users), num_users)
+        history_cl = bucket.history.at[slot_c].get(mode="fill", fill_value=num_items)
+        row_c = bucket.state_row.at[slot_c].get(mode="fill", fill_value=NOWHERE)
+        row_c = jnp.where(user_c < num_users, row_c, NOWHERE)
+        return train(Bucket(user_c, history_cl, row_c), user_c < num_users, private, total)
+
+    return jax.lax.fori_loop(0, (count + chunk - 1) // chunk, body, (private, total))
+
+
+class _Chunk(NamedTuple):
+    """What a chunk of clients is trained with."""
+
+    model: Model
+    settings: LocalSettings
+    plan: BucketPlan
+    aggregator: Aggregator
+    transform: UploadTransform
+    num_items: int
+
+    def trainer(self, broadcast: Broadcast, key: Array, round_: Array) -> TrainStep:
+        """``(clients, active_c, private, total) -> (private, total)`` in this round."""
+        model, path = self.model, PATHS[self.plan.path]
+        client_key = sampling.stream(key, sampling.CLIENT, round_)
+        transform_key = sampling.stream(key, sampling.TRANSFORM, round_)
+
+        def train(
+            clients: Bucket, active_c: Array, private: PrivateState, total: Aggregate
+        ) -> tuple[PrivateState, Aggregate]:
+            batch_c = jax.vmap(self._batch)(clients.history, sampling.entity_keys(client_key, clients.user))
+            state_c = gather_clients(private, clients.state_row, batch_c.ids_n)
+            weight_c = self._weight(jnp.sum(clients.history < self.num_items, axis=1).astype(float))
+            alpha_c = jnp.where(active_c, weight_c, 0.0)
+            result = train_chunk(path, model, self.settings, broadcast, state_c, batch_c, alpha_c, round_)
+            alpha_c = jnp.where(result.alive_c, alpha_c, 0.0)
+            state_c, carry = self._aggregate(result, alpha_c, total.carry, transform_key, clients.user)
+            row_c = jnp.where(result.alive_c, clients.state_row, NOWHERE)
+            return scatter_clients(private, row_c, batch_c.ids_n, state_c), Aggregate(
+                carry,
+                total.weight + jnp.sum(alpha_c),
+                total.loss + jnp.sum(jnp.where(result.alive_c, alpha_c * result.loss_c, 0.0)),
+                total.num_dropped + jnp.sum(active_c & ~result.alive_c, dtype=jnp.int32),
+            )
+
+        return train
+
+    def _batch(self, history_l: Array, key: Array) -> ClientBatch:
+        touched_rows = self.plan.path == "uploads" and self.plan.touched_rows
+        return draw_batch(self.settings, self.num_items, history_l, key, touched_rows=touched_rows)
+
+    def _weight(self, length_c: Array) -> Array:
+        """alpha_c before normalisation."""
+        return jnp.ones_like(length_c) if self.transform.fixed_weights else self.model.host.client_weight(length_c)
+
+    def _aggregate(
+        self, result: ChunkResult, alpha_c: Array, carry: object, key: Array, user_c: Array
+    ) -> tuple[PrivateState, object]:
+        """The states with what the transforms remember, and the carry with the chunk in it."""
+        if result.uploads is None:
+            return result.state, jax.tree.map(jnp.add, carry, result.total)
+        state_c, uploads = result.state, result.uploads
+        if self.transform.client is not None:
+            keys = sampling.entity_keys(key, user_c)
+            uploads, memory = jax.vmap(self.transform.client)(keys, uploads, state_c.memory)
+            state_c = state_c.replace(memory=memory)
+        return state_c, self.aggregator.add(carry, uploads, alpha_c)
