@@ -17,18 +17,17 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedvlr_jax.federated.local_steps import Gradients, begin, local_steps
+from fedvlr_jax.federated.local_steps import begin, local_steps, own_gradients
 from fedvlr_jax.federated.objectives import Draw
 from fedvlr_jax.federated.step_loss import (
     LocalSettings,
-    StepLoss,
     make_loss,
     make_step_loss,
     put_rows,
     step_positions,
 )
 from fedvlr_jax.federated.transforms import UploadTransform
-from fedvlr_jax.models.model import ITEM_TABLE, Broadcast, Download, Model, Upload, take_rows
+from fedvlr_jax.models.model import ITEM_TABLE, Broadcast, Model, Upload, take_rows
 from fedvlr_jax.types import Array, PrivateState, PyTree
 
 
@@ -130,10 +129,10 @@ def make_local_update(model: Model, settings: LocalSettings) -> LocalUpdate:
         # the cost of a step does not grow with what the client touches in the other steps.
         if settings.objective.all_items or settings.move_items:
             loss = make_loss(begun.model, settings, round_, all_items=settings.objective.all_items)
-            gradients, collect = _gradients(loss, None), None
+            gradients, collect = own_gradients(loss, None), None
         else:
             loss = make_step_loss(begun.model, settings, round_)
-            gradients = _gradients(loss, lambda step_draw: take_rows(rows, step_positions(step_draw)))
+            gradients = own_gradients(loss, lambda step_draw: take_rows(rows, step_positions(step_draw)))
             collect = lambda rows_ab: _sum_steps(rows_ab, draw, rows)  # noqa: E731
         moved, total, loss_a = local_steps(
             gradients, begun, settings, begun.download, begun.state, draw, collect=collect
@@ -166,7 +165,7 @@ def make_gathered_update(model: Model, settings: LocalSettings) -> LocalUpdate:
             drawn = take_rows(broadcast.rows, step_draw.negative_aln.reshape(-1))
             return jax.tree.map(lambda *x: jnp.concatenate(x), rows_l, drawn)
 
-        gradients = _gradients(make_step_loss(begun.model, settings, round_), rows_of)
+        gradients = own_gradients(make_step_loss(begun.model, settings, round_), rows_of)
         moved, total, loss_a = local_steps(
             gradients, begun, settings, begun.download, begun.state, draw, collect=lambda rows_ab: rows_ab
         )
@@ -176,17 +175,6 @@ def make_gathered_update(model: Model, settings: LocalSettings) -> LocalUpdate:
         return moved, Upload(step_positions(draw), rows, total.head), loss_a
 
     return gathered_update
-
-
-def _gradients(loss: StepLoss, rows_of: Callable[[Draw], PyTree] | None) -> Gradients:
-    """One client's gradients of `loss`, on the rows of each step where they are given, else on the whole download."""
-
-    def gradients(download: Download, params: PyTree, draw: Draw) -> tuple[Array, Download, PyTree]:
-        at = download if rows_of is None else download._replace(rows=rows_of(draw))
-        value, (cotangent, gradient) = jax.value_and_grad(loss, (0, 1))(at, params, draw)
-        return value, cotangent, gradient
-
-    return gradients
 
 
 def _split_steps(rows_ab: PyTree, length: int) -> tuple[PyTree, PyTree]:

@@ -28,7 +28,7 @@ from fedvlr_jax.federated.private_state import gather_clients, scatter_clients
 from fedvlr_jax.federated.server import Aggregate
 from fedvlr_jax.federated.step_loss import LocalSettings
 from fedvlr_jax.federated.transforms import UploadTransform
-from fedvlr_jax.models.model import Broadcast, Model
+from fedvlr_jax.models.model import Broadcast, Model, Upload
 from fedvlr_jax.types import NOWHERE, Array, Bucket, PrivateState
 
 
@@ -96,12 +96,13 @@ def make_vmapped_executor(
         key: Array,
         round_: Array,
     ) -> tuple[PrivateState, Aggregate]:
+        client_key = sampling.stream(key, sampling.CLIENT, round_)
         zero = jnp.zeros(())
         carry = aggregator.init(broadcast, population.num_slots)
         total = Aggregate(carry, zero, zero, jnp.zeros((), jnp.int32))
         for bucket, bucket_plan in zip(buckets, plan, strict=True):
             chunk = _Chunk(model, settings, bucket_plan, aggregator, transform, population.num_items)
-            step = chunk.trainer(broadcast, key, round_)
+            step = chunk.trainer(broadcast, key, client_key, round_)
             private, total = _over_bucket(step, bucket, bucket_plan.chunk, population, selected_u, private, total)
         return private, total
 
@@ -169,11 +170,9 @@ class _Chunk(NamedTuple):
     transform: UploadTransform
     num_items: int
 
-    def trainer(self, broadcast: Broadcast, key: Array, round_: Array) -> TrainStep:
-        """``(clients, active_c, private, total) -> (private, total)`` in this round."""
+    def trainer(self, broadcast: Broadcast, key: Array, client_key: Array, round_: Array) -> TrainStep:
+        """``(clients, active_c, private, total) -> (private, total)`` with the keys of the run and of this round."""
         model, path = self.model, PATHS[self.plan.path]
-        client_key = sampling.stream(key, sampling.CLIENT, round_)
-        transform_key = sampling.stream(key, sampling.TRANSFORM, round_)
 
         def train(
             clients: Bucket, active_c: Array, private: PrivateState, total: Aggregate
@@ -184,7 +183,11 @@ class _Chunk(NamedTuple):
             alpha_c = jnp.where(active_c, weight_c, 0.0)
             result = train_chunk(path, model, self.settings, broadcast, state_c, batch_c, alpha_c, round_)
             alpha_c = jnp.where(result.alive_c, alpha_c, 0.0)
-            state_c, carry = self._aggregate(result, alpha_c, total.carry, transform_key, clients.user)
+            state_c, uploads = self._transformed(result, clients.user, key, round_)
+            if uploads is None:
+                carry = jax.tree.map(jnp.add, total.carry, result.total)
+            else:
+                carry = self.aggregator.add(total.carry, uploads, alpha_c)
             row_c = jnp.where(result.alive_c, clients.state_row, NOWHERE)
             return scatter_clients(private, row_c, batch_c.ids_n, state_c), Aggregate(
                 carry,
@@ -203,15 +206,12 @@ class _Chunk(NamedTuple):
         """alpha_c before normalisation."""
         return jnp.ones_like(length_c) if self.transform.fixed_weights else self.model.host.client_weight(length_c)
 
-    def _aggregate(
-        self, result: ChunkResult, alpha_c: Array, carry: object, key: Array, user_c: Array
-    ) -> tuple[PrivateState, object]:
-        """The states with what the transforms remember, and the carry with the chunk in it."""
-        if result.uploads is None:
-            return result.state, jax.tree.map(jnp.add, carry, result.total)
-        state_c, uploads = result.state, result.uploads
-        if self.transform.client is not None:
-            keys = sampling.entity_keys(key, user_c)
-            uploads, memory = jax.vmap(self.transform.client)(keys, uploads, state_c.memory)
-            state_c = state_c.replace(memory=memory)
-        return state_c, self.aggregator.add(carry, uploads, alpha_c)
+    def _transformed(
+        self, result: ChunkResult, user_c: Array, key: Array, round_: Array
+    ) -> tuple[PrivateState, Upload | None]:
+        """The uploads as they leave the clients, if there are any, and the states with what transforms remember."""
+        if result.uploads is None or self.transform.client is None:
+            return result.state, result.uploads
+        key_c = sampling.entity_keys(sampling.stream(key, sampling.TRANSFORM, round_), user_c)
+        uploads, memory = jax.vmap(self.transform.client)(key_c, result.uploads, result.state.memory)
+        return result.state.replace(memory=memory), uploads

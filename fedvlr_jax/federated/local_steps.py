@@ -18,7 +18,7 @@ import optax
 from fedvlr_jax.federated import objectives
 from fedvlr_jax.federated.objectives import Draw
 from fedvlr_jax.federated.private_state import trainable
-from fedvlr_jax.federated.step_loss import LocalSettings
+from fedvlr_jax.federated.step_loss import LocalSettings, StepLoss
 from fedvlr_jax.models.model import ITEM_TABLE, Download, Model, item_rows, pool
 from fedvlr_jax.types import Array, PrivateState, PyTree
 
@@ -44,8 +44,8 @@ class LocalRound(NamedTuple):
     Attributes:
       model: host and variant as the steps use them: with the router in closed form where it has one.
       download, state: where the steps start.
-      finish: ``(stepped state, summed cotangent of the download, keep) -> (state, cotangent of the rows)``; ``keep``
-        is applied to the pooled history's cotangent and may leave clients out.
+      finish: ``(stepped state, summed cotangent of the download[, alive_c]) -> (state, cotangent of the rows)``;
+        clients that are not alive add nothing to it.
     """
 
     model: Model
@@ -84,11 +84,13 @@ def begin(
         model, settings, Download(rows, pooled, head), state, each
     )
 
-    def finish(
-        moved: PrivateState, total: Download, keep: Callable[[PyTree], PyTree] = lambda x: x
-    ) -> tuple[PrivateState, PyTree]:
-        (views,) = unpool(keep(unsummarise(total.pooled_jd)))
-        return restore(moved), total.rows | {"views": total.rows["views"] + views}
+    def finish(moved: PrivateState, total: Download, alive_c: Array | None = None) -> tuple[PrivateState, PyTree]:
+        pooled_jd = unsummarise(total.pooled_jd)
+        if alive_c is not None:  # zero times NaN is NaN
+            pooled_jd = keep_clients(alive_c, pooled_jd)
+        state = restore(moved)
+        (views,) = unpool(pooled_jd)
+        return state, total.rows | {"views": total.rows["views"] + views}
 
     return LocalRound(stepped, download, moving, finish)
 
@@ -176,6 +178,44 @@ def local_steps(
         step, (state, zero), draw.negative_aln, length=settings.steps, unroll=settings.unroll
     )
     return state, total if collect is None else total._replace(rows=collect(rows_ab)), loss_a
+
+
+def own_gradients(loss: StepLoss, rows_of: Callable[[Draw], PyTree] | None) -> Gradients:
+    """One client's gradients of `loss`, on the rows of each step where they are given, else on the whole download."""
+
+    def gradients(download: Download, params: PyTree, draw: Draw) -> tuple[Array, Download, PyTree]:
+        at = download if rows_of is None else download._replace(rows=rows_of(draw))
+        value, (cotangent, gradient) = jax.value_and_grad(loss, (0, 1))(at, params, draw)
+        return value, cotangent, gradient
+
+    return gradients
+
+
+def summed_gradients(loss: StepLoss, weight_c: Array) -> Gradients:
+    """Gradients of a chunk with one backward pass for private and public parameters.
+
+    The losses are pulled back with the weights alpha_c: the cotangent of the shared download is then the weighted
+    sum over clients, and a client's private gradient comes out multiplied by its weight, which is divided off.
+    """
+    loss_of_each = jax.vmap(loss, in_axes=PER_CLIENT)
+    inverse_c = jnp.where(weight_c > 0, 1 / jnp.where(weight_c > 0, weight_c, 1.0), 0.0)
+
+    def gradients(download: Download, params_c: PyTree, draw_c: Draw) -> tuple[Array, Download, PyTree]:
+        loss_c, pull_loss = jax.vjp(lambda dl, p: loss_of_each(dl, p, draw_c), download, params_c)
+        cotangent, gradient_c = pull_loss(weight_c)
+        return loss_c, cotangent, jax.tree.map(lambda g: over_leaf(inverse_c, g) * g, gradient_c)
+
+    return gradients
+
+
+def keep_clients(keep_c: Array, tree: PyTree) -> PyTree:
+    """Zeros in the leaves [c, ...] of the clients that are not kept."""
+    return jax.tree.map(lambda x: jnp.where(over_leaf(keep_c, x), x, 0), tree)
+
+
+def over_leaf(x_c: Array, like: Array) -> Array:
+    """[c] -> [c, 1, ...] with as many axes as `like`."""
+    return x_c.reshape(x_c.shape + (1,) * (like.ndim - 1))
 
 
 def make_update(settings: LocalSettings) -> Callable[[PyTree, PrivateState], PrivateState]:

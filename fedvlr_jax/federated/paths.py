@@ -22,11 +22,9 @@ import jax
 import jax.numpy as jnp
 
 from fedvlr_jax.federated.client import ClientBatch, make_gathered_update, make_local_update
-from fedvlr_jax.federated.local_steps import PER_CLIENT, Gradients, begin, local_steps
-from fedvlr_jax.federated.objectives import Draw
-from fedvlr_jax.federated.private_state import finite_rows, keep_clients, over_leaf
-from fedvlr_jax.federated.step_loss import LocalSettings, StepLoss, make_loss
-from fedvlr_jax.models.model import Broadcast, Download, Model, Upload
+from fedvlr_jax.federated.local_steps import begin, keep_clients, local_steps, summed_gradients
+from fedvlr_jax.federated.step_loss import LocalSettings, make_loss
+from fedvlr_jax.models.model import Broadcast, Model, Upload
 from fedvlr_jax.types import Array, PrivateState, PyTree
 
 
@@ -123,7 +121,7 @@ def _train_summed(
         _, alive_c, _ = carry
         # A client that is left out must not get into the sums: zero times NaN is NaN.
         safe_c, pooled_c = keep_clients(alive_c, (begun.state, begun.download.pooled_jd))
-        gradients = _summed_gradients(loss, jnp.where(alive_c, alpha_c, 0.0))
+        gradients = summed_gradients(loss, jnp.where(alive_c, alpha_c, 0.0))
         download = begun.download._replace(pooled_jd=pooled_c)
         moved_c, total, loss_ac = local_steps(gradients, begun, settings, download, safe_c, draw_c, each=jax.vmap)
         good_c = alive_c & finite_rows((moved_c, loss_ac.T))
@@ -133,26 +131,17 @@ def _train_summed(
         blame = sum_finite | jnp.any(good_c != alive_c)
         return done, jnp.where(blame, good_c, False), (moved_c, total, loss_ac)
 
-    loss_ac = jnp.zeros((settings.steps, alpha_c.size), jax.tree.leaves(broadcast.rows)[0].dtype)
-    nothing = jax.tree.map(jnp.zeros_like, (begun.state, begun.download, loss_ac))
-    start = (jnp.array(False), alpha_c > 0, nothing)
+    alive_c = alpha_c > 0
+    state_c, download = jax.tree.map(jnp.zeros_like, (begun.state, begun.download))
+    no_loss_ac = jnp.zeros((settings.steps, alpha_c.size), jax.tree.leaves(broadcast.rows)[0].dtype)
+    start = (jnp.array(False), alive_c, (state_c, download, no_loss_ac))
     _, alive_c, (moved_c, total, loss_ac) = jax.lax.while_loop(lambda carry: ~carry[0], attempt, start)
-    state_c, rows = begun.finish(moved_c, total, lambda cotangent: keep_clients(alive_c, cotangent))
+    state_c, rows = begun.finish(moved_c, total, alive_c)
     return ChunkResult(state_c, None, Broadcast(rows, total.head), jnp.mean(loss_ac, axis=0), alive_c)
 
 
-def _summed_gradients(loss: StepLoss, weight_c: Array) -> Gradients:
-    """Gradients of a chunk with one backward pass for private and public parameters.
-
-    The losses are pulled back with the weights alpha_c: the cotangent of the shared download is then the weighted
-    sum over clients, and a client's private gradient comes out multiplied by its weight, which is divided off.
-    """
-    loss_of_each = jax.vmap(loss, in_axes=PER_CLIENT)
-    inverse_c = jnp.where(weight_c > 0, 1 / jnp.where(weight_c > 0, weight_c, 1.0), 0.0)
-
-    def gradients(download: Download, params_c: PyTree, draw_c: Draw) -> tuple[Array, Download, PyTree]:
-        loss_c, pull_loss = jax.vjp(lambda dl, p: loss_of_each(dl, p, draw_c), download, params_c)
-        cotangent, gradient_c = pull_loss(weight_c)
-        return loss_c, cotangent, jax.tree.map(lambda g: over_leaf(inverse_c, g) * g, gradient_c)
-
-    return gradients
+def finite_rows(tree: PyTree) -> Array:
+    """bool [c], whether every floating-point number of a client is finite, over leaves with leading axis c."""
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    finite = [jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim))) for x in leaves]
+    return jnp.all(jnp.stack(finite), axis=0)
