@@ -120,8 +120,8 @@ def command_problems(page: Page) -> Iterator[str]:
             targets = [word for word in words if "=" not in word]
             yield from (f"make {name}: no such target" for name in targets if f"\n{name}:" not in rules)
             continue
-        if program.startswith("fedvlr-") and program not in (ROOT / "setup.cfg").read_text():
-            yield f"{program}: no console script of setup.cfg"
+        if program.startswith("fedvlr-") and program not in (ROOT / "pyproject.toml").read_text():
+            yield f"{program}: no console script of pyproject.toml"
         elif program == "python" and words[0].endswith(".py") and not (ROOT / words[0]).is_file():
             yield f"{words[0]}: no such file"
         elif program != "python" or words[0].startswith(("experiments/", "benchmarks/")):
