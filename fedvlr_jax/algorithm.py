@@ -180,7 +180,7 @@ def _make_starting(
     pipeline: Pipeline,
     content: Content,
     num_rows: int,
-) -> dict[str, Callable]:
+) -> dict[str, Any]:
     """The functions of an `Algorithm` that make its first state, with rows for `num_rows` clients."""
 
     def init_public(key: Array) -> PublicState:
@@ -204,7 +204,7 @@ def _make_starting(
     return {"init": init, "init_public": init_public, "init_clients": init_clients}
 
 
-def _make_ranking(settings: Mapping[str, Any], model: Model, num_items: int) -> dict[str, Callable | None]:
+def _make_ranking(settings: Mapping[str, Any], model: Model, num_items: int) -> dict[str, Any]:
     """The functions of an `Algorithm` that score items after training."""
     tuning = local_settings(settings, num_items, max(model.host.tune_steps, 1))
 

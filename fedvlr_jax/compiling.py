@@ -22,7 +22,7 @@ def compile_ahead(jitted: Any, *args: Any, **static: Any) -> tuple[Any, float]:
 class Compiler:
     """Compiles ahead of time and adds up what that takes in `seconds`."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.seconds = 0.0
 
     def compile(self, jitted: Any, *args: Any, **static: Any) -> Any:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -25,6 +25,14 @@ from flax import struct
 
 Array = jax.Array
 PyTree = Any
+T = TypeVar("T")
+
+
+def given(x: T | None) -> T:
+    """`x`, where the caller knows that there is one."""
+    assert x is not None
+    return x
+
 
 NOWHERE = np.iinfo(np.int32).max
 """A row that is out of range in every table (`Bucket.row`)."""
@@ -111,8 +119,7 @@ class ClientData(NamedTuple):
     prior: Prior | None = None
 
 
-@struct.dataclass(kw_only=True)
-class PublicState:
+class PublicState(struct.PyTreeNode, kw_only=True):
     """What the server owns. ``params`` holds D, gamma and public heads; ``round`` is int32 []."""
 
     params: PyTree
@@ -120,8 +127,7 @@ class PublicState:
     round: Array
 
 
-@struct.dataclass(kw_only=True)
-class PrivateState:
+class PrivateState(struct.PyTreeNode, kw_only=True):
     """What the clients own; every leaf has a leading user axis [u, ...], or none where it is one client's.
 
     It is never uploaded. ``memory`` is what upload transforms keep between rounds (`federated/transforms.py`).
@@ -132,8 +138,7 @@ class PrivateState:
     memory: PyTree = ()
 
 
-@struct.dataclass(kw_only=True)
-class FedState:
+class FedState(struct.PyTreeNode, kw_only=True):
     """The whole state of a run. ``key`` never changes: streams are folded in by purpose, round and client."""
 
     public: PublicState

@@ -77,13 +77,13 @@ class Stack(NamedTuple):
       uploads: leaves [s, ...] shaped like the broadcast, one slot a client; zero where a client sent nothing.
       touched_si: bool [s, i], the rows that a client sent.
       alpha_s: float32 [s], 0 in empty slots.
-      count: int32 [], slots in use; they come first.
+      num_used: int32 [], slots in use; they come first.
     """
 
     uploads: Broadcast
     touched_si: Array
     alpha_s: Array
-    count: Array
+    num_used: Array
 
 
 def _empty_stack(broadcast: Broadcast, num_slots: int) -> Stack:
@@ -96,7 +96,7 @@ def _empty_stack(broadcast: Broadcast, num_slots: int) -> Stack:
 def _add_to_stack(stack: Stack, uploads: Upload, alpha_c: Array) -> Stack:
     num_slots, num_items = stack.touched_si.shape
     taken_c = alpha_c > 0
-    slot_c = jnp.where(taken_c, stack.count + jnp.cumsum(taken_c) - 1, num_slots)  # beyond the last: dropped
+    slot_c = jnp.where(taken_c, stack.num_used + jnp.cumsum(taken_c) - 1, num_slots)  # beyond the last: dropped
     ids_cn = uploads.ids_n
     if ids_cn is None:
         ids_cn = jnp.broadcast_to(jnp.arange(num_items), (alpha_c.size, num_items))
@@ -107,14 +107,14 @@ def _add_to_stack(stack: Stack, uploads: Upload, alpha_c: Array) -> Stack:
         Broadcast(rows, head),
         stack.touched_si.at[at].set(True, mode="drop"),
         stack.alpha_s.at[slot_c].set(alpha_c, mode="drop"),
-        stack.count + jnp.sum(taken_c, dtype=jnp.int32),
+        stack.num_used + jnp.sum(taken_c, dtype=jnp.int32),
     )
 
 
 def _merge_stacks(stack: Stack, axis: str) -> Stack:
     """The slots of all devices one after the other."""
-    gathered = jax.tree.map(lambda x: jax.lax.all_gather(x, axis, tiled=True), stack._replace(count=None))
-    return gathered._replace(count=jax.lax.psum(stack.count, axis))
+    uploads, touched_si, alpha_s = jax.tree.map(lambda x: jax.lax.all_gather(x, axis, tiled=True), stack[:-1])
+    return Stack(uploads, touched_si, alpha_s, jax.lax.psum(stack.num_used, axis))
 
 
 def _make_order_statistic(statistic: Callable[[Array, Array], Array]) -> Aggregator:

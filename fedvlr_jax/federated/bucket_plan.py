@@ -48,27 +48,32 @@ def plan_buckets(
     """
     if forms_uploads and path == "auto":
         path = "uploads"
-    return tuple(
-        _plan(model, settings, *bucket.history.shape, num_devices, num_items, path, chunk) for bucket in buckets
-    )
+
+    def plan(bucket: Bucket) -> BucketPlan:
+        num_clients, length = bucket.history.shape
+        found = _plan(model, settings, length, num_clients // num_devices, num_items, path, chunk)
+        # An aggregator that is not linear must know which rows a client sent.
+        return found._replace(touched_rows=True) if forms_uploads else found
+
+    return tuple(plan(bucket) for bucket in buckets)
 
 
 def _plan(
     model: Model,
     settings: LocalSettings,
-    num_clients: int,
     length: int,
-    num_devices: int,
+    slots: int,
     num_items: int,
     path: str,
     chunk: int,
 ) -> BucketPlan:
+    """Path and chunk of a bucket of so many slots on each device, with histories of one length."""
     touched, step_rows = num_items, num_items
     if not settings.objective.all_items:
         draw = jax.eval_shape(settings.objective.draw, jax.random.key(0), jnp.zeros(length, jnp.int32))
-        touched = length + math.prod(draw.negative_aln.shape)
-        step_rows = length + math.prod(draw.negative_aln.shape[1:])
-    slots = num_clients // num_devices
+        num_steps, *per_step = draw.negative_aln.shape
+        touched = length + num_steps * math.prod(per_step)
+        step_rows = length + math.prod(per_step)
 
     def chunk_of(path: str) -> int:
         rows = {"fused": num_items, "picked": step_rows, "gathered": touched, "uploads": min(touched, num_items)}[

@@ -28,7 +28,7 @@ from fedvlr_jax.federated.step_loss import (
 )
 from fedvlr_jax.federated.transforms import UploadTransform
 from fedvlr_jax.models.model import ITEM_TABLE, Broadcast, Model, Upload, take_rows
-from fedvlr_jax.types import Array, PrivateState, PyTree
+from fedvlr_jax.types import Array, PrivateState, PyTree, given
 
 
 class ClientBatch(NamedTuple):
@@ -64,7 +64,7 @@ def draw_batch(
         found = jnp.searchsorted(ids_n, ids.reshape(-1), method="sort").reshape(ids.shape)
         return jnp.where(ids < num_items, found, every.size).astype(jnp.int32)
 
-    draw = draw._replace(positive_l=position(draw.positive_l), negative_aln=position(draw.negative_aln))
+    draw = draw._replace(positive_l=position(draw.positive_l), negative_aln=position(given(draw.negative_aln)))
     return ClientBatch(ids_n, draw)
 
 
@@ -162,7 +162,7 @@ def make_gathered_update(model: Model, settings: LocalSettings) -> LocalUpdate:
         begun = begin(model, settings, rows_l, broadcast.head, own_draw, state)
 
         def rows_of(step_draw: Draw) -> PyTree:
-            drawn = take_rows(broadcast.rows, step_draw.negative_aln.reshape(-1))
+            drawn = take_rows(broadcast.rows, given(step_draw.negative_aln).reshape(-1))
             return jax.tree.map(lambda *x: jnp.concatenate(x), rows_l, drawn)
 
         gradients = own_gradients(make_step_loss(begun.model, settings, round_), rows_of)

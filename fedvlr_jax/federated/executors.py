@@ -12,7 +12,7 @@ over chunks has a dynamic length: partial participation costs what it trains.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -117,14 +117,15 @@ def over_mesh(executor: ClientExecutor, aggregator: Aggregator, mesh: Mesh | Non
     if mesh is None:
         return executor
 
-    def on_device(*arguments: object) -> tuple[PrivateState, Aggregate]:
-        private, total = executor(*arguments)  # type: ignore[arg-type]
+    def on_device(*arguments: Any) -> tuple[PrivateState, Aggregate]:
+        private, total = executor(*arguments)
         sums = jax.lax.psum(total._replace(carry=()), AXIS)
         return private, sums._replace(carry=aggregator.merge(total.carry, AXIS))
 
     specs = (P(), P(AXIS), P(AXIS), P(), P(), P())
     # Loop carries start equal on all devices and end different; the check of replication has no word for that.
-    return jax.shard_map(on_device, mesh=mesh, in_specs=specs, out_specs=(P(AXIS), P()), check_vma=False)
+    mapped: Any = jax.shard_map(on_device, mesh=mesh, in_specs=specs, out_specs=(P(AXIS), P()), check_vma=False)
+    return mapped
 
 
 TrainStep = Callable[[Bucket, Array, PrivateState, Aggregate], tuple[PrivateState, Aggregate]]

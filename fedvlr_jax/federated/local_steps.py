@@ -28,7 +28,9 @@ Gradients = Callable[[Download, PyTree, Draw], tuple[Array, Download, PyTree]]
 Each = Callable[..., Callable[..., Any]]
 """How a function of one client is applied: `alone` to one, ``jax.vmap`` to each client of a chunk."""
 
-PER_CLIENT = (Download(None, 0, None), 0, 0)
+_SHARED: Any = None
+_OWN: Any = 0
+PER_CLIENT = (Download(_SHARED, _OWN, _SHARED), 0, 0)
 """Axes of ``(download, private parameters, draw)`` in a chunk of clients that share rows and head."""
 
 

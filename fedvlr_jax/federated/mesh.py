@@ -58,7 +58,7 @@ def whole(mesh: Mesh | None) -> NamedSharding | None:
 
 def replicate(x: PyTree, mesh: Mesh | None) -> PyTree:
     """Host arrays, equal in all processes, on every device of the mesh."""
-    return x if mesh is None else _put(x, whole(mesh))
+    return x if mesh is None else _put(x, NamedSharding(mesh, P()))
 
 
 def make_mesh(num_devices: int) -> Mesh | None:
@@ -94,13 +94,10 @@ def padded_rows(num_users: int, mesh: Mesh | None) -> int:
 
 
 def state_shardings(state: FedState, mesh: Mesh) -> FedState:
-    """Where every leaf of a state lies: private ones split over clients, everything else on all devices."""
-    split = NamedSharding(mesh, P(AXIS))
-    return FedState(
-        public=jax.tree.map(lambda _: whole(mesh), state.public),
-        private=jax.tree.map(lambda _: split, state.private),
-        key=whole(mesh),
-    )
+    """The sharding of every leaf of a state: private ones split over clients, everything else on all devices."""
+    split, everywhere = NamedSharding(mesh, P(AXIS)), NamedSharding(mesh, P())
+    shardings = jax.tree.map(lambda _: everywhere, state)
+    return shardings.replace(private=jax.tree.map(lambda _: split, state.private))
 
 
 def place_clients(data: ClientData, num_users: int, num_items: int, mesh: Mesh | None) -> ClientData:
@@ -108,7 +105,7 @@ def place_clients(data: ClientData, num_users: int, num_items: int, mesh: Mesh |
     if mesh is None:
         return jax.device_put(data)
     buckets = tuple(_split_bucket(bucket, num_users, num_items, mesh) for bucket in data.buckets)
-    rest = _put(data._replace(buckets=()), whole(mesh))
+    rest = replicate(data._replace(buckets=()), mesh)
     return rest._replace(buckets=_put(buckets, NamedSharding(mesh, P(AXIS))))
 
 
@@ -150,14 +147,15 @@ def _split_bucket(bucket: Bucket, num_users: int, num_items: int, mesh: Mesh) ->
     for k, slots in enumerate(owned):
         user[k, : slots.size], row[k, : slots.size] = user_b[slots], user_b[slots] - k * share
         history[k, : slots.size] = history_bl[slots]
-    return Bucket(user.reshape(-1), history.reshape(-1, history_bl.shape[1]), row.reshape(-1))
+    arrays: tuple[Any, Any, Any] = (user.reshape(-1), history.reshape(-1, history_bl.shape[1]), row.reshape(-1))
+    return Bucket(*arrays)
 
 
 def _put(tree: PyTree, sharding: NamedSharding) -> PyTree:
     """Host arrays, equal in all processes, as arrays over the mesh."""
 
-    def put(x: Array) -> Array:
-        x = np.asarray(x)
-        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+    def put(x: Any) -> Array:
+        array = np.asarray(x)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
     return jax.tree.map(put, tree)

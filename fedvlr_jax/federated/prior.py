@@ -89,7 +89,8 @@ def client_block(ids_n: np.ndarray, age_n: np.ndarray | None, settings: PriorSet
 
 def add_blocks(blocks: Iterable[Block], num_items: int) -> Sums:
     """The secure sum; the server learns nothing else of a client."""
-    sums = Sums(*(np.zeros((num_items, num_items)) for _ in range(3)), np.zeros(num_items))
+    similar_ii, past_ii, next_ii = (np.zeros((num_items, num_items)) for _ in range(3))
+    sums = Sums(similar_ii, past_ii, next_ii, np.zeros(num_items))
     for block in blocks:
         at = np.ix_(block.ids_n, block.ids_n)
         sums.similar_ii[at] += block.similar_nn

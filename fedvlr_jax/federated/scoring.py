@@ -15,7 +15,7 @@ from fedvlr_jax.federated.objectives import Draw
 from fedvlr_jax.federated.private_state import OFFSET, gather_clients
 from fedvlr_jax.federated.step_loss import LocalSettings, make_loss
 from fedvlr_jax.models.model import ITEM_TABLE, Broadcast, Download, Model, item_rows, make_download, score, take_rows
-from fedvlr_jax.types import Array, BlockScore, Bucket, Prior, PrivateState, PyTree
+from fedvlr_jax.types import Array, BlockScore, Bucket, Prior, PrivateState, PyTree, given
 
 
 class Snapshot(NamedTuple):
@@ -118,7 +118,7 @@ def _with_prior(model: Model, prior: Prior, chunk: Bucket, s_ci: Array) -> Array
     """Logits that are blended over items with like features, joined with each client's row of prior scores."""
     blended_ci = s_ci @ prior.blend_ii.T
     prior_ci = prior.score_ui.at[chunk.user].get(mode="fill", fill_value=0)
-    return jax.vmap(model.host.combine)(blended_ci, prior_ci)
+    return jax.vmap(given(model.host.combine))(blended_ci, prior_ci)
 
 
 def router_weights(model: Model, num_items: int, snapshot: Snapshot, chunk: Bucket) -> Array:
@@ -127,7 +127,7 @@ def router_weights(model: Model, num_items: int, snapshot: Snapshot, chunk: Buck
 
     def one(local: PrivateState, history_l: Array) -> Array:
         private, download = _ready(model, num_items, snapshot.broadcast, local, history_l)
-        return model.variant.router.weights(private["variant"]["phi"], download.pooled_jd)
+        return given(model.variant.router).weights(private["variant"]["phi"], download.pooled_jd)
 
     return jax.vmap(one)(local_c, chunk.history)
 

@@ -18,7 +18,7 @@ from fedvlr_jax.federated.objectives import Draw, Objective
 from fedvlr_jax.federated.private_state import OFFSET, trainable
 from fedvlr_jax.models.hosts import ItemRows
 from fedvlr_jax.models.model import ITEM_TABLE, Download, Model, item_rows, score, take_rows
-from fedvlr_jax.types import Array, PyTree
+from fedvlr_jax.types import Array, PyTree, given
 
 
 class LocalSettings(NamedTuple):
@@ -71,9 +71,9 @@ def make_loss(model: Model, settings: LocalSettings, round_: Array, *, all_items
         s_i = score(model, private, download.head, items)
         if objective.all_items:
             return finish(objective.loss(draw, s_i), private, items, jnp.full(s_i.shape, 1 / s_i.size))
-        s_l, s_ln = (s_i.at[x].get(mode="fill", fill_value=0.0) for x in (draw.positive_l, draw.negative_aln))
+        s_l, s_ln = (s_i.at[x].get(mode="fill", fill_value=0.0) for x in (draw.positive_l, given(draw.negative_aln)))
         usage_i = jnp.zeros_like(s_i)
-        for position, weight in zip((draw.positive_l, draw.negative_aln), _usage(draw), strict=True):
+        for position, weight in zip((draw.positive_l, given(draw.negative_aln)), _usage(draw), strict=True):
             usage_i = usage_i.at[position].add(weight, mode="drop")
         return finish(objective.loss(draw, s_l, s_ln), private, items, usage_i)
 
@@ -95,7 +95,7 @@ def make_step_loss(model: Model, settings: LocalSettings, round_: Array) -> Step
         items = item_rows(model, private, download, download.rows, table_bd, offset_bd)
         s_b = score(model, private, download.head, items)
         length = draw.positive_l.size
-        s_l, s_ln = s_b[:length], s_b[length:].reshape(draw.negative_aln.shape)
+        s_l, s_ln = s_b[:length], s_b[length:].reshape(given(draw.negative_aln).shape)
         usage_b = jnp.concatenate([w.reshape(-1) for w in _usage(draw)])
         return finish(settings.objective.loss(draw, s_l, s_ln), private, items, usage_b)
 
@@ -112,7 +112,7 @@ def make_finish(
         if not objectives.is_off(settings.l2):
             value = value + 0.5 * settings.l2 * optax.tree.norm(trainable(private), squared=True)
             if ITEM_TABLE in private:
-                value = value + 0.5 * settings.l2 * jnp.sum(usage_b * jnp.sum(items.table_bd**2, axis=-1))
+                value = value + 0.5 * settings.l2 * jnp.sum(usage_b * jnp.sum(given(items.table_bd) ** 2, axis=-1))
         return value
 
     return finish
@@ -120,7 +120,7 @@ def make_finish(
 
 def step_positions(draw: Draw) -> Array:
     """Rows of a local step, [l + l n]: positives, then negatives."""
-    return jnp.concatenate([draw.positive_l, draw.negative_aln.reshape(-1)])
+    return jnp.concatenate([draw.positive_l, given(draw.negative_aln).reshape(-1)])
 
 
 def put_rows(rows_b: PyTree, position_b: Array, size: int) -> PyTree:
@@ -130,6 +130,6 @@ def put_rows(rows_b: PyTree, position_b: Array, size: int) -> PyTree:
 
 def _usage(draw: Draw) -> tuple[Array, Array]:
     """Weights of the rows used in a step, [l] and [l, n], summing to one over both."""
-    n = draw.negative_aln.shape[-1]
+    n = given(draw.negative_aln).shape[-1]
     weight_l = draw.target_l / jnp.maximum(jnp.sum(draw.target_l), 1.0) / (1 + n)
     return weight_l, jnp.broadcast_to(weight_l[:, None], (weight_l.size, n))

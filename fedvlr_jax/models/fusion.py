@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from fedvlr_jax.errors import ConfigError
-from fedvlr_jax.types import Array, Content, PyTree
+from fedvlr_jax.types import Array, Content, PyTree, given
 
 MODALITIES = ("D", "V", "C")
 
@@ -106,7 +106,7 @@ class _Single(Operator):
 
 
 def _single(which: int) -> Callable[..., nn.Module]:
-    def make(**kwargs) -> nn.Module:
+    def make(**kwargs: Any) -> nn.Module:
         return _Single(which=which, **kwargs)
 
     return make
@@ -169,7 +169,13 @@ def make_fusion(
       ConfigError: an unknown operator or modality, no modality left, or `heads` that do not divide `dim`.
     """
     present = _present(modalities, content)
-    shared = {"dim": dim, "heads": heads, "present": present, "activation": activation, "dtype": rounded}
+    shared: dict[str, Any] = {
+        "dim": dim,
+        "heads": heads,
+        "present": present,
+        "activation": activation,
+        "dtype": rounded,
+    }
     modules = {name: FUSION_OPS[kind_of(name)](**shared) for name in _checked(operators)}
     if "attention" in map(kind_of, modules) and dim % heads:
         raise ConfigError(f"fusion.heads: expected a divisor of fusion.dim={dim}, found {heads}")
@@ -178,17 +184,21 @@ def make_fusion(
     def init(key: Array) -> PyTree:
         key_d, key_v, key_c, *key_j = jax.random.split(key, 3 + len(modules))
         zeros_id = jnp.zeros((1, dim))
-        params = {"D": init_scale * jax.random.normal(key_d, (num_items, dim)), "project": {}, "gamma": {}}
-        for letter, features, k, on in zip(("V", "C"), content, (key_v, key_c), present[1:], strict=True):
-            if on:
-                params["project"][letter] = project.init(k, jnp.zeros((1, features.shape[1])))
-        for (name, module), k in zip(modules.items(), key_j, strict=True):
-            params["gamma"][name] = module.init(k, zeros_id, zeros_id, zeros_id)
-        return params
+        D_id = init_scale * jax.random.normal(key_d, (num_items, dim))
+        projections = {
+            letter: project.init(k, jnp.zeros((1, given(features).shape[1])))
+            for letter, features, k, on in zip(("V", "C"), content, (key_v, key_c), present[1:], strict=True)
+            if on
+        }
+        gamma = {
+            name: module.init(k, zeros_id, zeros_id, zeros_id)
+            for (name, module), k in zip(modules.items(), key_j, strict=True)
+        }
+        return {"D": D_id, "project": projections, "gamma": gamma}
 
     def views(params: PyTree, content: Content) -> Array:
         tokens = project_modalities(params, content, present, rounded)
-        found = [m.apply(params["gamma"][name], *tokens) for name, m in modules.items()]
+        found: list[Any] = [m.apply(params["gamma"][name], *tokens) for name, m in modules.items()]
         return jnp.stack([x.astype(params["D"].dtype) for x in found], axis=1)
 
     return Fusion(init, views, len(modules))
@@ -200,10 +210,11 @@ def project_modalities(
     """The three modality tokens e = D, v = V W_v + b_v, c = C W_c + b_c, each [i, d]; zeros where switched off."""
     dense = nn.Dense(params["D"].shape[1], dtype=rounded, dot_general=_tall_dot)
     e_id = params["D"] if present[0] else jnp.zeros_like(params["D"])
-    v_id, c_id = (
+    tokens: list[Any] = [
         dense.apply(params["project"][letter], features) if on else jnp.zeros_like(e_id)
         for letter, features, on in zip(("V", "C"), content, present[1:], strict=True)
-    )
+    ]
+    v_id, c_id = tokens
     return e_id, v_id, c_id
 
 
@@ -245,8 +256,11 @@ def _present(modalities: Sequence[str], content: Content) -> tuple[bool, bool, b
     for letter in modalities:
         if letter not in MODALITIES:
             raise ConfigError(f"fusion.modalities: expected a subset of {','.join(MODALITIES)}, found {letter!r}")
-    available = (True, content.V is not None, content.C is not None)
-    present = tuple(m in modalities and a for m, a in zip(MODALITIES, available, strict=True))
+    present = (
+        "D" in modalities,
+        "V" in modalities and content.V is not None,
+        "C" in modalities and content.C is not None,
+    )
     if not any(present):
         raise ConfigError("fusion.modalities: expected at least one modality that the data has, found none")
     return present

@@ -33,13 +33,14 @@ class Download(NamedTuple):
 
     Attributes:
       rows: the client's rows of ``Broadcast.rows`` (or all of them).
-      pooled_jd: mean over the input history of every view, [j, d]; None for variants without a router. It is
-        linear in `rows` and constant within a round, so it is formed, and pulled back, once a round.
+      pooled_jd: mean over the input history of every view, [j, d], or what a router in closed form needs of it; None
+        for variants without a router. It is linear in `rows` and constant within a round, so it is formed, and pulled
+        back, once a round.
       head: as in Broadcast.
     """
 
-    rows: dict[str, Array]
-    pooled_jd: Array | None
+    rows: PyTree
+    pooled_jd: PyTree
     head: PyTree
 
 

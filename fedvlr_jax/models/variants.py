@@ -81,7 +81,13 @@ def _mlp(
     rounded: jnp.dtype | None,
     **_: Any,
 ) -> Variant:
-    options = {"dim": dim, "heads": heads, "modalities": modalities, "init_scale": server_scale, "rounded": rounded}
+    options: dict[str, Any] = {
+        "dim": dim,
+        "heads": heads,
+        "modalities": modalities,
+        "init_scale": server_scale,
+        "rounded": rounded,
+    }
     fusion = make_fusion(("mlp",), content, num_items, activation=activation, **options)
     return Variant(fusion.init, lambda params, content: {"views": fusion.views(params, content)}, _nothing)
 
@@ -110,7 +116,8 @@ def _vbpr(
         return base.init_public(key_d) | {"project_E": project.init(key_e, features(content)[:1])}
 
     def rows(params: PyTree, content: Content) -> dict[str, Array]:
-        return base.rows(params, content) | {"E": project.apply(params["project_E"], features(content))}
+        E_id: Any = project.apply(params["project_E"], features(content))
+        return base.rows(params, content) | {"E": E_id}
 
     def init_private(key: Array) -> PyTree:
         return {"psi": private_scale * jax.random.normal(key, (dim,))}
@@ -132,7 +139,13 @@ def _fedvlr(
     rounded: jnp.dtype | None,
     **_: Any,
 ) -> Variant:
-    options = {"dim": dim, "heads": heads, "modalities": modalities, "init_scale": server_scale, "rounded": rounded}
+    options: dict[str, Any] = {
+        "dim": dim,
+        "heads": heads,
+        "modalities": modalities,
+        "init_scale": server_scale,
+        "rounded": rounded,
+    }
     fusion = make_fusion(operators, content, num_items, activation=activation, **options)
     router = make_router(dim, fusion.num_views, activation)
     return Variant(
