@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.errors import ConfigError, choose, require_one_of
 from fedvlr_jax.federated import sampling
 from fedvlr_jax.federated.bucket_plan import plan_buckets
 from fedvlr_jax.federated.mesh import make_mesh, padded_rows
@@ -25,7 +24,7 @@ from fedvlr_jax.models.hosts import HOSTS
 from fedvlr_jax.models.model import Model, make_model
 from fedvlr_jax.models.router import ACTIVATIONS
 from fedvlr_jax.models.variants import VARIANTS
-from fedvlr_jax.ranges import check_ranges
+from fedvlr_jax.settings import check_settings
 from fedvlr_jax.types import (
     Array,
     Bucket,
@@ -53,6 +52,9 @@ OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {
 
 PRECISIONS = {"float32": None, "bfloat16": jnp.bfloat16}
 """What item rows and the factors of products are rounded to, by the name in the config; None rounds nothing."""
+
+PATH_NAMES = ("auto", *PATHS)
+"""Ways to compute a round by the name in the config; auto chooses one for each bucket."""
 
 
 class Algorithm(NamedTuple):
@@ -101,25 +103,25 @@ def make_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
     """Builds the algorithm that the settings describe for a data set.
 
     Args:
-      settings: nested mapping with the fields of configs/base.py.
+      settings: nested, with all fields, as of `settings.default_settings`.
       dataset: only sizes and features are read; interactions come in through the rounds.
 
     Raises:
       ConfigError: a name that does not exist (with a suggestion), or a value out of range.
     """
-    check_ranges(settings)
+    check_settings(settings)
     return build_algorithm(settings, dataset)
 
 
 def build_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
-    """`make_algorithm` without the check of ranges: the fields in `ranges.TRACEABLE` may be traced numbers."""
+    """`make_algorithm` without `check_settings`: the fields in `traceable_fields` may be traced numbers."""
     num_users, num_items = dataset.num_users, dataset.num_items
     content = Content(*(None if x is None else jnp.asarray(x) for x in (dataset.V, dataset.C)))
     model = _make_model(settings, content, num_items)
     local = _local_settings(settings, num_items, settings["client"]["steps"])
     _require_path(settings, model, local)
     server, compute = settings["server"], settings["compute"]
-    optimizer = _choose(OPTIMIZERS, "server.optimizer", server["optimizer"])(server["lr"])
+    optimizer = choose(OPTIMIZERS, "server.optimizer", server["optimizer"])(server["lr"])
     clients_per_round = _cohort_size(server["clients_per_round"], num_users)
     mesh = make_mesh(compute["devices"])
     starting = _make_starting(model, local, optimizer, padded_rows(num_users, mesh))
@@ -215,13 +217,13 @@ def parse_names(value: str | Sequence[str]) -> tuple[str, ...]:
 def _make_model(settings: Mapping[str, Any], content: Content, num_items: int) -> Model:
     fusion, host_settings, client = settings["fusion"], settings["host"], settings["client"]
     objective = settings["objective"]
-    make_host = _choose(HOSTS, "host.name", host_settings["name"])
+    make_host = choose(HOSTS, "host.name", host_settings["name"])
     if objective == "squared" and host_settings["name"] != "fcf":
         raise ConfigError(f"objective: squared has its closed form in host fcf only, found {host_settings['name']}")
     options = {k: v for k, v in host_settings.items() if k != "name"}
     host = make_host(num_items, dim=fusion["dim"], init_scale=client["init_scale"], objective=objective, **options)
-    rounded = _choose(PRECISIONS, "compute.precision", settings["compute"]["precision"])
-    make_variant = _choose(VARIANTS, "variant", settings["variant"])
+    rounded = choose(PRECISIONS, "compute.precision", settings["compute"]["precision"])
+    make_variant = choose(VARIANTS, "variant", settings["variant"])
     variant = make_variant(
         content,
         num_items,
@@ -231,7 +233,7 @@ def _make_model(settings: Mapping[str, Any], content: Content, num_items: int) -
         modalities=parse_names(fusion["modalities"]),
         server_scale=settings["server"]["init_scale"],
         private_scale=client["init_scale"],
-        activation=_choose(ACTIVATIONS, "fusion.activation", fusion["activation"]),
+        activation=choose(ACTIVATIONS, "fusion.activation", fusion["activation"]),
         host_has_tables=host.has_item_tables,
         rounded=rounded,
     )
@@ -240,7 +242,7 @@ def _make_model(settings: Mapping[str, Any], content: Content, num_items: int) -
 
 def _local_settings(settings: Mapping[str, Any], num_items: int, steps: int) -> LocalSettings:
     client = settings["client"]
-    make_objective = _choose(OBJECTIVES, "objective", settings["objective"])
+    make_objective = choose(OBJECTIVES, "objective", settings["objective"])
     objective = make_objective(
         num_items,
         steps=steps,
@@ -250,7 +252,7 @@ def _local_settings(settings: Mapping[str, Any], num_items: int, steps: int) -> 
     )
     return LocalSettings(
         objective=objective,
-        optimizer=_choose(OPTIMIZERS, "client.optimizer", client["optimizer"])(client["lr"]),
+        optimizer=choose(OPTIMIZERS, "client.optimizer", client["optimizer"])(client["lr"]),
         table_lr=settings["host"]["table_lr"],
         steps=client["steps"],
         l2=client["l2"],
@@ -263,7 +265,7 @@ def _local_settings(settings: Mapping[str, Any], num_items: int, steps: int) -> 
 def _require_path(settings: Mapping[str, Any], model: Model, local: LocalSettings) -> None:
     """Refuses a path that does not exist, or that cannot do what the host, the objective or the client needs."""
     path = settings["compute"]["path"]
-    _choose({"auto": None, **PATHS}, "compute.path", path)
+    require_one_of(PATH_NAMES, "compute.path", path)
     if local.move_items and path not in ("auto", "uploads"):
         raise ConfigError(f"compute.path: client.move_items needs the path uploads (or auto), found {path}")
     if path in ("picked", "gathered") and (local.objective.all_items or model.host.private_item_table):
@@ -271,14 +273,6 @@ def _require_path(settings: Mapping[str, Any], model: Model, local: LocalSetting
             f"compute.path: {path} needs sampled items (objective bce or bpr) and no private item tables; "
             f"found objective {settings['objective']}, host.name {settings['host']['name']}"
         )
-
-
-def _choose(table: Mapping[str, Any], field: str, name: str) -> Any:
-    if name not in table:
-        near = difflib.get_close_matches(str(name), table, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"{field}: expected one of {', '.join(table)}, found {name!r}{hint}")
-    return table[name]
 
 
 def _cohort_size(clients_per_round: int, num_users: int) -> int:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fedvlr_jax.errors import CheckpointError, ConfigError
+from fedvlr_jax.fields import flatten
 from fedvlr_jax.io.files import json_ready, read_json, write_json
 
 # Settings that may change between a checkpoint and its continuation: they decide how long a run goes on, where
@@ -23,15 +24,6 @@ FREE_SETTINGS = (
     "data.source",
     "data.expect.",
 )
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of a nested dict as (dotted name, value), in order."""
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 def differences(stored: Mapping[str, Any], current: Mapping[str, Any], *, origin: str = "checkpoint") -> list[str]:
