@@ -195,7 +195,8 @@ def crash_after(monkeypatch, count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("store", "count", "seconds"), spread([("disk", 2, 0.0), ("disk", 3, 1e9), ("memory", 3, 0.0)], [("disk", 2, 0.0)])
+    ("store", "count", "seconds"),
+    spread([("disk", 2, 0.0), ("disk", 3, 1e9), ("memory", 3, 0.0)], [("disk", 2, 0.0)]),
 )
 def test_a_crash_changes_nothing(undisturbed, tmp_path, monkeypatch, store, count, seconds):
     run = experiment(store, **RUN | {"checkpoint__seconds": seconds})
@@ -274,7 +275,7 @@ def test_another_place_of_states_is_another_run(tmp_path):
     [
         ({"compute__store": "tape"}, "compute.store: expected one of device, memory, disk, found 'tape'"),
         ({"compute__store": "disk", "compute__devices": 2}, "compute.devices: expected 1 with compute.store disk"),
-        ({"compute__store": "memory", "compute__devices": 0}, "compute.devices: expected 1 with compute.store memory"),
+        ({"compute__store": "memory", "compute__devices": 0}, "expected 1 with compute.store memory, found 0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(overrides, message):

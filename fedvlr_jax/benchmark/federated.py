@@ -18,7 +18,7 @@ from fedvlr_jax.benchmark.task import Task
 from fedvlr_jax.data import CONTROLS as FEATURES
 from fedvlr_jax.errors import TrainingError
 from fedvlr_jax.fields import with_fields
-from fedvlr_jax.settings import traceable_fields
+from fedvlr_jax.settings import defaults, traceable_fields
 from fedvlr_jax.training.results import make_result
 from fedvlr_jax.training.schedule import make_plan
 from fedvlr_jax.types import Dataset
@@ -57,9 +57,8 @@ def _run_all(
     found: Tried = {}
     left: list[Key] = []
     for k, seed in wanted:
-        stored = storage.find(
-            task.folder(method.name, f"point{k}-seed{seed}"), _config(task, method, points[k], seed)
-        )
+        folder, config = task.folder(method.name, f"point{k}-seed{seed}"), _config(task, method, points[k], seed)
+        stored = storage.find(folder, config, added=defaults())
         if stored is None:
             left.append((k, seed))
         else:

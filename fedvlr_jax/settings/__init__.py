@@ -28,7 +28,7 @@ def default_settings() -> dict[str, Any]:
 
 
 def defaults(prefix: str = "") -> dict[str, Any]:
-    """The default of every field by dotted name, with `prefix` before each name."""
+    """The default of every field by dotted name, each name after `prefix`."""
     return {prefix + name: field.default for name, field in all_fields().items()}
 
 
@@ -63,6 +63,12 @@ def tidy(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     found, fields = dict(flatten(settings)), all_fields()
     return with_fields(settings, {name: _tidy(name, found[name]) for name in fields if name in found})
+
+
+def upgrade(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that an earlier version stored, as this version has them: what they lack has its default."""
+    leaves = {RENAMED.get(name, name): value for name, value in flatten(stored)}
+    return tidy(nest({**defaults(), **leaves}))
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from fedvlr_jax.data import fingerprint, load_configured
 from fedvlr_jax.errors import require_one_of
 from fedvlr_jax.fields import flatten, with_fields
 from fedvlr_jax.io.identity import claim_workdir, is_covered
+from fedvlr_jax.settings import defaults
 from fedvlr_jax.sweep.space import Point, Range, Sweep, seeds_of
 from fedvlr_jax.types import Dataset
 
@@ -96,7 +97,7 @@ class Shelf(NamedTuple):
         for k, point in enumerate(points):
             for seed in seeds_of(self.sweep, point):
                 folder = self.folder((k, seed))
-                stored = storage.find(folder, self.config(point, seed))
+                stored = storage.find(folder, self.config(point, seed), added=defaults("settings."))
                 found[k, seed] = stored or storage.find_failure(folder) or None
         return found
 
@@ -108,7 +109,8 @@ def require_same_sweep(shelf: Shelf) -> None:
       ConfigError: naming every field that differs, with both values.
     """
     remedy = "choose another --workdir, or --noresume to delete that sweep and start again"
-    claim_workdir(shelf.workdir, "sweep", _identity(shelf.settings, shelf.sweep), remedy=remedy)
+    identity = _identity(shelf.settings, shelf.sweep)
+    claim_workdir(shelf.workdir, "sweep", identity, remedy=remedy, added=defaults("config."))
 
 
 def delete_sweep(workdir: pathlib.Path) -> None:
