@@ -148,10 +148,11 @@ def test_a_benchmark_goes_on_where_a_setting_was_added_since(copied, monkeypatch
         stored = json.loads(path.read_text())
         del (stored["config"]["train"] if path.name == "benchmark.json" else stored)["aggregation"]
         path.write_text(json.dumps(stored))
-    before = result_files(copied)
+    before, text = result_files(copied), (copied / "table.csv").read_text()
     monkeypatch.setattr(federated, "train_group", lambda *_, **__: pytest.fail("trained again"))
     assert run_here(monkeypatch, "benchmark", *flags(copied)) == 0
     assert result_files(copied) == before
+    assert (copied / "table.csv").read_text() == text
 
 
 def test_what_is_missing_is_run_and_nothing_else(copied, monkeypatch):

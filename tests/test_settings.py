@@ -229,9 +229,15 @@ def test_a_row_is_chosen_or_refused():
 
 
 def test_options_of_hosts_have_distinct_names():
-    names = [name for row in HOSTS.values() for name in row.options]
+    names = [name for row in HOSTS.values() for name in getattr(row, "options", {})]
     assert len(names) == len(set(names))
     assert "name" not in names
+
+
+def test_a_plain_function_may_be_the_row_of_a_host_without_settings(monkeypatch):
+    monkeypatch.setitem(HOSTS, "plain", fcf.make)
+    assert default_settings() == nest({name: field.default for name, field in FIELDS.items()})
+    make_algorithm(settings(host__name="plain"), tiny_dataset())
 
 
 @pytest.fixture

@@ -222,7 +222,8 @@ def group_fields(group: str) -> dict[str, Field]:
     """The fields of a group by dotted name."""
     fields = GROUPS[group][1]
     if group == "host":
-        fields = fields | {name: field for row in HOSTS.values() for name, field in row.options.items()}
+        own = (getattr(row, "options", {}) for row in HOSTS.values())  # a plain function brings none
+        fields = fields | {name: field for options in own for name, field in options.items()}
     return {f"{group}.{name}" if group else name: field for name, field in fields.items()}
 
 

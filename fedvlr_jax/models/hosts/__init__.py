@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fedvlr_jax.fields import NOT_NEGATIVE, Field
@@ -38,7 +38,7 @@ def _number(default: float, about: str, source: str = "") -> Field:
     return Field(default, about, NOT_NEGATIVE, source=source, traceable=True)
 
 
-HOSTS: dict[str, HostFactory] = {
+HOSTS: dict[str, Callable[..., Host]] = {
     "fedavg": HostFactory(".fedavg"),
     "fcf": HostFactory(
         ".fcf",
@@ -77,4 +77,4 @@ HOSTS: dict[str, HostFactory] = {
         },
     ),
 }
-"""Federated frameworks by ``host.name``."""
+"""Federated frameworks by ``host.name``; the factory of one that brings no settings may be a plain function."""
