@@ -25,6 +25,8 @@ from ml_collections import ConfigDict, config_flags
 
 from fedvlr_jax.errors import ConfigError, UserError, suggest
 from fedvlr_jax.io.interrupt import Interrupt, Interrupted
+from fedvlr_jax.settings import tidy, unknown_field
+from fedvlr_jax.settings.page import help_text
 
 DEFAULT_CONFIG = ROOT / "configs" / "quickstart.py"
 
@@ -49,7 +51,7 @@ def run(
     values, argv = flags.FlagValues(), list(sys.argv)
     define(values)
     if {"-h", "--help", "-help"} & set(argv[1:]):
-        print(about.strip(), values.get_help(), sep="\n")
+        print(about.strip(), values.get_help(), *([help_text()] if with_config else []), sep="\n")
         return 0
     if with_config:
         argv = _with_config(argv)
@@ -93,12 +95,7 @@ def _with_config(argv: list[str]) -> list[str]:
 
 def plain_settings(config: ConfigDict) -> dict[str, Any]:
     """The configuration as a nested dict of plain values, lists of names as "a,b" however they were written."""
-    settings = config.to_dict()
-    for name in ("operators", "modalities"):
-        names = settings["fusion"][name]  # "a,b", "a, b", "('a', 'b')", or a tuple set in a configuration file
-        found = re.findall(r"[^\s,'\"()\[\]]+", names if isinstance(names, str) else ",".join(names))
-        settings["fusion"][name] = ",".join(found)
-    return settings
+    return tidy(config.to_dict())
 
 
 def _parse(values: flags.FlagValues, argv: list[str]) -> None:
@@ -127,7 +124,7 @@ def _unknown_field(argv: list[str], error: Exception) -> str:
     for argument in argv[1:]:
         match = re.match(r"--?(?:no)?config\.([^=]+)", argument)
         if match and match[1] not in known:
-            return f"unknown field --config.{match[1]}{suggest(match[1], known, '--config.')}"
+            return unknown_field(match[1], known, "--config.")
     return f"{config_file(argv)}: {str(error).strip()}"
 
 

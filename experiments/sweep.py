@@ -17,7 +17,7 @@ import cli
 from absl import flags
 
 from fedvlr_jax.errors import ConfigError
-from fedvlr_jax.io.identity import flatten
+from fedvlr_jax.fields import flatten
 from fedvlr_jax.io.interrupt import Interrupt
 from fedvlr_jax.sweep.layout import describe, group_by_program, read_shard
 from fedvlr_jax.sweep.space import expand, read_sweep

@@ -12,14 +12,13 @@ from jax.sharding import Mesh
 
 from fedvlr_jax.assembly import (
     OPTIMIZERS,
-    choose,
     configured_model,
     local_settings,
     make_pipeline,
     parse_names,
     require_path,
 )
-from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.errors import ConfigError, choose
 from fedvlr_jax.federated import sampling
 from fedvlr_jax.federated.bucket_plan import plan_buckets
 from fedvlr_jax.federated.client import make_client_round
@@ -31,7 +30,7 @@ from fedvlr_jax.federated.server import Server, make_server
 from fedvlr_jax.federated.step_loss import LocalSettings
 from fedvlr_jax.models.costs import CostReport, cost_report
 from fedvlr_jax.models.model import Model, Upload
-from fedvlr_jax.ranges import check_ranges
+from fedvlr_jax.settings import check_settings
 from fedvlr_jax.types import (
     Array,
     Bucket,
@@ -100,18 +99,18 @@ def make_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
     """Builds the algorithm that the settings describe for a data set.
 
     Args:
-      settings: nested mapping with the fields of configs/base.py.
+      settings: nested, with all fields, as of `settings.default_settings`.
       dataset: only sizes and features are read; interactions come in through the rounds.
 
     Raises:
       ConfigError: a name that does not exist (with a suggestion), or a value out of range.
     """
-    check_ranges(settings)
+    check_settings(settings)
     return build_algorithm(settings, dataset)
 
 
 def build_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
-    """`make_algorithm` without the check of ranges: the fields in `ranges.TRACEABLE` may be traced numbers."""
+    """`make_algorithm` without `check_settings`: the fields in `traceable_fields` may be traced numbers."""
     num_users, num_items = dataset.num_users, dataset.num_items
     content = Content(*(None if x is None else jnp.asarray(x) for x in (dataset.V, dataset.C)))
     model = configured_model(settings, content, num_items)

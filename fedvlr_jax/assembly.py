@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import optax
 
-from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.errors import ConfigError, choose, require_one_of
 from fedvlr_jax.federated.aggregation import AGGREGATORS
 from fedvlr_jax.federated.objectives import OBJECTIVES, is_off
 from fedvlr_jax.federated.paths import PATHS
@@ -37,6 +36,10 @@ OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {
 
 PRECISIONS = {"float32": None, "bfloat16": jnp.bfloat16}
 """What item rows and the factors of products are rounded to, by the name in the config; None rounds nothing."""
+
+
+PATH_NAMES = ("auto", *PATHS)
+"""Ways to compute a round by the name in the config; auto chooses one for each bucket."""
 
 
 def parse_names(value: str | Sequence[str]) -> tuple[str, ...]:
@@ -111,7 +114,7 @@ def make_pipeline(settings: Mapping[str, Any]) -> Pipeline:
 def require_path(settings: Mapping[str, Any], model: Model, local: LocalSettings, pipeline: Pipeline) -> None:
     """Refuses a path that does not exist, or that cannot do what the host, the objective or the client needs."""
     path = settings["compute"]["path"]
-    choose({"auto": None, **PATHS}, "compute.path", path)
+    require_one_of(PATH_NAMES, "compute.path", path)
     if local.move_items and path not in ("auto", "uploads"):
         raise ConfigError(f"compute.path: client.move_items needs the path uploads (or auto), found {path}")
     if pipeline.forms_uploads and path not in ("auto", "uploads"):
@@ -126,16 +129,3 @@ def require_path(settings: Mapping[str, Any], model: Model, local: LocalSettings
             f"compute.path: {path} needs sampled items (objective bce or bpr) and no private item tables; "
             f"found objective {settings['objective']}, host.name {settings['host']['name']}"
         )
-
-
-def choose(table: Mapping[str, Any], field: str, name: str) -> Any:
-    """The row of that name.
-
-    Raises:
-      ConfigError: an unknown name, with the known ones and the one that is spelled alike.
-    """
-    if name not in table:
-        near = difflib.get_close_matches(str(name), table, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"{field}: expected one of {', '.join(table)}, found {name!r}{hint}")
-    return table[name]

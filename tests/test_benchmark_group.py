@@ -11,9 +11,10 @@ from problems import settings, tiny_dataset
 
 from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.benchmark.group import Run, train_group
-from fedvlr_jax.benchmark.programs import MethodPrograms, with_fields
+from fedvlr_jax.benchmark.programs import MethodPrograms
 from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.fields import with_fields
 from fedvlr_jax.training.experiment import Experiment, make_experiment
 from fedvlr_jax.training.loop import train
 from fedvlr_jax.training.schedule import make_plan

@@ -12,7 +12,7 @@ from configs.benchmark.base import fields
 from fedvlr_jax.baselines import BASELINES
 from fedvlr_jax.benchmark.methods import CONTROLS, list_methods, split_point
 from fedvlr_jax.errors import ConfigError
-from fedvlr_jax.ranges import TRACEABLE
+from fedvlr_jax.settings import traceable_fields
 
 DATASET = tiny_dataset()
 
@@ -55,7 +55,7 @@ def test_settings_of_later_patterns_win_and_grids_are_products():
     assert {tuple(sorted(point.items())) for point in method.grid} == {
         (("client.steps", s), ("server.lr", r)) for s in (1, 2) for r in (0.1, 0.2)
     }
-    assert split_point(method.grid[0], TRACEABLE) == ({"client.steps": 1}, {"server.lr": 0.1})
+    assert split_point(method.grid[0], traceable_fields()) == ({"client.steps": 1}, {"server.lr": 0.1})
 
 
 def test_local_only_has_no_server():

@@ -143,6 +143,18 @@ def test_a_finished_benchmark_is_not_run_again(copied, monkeypatch):
     assert (copied / "table.csv").read_text() == text
 
 
+def test_a_benchmark_goes_on_where_a_setting_was_added_since(copied, monkeypatch):
+    for path in [copied / "benchmark.json", *copied.glob("runs/fcf+*/*/config.json")]:
+        stored = json.loads(path.read_text())
+        del (stored["config"]["train"] if path.name == "benchmark.json" else stored)["aggregation"]
+        path.write_text(json.dumps(stored))
+    before, text = result_files(copied), (copied / "table.csv").read_text()
+    monkeypatch.setattr(federated, "train_group", lambda *_, **__: pytest.fail("trained again"))
+    assert run_here(monkeypatch, "benchmark", *flags(copied)) == 0
+    assert result_files(copied) == before
+    assert (copied / "table.csv").read_text() == text
+
+
 def test_what_is_missing_is_run_and_nothing_else(copied, monkeypatch):
     before, text = result_files(copied), (copied / "table.csv").read_text()
     shutil.rmtree(copied / "runs" / "fcf+vbpr")

@@ -199,6 +199,35 @@ def test_another_configuration_in_the_same_workdir_is_refused_and_loses_nothing(
     assert json.loads((trained / "config.json").read_text())["seed"] == 0
 
 
+def test_a_workdir_of_an_older_version_is_refused_with_one_line(monkeypatch, capsys, tmp_path, trained):
+    workdir = tmp_path / "copy"
+    shutil.copytree(trained, workdir)
+    for path in workdir.glob("checkpoints/*/record/metadata"):
+        stored = json.loads(path.read_text())
+        del stored["format"], stored["settings"]["aggregation"]
+        path.write_text(json.dumps(stored))
+    settings = json.loads((workdir / "config.json").read_text())
+    del settings["aggregation"]
+    (workdir / "config.json").write_text(json.dumps(settings))
+    for name, flags in (("train", arguments(workdir)), ("evaluate", [f"--workdir={workdir}"])):
+        assert run_here(monkeypatch, name, *flags) == 2
+        (line,) = capsys.readouterr().err.splitlines()[-1:]
+        assert "was written by an older version (format 1, expected 2) and cannot be read; choose another" in line
+    assert run_here(monkeypatch, "train", *arguments(workdir), "--noresume") == 0
+    assert results(workdir) == results(trained)
+
+
+def test_a_run_goes_on_where_a_setting_was_added_since(monkeypatch, tmp_path, trained):
+    workdir = tmp_path / "copy"
+    shutil.copytree(trained, workdir)
+    for path in workdir.glob("checkpoints/*/record/metadata"):
+        stored = json.loads(path.read_text())
+        del stored["settings"]["aggregation"]
+        path.write_text(json.dumps(stored))
+    assert run_here(monkeypatch, "train", *arguments(workdir)) == 0
+    assert run_here(monkeypatch, "train", *arguments(workdir, aggregation__trim=0.2)) == 2
+
+
 def test_noresume_starts_again_and_gives_the_same_bits(monkeypatch, tmp_path, trained):
     assert run_here(monkeypatch, "train", *arguments(tmp_path, seed=5)) == 0
     (tmp_path / "notes.txt").write_text("mine")

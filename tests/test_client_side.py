@@ -12,7 +12,8 @@ from scipy import stats
 
 from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.federated import objectives, sampling
-from fedvlr_jax.models.hosts import HOSTS, ItemRows
+from fedvlr_jax.models.hosts import HOSTS
+from fedvlr_jax.models.hosts.host import ItemRows
 from fedvlr_jax.models.router import Router
 from fedvlr_jax.types import Bucket
 

@@ -19,12 +19,12 @@ PACKAGE = "fedvlr_jax"
 # Lowest first. A module may import from the layers below its own. The modules of a subpackage form one unit and may
 # import each other; those of the subpackages in DETAILED are units of their own.
 DETAILED = ("models", "federated")
-BASE = (("errors",), ("types", "compiling"), ("federated.mesh",))
+BASE = (("errors",), ("fields",), ("types", "compiling"), ("federated.mesh",))
 ALGORITHM = (
     ("models.fusion", "models.router", "federated.sampling"),
     ("federated.objectives",),
     ("models.hosts",),
-    ("models.variants",),
+    ("models.variants", "settings"),
     ("models.model",),
     ("federated.private_state", "federated.transforms", "federated.aggregation", "models.costs"),
     ("federated.step_loss", "federated.server"),
@@ -33,7 +33,7 @@ ALGORITHM = (
     ("federated.paths",),
     ("federated.executors",),
     ("federated.rounds", "federated.bucket_plan"),
-    ("assembly", "federated.scoring", "ranges"),
+    ("assembly", "federated.scoring"),
     ("algorithm",),
 )
 OUTSIDE = (

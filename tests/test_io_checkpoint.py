@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from fedvlr_jax.errors import CheckpointError
+from fedvlr_jax.io import checkpoint
 from fedvlr_jax.io.checkpoint import Checkpoints, delete_folder
 from fedvlr_jax.training.saving import Saver
 from fedvlr_jax.training.schedule import RunProgress
@@ -131,6 +132,21 @@ def test_a_damaged_checkpoint_is_an_error_with_a_way_out(tmp_path, damage):
         read = checkpoints.record if damage == "record" else lambda: checkpoints.restore(1, make_state())
         with pytest.raises(CheckpointError, match=r"cannot be read.*--noresume"):
             read()
+
+
+@pytest.mark.parametrize(("written", "version"), [(None, "an older"), (checkpoint.FORMAT + 1, "a newer")])
+def test_a_checkpoint_of_another_version_is_refused_with_one_line(tmp_path, monkeypatch, written, version):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(make_state(), record(1, 1))
+    stored = tmp_path / "1" / "record" / "metadata"
+    fields = {name: value for name, value in json.loads(stored.read_text()).items() if name != "format"}
+    stored.write_text(json.dumps(fields if written is None else fields | {"format": written}))
+    with Checkpoints(tmp_path) as checkpoints:
+        for read in (checkpoints.record, checkpoints.require_record, lambda: checkpoints.restore(1, make_state())):
+            with pytest.raises(
+                CheckpointError, match=rf"^[^\n]* written by {version} version [^\n]*--noresume[^\n]*$"
+            ):
+                read()
 
 
 def test_deletion_leaves_nothing(tmp_path):

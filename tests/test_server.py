@@ -82,8 +82,19 @@ def test_paths_are_chosen_by_what_clients_touch(overrides, num_items, path, touc
         ({"compute__path": "picked", "client__move_items": True}, "move_items needs the path uploads"),
         ({"compute__path": "gathered", "objective": "softmax"}, "gathered needs sampled items.*objective softmax"),
         ({"compute__path": "picked", "host__name": "fedrap"}, "no private item tables.*host.name fedrap"),
+        (
+            {"compute__path": "fused", "aggregation__transforms": "clip"},
+            "found fused with aggregation.transforms 'clip'",
+        ),
+        ({"compute__path": "gathered", "aggregation__aggregator": "median"}, "found gathered .*aggregator median"),
+        ({"aggregation__transforms": "clip,nois"}, "expected one of clip, noise, found 'nois'; did you mean 'noise'"),
+        ({"aggregation__aggregator": "mean"}, "aggregation.aggregator: expected one of weighted_mean"),
+        ({"aggregation__transforms": "noise,clip"}, "expected clip before it, found noise,clip"),
+        ({"aggregation__transforms": "clip,clip"}, "expected distinct names, found clip,clip"),
+        ({"aggregation__transforms": "clip,noise", "aggregation__aggregator": "median"}, "sum of clipped uploads"),
+        ({"fusion__router": "mpl"}, "fusion.router: expected one of mlp, .*did you mean 'mlp'"),
     ],
 )
-def test_a_path_that_cannot_be_is_refused(overrides, message):
+def test_a_path_or_pipeline_that_cannot_be_is_refused(overrides, message):
     with pytest.raises(ConfigError, match=message):
         make_algorithm(settings(**overrides), tiny_dataset())

@@ -71,7 +71,7 @@ def require_equal(programs: StoreBackend, device: tuple) -> None:
     jax.tree.map(np.testing.assert_array_equal, programs.rank(state, hide_test=False), device[2])
 
 
-@pytest.mark.parametrize("store", spread(["host", "disk"], ["disk"]))
+@pytest.mark.parametrize("store", spread(["memory", "disk"], ["disk"]))
 def test_a_store_gives_the_numbers_of_the_device(tmp_path, monkeypatch, on_the_device, store):
     monkeypatch.setattr("fedvlr_jax.training.store_backend.DIRTY_BYTES", 100)  # everything goes through segment files
     programs = StoreBackend(experiment(store, **PLAIN), tmp_path, eval_chunk=4)
@@ -195,7 +195,8 @@ def crash_after(monkeypatch, count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("store", "count", "seconds"), spread([("disk", 2, 0.0), ("disk", 3, 1e9), ("host", 3, 0.0)], [("disk", 2, 0.0)])
+    ("store", "count", "seconds"),
+    spread([("disk", 2, 0.0), ("disk", 3, 1e9), ("memory", 3, 0.0)], [("disk", 2, 0.0)]),
 )
 def test_a_crash_changes_nothing(undisturbed, tmp_path, monkeypatch, store, count, seconds):
     run = experiment(store, **RUN | {"checkpoint__seconds": seconds})
@@ -264,17 +265,17 @@ def test_a_damaged_store_is_refused_by_the_name_of_its_file(tmp_path):
 
 
 def test_another_place_of_states_is_another_run(tmp_path):
-    train(experiment("host", **RUN | {"rounds": 2}), tmp_path)
-    with pytest.raises(CheckpointError, match=r"compute\.store: checkpoint 'host', now 'device'"):
+    train(experiment("memory", **RUN | {"rounds": 2}), tmp_path)
+    with pytest.raises(CheckpointError, match=r"compute\.store: checkpoint 'memory', now 'device'"):
         train(experiment("device", **RUN), tmp_path)
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"compute__store": "tape"}, "compute.store: expected device, host or disk, found 'tape'"),
+        ({"compute__store": "tape"}, "compute.store: expected one of device, memory, disk, found 'tape'"),
         ({"compute__store": "disk", "compute__devices": 2}, "compute.devices: expected 1 with compute.store disk"),
-        ({"compute__store": "host", "compute__devices": 0}, "compute.devices: expected 1 with compute.store host"),
+        ({"compute__store": "memory", "compute__devices": 0}, "expected 1 with compute.store memory, found 0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(overrides, message):

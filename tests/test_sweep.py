@@ -167,6 +167,16 @@ def test_what_is_wrong_or_another_sweep_is_refused_and_loses_nothing(copied, mon
     assert finished_runs(copied) == before
 
 
+def test_a_sweep_goes_on_where_a_setting_was_added_since(copied, monkeypatch):
+    for path in [copied / "sweep.json", *copied.glob("runs/*/config.json")]:
+        stored = json.loads(path.read_text())
+        del stored["config" if path.name == "sweep.json" else "settings"]["aggregation.trim"]
+        path.write_text(json.dumps(stored))
+    before = finished_runs(copied)
+    assert run_here(monkeypatch, "sweep", *flags(copied)) == 0
+    assert finished_runs(copied) == before
+
+
 def test_the_values_that_a_sweep_replaces_need_not_make_sense(monkeypatch, tmp_path):
     config = {"client.move_items": True, "client.item_lr": 0.0, "rounds": 2}
     assert (

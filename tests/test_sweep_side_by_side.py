@@ -11,8 +11,9 @@ from commands import ROOT, TINY, run_here
 from problems import relative_difference, settings, tiny_dataset
 
 from fedvlr_jax.algorithm import make_algorithm
-from fedvlr_jax.benchmark.programs import MethodPrograms, with_fields
+from fedvlr_jax.benchmark.programs import MethodPrograms
 from fedvlr_jax.data.buckets import make_client_data
+from fedvlr_jax.fields import with_fields
 from fedvlr_jax.sweep.layout import group_by_program, traced
 from fedvlr_jax.sweep.training import group_size
 

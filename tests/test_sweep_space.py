@@ -11,7 +11,7 @@ from commands import ROOT
 from configs.base import get_config
 from configs.sweeps import base, random, rates
 from fedvlr_jax.errors import ConfigError
-from fedvlr_jax.io.identity import flatten
+from fedvlr_jax.fields import flatten
 from fedvlr_jax.sweep.layout import describe, group_by_program, numbers, points_of_shard, read_shard, traced
 from fedvlr_jax.sweep.space import Range, expand, read_sweep, seeds_of
 

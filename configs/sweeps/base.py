@@ -4,7 +4,7 @@ python experiments/sweep.py --config=configs/ku.py --sweep=configs/sweeps/rates.
 
 `fields` names any fields of the configuration, dotted, and their values: a list for a grid; for random and optuna a
 list of choices or a uniform distribution {"low": 0.001, "high": 0.1, "log": True}. Points that differ only in seeds
-and in the fields TRACEABLE of fedvlr_jax/ranges.py share one compiled program.
+and in fields marked traced in docs/settings.md share one compiled program.
 """
 
 from ml_collections import ConfigDict

@@ -11,16 +11,19 @@ import jax
 from fedvlr_jax.benchmark import storage
 from fedvlr_jax.benchmark.group import Outcome, Run, train_group
 from fedvlr_jax.benchmark.methods import Method, split_point
-from fedvlr_jax.benchmark.programs import MethodPrograms, with_fields
+from fedvlr_jax.benchmark.programs import MethodPrograms
 from fedvlr_jax.benchmark.records import MethodRuns
 from fedvlr_jax.benchmark.searching import Key, Tried, choose_point, collect
 from fedvlr_jax.benchmark.task import Task
 from fedvlr_jax.data import CONTROLS as FEATURES
 from fedvlr_jax.errors import TrainingError
-from fedvlr_jax.ranges import TRACEABLE
+from fedvlr_jax.fields import with_fields
+from fedvlr_jax.settings import defaults, traceable_fields
 from fedvlr_jax.training.results import make_result
 from fedvlr_jax.training.schedule import make_plan
 from fedvlr_jax.types import Dataset
+
+TRACEABLE = traceable_fields()
 
 
 def run_method(task: Task, method: Method, followed: MethodRuns | None, cache: dict[str, Any]) -> MethodRuns:
@@ -54,9 +57,8 @@ def _run_all(
     found: Tried = {}
     left: list[Key] = []
     for k, seed in wanted:
-        stored = storage.find(
-            task.folder(method.name, f"point{k}-seed{seed}"), _config(task, method, points[k], seed)
-        )
+        folder, config = task.folder(method.name, f"point{k}-seed{seed}"), _config(task, method, points[k], seed)
+        stored = storage.find(folder, config, added=defaults())
         if stored is None:
             left.append((k, seed))
         else:

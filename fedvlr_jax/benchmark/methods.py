@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -10,10 +9,10 @@ from typing import Any, NamedTuple
 
 from fedvlr_jax.assembly import parse_names
 from fedvlr_jax.baselines import BASELINES
-from fedvlr_jax.benchmark.programs import Point, with_fields
+from fedvlr_jax.benchmark.programs import Point
 from fedvlr_jax.benchmark.records import CENTRALISED, CONTROL, FEDERATED
-from fedvlr_jax.errors import ConfigError
-from fedvlr_jax.io.identity import flatten
+from fedvlr_jax.errors import ConfigError, suggest
+from fedvlr_jax.fields import flatten, with_fields
 from fedvlr_jax.types import Dataset
 
 LOCAL_ONLY = "local-only"
@@ -35,7 +34,7 @@ class Method(NamedTuple):
       name: unique, as in the table.
       family: of `records`.
       host, variant: of federated methods, else "".
-      settings: nested settings of configs/base.py; {} for baselines.
+      settings: nested, with all fields; {} for baselines.
       grid: the points among which validation chooses; dotted fields for federated methods, hyper-parameters for
         baselines.
       follows: a control has no grid; it takes the point that was chosen for this method.
@@ -73,8 +72,7 @@ def list_methods(config: Mapping[str, Any], dataset: Dataset) -> Methods:
     names = [method.name for method in candidates]
     for pattern in (*patterns, *config["settings"], *config["grid"]):
         if not any(fnmatchcase(name, pattern) for name in names):
-            near = difflib.get_close_matches(pattern, names, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = suggest(pattern, names, "'", "'")
             raise ConfigError(f"methods: {pattern!r} fits no method{hint}; known are {'; '.join(names)}")
     wanted = [m for m in candidates if any(fnmatchcase(m.name, p) for p in patterns)]
     missing = {m.follows for m in wanted if m.follows} - {m.name for m in wanted}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from fedvlr_jax.data.buckets import heldout_targets
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.evaluation.metrics import warm_items
 from fedvlr_jax.evaluation.ranking import rank_all
+from fedvlr_jax.fields import with_fields
 from fedvlr_jax.training.experiment import configured_prior
 from fedvlr_jax.types import Array, ClientData, Content, Dataset, Prior, PyTree, Ranks, RoundInfo
 
@@ -145,24 +145,6 @@ class MethodPrograms:
             self._compiled[key] = jitted.lower(group.point, group.clients, *arguments).compile()
             self.seconds += time.perf_counter() - begin
         return self._compiled[key](group.point, group.clients, *arguments)
-
-
-def with_fields(settings: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The nested settings with the values of some dotted fields replaced; nothing of the original is shared.
-
-    Raises:
-      KeyError: naming the first field that does not exist.
-    """
-    changed = copy.deepcopy(dict(settings))
-    for field, value in values.items():
-        *groups, name = field.split(".")
-        place = changed
-        for group in groups:
-            place = place.get(group, {}) if isinstance(place, Mapping) else {}
-        if not isinstance(place, dict) or name not in place:
-            raise KeyError(field)
-        place[name] = value
-    return changed
 
 
 def _one(function: Callable, *, in_axes: tuple) -> Callable:

@@ -18,6 +18,7 @@ from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.io.identity import claim_workdir
 from fedvlr_jax.io.interrupt import Interrupt, Interrupted
+from fedvlr_jax.settings import defaults
 from fedvlr_jax.types import Dataset
 
 FREE = ("methods", "hosts", "variants", "own", "controls", "seeds")
@@ -108,7 +109,7 @@ def _require_same_benchmark(workdir: pathlib.Path, config: Mapping[str, Any], da
     }
     kept = {name: value for name, value in config.items() if name not in FREE} | {"train": train}
     identity = {"config": kept, "data": fingerprint(dataset)}
-    claim_workdir(workdir, "benchmark", identity, remedy="choose another --workdir")
+    claim_workdir(workdir, "benchmark", identity, remedy="choose another --workdir", added=defaults("config.train."))
 
 
 class _Clock:

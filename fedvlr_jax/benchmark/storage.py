@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,15 @@ class Stored:
         self.curve = tuple(CurvePoint(**point) for point in read_json(folder / "curve.json") or ())
 
 
-def find(folder: pathlib.Path, config: Mapping[str, Any]) -> Stored | None:
+def find(
+    folder: pathlib.Path, config: Mapping[str, Any], *, added: Mapping[str, Any] = MappingProxyType({})
+) -> Stored | None:
     """The run in `folder` if it is done, None if it is not, or failed.
+
+    Args:
+      folder: of one run.
+      config: what the run must be of.
+      added: as of `identity.differences`.
 
     Raises:
       ConfigError: if the folder holds a run of another configuration, naming every field that differs.
@@ -34,7 +42,7 @@ def find(folder: pathlib.Path, config: Mapping[str, Any]) -> Stored | None:
     stored = read_json(folder / "config.json")
     if stored is None:
         return None
-    lines = differences(stored, config, origin="stored")
+    lines = differences(stored, config, origin="stored", added=added)
     if lines:
         raise ConfigError(
             f"{folder} holds a run of another configuration:\n  " + "\n  ".join(lines) + "\nchoose another --workdir"

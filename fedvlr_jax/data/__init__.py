@@ -18,7 +18,7 @@ from fedvlr_jax.data.folder import read_folder
 from fedvlr_jax.data.messages import DataWarning
 from fedvlr_jax.data.synthetic import generate
 from fedvlr_jax.data.tfds_builder import load_prepared
-from fedvlr_jax.errors import ConfigError, DataError
+from fedvlr_jax.errors import ConfigError, DataError, require_one_of
 from fedvlr_jax.types import Dataset
 
 __all__ = [
@@ -64,13 +64,13 @@ def load(
       DataError: files that are missing or break a rule.
       ConfigError: a source or generator argument that does not exist, or a name that is not one folder's name.
     """
-    _require("source", source, SOURCES)
+    require_one_of(SOURCES, "data.source", source)
     if name == SYNTHETIC:
         if source != "folder":
             raise ConfigError(f"data.source: expected folder for the generated set {SYNTHETIC}, found {source!r}")
         arguments = {"seed": seed, **(synthetic or {})}
         for argument in arguments:
-            _require("synthetic", argument, inspect.signature(generate).parameters)
+            require_one_of(inspect.signature(generate).parameters, "data.synthetic", argument)
         return generate(**arguments)
     if name in ("", "..") or pathlib.PurePath(name).name != name:
         raise ConfigError(
@@ -97,7 +97,7 @@ def load_configured(settings: Mapping[str, Any], seed: int = 0) -> Dataset:
     Raises:
       DataError, ConfigError: as `load`.
     """
-    _require("features", settings["features"], CONTROLS)
+    require_one_of(CONTROLS, "data.features", settings["features"])
     dataset = load(
         settings["name"],
         data_root(settings["dir"]),
@@ -108,8 +108,3 @@ def load_configured(settings: Mapping[str, Any], seed: int = 0) -> Dataset:
     for sentence in check_sizes(dataset, settings["expect"]):
         warnings.warn(sentence, DataWarning, stacklevel=2)
     return CONTROLS[settings["features"]](dataset, seed)
-
-
-def _require(field: str, name: str, known: Mapping[str, Any]) -> None:
-    if name not in known:
-        raise ConfigError(f"data.{field}: expected one of {', '.join(known)}, found {name!r}")

@@ -16,7 +16,7 @@ import optax
 from fedvlr_jax.federated import objectives
 from fedvlr_jax.federated.objectives import Draw, Objective
 from fedvlr_jax.federated.private_state import OFFSET, trainable
-from fedvlr_jax.models.hosts import ItemRows
+from fedvlr_jax.models.hosts.host import ItemRows
 from fedvlr_jax.models.model import ITEM_TABLE, Download, Model, item_rows, score, take_rows
 from fedvlr_jax.types import Array, PyTree, given
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.errors import ConfigError, require_one_of
 from fedvlr_jax.models.model import Broadcast, Upload
 from fedvlr_jax.types import Array, PyTree
 
@@ -131,8 +131,7 @@ def make_transform(names: Sequence[str], options: Mapping[str, Any]) -> UploadTr
       ConfigError: an unknown or repeated name, or an order in which a transform cannot do what it is for.
     """
     for name in names:
-        if name not in TRANSFORMS:
-            raise ConfigError(f"aggregation.transforms: expected names of {', '.join(TRANSFORMS)}, found {name!r}")
+        require_one_of(TRANSFORMS, "aggregation.transforms", name)
     if len(set(names)) < len(names):
         raise ConfigError(f"aggregation.transforms: expected distinct names, found {','.join(names)}")
     if "noise" in names and "clip" not in names[: names.index("noise")]:

@@ -23,6 +23,11 @@ from fedvlr_jax.errors import CheckpointError
 from fedvlr_jax.io.files import json_ready
 from fedvlr_jax.types import PyTree
 
+FORMAT = 2
+"""Of the arrays and their names: a checkpoint of another one cannot be read. The first was not numbered."""
+
+WAY_OUT = "choose another --workdir, or --noresume to delete that run and start again"
+
 
 class Checkpoints:
     """The checkpoints of one workdir; a context manager.
@@ -61,11 +66,18 @@ class Checkpoints:
         """The JSON record of round `step`.
 
         Raises:
-          CheckpointError: if there is no such checkpoint, or it cannot be read.
+          CheckpointError: if there is no such checkpoint, it is of another format, or it cannot be read.
         """
         if step not in self._manager.all_steps():
             raise CheckpointError(f"there is no checkpoint of round {step} in {self._manager.directory}")
-        return self._restore(step, record=ocp.args.JsonRestore())
+        record = self._restore(step, record=ocp.args.JsonRestore())
+        if (found := record.get("format", 1)) != FORMAT:
+            version = "an older" if found < FORMAT else "a newer"
+            raise CheckpointError(
+                f"the checkpoint of round {step} in {self._manager.directory} was written by {version} version "
+                f"(format {found}, expected {FORMAT}) and cannot be read; {WAY_OUT}"
+            )
+        return record
 
     def records(self) -> list[dict[str, Any]]:
         """The JSON records of all checkpoints that are kept."""
@@ -119,7 +131,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         self._keep.best_round = record["best_round"]
-        record = json_ready({**record, "arrays": _describe(state)})
+        record = json_ready({**record, "format": FORMAT, "arrays": _describe(state)})
         items = {"state": ocp.args.StandardSave(state), "record": ocp.args.JsonSave(record)}
         try:
             saved = self._manager.save(step, args=ocp.args.Composite(**items), force=True)
@@ -139,7 +151,7 @@ class Checkpoints:
         except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise CheckpointError(
                 f"the checkpoint of round {step} in {self._manager.directory} cannot be read: {_first_line(error)}; "
-                "choose another --workdir, or --noresume to delete that run and start again"
+                f"{WAY_OUT}"
             ) from error
 
 

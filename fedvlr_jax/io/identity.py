@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from fedvlr_jax.errors import CheckpointError, ConfigError
+from fedvlr_jax.fields import flatten
 from fedvlr_jax.io.files import json_ready, read_json, write_json
 
 # Settings that may change between a checkpoint and its continuation: they decide how long a run goes on, where
@@ -25,18 +27,22 @@ FREE_SETTINGS = (
 )
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of a nested dict as (dotted name, value), in order."""
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
+def differences(
+    stored: Mapping[str, Any],
+    current: Mapping[str, Any],
+    *,
+    origin: str = "checkpoint",
+    added: Mapping[str, Any] = MappingProxyType({}),
+) -> list[str]:
+    """One line for each leaf of two nested dicts that differs.
 
-
-def differences(stored: Mapping[str, Any], current: Mapping[str, Any], *, origin: str = "checkpoint") -> list[str]:
-    """One line for each leaf of two nested dicts that differs; `origin` says where `stored` comes from."""
+    Args:
+      stored, current: the two.
+      origin: where `stored` comes from, for the lines.
+      added: by dotted name what a leaf of `current` means where `stored` is from before there was that leaf.
+    """
     old, new = dict(flatten(json_ready(stored))), dict(flatten(json_ready(current)))
+    old |= {name: value for name, value in added.items() if name in new and name not in old}
     return [
         f"{name}: {origin} {_show(old, name)}, now {_show(new, name)}"
         for name in dict.fromkeys([*old, *new])
@@ -69,7 +75,9 @@ def require_same_run(record: Mapping[str, Any], settings: Mapping[str, Any], dat
         )
 
 
-def claim_workdir(workdir: pathlib.Path, kind: str, identity: Mapping[str, Any], *, remedy: str) -> None:
+def claim_workdir(
+    workdir: pathlib.Path, kind: str, identity: Mapping[str, Any], *, remedy: str, added: Mapping[str, Any]
+) -> None:
     """Note in ``<kind>.json`` what the runs of a workdir are of, or refuse a workdir of something else.
 
     Args:
@@ -77,6 +85,7 @@ def claim_workdir(workdir: pathlib.Path, kind: str, identity: Mapping[str, Any],
       kind: "benchmark" or "sweep".
       identity: nested, everything that makes two of them the same.
       remedy: what the user can do about another one.
+      added: as of `differences`.
 
     Raises:
       ConfigError: naming every field that differs, with both values; or runs that are of no `kind`.
@@ -87,7 +96,7 @@ def claim_workdir(workdir: pathlib.Path, kind: str, identity: Mapping[str, Any],
             raise ConfigError(f"--workdir={workdir} holds other runs, but no {kind}; choose another --workdir")
         write_json(workdir / f"{kind}.json", identity)
         return
-    lines = differences(stored, identity, origin="stored")
+    lines = differences(stored, identity, origin="stored", added=added)
     if lines:
         raise ConfigError(f"--workdir={workdir} holds another {kind}:\n  " + "\n  ".join(lines) + f"\n{remedy}")
 

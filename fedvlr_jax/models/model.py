@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedvlr_jax.models.hosts import Host, ItemRows
+from fedvlr_jax.models.hosts.host import Host, ItemRows
 from fedvlr_jax.models.variants import Variant
 from fedvlr_jax.types import Array, Content, PyTree
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from fedvlr_jax.errors import ConfigError
-from fedvlr_jax.ranges import TRACEABLE
+from fedvlr_jax.settings import traceable_fields
 from fedvlr_jax.sweep.space import Point
 
+TRACEABLE = traceable_fields()
 ARGUMENTS = TRACEABLE | {"seed"}
 """Fields that a compiled program takes as arguments."""
 

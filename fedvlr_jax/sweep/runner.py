@@ -8,14 +8,13 @@ from typing import NamedTuple
 from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.benchmark.storage import Stored
 from fedvlr_jax.errors import ConfigError, DataError
-from fedvlr_jax.ranges import check_ranges
+from fedvlr_jax.settings import check_settings
 from fedvlr_jax.sweep.layout import Program, describe, group_by_program, points_of_shard
 from fedvlr_jax.sweep.leaderboard import stand
 from fedvlr_jax.sweep.optuna_search import ask_points
 from fedvlr_jax.sweep.runs import Runs, Shelf, require_same_sweep
 from fedvlr_jax.sweep.space import Point, expand, name_of
 from fedvlr_jax.sweep.training import Trainer
-from fedvlr_jax.training.schedule import make_plan
 
 
 class Found(NamedTuple):
@@ -73,8 +72,7 @@ def check_points(shelf: Shelf, points: Sequence[Point]) -> list[Program]:
         for k in program.points:
             try:
                 settings = shelf.settings_of(points[k])
-                make_plan(settings)
-                check_ranges(settings)
+                check_settings(settings)
                 if k == program.points[0]:
                     make_algorithm(settings, shelf.datasets.of(settings))
             except (ConfigError, DataError) as error:

@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fedvlr_jax.benchmark import storage
-from fedvlr_jax.benchmark.programs import with_fields
 from fedvlr_jax.benchmark.storage import Stored
 from fedvlr_jax.data import CONTROLS as FEATURES
 from fedvlr_jax.data import fingerprint, load_configured
-from fedvlr_jax.errors import ConfigError
-from fedvlr_jax.io.identity import claim_workdir, flatten, is_covered
+from fedvlr_jax.errors import require_one_of
+from fedvlr_jax.fields import flatten, with_fields
+from fedvlr_jax.io.identity import claim_workdir, is_covered
+from fedvlr_jax.settings import defaults
 from fedvlr_jax.sweep.space import Point, Range, Sweep, seeds_of
 from fedvlr_jax.types import Dataset
 
@@ -49,10 +50,7 @@ class Datasets:
         return self._load(settings)[1]
 
     def _load(self, settings: Mapping[str, Any]) -> tuple[Dataset, dict[str, Any]]:
-        if settings["data"]["features"] not in FEATURES:
-            raise ConfigError(
-                f"data.features: expected one of {', '.join(FEATURES)}, found {settings['data']['features']!r}"
-            )
+        require_one_of(FEATURES, "data.features", settings["data"]["features"])
         data = {**settings["data"], "features": "real"}
         key = json.dumps(data, sort_keys=True)
         if key not in self._found:
@@ -99,7 +97,7 @@ class Shelf(NamedTuple):
         for k, point in enumerate(points):
             for seed in seeds_of(self.sweep, point):
                 folder = self.folder((k, seed))
-                stored = storage.find(folder, self.config(point, seed))
+                stored = storage.find(folder, self.config(point, seed), added=defaults("settings."))
                 found[k, seed] = stored or storage.find_failure(folder) or None
         return found
 
@@ -111,7 +109,8 @@ def require_same_sweep(shelf: Shelf) -> None:
       ConfigError: naming every field that differs, with both values.
     """
     remedy = "choose another --workdir, or --noresume to delete that sweep and start again"
-    claim_workdir(shelf.workdir, "sweep", _identity(shelf.settings, shelf.sweep), remedy=remedy)
+    identity = _identity(shelf.settings, shelf.sweep)
+    claim_workdir(shelf.workdir, "sweep", identity, remedy=remedy, added=defaults("config."))
 
 
 def delete_sweep(workdir: pathlib.Path) -> None:

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedvlr_jax.errors import ConfigError, suggest
+from fedvlr_jax.errors import ConfigError, require_one_of, suggest
+from fedvlr_jax.fields import as_type_of
 
 KINDS = ("grid", "random", "optuna")
 FIXED = ("dry_run", "baselines", "checkpoint.seconds")  # change nothing of what a run computes
@@ -71,8 +72,7 @@ def read_sweep(raw: Mapping[str, Any], leaves: Mapping[str, Any], known: Mapping
             raise ConfigError(f"sweep: there is no {name!r}{suggest(name, known)}; known are {', '.join(known)}")
     full = {**known, **raw}
     kind = full["kind"]
-    if kind not in KINDS:
-        raise ConfigError(f"sweep: kind: expected one of {', '.join(KINDS)}, found {kind!r}")
+    require_one_of(KINDS, "sweep: kind", kind)
     for name, least in {"samples": 1, "seed": 0, "batch": 1, "group": 0}.items():
         if type(full[name]) is not int or full[name] < least:
             raise ConfigError(f"sweep: {name}: expected an integer of at least {least}, found {full[name]!r}")
@@ -173,14 +173,7 @@ def _typed(where: str, value: Any, default: Any) -> Any:
     """The value in the type of the field's default; names may be a list, as in a configuration file."""
     if isinstance(value, np.generic):
         value = value.item()
-    if type(default) is float and type(value) is int:
-        value = float(value)
-    if type(default) is str and isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
-        value = ",".join(value)
-    if type(value) is not type(default) or (type(value) is float and not math.isfinite(value)):
-        wanted = "a finite number" if type(default) is float else f"type {type(default).__name__}"
-        raise ConfigError(f"sweep: {where}: expected {wanted}, found {value!r}")
-    return value
+    return as_type_of(default, value, f"sweep: {where}")
 
 
 def _seeds(seeds: Any, axes: Mapping[str, Any], default: int) -> tuple[int, ...]:

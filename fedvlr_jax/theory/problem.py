@@ -26,7 +26,7 @@ class Problem(NamedTuple):
     """A model on a data set, and what the analysis needs of it.
 
     Attributes:
-      settings: nested settings of configs/base.py.
+      settings: nested, with all fields.
       algorithm: the algorithm they describe; ``algorithm.init(key)`` is the state before the first round.
       data: histories and features.
       num_users, num_items: n, |I|.

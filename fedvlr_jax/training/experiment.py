@@ -18,7 +18,7 @@ class Experiment(NamedTuple):
     """What is trained on what.
 
     Attributes:
-      settings: the nested settings of configs/base.py.
+      settings: nested, with all fields.
       dataset: interactions, splits and features.
       clients: the same interactions and features as the rounds read them. There are no buckets in it where private
         states lie in a store (``compute.store``): each round then has buckets of its own.

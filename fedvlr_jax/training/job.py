@@ -16,10 +16,10 @@ from fedvlr_jax.inference.recommend import recommend
 from fedvlr_jax.io.checkpoint import Checkpoints, delete_folder
 from fedvlr_jax.io.environment import describe_environment
 from fedvlr_jax.io.files import json_ready, read_json, write_arrays, write_csv, write_json
-from fedvlr_jax.io.identity import require_same_run
 from fedvlr_jax.io.interrupt import Interrupt
+from fedvlr_jax.settings import upgrade
 from fedvlr_jax.training.experiment import Experiment
-from fedvlr_jax.training.loop import Trained, identity_of, rank_best, train
+from fedvlr_jax.training.loop import Trained, rank_best, require_own, train
 from fedvlr_jax.training.results import make_result, rank_arrays
 from fedvlr_jax.training.schedule import make_plan, read_progress
 
@@ -95,7 +95,7 @@ def finished_result(experiment: Experiment, workdir: pathlib.Path) -> dict[str, 
         record = checkpoints.record()
     if record is None:
         return None
-    require_same_run(record, **identity_of(experiment))
+    require_own(record, experiment)
     progress, result = read_progress(record), read_json(workdir / "result.json")
     is_current = result is not None and (result["rounds"], result["best_round"]) == (
         progress.round,
@@ -105,7 +105,7 @@ def finished_result(experiment: Experiment, workdir: pathlib.Path) -> dict[str, 
 
 
 def stored_settings(workdir: pathlib.Path) -> dict[str, Any]:
-    """The settings that a run wrote.
+    """The settings that a run wrote, as this version has them.
 
     Raises:
       CheckpointError: if there are none.
@@ -113,7 +113,7 @@ def stored_settings(workdir: pathlib.Path) -> dict[str, Any]:
     settings = read_json(workdir / "config.json")
     if settings is None:
         raise CheckpointError(f"--workdir={workdir}: no config.json there; give the folder of a training run")
-    return settings
+    return upgrade(settings)
 
 
 def _result(experiment: Experiment, trained: Trained) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from fedvlr_jax.io.identity import require_same_run
 from fedvlr_jax.io.interrupt import Interrupt, Interrupted
 from fedvlr_jax.io.progress import Progress
 from fedvlr_jax.io.writers import MetricWriter
+from fedvlr_jax.settings import upgrade
 from fedvlr_jax.training.backend import Backend
 from fedvlr_jax.training.device_backend import DeviceBackend
 from fedvlr_jax.training.experiment import Experiment
@@ -67,7 +68,7 @@ def train(experiment: Experiment, workdir: pathlib.Path, *, interrupt: Interrupt
         identity = identity_of(experiment)
         record = checkpoints.record()
         if record is not None:
-            require_same_run(record, **identity)
+            require_own(record, experiment)
         backend, progress = _programs(experiment, plan, workdir), read_progress(record)
         if not progress.is_finished(plan):
             if record is None:
@@ -94,13 +95,22 @@ def rank_best(experiment: Experiment, workdir: pathlib.Path) -> Trained:
     plan = make_plan(experiment.settings)
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         record = checkpoints.require_record()
-        require_same_run(record, **identity_of(experiment))
+        require_own(record, experiment)
         return _finish(_programs(experiment, plan, workdir), checkpoints, read_progress(record))
 
 
 def identity_of(experiment: Experiment) -> dict[str, Any]:
     """What a checkpoint must share with a run that goes on with it."""
     return {"settings": experiment.settings, "data": fingerprint(experiment.dataset)}
+
+
+def require_own(record: Mapping[str, Any], experiment: Experiment) -> None:
+    """Refuses the record of a checkpoint that belongs to other settings or data.
+
+    Raises:
+      CheckpointError: as `identity.require_same_run`.
+    """
+    require_same_run({**record, "settings": upgrade(record["settings"])}, **identity_of(experiment))
 
 
 def _programs(experiment: Experiment, plan: Plan, workdir: pathlib.Path) -> Backend:

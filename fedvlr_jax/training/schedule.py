@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.settings import check_settings
 
 
 class Plan(NamedTuple):
@@ -87,30 +87,20 @@ class RunProgress:
 
 
 def make_plan(settings: Mapping[str, Any]) -> Plan:
-    """The checked settings of the host loop.
+    """The settings of the host loop, after a check of all settings.
 
     Raises:
-      ConfigError: if one of them is out of range.
+      ConfigError: as `check_settings`.
     """
-    evaluation, checkpoint = settings["eval"], settings["checkpoint"]
-    bounds = {
-        "seed": (settings["seed"], 0),
-        "rounds": (settings["rounds"], 1),
-        "eval.every": (evaluation["every"], 1),
-        "eval.patience": (evaluation["patience"], 0),
-        "eval.chunk": (evaluation["chunk"], 1),
-        "checkpoint.seconds": (checkpoint["seconds"], 0),
-    }
-    for name, (value, least) in bounds.items():
-        if not value >= least:
-            raise ConfigError(f"{name}: expected at least {least}, found {value}")
+    check_settings(settings)
+    evaluation = settings["eval"]
     return Plan(
         seed=settings["seed"],
         rounds=settings["rounds"],
         eval_every=min(evaluation["every"], settings["rounds"]),
         patience=evaluation["patience"],
         eval_chunk=evaluation["chunk"],
-        save_seconds=checkpoint["seconds"],
+        save_seconds=settings["checkpoint"]["seconds"],
     )
 
 

@@ -1,20 +1,80 @@
-"""Hosts: one file per federated framework, one table."""
+"""Hosts: one file per federated framework, one table, whose rows name the settings that a host alone reads.
+
+The table loads a host's file when the host is made: the settings, and a slip in one of them, need no JAX.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import importlib
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from fedvlr_jax.models.hosts import fcf, fedavg, fedncf, fedprior, fedrap, pfedrec
-from fedvlr_jax.models.hosts.host import Host, ItemRows
+from fedvlr_jax.fields import NOT_NEGATIVE, Field
+
+if TYPE_CHECKING:
+    from fedvlr_jax.models.hosts.host import Host
+
+
+@dataclasses.dataclass(frozen=True)
+class HostFactory:
+    """A row of `HOSTS`; calling it makes the host.
+
+    Attributes:
+      module: the file with ``make(num_items, *, dim, init_scale, **options) -> Host``, ".fcf" for one in this folder.
+      options: settings ``host.<name>`` that came with this host. Every host is given the options of all, takes those
+        it knows and ignores the others, so that one host can be built on another.
+    """
+
+    module: str
+    options: Mapping[str, Field] = dataclasses.field(default_factory=dict)
+
+    def __call__(self, num_items: int, **options: Any) -> Host:
+        """The host for `num_items` items."""
+        return importlib.import_module(self.module, __name__).make(num_items, **options)
+
+
+def _number(default: float, about: str, source: str = "") -> Field:
+    return Field(default, about, NOT_NEGATIVE, source=source, traceable=True)
+
 
 HOSTS: dict[str, Callable[..., Host]] = {
-    "fedavg": fedavg.make,
-    "fcf": fcf.make,
-    "fedncf": fedncf.make,
-    "pfedrec": pfedrec.make,
-    "fedrap": fedrap.make,
-    "fedprior": fedprior.make,
+    "fedavg": HostFactory(".fedavg"),
+    "fcf": HostFactory(
+        ".fcf",
+        {
+            "confidence": _number(1.0, "objective squared: extra weight of positives", "FCF, equation 2"),
+            "ridge": _number(0.1, "objective squared: lambda of the user factor", "FCF, equation 5"),
+        },
+    ),
+    "fedncf": HostFactory(".fedncf"),
+    "pfedrec": HostFactory(
+        ".pfedrec",
+        {
+            "tune_steps": Field(
+                3,
+                "pfedrec: local steps on the client's own item rows before scoring; 0 = off",
+                NOT_NEGATIVE,
+                unit="steps",
+            ),
+            "tune_lr": _number(0.1, "pfedrec: rate of these steps"),
+        },
+    ),
+    "fedrap": HostFactory(
+        ".fedrap",
+        {
+            "table_lr": _number(0.1, "fedrap: rate of the private item table"),
+            "additive_weight": _number(0.001, "fedrap: lambda, pushes private and public tables apart", "FedRAP"),
+            "sparsity_weight": _number(0.0, "fedrap: mu, L1 weight of the public table", "FedRAP"),
+        },
+    ),
+    "fedprior": HostFactory(
+        ".fedprior",
+        {
+            "model_weight": _number(
+                0.3, "fedprior: weight of the trained logits beside the prior's, both standardised"
+            ),
+        },
+    ),
 }
-"""Factories by the name in the config; each takes the options it knows and ignores the others."""
-
-__all__ = ["HOSTS", "Host", "ItemRows"]
+"""Federated frameworks by ``host.name``; the factory of one that brings no settings may be a plain function."""

@@ -1,7 +1,8 @@
 """The contract of a host: one federated framework as a handful of pure functions.
 
 To add a host: write one file with a factory ``make(num_items, *, dim, init_scale, **options) -> Host`` and give
-it a row in ``HOSTS`` (hosts/__init__.py). The tests over that table judge it.
+it a row in ``HOSTS`` (hosts/__init__.py), with the settings that came with it; they become ``host.<name>`` in every
+configuration and on the command line. The tests over that table judge it.
 """
 
 from __future__ import annotations

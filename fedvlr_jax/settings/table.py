@@ -1,0 +1,237 @@
+"""All settings of a run by dotted name. A host's own settings are in its row of ``HOSTS``, and join those here."""
+
+from __future__ import annotations
+
+from fedvlr_jax.fields import NOT_NEGATIVE, ONE_OR_MORE, POSITIVE, SHARE, Bounds, Field
+from fedvlr_jax.models.hosts import HOSTS
+
+OPTIMIZERS = "assembly.OPTIMIZERS"
+
+
+def _rate(default: float, about: str, source: str = "") -> Field:
+    """A number of at least zero that a compiled program can take as an argument."""
+    return Field(default, about, NOT_NEGATIVE, source=source, traceable=True)
+
+
+def _generator(default: float, about: str, unit: str = "") -> Field:
+    """A number of the synthetic generator, which checks it."""
+    return Field(default, about, unit=unit)
+
+
+RUN = {
+    "seed": Field(0, "of everything random in the run", NOT_NEGATIVE),
+    "rounds": Field(400, "T, communication rounds at most", ONE_OR_MORE, unit="rounds"),
+    "objective": Field(
+        "softmax",
+        "loss of a client; the paper has bce, and squared, the user factor in closed form, is for host fcf only",
+        choices="federated.objectives.OBJECTIVES",
+    ),
+    "variant": Field(
+        "fedvlr",
+        "how a host gets its items: FedVLR, or an ablation of its fusion",
+        choices="models.variants.VARIANTS",
+        source="paper, table 2",
+    ),
+    "dry_run": Field(False, "print sizes and estimated memory, compile and train nothing"),
+    "baselines": Field(True, "print simple baselines under the result"),
+}
+
+HOST = {"name": Field("fcf", "federated framework; fedprior is our own", choices="models.hosts.HOSTS")}
+
+PRIOR = {
+    "reach": Field(
+        0.5, "exponent of the co-occurrence kernel over the distance in a history; 0 = none", NOT_NEGATIVE
+    ),
+    "decay": Field(0.75, "exponent with which an older item counts less; 0 = not at all", NOT_NEGATIVE),
+    "ridge": Field(30.0, "penalty of the co-occurrence model", POSITIVE, unit="squared counts"),
+    "ridge_next": Field(300.0, "penalty of the next-item model", POSITIVE, unit="squared counts"),
+    "next_weight": Field(4.0, "weight of the next-item model; 0 = without it", NOT_NEGATIVE),
+    "shrinkage": Field(
+        0.2,
+        "train rows at which an item's own evidence weighs as much as its neighbours'",
+        NOT_NEGATIVE,
+        unit="train rows",
+    ),
+    "sharpness": Field(
+        40.0, "inverse temperature of the softmax over cosines that makes the neighbours", NOT_NEGATIVE
+    ),
+}
+
+FUSION = {
+    "operators": Field(
+        "sum,mlp,gate", "G, the views", choices="models.fusion.FUSION_OPS", source="paper", is_list=True
+    ),
+    "activation": Field(
+        "relu",
+        "of the router and of operator mlp; all but relu are smooth",
+        choices="models.router.ACTIVATIONS",
+        source="paper",
+    ),
+    "dim": Field(64, "d, latent dimensions", ONE_OR_MORE, source="paper"),
+    "heads": Field(4, "operator attention: heads, a divisor of dim", ONE_OR_MORE),
+    "modalities": Field(
+        "D,V,C",
+        "D item ids, V visual, C textual; leave one out to ablate it",
+        choices="models.fusion.MODALITIES",
+        is_list=True,
+    ),
+    "router": Field(
+        "mlp",
+        "what turns a client's history into the weights of the views",
+        choices="models.router.ROUTERS",
+        source="paper",
+    ),
+}
+
+CLIENT = {
+    "steps": Field(5, "A, local steps a round", ONE_OR_MORE, unit="steps"),
+    "lr": _rate(0.1, "rate of the private parameters"),
+    "optimizer": Field("sgd", "of the private parameters", choices=OPTIMIZERS, source="algorithm 1"),
+    "negatives": Field(4, "bce, bpr: sampled negatives for each positive and step", ONE_OR_MORE, unit="items"),
+    "holdout": Field(0.5, "softmax: share of the history that is held out as target", SHARE, traceable=True),
+    "l2": _rate(0.0, "weight of 0.5 ||private parameters||^2"),
+    "move_items": Field(
+        False, "item rows move during local steps (the hosts' papers) or stay (algorithm 1)", source="algorithm 1"
+    ),
+    "item_lr": _rate(0.1, "move_items: rate of these moves"),
+    "init_scale": _rate(0.1, "standard deviation of initial private vectors"),
+}
+
+SERVER = {
+    "lr": _rate(0.01, "eta, rate of D, gamma and public heads"),
+    "optimizer": Field("adam", "of D, gamma and public heads; algorithm 1 has sgd", choices=OPTIMIZERS),
+    "clients_per_round": Field(0, "n_s, drawn uniformly without replacement; 0 = all", NOT_NEGATIVE, unit="clients"),
+    "l2": _rate(0.0, "weight of 0.5 ||public parameters||^2"),
+    "init_scale": _rate(0.1, "standard deviation of the initial D"),
+}
+
+AGGREGATION = {
+    "aggregator": Field(
+        "weighted_mean",
+        "how the server joins the uploads of a round",
+        choices="federated.aggregation.AGGREGATORS",
+        source="algorithm 1",
+    ),
+    "transforms": Field(
+        "",
+        "what happens to each upload before, in this order; empty = nothing",
+        choices="federated.transforms.TRANSFORMS",
+        is_list=True,
+    ),
+    "clip_norm": Field(1.0, "clip: largest L2 norm of an upload", POSITIVE),
+    "noise_multiplier": Field(
+        0.0,
+        "noise: standard deviation of the server's Gaussian noise on the sum of the uploads",
+        NOT_NEGATIVE,
+        unit="clip_norm",
+    ),
+    "trim": Field(0.1, "trimmed_mean: share of the uploads left out at each end", Bounds(0, below=0.5)),
+}
+
+COMPUTE = {
+    "path": Field("auto", "how a round is computed, fedvlr_jax/federated/paths.py", choices="assembly.PATH_NAMES"),
+    "devices": Field(
+        1, "devices that the clients are split over; 0 = all of all processes", NOT_NEGATIVE, unit="devices"
+    ),
+    "store": Field(
+        "device",
+        "where all private states are: device; or files in the workdir, memory keeping what is newer in memory",
+        choices=("device", "memory", "disk"),
+    ),
+    "closed_form": Field(True, "step the router in closed form where that is exact (client: sgd, l2 = 0)"),
+    "precision": Field(
+        "float32",
+        "bfloat16 rounds views and factors of products, not sums and states",
+        choices="assembly.PRECISIONS",
+    ),
+    "chunk": Field(0, "clients computed at a time; 0 = as many as stay in cache", NOT_NEGATIVE, unit="clients"),
+}
+
+DATA = {
+    "name": Field("synthetic", "synthetic, or a folder below the data root: KU, ML, ..."),
+    "dir": Field("", "data root; empty = the environment variable FEDVLR_DATA, else ./data"),
+    "source": Field(
+        "folder",
+        "folder reads inter.csv and .npy files, tfds a prepared tensorflow-datasets copy",
+        choices="data.SOURCES",
+    ),
+    "features": Field(
+        "real",
+        "controls of a gain: shuffled permutes their rows, random draws them from a Gaussian",
+        choices="data.CONTROLS",
+    ),
+}
+
+EXPECT = {
+    "users": Field(0, "users", NOT_NEGATIVE, unit="users"),
+    "items": Field(0, "items", NOT_NEGATIVE, unit="items"),
+    "ratings": Field(0, "interactions of all splits", NOT_NEGATIVE, unit="rows"),
+}
+
+SYNTHETIC = {
+    "seed": _generator(0, "of the generator; apart from seed, so that seeds share one data set"),
+    "num_users": _generator(204, "users", "users"),
+    "num_items": _generator(560, "items", "items"),
+    "num_interactions": _generator(3488, "interactions of all splits", "rows"),
+    "dim_visual": _generator(64, "width of the visual features"),
+    "dim_text": _generator(64, "width of the textual features"),
+    "latent_dim": _generator(6, "dimensions of a taste; more are harder to learn"),
+    "groups": _generator(8, "groups of users who share a taste that only co-occurrence shows", "groups"),
+    "concentration": _generator(0.5, "Dirichlet of the preferences; small = one modality for each user"),
+    "sharpness": _generator(12.0, "inverse temperature of choices; 0 = random choices"),
+    "skew": _generator(0.9, "standard deviation of the log of the history length; 0 = equal lengths"),
+    "noise": _generator(0.3, "norm of the feature noise relative to the signal"),
+}
+
+EVAL = {
+    "every": Field(10, "rounds between two evaluations; the last round is evaluated too", ONE_OR_MORE, unit="rounds"),
+    "patience": Field(
+        10,
+        "evaluations without better validation NDCG@50 before stopping; 0 = never",
+        NOT_NEGATIVE,
+        unit="evaluations",
+    ),
+    "chunk": Field(256, "users scored at once: chunk x items x 4 bytes of scores", ONE_OR_MORE, unit="users"),
+    "item_chunk": Field(0, "items scored at once (twice the work); 0 = all", NOT_NEGATIVE, unit="items"),
+}
+
+CHECKPOINT = {
+    "seconds": Field(10.0, "least time between two periodic checkpoints", NOT_NEGATIVE, unit="seconds"),
+}
+
+GROUPS: dict[str, tuple[str, dict[str, Field]]] = {
+    "": ("the run", RUN),
+    "host": ("the federated framework", HOST),
+    "prior": ("host fedprior: the item-to-item prior, fedvlr_jax/federated/prior.py", PRIOR),
+    "fusion": ("the views and who weighs them", FUSION),
+    "client": ("what a client does in a round", CLIENT),
+    "server": ("what the server does in a round", SERVER),
+    "aggregation": ("what happens to uploads on their way into the public parameters", AGGREGATION),
+    "compute": ("speed and memory; but for precision, the same results up to the order of sums", COMPUTE),
+    "data": ("what is trained on", DATA),
+    "data.expect": ("sizes to check the data against, 0 = unknown; a difference is reported, not refused", EXPECT),
+    "data.synthetic": ("data set synthetic, fedvlr_jax/data/synthetic.py; its sizes are those of KU", SYNTHETIC),
+    "eval": ("evaluation on the way", EVAL),
+    "checkpoint": ("what a run can go on from", CHECKPOINT),
+}
+"""By the prefix of their dotted names: what a group of fields is about, and the fields, in their order."""
+
+RENAMED: dict[str, str] = {}
+"""Fields of earlier versions: the name of today by the old one. None was renamed so far."""
+
+RENAMED_VALUES: dict[str, dict[str, str]] = {"compute.store": {"host": "memory"}}
+"""Names of earlier versions among the choices of a field: the name of today by the old one. They go on working."""
+
+
+def group_fields(group: str) -> dict[str, Field]:
+    """The fields of a group by dotted name."""
+    fields = GROUPS[group][1]
+    if group == "host":
+        own = (getattr(row, "options", {}) for row in HOSTS.values())  # a plain function brings none
+        fields = fields | {name: field for options in own for name, field in options.items()}
+    return {f"{group}.{name}" if group else name: field for name, field in fields.items()}
+
+
+def all_fields() -> dict[str, Field]:
+    """Every field by dotted name."""
+    return {name: field for group in GROUPS for name, field in group_fields(group).items()}
