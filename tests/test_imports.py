@@ -19,7 +19,7 @@ PACKAGE = "fedvlr_jax"
 # Lowest first. A module may import from the layers below its own. The modules of a subpackage form one unit and may
 # import each other; those of the subpackages in DETAILED are units of their own.
 DETAILED = ("models", "federated")
-BASE = (("errors",), ("types", "compiling"), ("federated.mesh",))
+BASE = (("errors",), ("types", "compiling", "extras"), ("federated.mesh",))
 ALGORITHM = (
     ("models.fusion", "models.router", "federated.sampling"),
     ("federated.objectives",),
@@ -53,7 +53,7 @@ RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}
 
 EVERYWHERE = {"jax", "flax", "optax", "numpy"}
 PLACES = {  # foreign packages beyond these, by the start of a file's path
-    "fedvlr_jax/data/": {"tensorflow_datasets", "array_record"},
+    "fedvlr_jax/data/": {"tensorflow_datasets"},
     "fedvlr_jax/baselines/": {"scipy", "threadpoolctl"},
     "fedvlr_jax/federated/prior": {"scipy"},
     "fedvlr_jax/evaluation/": {"scipy"},
