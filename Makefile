@@ -1,7 +1,9 @@
 # make train [CONFIG=configs/ku.py] [ARGS="--config.rounds=50"]   set up, then train; needs only python >= 3.11 and make
-# make test                                                       set up, then style checks and the fast tests
+# make test                                                       set up, then style and type checks and the fast tests
 # make test-slow                                                  set up, then the tests marked slow
-# make clean                                                      remove the environment and the caches
+# make docs                                                       set up, then build the documentation into site/
+# make wheel                                                      set up, then build the package into dist/
+# make clean                                                      remove the environment, the caches and what was built
 
 PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3 python,\
 	$(shell $(p) -c "import sys; sys.version_info >= (3, 11) and print('$(p)')" 2>/dev/null)))
@@ -9,30 +11,54 @@ CONFIG ?= configs/quickstart.py
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/.ready
+RUN := $(VENV)/.ready
+DEV := $(VENV)/.ready-dev
+DOCS := $(VENV)/.ready-docs
 
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 
-.PHONY: train test test-slow clean
+.PHONY: train test test-slow style types docs wheel clean
 
-train: $(READY)
+train: $(RUN)
 	$(BIN)/python experiments/train.py --config=$(CONFIG) $(ARGS)
 
-test: $(READY)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+test: style types
 	$(PYTEST) -m "not slow" $(ARGS)
 
-test-slow: $(READY)
+test-slow: $(DEV)
 	$(PYTEST) -m slow $(ARGS)
 
-# The stamp is newer than the requirements exactly when they are installed.
-$(READY): requirements.txt
+style: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(DEV)
+	$(BIN)/mypy
+
+docs: $(DOCS)
+	$(BIN)/mkdocs build --strict
+
+# From an empty build/, or modules deleted since the last time would come along.
+wheel: $(RUN)
+	rm -rf build dist fedvlr_jax.egg-info
+	$(PIP) wheel --quiet --no-deps --wheel-dir dist .
+
+# A stamp is newer than its requirements exactly when they are installed.
+$(RUN): requirements.txt
 	@test -n "$(PYTHON)" || { echo "expected python >= 3.11 on the path (or make PYTHON=...), found none" >&2; exit 2; }
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	touch $(READY)
+	$(PIP) install --quiet -r requirements.txt
+	touch $@
+
+$(DEV): $(RUN) requirements-dev.txt requirements/dev.txt requirements/tfds.txt
+	$(PIP) install --quiet -r requirements.txt -r requirements-dev.txt
+	touch $@
+
+$(DOCS): $(RUN) requirements/docs.txt
+	$(PIP) install --quiet -r requirements/docs.txt
+	touch $@
 
 clean:
-	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist site fedvlr_jax.egg-info

@@ -1,107 +1,11 @@
-"""Train many points of one configuration, side by side where they share a program; validation chooses the best.
+"""The command of fedvlr_jax/commands/sweep.py, run from a checkout."""
 
-    python experiments/sweep.py --config=configs/ku.py --sweep=configs/sweeps/rates.py [--workdir=...] [--shard=1/4]
-
-A sweep that was stopped or killed goes on when the same command is given again; finished points are never repeated.
-With --config.dry_run=True it only says which points share a program.
-"""
-
-import os
 import pathlib
-import runpy
 import sys
-from collections.abc import Mapping
-from typing import Any
 
-import cli
-from absl import flags
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from fedvlr_jax.errors import ConfigError
-from fedvlr_jax.fields import flatten
-from fedvlr_jax.io.interrupt import Interrupt
-from fedvlr_jax.sweep.layout import describe, group_by_program, read_shard
-from fedvlr_jax.sweep.space import expand, read_sweep
-
-SWEEPS = cli.ROOT / "configs" / "sweeps"
-
-
-def define(values: flags.FlagValues) -> None:
-    """The flags beside --config."""
-    flags.DEFINE_string("sweep", None, "sweep file, see configs/sweeps/", flag_values=values)
-    flags.DEFINE_string("workdir", None, "folder; default runs/sweep-<sweep>-<dataset>", flag_values=values)
-    flags.DEFINE_string("shard", "1/1", "i/n: run part i of n of the points", flag_values=values)
-    flags.DEFINE_string(
-        "vmap", "auto", "runs of one program side by side: on, off, or auto = on accelerators", flag_values=values
-    )
-    cli.define_resume(values, "sweep")
-
-
-def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
-    """Check everything, run what is left, write the report."""
-    settings, shard = cli.plain_settings(values.config), read_shard(values.shard)
-    sweep = read_sweep(load_sweep(values.sweep), dict(flatten(settings)), load_sweep(str(SWEEPS / "base.py")))
-    if shard != (1, 1) and not values.resume:
-        raise ConfigError("--noresume would delete the points of other shards; delete the workdir and start them all")
-    # Imported here, so that a slip of the pen in a flag or in the sweep is answered before JAX is loaded.
-    from fedvlr_jax.io.environment import describe_environment
-    from fedvlr_jax.io.files import prepare_workdir, write_json
-    from fedvlr_jax.sweep.report import write_report
-    from fedvlr_jax.sweep.runner import check_points, run_sweep
-    from fedvlr_jax.sweep.runs import Datasets, Shelf, delete_sweep
-    from fedvlr_jax.sweep.training import Trainer, require_vmap
-
-    require_vmap(values.vmap)
-    name = f"{pathlib.Path(values.sweep).stem}-{settings['data']['name']}"
-    shelf = Shelf(settings, sweep, pathlib.Path(values.workdir or f"runs/sweep-{name}").resolve(), Datasets())
-    if settings["dry_run"]:
-        points = [] if sweep.kind == "optuna" else expand(sweep)
-        check_points(shelf, points)
-        print(
-            "\n".join(
-                describe(points, group_by_program(points)) if points else ["optuna proposes its points on the way"]
-            )
-        )
-        return
-    prepare_workdir(shelf.workdir)
-    if not values.resume:
-        delete_sweep(shelf.workdir)
-    trainer = Trainer(
-        shelf=shelf,
-        vmap=values.vmap,
-        interrupt=interrupt,
-        say=lambda line: print(line, file=sys.stderr, flush=True),
-    )
-    trainer.say(f"sweep {name} in {shelf.workdir}")
-    found = run_sweep(trainer, shard=shard)
-    write_json(shelf.workdir / "environment.json", describe_environment(sys.argv, shelf.workdir))
-    config, changed = changed_fields(settings)
-    write_report(sweep, found, shelf.workdir, title=f"Sweep {name}", config=config, base=changed)
-    print((shelf.workdir / "table.md").read_text())
-
-
-def changed_fields(settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The configuration file of the command line, and the dotted fields that the command line sets otherwise."""
-    path = cli.config_file(sys.argv) or os.path.relpath(cli.DEFAULT_CONFIG)
-    plain = dict(flatten(cli.plain_settings(cli.load(path))))
-    return path, {field: value for field, value in flatten(settings) if value != plain[field]}
-
-
-def load_sweep(path: str | None) -> dict[str, Any]:
-    """What ``get_sweep()`` of a sweep file returns.
-
-    Raises:
-      ConfigError: no such file, or one that fails or has no ``get_sweep``.
-    """
-    if not path or not pathlib.Path(path).is_file():
-        found = ", ".join(sorted(file.name for file in SWEEPS.glob("*.py")))
-        raise ConfigError(f"--sweep={path or ''}: no such file; configs/sweeps/ has {found}")
-    try:
-        return dict(runpy.run_path(path)["get_sweep"]().items())
-    except Exception as error:  # the sweep is a program, it may raise anything
-        raise ConfigError(
-            f"--sweep={path}: expected a file with get_sweep(): {type(error).__name__}: {error}"
-        ) from error
-
+from fedvlr_jax.commands.sweep import main
 
 if __name__ == "__main__":
-    sys.exit(cli.run(body, about=__doc__, define=define, with_config=True))
+    sys.exit(main())

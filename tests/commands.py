@@ -1,4 +1,4 @@
-"""Runs the commands of experiments/ in tests: inside this process for speed, or as real processes."""
+"""Runs the commands in tests: inside this process for speed, or as real processes from experiments/."""
 
 from __future__ import annotations
 
@@ -45,15 +45,12 @@ def arguments(workdir: pathlib.Path | None = None, **overrides) -> list[str]:
 
 
 def run_here(monkeypatch, name: str, *flags: str) -> int:
-    """Run ``experiments/<name>.py`` in this process; its exit code."""
-    script = ROOT / "experiments" / f"{name}.py"
-    monkeypatch.syspath_prepend(str(script.parent))
-    monkeypatch.setattr(sys, "argv", [str(script), *flags])
+    """Run a command in this process, as if by ``experiments/<name>.py``; its exit code."""
+    monkeypatch.setattr(sys, "argv", [f"{ROOT}/experiments/{name}.py", *flags])
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # the command line sets its own
-    cli, command = importlib.import_module("cli"), importlib.import_module(name)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "the load_module", DeprecationWarning)  # inside ml_collections
-        return cli.run(command.body, about=command.__doc__, define=command.define, with_config=name != "evaluate")
+        return importlib.import_module(f"fedvlr_jax.commands.{name}").main()
 
 
 def start(name: str, *flags: str) -> subprocess.Popen:

@@ -101,7 +101,12 @@ def test_optuna_is_told_of_failures_once(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("more", "message"), [([], "pip install optuna"), (["--shard=1/2"], "points of kind optuna depend on each other")]
+    ("more", "message"),
+    [
+        ([], "a sweep of kind optuna needs packages that are not installed (import of optuna halted"),
+        ([], 'pip install "fedvlr_jax[optuna]"'),
+        (["--shard=1/2"], "points of kind optuna depend on each other"),
+    ],
 )
 def test_optuna_that_is_not_installed_or_split_is_refused(monkeypatch, tmp_path, capsys, more, message):
     monkeypatch.setitem(sys.modules, "optuna", None)

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 def get_sweep() -> ConfigDict:
     """The defaults, locked: fields that do not exist here are refused."""
     sweep = ConfigDict(convert_dict=False)  # so that `fields` keeps its dotted names
-    sweep.kind = "grid"  # grid (all combinations) | random | optuna (needs `pip install optuna`)
+    sweep.kind = "grid"  # grid (all combinations) | random | optuna (needs the extra optuna)
     sweep.fields = {}  # dotted field -> values
     sweep.seeds = ()  # values of config.seed, each run at every point; () = config.seed alone
     sweep.samples = 16  # random, optuna: points

@@ -22,7 +22,7 @@ TEST_COLUMNS = ("method", "against", "difference", "effect_size", "better", "wor
 
 def write_report(
     methods: Sequence[MethodRuns], dataset: Dataset, workdir: pathlib.Path, environment: Mapping[str, Any]
-) -> None:
+) -> str:
     """Writes everything that is said about a benchmark, each file in one step.
 
     ``table.csv``, ``tests.csv`` and ``groups.csv`` hold fractions in full precision; ``table.md``, ``table.tex``,
@@ -34,6 +34,9 @@ def write_report(
       workdir: an existing folder.
       environment: as `io.environment.describe_environment` gives it; "date" (ISO) is the day of the runs, today if
         it is missing.
+
+    Returns:
+      The text of ``table.md``.
 
     Raises:
       ValueError: if two methods share a name, or one was ranked on other held-out items than the data set's.
@@ -53,7 +56,8 @@ def write_report(
     write_csv(workdir / "table.csv", TABLE_COLUMNS, table.long_rows(rows))
     write_csv(workdir / "tests.csv", TEST_COLUMNS, map(_test_row, contrasts))
     write_csv(workdir / "groups.csv", GROUP_COLUMNS, groups.long_rows(groupings))
-    write_bytes(workdir / "table.md", markdown(title, [main, *others], notes).encode())
+    text = markdown(title, [main, *others], notes)
+    write_bytes(workdir / "table.md", text.encode())
     write_bytes(workdir / "table.tex", latex(main, notes).encode())
     write_bytes(workdir / "groups.md", markdown(f"{title}, groups of test rows", by_group).encode())
     (workdir / "plots").mkdir(exist_ok=True)
@@ -61,6 +65,7 @@ def write_report(
         write_bytes(workdir / "plots" / picture.file, picture.png)
     page = html.page(title, [main, *others, *by_group], notes, pictures, environment)
     write_bytes(workdir / "report.html", page.encode())
+    return text
 
 
 def _test_row(contrast: Contrast) -> tuple:

@@ -28,7 +28,8 @@ import numpy as np
 
 from fedvlr_jax.data.facts import fingerprint
 from fedvlr_jax.data.folder import read_folder, require_files
-from fedvlr_jax.errors import DataError
+from fedvlr_jax.errors import ConfigError, DataError
+from fedvlr_jax.extras import require_extra
 from fedvlr_jax.types import Dataset
 
 VERSION = "1.2.0"  # of the layout above and of the checks; a new one prepares every copy anew
@@ -44,6 +45,7 @@ def load_prepared(folder: pathlib.Path, cache: pathlib.Path | None = None) -> Da
 
     Raises:
       DataError: as `read_folder`, or if the copy is damaged.
+      ConfigError: if the extra tfds is not installed.
     """
     folder = pathlib.Path(folder)
     cache = _default_cache(folder) if cache is None else pathlib.Path(cache)
@@ -58,6 +60,7 @@ def prepare(dataset: Dataset, copy: pathlib.Path) -> None:
 
     Raises:
       DataError: if the place cannot be written.
+      ConfigError: if the extra tfds is not installed.
     """
     try:
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -81,12 +84,15 @@ def read_prepared(copy: pathlib.Path) -> Dataset:
 
     Raises:
       DataError: if it is missing, incomplete or differs from what was written.
+      ConfigError: if the extra tfds is not installed.
     """
     try:
         with _quiet_tfds() as tfds:
             facts, clients = _read(tfds, copy, "clients")
             _, items = _read(tfds, copy, "items")
         dataset = _assemble(facts, clients, items)
+    except ConfigError:  # tfds is not installed
+        raise
     except Exception as error:  # tfds and array_record raise anything from ValueError to RuntimeError
         raise _damaged(copy, f"{type(error).__name__}: {error}") from error
     if fingerprint(dataset) != facts["fingerprint"]:
@@ -220,7 +226,8 @@ def _assemble(facts: Mapping[str, Any], clients: list[dict[str, Any]], items: li
 @contextlib.contextmanager
 def _quiet_tfds() -> Iterator[ModuleType]:
     """tensorflow-datasets, imported when needed (half a second), without its warnings, bars and printed lines."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    quiet = contextlib.redirect_stdout(io.StringIO())
+    with require_extra("tfds", "data.source=tfds"), warnings.catch_warnings(), quiet:
         warnings.simplefilter("ignore")
         import tensorflow_datasets as tfds
 

@@ -12,7 +12,17 @@ from typing import Any
 
 import jax
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml_collections", "tensorflow-datasets")
+PACKAGES = (
+    "fedvlr_jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "numpy",
+    "ml_collections",
+    "tensorflow-datasets",
+)
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -57,8 +67,12 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The commit of the project, with ``+changes`` if files differ from it; None outside a repository."""
+    """The commit of the project, with ``+changes`` if files differ from it; None if it is in no repository.
+
+    An installed package is in none, even where its environment lies in a folder of somebody's repository.
+    """
     try:
+        _git("ls-files", "--error-unmatch", str(pathlib.Path(__file__).resolve()))
         commit = _git("rev-parse", "HEAD")
         return commit + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):

@@ -11,7 +11,7 @@ import pathlib
 import platform
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -90,6 +90,11 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     """The arrays of a ``.npz``, by name."""
     with np.load(path) as arrays:
         return {name: arrays[name] for name in arrays.files}
+
+
+def discard_output(stream: TextIO) -> None:
+    """Send what is printed to a stream from now on, and at the end of the process, nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def json_ready(value: Any) -> Any:

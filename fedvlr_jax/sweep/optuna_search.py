@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.extras import require_extra
 from fedvlr_jax.sweep.space import Point, Range, Sweep, tidy
 
 Score = Callable[[Sequence[Point]], Sequence[float | None]]
@@ -28,10 +28,8 @@ def ask_points(sweep: Sweep, score: Score) -> list[Point]:
     Raises:
       ConfigError: if Optuna is not installed.
     """
-    try:
+    with require_extra("optuna", "a sweep of kind optuna"):
         import optuna
-    except ImportError as error:
-        raise ConfigError("sweep: kind optuna needs the package optuna: pip install optuna") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=sweep.seed))
     points: list[Point] = []

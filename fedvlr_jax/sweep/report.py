@@ -24,8 +24,8 @@ NOTES = (
 
 
 def write_report(
-    sweep: Sweep, found: Found, workdir: pathlib.Path, *, title: str, config: str, base: Mapping[str, Any]
-) -> list[Standing]:
+    sweep: Sweep, found: Found, workdir: pathlib.Path, *, title: str, train: Sequence[str], base: Mapping[str, Any]
+) -> str:
     """Writes ``table.csv`` (fractions in full precision), ``table.md`` (percent), ``best.json``, ``parallel.png``.
 
     Args:
@@ -33,23 +33,23 @@ def write_report(
       found: its points and their runs.
       workdir: an existing folder.
       title: of the page.
-      config: the value of --config that the best point is to be trained with.
+      train: the start of the command line that trains the best point, up to its --config=FILE.
       base: dotted fields in which the swept configuration differs from that file.
 
     Returns:
-      The points, best first.
+      The text of ``table.md``, best point first.
     """
     standings = stand(sweep, found.points, found.runs)
     best = choose(standings)
     test = tested(best, found.runs) if best else {}
-    summary = best_point(best, test, standings, config=config, base=base)
+    summary = best_point(best, test, standings, train=train, base=base)
     write_csv(workdir / "table.csv", *csv_table(standings, best, test))
     write_json(workdir / "best.json", summary)
     said = f"To train the best point: `{summary['command']}`" if best else "No point has a value at every seed."
     page = markdown(title, [text_table(standings, best, test)], [said, *NOTES])
     write_bytes(workdir / "table.md", page.encode())
     write_bytes(workdir / "parallel.png", draw_parallel(standings))
-    return standings
+    return page
 
 
 def best_point(
@@ -57,7 +57,7 @@ def best_point(
     test: Mapping[str, Spread],
     standings: Sequence[Standing],
     *,
-    config: str,
+    train: Sequence[str],
     base: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The content of best.json; without a best point its fields are None."""
@@ -78,7 +78,7 @@ def best_point(
         "valid": {"NDCG@50": {"mean": best.value, "std": best.std, "by_seed": best.valid}},
         "test": {name: value._asdict() for name, value in test.items()},
         "arguments": arguments,
-        "command": shlex.join(["python", "experiments/train.py", f"--config={config}", *arguments]),
+        "command": shlex.join([*train, *arguments]),
         **counts,
     }
 

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 import re
 import shlex
@@ -17,18 +16,17 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from fedvlr_jax.commands import config_files
 from fedvlr_jax.errors import ConfigError, UserError, suggest
+from fedvlr_jax.io.files import discard_output
 from fedvlr_jax.io.interrupt import Interrupt, Interrupted
 from fedvlr_jax.settings import tidy, unknown_field
 from fedvlr_jax.settings.page import help_text
 
-DEFAULT_CONFIG = ROOT / "configs" / "quickstart.py"
+DEFAULT_CONFIG = "quickstart"
 
 
 def run(
@@ -51,7 +49,7 @@ def run(
     values, argv = flags.FlagValues(), list(sys.argv)
     define(values)
     if {"-h", "--help", "-help"} & set(argv[1:]):
-        print(about.strip(), values.get_help(), *([help_text()] if with_config else []), sep="\n")
+        print(_as_started(about.strip()), values.get_help(), *([help_text()] if with_config else []), sep="\n")
         return 0
     if with_config:
         argv = _with_config(argv)
@@ -65,12 +63,28 @@ def run(
             return 2
         except Interrupted as stop:
             again = [argument for argument in sys.argv if not re.match(r"--?(noresume$|resume\b)", argument)]
-            print(f"{stop}\nto go on: python {shlex.join(again)}", file=sys.stderr)
+            python = ["python"] if _from_checkout() else []
+            print(f"{stop}\nto go on: {shlex.join([*python, *again])}", file=sys.stderr)
             return 128 + stop.signum
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `... | head`: nobody is listening
+            discard_output(sys.stdout)  # `... | head`: nobody is listening
             return 0
     return 0
+
+
+def how_to_start(name: str) -> list[str]:
+    """The words that start another command the way in which this one was started."""
+    return ["python", f"experiments/{name}.py"] if _from_checkout() else [f"fedvlr-{name}"]
+
+
+def _from_checkout() -> bool:
+    """Whether this is experiments/<name>.py, not fedvlr-<name> of an installed package."""
+    return sys.argv[0].endswith(".py")
+
+
+def _as_started(about: str) -> str:
+    """A help text with its commands as `how_to_start` has them."""
+    return re.sub(r"python experiments/(\w+)\.py", lambda found: shlex.join(how_to_start(found[1])), about)
 
 
 def define_resume(values: flags.FlagValues, what: str) -> None:
@@ -87,10 +101,18 @@ def _define_config(values: flags.FlagValues, argv: list[str]) -> None:
 
 
 def _with_config(argv: list[str]) -> list[str]:
-    """The command line with the default configuration where it names none."""
-    if any(re.match(r"--?config(=|$)", argument) for argument in argv[1:]):
-        return list(argv)
-    return [argv[0], f"--config={os.path.relpath(DEFAULT_CONFIG)}", *argv[1:]]
+    """The command line with its configuration file as it is found, the default one where it names none."""
+    place = next((k for k, argument in enumerate(argv) if k and re.match(r"--?config(=|$)", argument)), None)
+    if place is None:
+        return [argv[0], f"--config={config_files.FOLDER / f'{DEFAULT_CONFIG}.py'}", *argv[1:]]
+    words = 1 if "=" in argv[place] else 2  # --config=FILE or --config FILE
+    return [*argv[:place], f"--config={_found(config_file(argv))}", *argv[place + words :]]
+
+
+def _found(config: str) -> str:
+    """A value of --config, ``FILE`` or ``FILE:METHOD``, with the file as `config_files.find` has it."""
+    path, colon, method = config.partition(":")
+    return f"{config_files.find(path)}{colon}{method}"
 
 
 def plain_settings(config: ConfigDict) -> dict[str, Any]:
@@ -102,8 +124,8 @@ def _parse(values: flags.FlagValues, argv: list[str]) -> None:
     """Parse the command line into `values`; ConfigError for everything that is wrong with it."""
     path = config_file(argv)
     if "config" in values and not pathlib.Path(path.partition(":")[0]).is_file():
-        found = sorted(file.name for file in DEFAULT_CONFIG.parent.glob("*.py") if not file.name.startswith("__"))
-        raise ConfigError(f"--config={path}: no such file; configs/ has {', '.join(found)}")
+        raise ConfigError(f"--config={path}: no such file; configs/ has {config_files.names()}")
+    config_files.make_importable(path.partition(":")[0])
     try:
         rest = values(argv)
     except flags.UnrecognizedFlagError as error:
@@ -120,7 +142,7 @@ def _parse(values: flags.FlagValues, argv: list[str]) -> None:
 
 def _unknown_field(argv: list[str], error: Exception) -> str:
     """Name the field of the command line that the configuration lacks, and one that is spelled alike."""
-    known = _fields(load(config_file(argv)))
+    known = _fields(config_alone(config_file(argv)))
     for argument in argv[1:]:
         match = re.match(r"--?(?:no)?config\.([^=]+)", argument)
         if match and match[1] not in known:
@@ -128,9 +150,9 @@ def _unknown_field(argv: list[str], error: Exception) -> str:
     return f"{config_file(argv)}: {str(error).strip()}"
 
 
-def load(path: str) -> ConfigDict:
-    """A configuration file alone, without any field of the command line."""
-    values, argv = flags.FlagValues(), ["", f"--config={path}"]
+def config_alone(path: str) -> ConfigDict:
+    """A configuration file, as --config names it, without any field of the command line."""
+    values, argv = flags.FlagValues(), ["", f"--config={_found(path)}"]
     _define_config(values, argv)
     try:
         values(argv)

@@ -1,0 +1,59 @@
+"""Compute the metrics of a run again from its best checkpoint, and compare them with its result.json.
+
+python experiments/evaluate.py --workdir=runs/KU-fcf-fedvlr-s0 [--data_dir=/where/the/data/is/now] [--recommend=10]
+
+--recommend=K also writes recommendations.csv into the workdir: every user's K best items outside of the history.
+"""
+
+import pathlib
+
+from absl import flags
+
+from fedvlr_jax.commands import cli
+from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.io.interrupt import Interrupt
+
+
+def define(values: flags.FlagValues) -> None:
+    """All flags."""
+    flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
+    flags.DEFINE_string("data_dir", None, "data root, if it is no longer where it was", flag_values=values)
+    flags.DEFINE_integer("recommend", 0, "write so many items for every user", lower_bound=0, flag_values=values)
+
+
+def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
+    """Restore, rank, print."""
+    from fedvlr_jax.data import load_configured
+    from fedvlr_jax.io.files import read_json
+    from fedvlr_jax.io.identity import differences
+    from fedvlr_jax.io.tables import result_table
+    from fedvlr_jax.training.experiment import make_experiment
+    from fedvlr_jax.training.job import evaluate_job, stored_settings
+
+    del interrupt  # nothing to save
+    if values.workdir is None:
+        raise ConfigError("--workdir is missing: give the folder of a training run")
+    workdir = pathlib.Path(values.workdir)
+    settings = stored_settings(workdir)
+    if values.data_dir is not None:
+        settings["data"]["dir"] = values.data_dir
+    dataset = load_configured(settings["data"], settings["seed"])
+    experiment = make_experiment(settings, dataset)
+    result = evaluate_job(experiment, workdir, num_best=values.recommend)
+    print(result_table(result, read_json(workdir / "baselines.json") or []))
+    stored = read_json(workdir / "result.json")
+    if stored is None:
+        print("The run is not finished; these are the metrics of its best checkpoint so far.")
+        return
+    clocks = {name for name in stored if name.startswith(("seconds_", "client_updates_"))}
+    found = differences(stored, result, origin="result.json")
+    lines = [line for line in found if line.split(":")[0] not in clocks]
+    if lines:
+        print("These differ from result.json:", *lines, sep="\n  ")
+    else:
+        print("All metrics are equal to those of result.json.")
+
+
+def main() -> int:
+    """Run the command line of this process; its exit code, see `cli`."""
+    return cli.run(body, about=__doc__, define=define, with_config=False)
