@@ -213,7 +213,7 @@ def test_select_keeps_the_best_validation_result(monkeypatch, ku):
     assert best.summary["valid"]["NDCG@50"] == max(one.summary["valid"]["NDCG@50"] for one in every)
     assert best.hyper == {"l2": 50.0}
     assert best.summary == summarise(best.ranks, warm_items(ku.train_item, ku.num_items))
-    assert row_values(best.ranks, "HR", 50).mean() == pytest.approx(best.summary["test"]["HR@50"])
+    assert row_values(best.ranks, "HR@50").mean() == pytest.approx(best.summary["test"]["HR@50"])
 
 
 def test_the_first_of_equally_good_hyper_parameters_is_kept(monkeypatch):

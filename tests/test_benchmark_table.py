@@ -15,7 +15,7 @@ from fedvlr_jax.benchmark import order
 from fedvlr_jax.benchmark.contrasts import LEVEL, make_contrasts
 from fedvlr_jax.benchmark.groups import long_rows, make_groups
 from fedvlr_jax.benchmark.records import CONTROL, FEDERATED
-from fedvlr_jax.benchmark.table import CONSTANT_RATE, METRICS, TIE_RATE, Estimate, make_rows
+from fedvlr_jax.benchmark.table import CONSTANT_RATE, TIE_RATE, Estimate, make_rows, metric_columns
 from fedvlr_jax.evaluation.comparison import compare
 from fedvlr_jax.evaluation.intervals import mean_interval
 from fedvlr_jax.types import Dataset
@@ -68,12 +68,12 @@ def naive_values(method, dataset, name: str) -> list[list[float]]:
 @pytest.mark.parametrize("name", ["own+fedvlr", "fcf+fedvlr, without V", "constant", "bm3"])
 def test_every_number_equals_a_loop_over_seeds_and_users(rows, dataset, name):
     row = rows[name]
-    assert [m.name for m in METRICS] == list(row.scores)[:-2]
-    for metric in METRICS:
-        values = naive_values(row.method, dataset, metric.name)
-        estimate = row.scores[metric.name]
+    assert [column.name for column in metric_columns()] == list(row.scores)[:-2]
+    for column in metric_columns():
+        values = naive_values(row.method, dataset, column.name)
+        estimate = row.scores[column.name]
         means = [sum(seed) / len(seed) for seed in values]
-        assert estimate.mean == pytest.approx(sum(means) / len(means), rel=1e-12), metric.name
+        assert estimate.mean == pytest.approx(sum(means) / len(means), rel=1e-12), column.name
         if len(means) == 1:
             assert estimate.std is None
         else:
@@ -155,7 +155,7 @@ def test_the_family_of_tests(methods, dataset, contrasts):
             f"{host}+fedvlr, random features",
         )
     }
-    best = max((m for m in methods if m.family == "centralised" and m.seeds), key=order.valid_ndcg).name
+    best = max((m for m in methods if m.family == "centralised" and m.seeds), key=order.valid_value).name
     expected |= {("own+fedvlr", f"own+fedvlr, {kind}") for kind in ("shuffled features", "random features")}
     assert {(c.method, c.against) for c in contrasts} == expected | {("own+fedvlr", best)}
     assert len(contrasts) == len(expected) + 1

@@ -107,8 +107,8 @@ def test_a_group_without_rows_has_no_metrics_and_the_summary_is_json():
 
 
 def test_row_values_are_those_of_the_users_with_a_row():
-    np.testing.assert_allclose(metrics.row_values(RANKS, "HR", 50), [1, 50 / 60, 0], rtol=1e-15)
-    np.testing.assert_allclose(metrics.row_values(RANKS, "MRR", 10, split=metrics.VALID), [1, 0, 0])
+    np.testing.assert_allclose(metrics.row_values(RANKS, "HR@50"), [1, 50 / 60, 0], rtol=1e-15)
+    np.testing.assert_allclose(metrics.row_values(RANKS, "MRR@10", split=metrics.VALID), [1, 0, 0])
 
 
 def test_warm_items_occur_in_train():

@@ -32,7 +32,7 @@ def _nothing(key: Array, inputs: PyTree, hyper: dict[str, Array]) -> PyTree:
 
 
 class Learner(NamedTuple):
-    """A centralised model with a training loop (Adam; early stopping on validation NDCG@50).
+    """A centralised model with a training loop (Adam; early stopping on validation).
 
     Hyper-parameters are traced float32 scalars that all points of a grid share one compiled program for, except
     those named in `static`. ``lr``, the rate of Adam, is always one of them.

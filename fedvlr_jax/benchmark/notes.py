@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from fedvlr_jax.benchmark import order, tables
-from fedvlr_jax.benchmark.published import CONSTANT_NOTE, equals_constant
+from fedvlr_jax.benchmark.published import CONSTANT_NOTE, PAPER_METRICS, equals_constant
 from fedvlr_jax.benchmark.records import CENTRALISED, CONTROL, MethodRuns
 from fedvlr_jax.benchmark.table import COLD, RESAMPLES, WARM, Row
 from fedvlr_jax.evaluation.groups import by_warmth
 from fedvlr_jax.evaluation.intervals import LEAST_USERS
+from fedvlr_jax.evaluation.metrics import SELECTION_METRIC
 from fedvlr_jax.types import Dataset
 
 
@@ -30,7 +31,8 @@ def make_notes(rows: Sequence[Row], dataset: Dataset, environment: Mapping[str, 
         _data(dataset),
         "Metrics are exact expectations under uniformly random order of equal scores, over the whole catalogue "
         "without the user's train items, never rounded before averaging.",
-        "Rounds, epochs and hyper-parameters were chosen by validation NDCG@50 alone; test rows chose nothing.",
+        f"Rounds, epochs and hyper-parameters were chosen by validation {SELECTION_METRIC} alone; test rows chose "
+        "nothing.",
         *_spread(rows, dataset),
         "tied: share of test rows whose item has the score of another candidate; constant: share of users whose "
         "candidates have one score. Both in percent.",
@@ -68,7 +70,11 @@ def _spread(rows: Sequence[Row], dataset: Dataset) -> list[str]:
 
 def _marks(rows: Sequence[Row]) -> list[str]:
     marks = [
-        (tables.BELOW_POPULARITY, any(r.below_popularity for r in rows), "test NDCG@50 below that of popularity."),
+        (
+            tables.BELOW_POPULARITY,
+            any(r.below_popularity for r in rows),
+            f"test {SELECTION_METRIC} below that of popularity.",
+        ),
         (tables.NOT_FINITE, any(r.nonfinite_users for r in rows), "some scores were not finite; they rank last."),
         (tables.SOME_FAILED, any(r.method.failures for r in rows), "some or all runs failed, see Failures."),
     ]
@@ -76,7 +82,7 @@ def _marks(rows: Sequence[Row]) -> list[str]:
 
 
 def _published(rows: Sequence[Row], dataset: Dataset) -> list[str]:
-    if not any(row.scores["NDCG@50"].published is not None for row in rows):
+    if not any(row.scores[name].published is not None for row in rows for name in PAPER_METRICS):
         return [f"The paper (arXiv 2410.08478) has no numbers for these methods on {dataset.name}."]
     found = [
         "published: table 2 of the paper (arXiv 2410.08478), as printed; other code, another treatment of ties, and "
@@ -109,8 +115,8 @@ def _tests(rows: Sequence[Row]) -> list[str]:
     ]
     if strongest:
         found.append(
-            f"The centralised method with the highest validation NDCG@50 is {strongest.name}; of every further "
-            "federated host, the method that validation prefers is tested against it."
+            f"The centralised method with the highest validation {SELECTION_METRIC} is {strongest.name}; of every "
+            "further federated host, the method that validation prefers is tested against it."
         )
     return found + _absent_controls([row.method for row in rows])
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from fedvlr_jax.benchmark import order
 from fedvlr_jax.benchmark.records import CENTRALISED, FEDERATED, CurvePoint, MethodRuns
+from fedvlr_jax.evaluation.metrics import SELECTION_METRIC
 from fedvlr_jax.io.figures import COLOURS, new_figure
 from fedvlr_jax.models.variants import VARIANTS
 
@@ -51,10 +52,10 @@ def over_seeds(
 
 
 def best_so_far(curve: Curve, metric: str) -> list[float]:
-    """A validation metric at the best round so far by validation NDCG@50, for every point."""
+    """A validation metric at the best round so far by `SELECTION_METRIC`, for every point."""
     best, values = curve[0], []
     for point in curve:
-        best = point if point.valid["NDCG@50"] > best.valid["NDCG@50"] else best
+        best = point if point.valid[SELECTION_METRIC] > best.valid[SELECTION_METRIC] else best
         values.append(best.valid[metric])
     return values
 

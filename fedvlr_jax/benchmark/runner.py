@@ -16,6 +16,7 @@ from fedvlr_jax.benchmark.task import Task
 from fedvlr_jax.data import fingerprint
 from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.evaluation.metrics import SELECTION_METRIC
 from fedvlr_jax.io.identity import claim_workdir
 from fedvlr_jax.io.interrupt import Interrupt, Interrupted
 from fedvlr_jax.types import Dataset
@@ -121,9 +122,9 @@ class _Clock:
         self._done, self._spent = self._done + 1, self._spent + seconds
         left = self._spent / self._done * (self._total - self._done)
         said = f"FAILED: {record.failures[0]}" if record.failures else f"{len(record.seeds)} seeds"
-        valid = [max(p.valid["NDCG@50"] for p in curve) for curve in record.curves if curve]
+        valid = [max(p.valid[SELECTION_METRIC] for p in curve) for curve in record.curves if curve]
         if valid:
-            said += f", valid NDCG@50 {100 * sum(valid) / len(valid):.2f} %"
+            said += f", valid {SELECTION_METRIC} {100 * sum(valid) / len(valid):.2f} %"
         return (
             f"[{self._done}/{self._total}] {record.name}: {said} in {seconds:.0f} s; about {left / 60:.0f} min left"
         )

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from fedvlr_jax.benchmark.storage import Stored
+from fedvlr_jax.evaluation.metrics import main_metrics
 from fedvlr_jax.sweep.runs import Runs
 from fedvlr_jax.sweep.space import Point, Sweep, seeds_of
-
-TEST_METRICS = ("HR@50", "NDCG@50")
 
 
 class Standing(NamedTuple):
@@ -20,7 +19,7 @@ class Standing(NamedTuple):
       index: of the point.
       point: its fields.
       seeds: that it runs.
-      valid: validation NDCG@50 at the best round, by seed; None for a seed that has not finished.
+      valid: `SELECTION_METRIC` on validation at the best round, by seed; None for a seed that has not finished.
       failures: by seed, the reason; "" where there is none.
     """
 
@@ -81,8 +80,8 @@ def tested(best: Standing, runs: Runs) -> Mapping[str, Spread]:
     results = [runs[best.index, seed].result["test"] for seed in best.seeds]
     return {
         name: Spread(statistics.fmean(values), spread(values))
-        for name in TEST_METRICS
-        if None not in (values := [result[name] for result in results])
+        for name in main_metrics()
+        if None not in (values := [result.get(name) for result in results])
     }
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fedvlr_jax.evaluation.metrics import SELECTION_METRIC
 from fedvlr_jax.io.figures import new_figure, png_of
 from fedvlr_jax.sweep.leaderboard import Standing
 
@@ -73,7 +74,7 @@ def draw_parallel(standings: Sequence[Standing]) -> bytes:
         for height, label in scale.ticks:
             box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8}
             axes.text(x + 0.03, height, label, fontsize=8, va="center", zorder=4, bbox=box)
-    axes.set_xticks(range(len(fields) + 1), [*fields, "validation NDCG@50\nin percent"], fontsize=9)
+    axes.set_xticks(range(len(fields) + 1), [*fields, f"validation {SELECTION_METRIC}\nin percent"], fontsize=9)
     axes.set_yticks([])
     axes.set_xlim(-0.1, len(fields) + 0.45)
     axes.set_title("wide: the best point by validation; dashed: failed or not run", fontsize=9, loc="left")

@@ -14,6 +14,7 @@ from fedvlr_jax.benchmark.programs import MethodPrograms
 from fedvlr_jax.data import CONTROLS as FEATURES
 from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.evaluation.metrics import SELECTION_METRIC
 from fedvlr_jax.io.interrupt import Interrupt, Interrupted
 from fedvlr_jax.sweep.layout import Program, traced
 from fedvlr_jax.sweep.runs import Key, Shelf
@@ -108,7 +109,7 @@ class Trainer:
             value = None if failure else outcome.progress.best_value
             said = f"FAILED: {failure}" if failure else "no validation rows"
             if value is not None:
-                said = f"valid NDCG@50 {100 * value:.2f} %"
+                said = f"valid {SELECTION_METRIC} {100 * value:.2f} %"
             self.say(f"point {k} ({name_of(points[k])}), seed {seed}: {said}; {together}{seconds:.1f} s")
 
 
