@@ -24,6 +24,7 @@ from random_data import random_dataset
 
 from configs.base import get_config
 from fedvlr_jax.algorithm import make_algorithm
+from fedvlr_jax.compiling import compile_ahead
 from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.evaluation.ranking import rank_all
 from fedvlr_jax.evaluation.top import top_items
@@ -61,7 +62,7 @@ def _row(num_items: int, arguments: argparse.Namespace) -> dict[str, float]:
         params = jax.jit(algorithm.snapshot)(state, data.content)
         functions = _tasks(algorithm.rank_score, dataset)
         for task in arguments.tasks.split(","):
-            program = jax.jit(functions[task]).lower(params, data.buckets).compile()
+            program, _ = compile_ahead(jax.jit(functions[task]), params, data.buckets)
             sides[f"{task} {name}"] = lambda program=program, params=params, data=data: program(params, data.buckets)
             megabytes[f"{task} {name}"] = program.memory_analysis().temp_size_in_bytes / 1e6
         if "rank" in arguments.tasks:

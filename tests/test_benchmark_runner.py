@@ -193,7 +193,7 @@ def test_test_labels_choose_neither_points_nor_rounds(finished, tmp_path, monkey
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"methods": "fcf+bsae"}, "did you mean 'fcf+base'?"),
+        ({"methods": "fcf+bsae"}, "did you mean fcf+base?"),
         ({"seeds": 0}, "seeds, search_seeds: expected at least 1"),
         ({"train__rounds": 7}, "holds another benchmark"),
         ({"train__data__synthetic__seed": 4}, "holds another benchmark"),

@@ -36,7 +36,8 @@ ALGORITHM = (
     ("algorithm",),
 )
 OUTSIDE = (
-    ("evaluation", "data", "federated.prior"),
+    ("evaluation", "data"),
+    ("federated.prior",),
     ("baselines",),
     ("io",),
     ("client_store",),

@@ -1,4 +1,4 @@
-"""Simple centralised baselines that stand under every result: one file each, one table.
+"""Simple centralised baselines, shown under every result: one file each, one table.
 
 A new baseline is a file with a `Baseline` (`base.py`) and a row in `BASELINES`.
 """
@@ -51,8 +51,6 @@ BASELINES: dict[str, Baseline | Learner] = {
     "pgl": pgl,
     "fed_prior": fed_prior,
 }
-# The rows under a training run: those that take seconds, and say something beside the others.
-PRINTED = ("popularity", "item_knn", "ease", "content_knn", "constant", "cold_first")
 
 _CHUNK = 256  # users scored at once: 4 MB of scores for 4,000 items
 _MERGE = 1 << 24  # most history slots for which all users go into one bucket
@@ -115,11 +113,12 @@ def run_baselines(
 ) -> list[BaselineRow]:
     """One row for each of the named baselines, every hyper-parameter chosen on validation (see `select`).
 
-    Without names: the rows of `PRINTED`, those that read features only if the data set has some.
+    Without names: the printed ones, those that read features only if the data set has some.
     """
     if names is None:
         has_features = dataset.V is not None or dataset.C is not None
-        names = [name for name in PRINTED if has_features or not BASELINES[name].needs_features]
+        printed = {name: row for name, row in BASELINES.items() if row.printed}
+        names = [name for name, row in printed.items() if has_features or not row.needs_features]
     rows = []
     for name in names:
         best = select(dataset, buckets, name)

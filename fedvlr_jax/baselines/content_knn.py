@@ -53,4 +53,5 @@ content_knn = table_baseline(
         for k in (10, 20, 50, 100, 200)
     ),
     needs_features=True,
+    printed=True,
 )

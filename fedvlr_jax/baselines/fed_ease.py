@@ -31,6 +31,7 @@ from fedvlr_jax.baselines.content import allowed_points, centred_features
 from fedvlr_jax.baselines.content_ease import content_ease
 from fedvlr_jax.baselines.ease import ease
 from fedvlr_jax.baselines.ridge import gram_factor, ridge_tables
+from fedvlr_jax.data.histories import split_by_user
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.types import Array, Dataset
 
@@ -118,8 +119,7 @@ def federated_factor(dataset: Dataset, *, noise: float = 0.0, clip: float | None
     """
     if noise < 0 or (clip is not None and clip <= 0) or (noise and clip is None):
         raise ConfigError(f"fed_ease: expected noise >= 0 and, with noise, a clip > 0, found {noise=} and {clip=}")
-    starts = np.searchsorted(dataset.train_user, np.arange(1, dataset.num_users))  # train rows are sorted by user
-    blocks = (client_block(history, clip) for history in np.split(dataset.train_item, starts))
+    blocks = (client_block(history, clip) for history in split_by_user(dataset, dataset.train_item))
     gram_ii = sum_blocks(blocks, dataset.num_items, deviation=noise * (clip or 0.0), seed=seed)
     if not noise:
         return gram_factor(gram_ii)
@@ -173,5 +173,5 @@ def _sum_options(hyper: Hyper) -> dict[str, Any]:
     return {name: hyper[name] for name in ("noise", "clip", "seed") if name in hyper}
 
 
-fed_ease = table_baseline(fit_plain, ease.grid)._replace(megabytes=megabytes)
-fed_content_ease = table_baseline(fit_content, content_ease.grid, needs_features=True)._replace(megabytes=megabytes)
+fed_ease = table_baseline(fit_plain, ease.grid, megabytes=megabytes)
+fed_content_ease = table_baseline(fit_content, content_ease.grid, needs_features=True, megabytes=megabytes)

@@ -25,4 +25,4 @@ def fit_grid(dataset: Dataset, grid: Grid) -> Iterator[tuple[Hyper, Array]]:
         yield hyper, score_table(np.asarray(found.score_ui, np.float64))
 
 
-fed_prior = table_baseline(fit_grid, GRID)._replace(megabytes=prior.megabytes_once)
+fed_prior = table_baseline(fit_grid, GRID, megabytes=prior.megabytes_once)

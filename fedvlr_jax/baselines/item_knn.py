@@ -31,4 +31,4 @@ def fit_grid(dataset: Dataset, grid: Grid) -> Iterator[tuple[Hyper, Array]]:
         yield hyper, score_table(score_ui)
 
 
-item_knn = table_baseline(fit_grid, ({"neighbours": k} for k in (10, 20, 50, 100, 200)))
+item_knn = table_baseline(fit_grid, ({"neighbours": k} for k in (10, 20, 50, 100, 200)), printed=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -11,9 +10,11 @@ from typing import Any, NamedTuple
 from fedvlr_jax.algorithm import parse_names
 from fedvlr_jax.baselines import BASELINES
 from fedvlr_jax.benchmark.programs import Point, with_fields
+from fedvlr_jax.benchmark.published import PAPER_HOSTS
 from fedvlr_jax.benchmark.records import CENTRALISED, CONTROL, FEDERATED
-from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.errors import ConfigError, suggest
 from fedvlr_jax.io.identity import flatten
+from fedvlr_jax.models.variants import VARIANTS
 from fedvlr_jax.types import Dataset
 
 LOCAL_ONLY = "local-only"
@@ -73,8 +74,7 @@ def list_methods(config: Mapping[str, Any], dataset: Dataset) -> Methods:
     names = [method.name for method in candidates]
     for pattern in (*patterns, *config["settings"], *config["grid"]):
         if not any(fnmatchcase(name, pattern) for name in names):
-            near = difflib.get_close_matches(pattern, names, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = suggest(pattern, names)
             raise ConfigError(f"methods: {pattern!r} fits no method{hint}; known are {'; '.join(names)}")
     wanted = [m for m in candidates if any(fnmatchcase(m.name, p) for p in patterns)]
     missing = {m.follows for m in wanted if m.follows} - {m.name for m in wanted}
@@ -89,13 +89,13 @@ def list_methods(config: Mapping[str, Any], dataset: Dataset) -> Methods:
 
 
 def _family(baseline: str) -> str:
-    return FEDERATED if baseline.startswith("fed_") else CENTRALISED
+    return CENTRALISED if BASELINES[baseline].megabytes is None else FEDERATED
 
 
 def _federated(config: Mapping[str, Any]) -> list[Method]:
     methods = []
-    for host in parse_names(config["hosts"]):
-        for variant in parse_names(config["variants"]):
+    for host in parse_names(config["hosts"]) or PAPER_HOSTS:
+        for variant in parse_names(config["variants"]) or VARIANTS:
             methods.append(_method(config, f"{host}+{variant}", host, variant, {}))
     for name in parse_names(config["own"]):
         host, _, variant = name.partition("+")

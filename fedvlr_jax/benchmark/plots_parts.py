@@ -14,7 +14,7 @@ from fedvlr_jax.evaluation.metrics import SELECTION_METRIC
 from fedvlr_jax.io.figures import COLOURS, new_figure
 from fedvlr_jax.models.variants import VARIANTS
 
-VARIANT_COLOURS = dict(zip(VARIANTS, ("#5F6B7A", "#E69F00", "#009E73", "#D55E00"), strict=True))
+VARIANT_COLOURS = dict(zip(VARIANTS, ("#5F6B7A", "#E69F00", "#009E73", "#D55E00"), strict=False))
 PANEL_COLUMNS = 3
 
 Curve = Sequence[CurvePoint]

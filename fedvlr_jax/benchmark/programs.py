@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedvlr_jax.algorithm import Algorithm, build_algorithm, make_algorithm
+from fedvlr_jax.compiling import Compiler
 from fedvlr_jax.data.buckets import heldout_targets
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.evaluation.metrics import warm_items
-from fedvlr_jax.evaluation.ranking import rank_all
+from fedvlr_jax.evaluation.ranking import rank_all, without_test
 from fedvlr_jax.training.experiment import configured_prior
 from fedvlr_jax.types import Array, ClientData, Content, Dataset, Prior, PyTree, Ranks, RoundInfo
 
@@ -36,8 +36,8 @@ class Group(NamedTuple):
     own_content: bool
 
 
-class MethodPrograms:
-    """Compiles each program of a method at most once for each size of group; adds up the time in `seconds`.
+class MethodPrograms(Compiler):
+    """Compiles each program of a method at most once for each size of group.
 
     Args:
       settings: nested settings of the method; the traced fields keep their values where a point has none.
@@ -46,6 +46,7 @@ class MethodPrograms:
     """
 
     def __init__(self, settings: Mapping[str, Any], dataset: Dataset, clients: ClientData):
+        super().__init__()
         self.settings, self.dataset = settings, dataset
         for field, expected in (("store", "device"), ("devices", 1)):  # clients are not split over places here
             found = settings["compute"][field]
@@ -54,7 +55,6 @@ class MethodPrograms:
         self.algorithm = make_algorithm(settings, dataset)  # checks everything once, with plain numbers
         self.target_tu = heldout_targets(dataset)
         self.warm_i = warm_items(dataset.train_item, dataset.num_items)
-        self.seconds = 0.0
         self._chunk = settings["eval"]["chunk"]
         self._prior = None
         if self.algorithm.model.host.combine is not None:
@@ -106,9 +106,7 @@ class MethodPrograms:
     def rank(self, group: Group, state: PyTree, *, hide_test: bool) -> Ranks:
         """Where the held-out items stand in every run, NumPy [m, ...]; hidden test items are not handed over."""
         size = jax.tree.leaves(state)[0].shape[0]
-        target_tu = self.target_tu.copy()
-        if hide_test:
-            target_tu[1] = -1
+        target_tu = without_test(self.target_tu) if hide_test else self.target_tu
 
         def rank(point: Point, clients: ClientData, state: PyTree, target_tu: Array) -> Ranks:
             algorithm = self._at(point)
@@ -141,9 +139,7 @@ class MethodPrograms:
             over_runs = _one if size == 1 else jax.vmap
             mapped = over_runs(function, in_axes=(0, axes, *(0 for _ in arguments)))
             jitted = jax.jit(mapped, donate_argnums=(2,) if donate else ())
-            begin = time.perf_counter()
-            self._compiled[key] = jitted.lower(group.point, group.clients, *arguments).compile()
-            self.seconds += time.perf_counter() - begin
+            self._compiled[key] = self.compile(jitted, group.point, group.clients, *arguments)
         return self._compiled[key](group.point, group.clients, *arguments)
 
 

@@ -28,6 +28,7 @@ import numpy as np
 
 from fedvlr_jax.data.facts import fingerprint
 from fedvlr_jax.data.folder import read_folder, require_files
+from fedvlr_jax.data.histories import split_by_user
 from fedvlr_jax.errors import DataError
 from fedvlr_jax.types import Dataset
 
@@ -127,9 +128,8 @@ def _facts(dataset: Dataset) -> dict[str, Any]:
 
 
 def _clients(dataset: Dataset) -> Iterator[dict[str, Any]]:
-    ends = np.cumsum(np.bincount(dataset.train_user, minlength=dataset.num_users))
     rows = {"train": dataset.train_item} | ({} if dataset.train_age is None else {"age": dataset.train_age})
-    of_user = {name: np.split(values, ends[:-1]) for name, values in rows.items()}
+    of_user = {name: split_by_user(dataset, values) for name, values in rows.items()}
     for user in range(dataset.num_users):
         held_out = {"valid": dataset.valid_item[user], "test": dataset.test_item[user]}
         planted = {} if dataset.planted is None else {"planted": dataset.planted[user]}

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedvlr_jax.algorithm import Algorithm, make_algorithm
+from fedvlr_jax.compiling import compile_ahead
 from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.federated import sampling
@@ -115,7 +116,7 @@ def compile_point(settings: Mapping[str, Any], point: Mapping[str, int]) -> dict
 
     def compiled(program: Callable, counted: Callable | None, *arguments: Any, timed: bool = True) -> Compiled:
         counts = {} if counted is None else jax.jit(counted).lower(*arguments).cost_analysis()
-        return Compiled(jax.jit(program).lower(*arguments).compile(), counts, arguments, timed)
+        return Compiled(compile_ahead(jax.jit(program), *arguments)[0], counts, arguments, timed)
 
     def round_(state: FedState, data: ClientData) -> FedState:
         return algorithm.run(state, data, 1)[0]
