@@ -170,7 +170,7 @@ def test_latex_escaping():
 
 
 def test_cells_cannot_break_a_table():
-    table = tables.Table("T", "About.", ("a", "b"), [tables.Block("", [("x | y\nz", "**<b>5_%**")])])
+    table = tables.Table("T", "About.", ("a", "b"), [tables.TableBlock("", [("x | y\nz", "**<b>5_%**")])])
     assert r"| x \| y z | **&lt;b>5_%** |" in markdown("M", [table])
     assert r"x \textbar{} y z & \textbf{\textless{}b\textgreater{}5\_\%} \\" in latex(table).replace("\n", " ")
 

@@ -111,7 +111,7 @@ def test_a_single_baseline_may_try_more_points_than_the_others(tmp_path, monkeyp
 def test_points_of_what_has_no_grid_to_train_are_refused():
     config = {"seeds": 1, "search_seeds": 1, "baseline_points_of": {"ease": 0}}
     with pytest.raises(ConfigError, match=r"baseline_points_of: expected names among bpr_mf, .* found 'ease'"):
-        run_benchmark(config, None, None, interrupt=None, say=None)
+        run_benchmark(config, None, None, interrupt=None, report=None)
 
 
 def test_points_of_a_bounded_grid_are_spread_evenly():

@@ -11,8 +11,8 @@ import numpy as np
 from fedvlr_jax.types import Array, Bucket, Dataset, PyTree
 
 Hyper = dict[str, Any]
-Grid = tuple[Hyper, ...]
-FitGrid = Callable[[Dataset, Grid], Iterator[tuple[Hyper, PyTree]]]
+HyperGrid = tuple[Hyper, ...]
+FitGrid = Callable[[Dataset, HyperGrid], Iterator[tuple[Hyper, PyTree]]]
 
 _DIGITS = 30  # binary digits of a score, counted from the largest of its row
 
@@ -35,7 +35,7 @@ class Baseline(NamedTuple):
 
     fit: Callable[..., PyTree]
     score: Callable[[PyTree, Bucket], Array]
-    grid: Grid
+    grid: HyperGrid
     fit_grid: FitGrid | None = None
     needs_features: bool = False
     megabytes: Callable[[Dataset], float] | None = None

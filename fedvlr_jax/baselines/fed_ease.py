@@ -2,8 +2,8 @@
 
 The models read the histories only through R^T R = sum_u r_u r_u^T, a sum over clients:
 
-1. every client uploads the block r_u r_u^T on the items that it has (`client_block`);
-2. the server adds the blocks (`sum_blocks`), solves for the weights B (`ridge`; item features it has anyway) and
+1. every client uploads the block r_u r_u^T on the items that it has (`gram_block`);
+2. the server adds the blocks (`sum_gram_blocks`), solves for the weights B (`ridge`; item features it has anyway) and
    publishes them;
 3. every client scores with its own history, s_u = r_u B.
 
@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedvlr_jax.baselines.base import Baseline, Grid, Hyper, table_baseline
+from fedvlr_jax.baselines.base import Baseline, Hyper, HyperGrid, table_baseline
 from fedvlr_jax.baselines.content import allowed_points, centred_features
 from fedvlr_jax.baselines.content_ease import content_ease
 from fedvlr_jax.baselines.ease import ease
@@ -38,7 +38,7 @@ from fedvlr_jax.types import Array, Dataset
 BYTES_PAIR, BYTES_NUMBER = 4 + 4, 4  # (uint32 position, float32 value); one float32
 
 
-class Block(NamedTuple):
+class GramBlock(NamedTuple):
     """A client's upload: the upper triangle of r_u r_u^T, diagonal included, where it is not zero.
 
     Attributes:
@@ -66,7 +66,7 @@ class Messages(NamedTuple):
     down_whole: int
 
 
-def client_block(history: np.ndarray, clip: float | None = None) -> Block:
+def gram_block(history: np.ndarray, clip: float | None = None) -> GramBlock:
     """What one client uploads.
 
     Args:
@@ -78,10 +78,12 @@ def client_block(history: np.ndarray, clip: float | None = None) -> Block:
     low, high = history[first], history[second]
     norm = np.sqrt(low.size)
     value = 1.0 if clip is None or norm <= clip else clip / norm
-    return Block((high * (high + 1) // 2 + low).astype(np.uint32), np.full(low.size, value, np.float32))
+    return GramBlock((high * (high + 1) // 2 + low).astype(np.uint32), np.full(low.size, value, np.float32))
 
 
-def sum_blocks(blocks: Iterable[Block], num_items: int, *, deviation: float = 0.0, seed: int = 0) -> np.ndarray:
+def sum_gram_blocks(
+    blocks: Iterable[GramBlock], num_items: int, *, deviation: float = 0.0, seed: int = 0
+) -> np.ndarray:
     """The sum of the clients' blocks as a symmetric matrix, float64 [i, i]; exact for values of 1.
 
     Args:
@@ -107,7 +109,7 @@ def federated_factor(dataset: Dataset, *, noise: float = 0.0, clip: float | None
     Args:
       dataset: its train rows, one client for each user.
       noise: multiplier; the noise on the sum has the standard deviation ``noise * clip``.
-      clip: the largest L2 norm of a client's block, see `client_block`.
+      clip: the largest L2 norm of a client's block, see `gram_block`.
       seed: of the noise.
 
     Returns:
@@ -119,8 +121,8 @@ def federated_factor(dataset: Dataset, *, noise: float = 0.0, clip: float | None
     """
     if noise < 0 or (clip is not None and clip <= 0) or (noise and clip is None):
         raise ConfigError(f"fed_ease: expected noise >= 0 and, with noise, a clip > 0, found {noise=} and {clip=}")
-    blocks = (client_block(history, clip) for history in split_by_user(dataset, dataset.train_item))
-    gram_ii = sum_blocks(blocks, dataset.num_items, deviation=noise * (clip or 0.0), seed=seed)
+    blocks = (gram_block(history, clip) for history in split_by_user(dataset, dataset.train_item))
+    gram_ii = sum_gram_blocks(blocks, dataset.num_items, deviation=noise * (clip or 0.0), seed=seed)
     if not noise:
         return gram_factor(gram_ii)
     size_r, turn_ir = np.linalg.eigh(gram_ii)
@@ -153,17 +155,17 @@ def with_noise(baseline: Baseline, *, noise: float, clip: float, seed: int = 0) 
     )
 
 
-def fit_plain(dataset: Dataset, grid: Grid) -> Iterator[tuple[Hyper, Array]]:
+def fit_plain(dataset: Dataset, grid: HyperGrid) -> Iterator[tuple[Hyper, Array]]:
     """As `ease.fit_grid`; ``noise``, ``clip`` and ``seed`` of a point as in `federated_factor`."""
     return _fit(dataset, {}, grid)
 
 
-def fit_content(dataset: Dataset, grid: Grid) -> Iterator[tuple[Hyper, Array]]:
+def fit_content(dataset: Dataset, grid: HyperGrid) -> Iterator[tuple[Hyper, Array]]:
     """As `content_ease.fit_grid`; ``noise``, ``clip`` and ``seed`` of a point as in `federated_factor`."""
     return _fit(dataset, centred_features(dataset), allowed_points(dataset, grid))
 
 
-def _fit(dataset: Dataset, features: dict[str, np.ndarray], grid: Grid) -> Iterator[tuple[Hyper, Array]]:
+def _fit(dataset: Dataset, features: dict[str, np.ndarray], grid: HyperGrid) -> Iterator[tuple[Hyper, Array]]:
     for options, points in itertools.groupby(grid, key=_sum_options):
         yield from ridge_tables(federated_factor(dataset, **options), dataset, features, tuple(points))
 

@@ -72,7 +72,7 @@ class Fitted(NamedTuple):
         return best[0] if best and not self.failure else -np.inf
 
 
-class Plan(NamedTuple):
+class FitPlan(NamedTuple):
     """How long to train: at most `epochs`, evaluated every `eval_every` of them and after the last one, and given
     up after `patience` evaluations without a better one."""
 
@@ -109,7 +109,7 @@ def fit_learner(
       buckets: all users of `dataset` with their train histories.
       points: hyper-parameters, all with the same names, such as ``learner.grid``.
       seeds: of initial values, order of rows, negatives and dropout, each >= 0.
-      epochs, eval_every, patience: see `Plan`; epochs in passes over all train rows.
+      epochs, eval_every, patience: see `FitPlan`; epochs in passes over all train rows.
       negatives: what negatives are drawn from, see `triples.make_rows`.
 
     Returns:
@@ -120,7 +120,7 @@ def fit_learner(
       ConfigError: for a budget out of range, or unknown `negatives`.
       DataError: without validation rows, or without the features that the model needs.
     """
-    plan = _check(Plan(epochs, eval_every, patience), dataset)
+    plan = _check(FitPlan(epochs, eval_every, patience), dataset)
     rows = make_rows(dataset, negatives)
     prepared: dict[tuple, PyTree] = {}
     fitted = []
@@ -133,7 +133,7 @@ def fit_learner(
     return fitted
 
 
-def _check(plan: Plan, dataset: Dataset) -> Plan:
+def _check(plan: FitPlan, dataset: Dataset) -> FitPlan:
     for name, value in plan._asdict().items():
         if value < 1:
             raise ConfigError(f"{name}: expected at least 1, found {value}")
@@ -181,7 +181,7 @@ class _Run:
         return program(*args)
 
 
-def _fit(run: _Run, seed: int, plan: Plan) -> Fitted:
+def _fit(run: _Run, seed: int, plan: FitPlan) -> Fitted:
     """Train one model until its epochs or its patience are used up."""
     begin, compiled_before = time.perf_counter(), run.seconds_compile
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from fedvlr_jax.benchmark.programs import MethodPrograms, Point
+from fedvlr_jax.benchmark.programs import MethodPrograms, TracedPoint
 from fedvlr_jax.benchmark.records import CurvePoint
 from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, main_metrics, summarise
 from fedvlr_jax.io.interrupt import Interrupt
@@ -23,7 +23,7 @@ from fedvlr_jax.types import Dataset, Ranks, RoundInfo
 class Run(NamedTuple):
     """One run of a method: a point of its grid (traced settings by dotted name) and a seed."""
 
-    point: Point
+    point: TracedPoint
     seed: int
 
 

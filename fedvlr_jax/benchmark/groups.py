@@ -12,7 +12,7 @@ from fedvlr_jax.evaluation.metrics import main_metrics, seed_values
 from fedvlr_jax.types import Dataset
 
 
-class Groups(NamedTuple):
+class RowGroups(NamedTuple):
     """The groups of one grouping that hold test rows.
 
     Attributes:
@@ -27,7 +27,7 @@ class Groups(NamedTuple):
     means: Mapping[str, Mapping[str, tuple[float, ...]]]
 
 
-def make_groups(methods: Sequence[MethodRuns], dataset: Dataset) -> list[Groups]:
+def make_groups(methods: Sequence[MethodRuns], dataset: Dataset) -> list[RowGroups]:
     """All groupings of the test rows; methods in the table's order, without those that have no finished run."""
     methods = order.in_order(filter(order.has_numbers, methods))
     found = []
@@ -40,11 +40,11 @@ def make_groups(methods: Sequence[MethodRuns], dataset: Dataset) -> list[Groups]
         sizes = [int((grouping.group_u == group).sum()) for group in range(len(grouping.names))]
         named = [(name, size) for name, size in zip(grouping.names, sizes, strict=True) if size]
         names, counts = zip(*named, strict=True) if named else ((), ())
-        found.append(Groups(label, names, counts, means))
+        found.append(RowGroups(label, names, counts, means))
     return found
 
 
-def long_rows(groupings: Sequence[Groups]) -> Iterator[tuple[str, str, str, int, str, float]]:
+def long_rows(groupings: Sequence[RowGroups]) -> Iterator[tuple[str, str, str, int, str, float]]:
     """(method, grouping, group, rows, metric, mean) of every cell; the content of groups.csv."""
     for groups in groupings:
         for method, metrics in groups.means.items():

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from fedvlr_jax.algorithm import parse_names
 from fedvlr_jax.baselines import BASELINES
-from fedvlr_jax.benchmark.programs import Point, with_fields
+from fedvlr_jax.benchmark.programs import TracedPoint, with_fields
 from fedvlr_jax.benchmark.published import PAPER_HOSTS
 from fedvlr_jax.benchmark.records import CENTRALISED, CONTROL, FEDERATED
 from fedvlr_jax.errors import ConfigError, suggest
@@ -163,7 +163,7 @@ def _impossible(method: Method, dataset: Dataset) -> str:
     return ""
 
 
-def split_point(point: Point, traceable: frozenset[str]) -> tuple[dict[str, Any], Point]:
+def split_point(point: TracedPoint, traceable: frozenset[str]) -> tuple[dict[str, Any], TracedPoint]:
     """A point as (fields that change the program, numbers that it takes as arguments)."""
     static = {field: value for field, value in point.items() if field not in traceable}
     return static, {field: float(value) for field, value in point.items() if field in traceable}

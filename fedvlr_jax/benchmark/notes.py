@@ -11,14 +11,14 @@ import numpy as np
 from fedvlr_jax.benchmark import order, tables
 from fedvlr_jax.benchmark.published import CONSTANT_NOTE, PAPER_METRICS, equals_constant
 from fedvlr_jax.benchmark.records import CENTRALISED, CONTROL, MethodRuns
-from fedvlr_jax.benchmark.table import COLD, RESAMPLES, WARM, Row
+from fedvlr_jax.benchmark.table import COLD, RESAMPLES, WARM, TableRow
 from fedvlr_jax.evaluation.groups import by_warmth
 from fedvlr_jax.evaluation.intervals import LEAST_USERS
 from fedvlr_jax.evaluation.metrics import SELECTION_METRIC
 from fedvlr_jax.types import Dataset
 
 
-def make_notes(rows: Sequence[Row], dataset: Dataset, environment: Mapping[str, Any]) -> list[str]:
+def make_notes(rows: Sequence[TableRow], dataset: Dataset, environment: Mapping[str, Any]) -> list[str]:
     """All notes that this table needs, plain sentences with Markdown's `code` marks.
 
     Args:
@@ -54,7 +54,7 @@ def _data(dataset: Dataset) -> str:
     )
 
 
-def _spread(rows: Sequence[Row], dataset: Dataset) -> list[str]:
+def _spread(rows: Sequence[TableRow], dataset: Dataset) -> list[str]:
     seeds = sorted({len(row.method.seeds) for row in rows if row.method.seeds})
     found = [
         f"±: sample standard deviation over seeds (seeds a method: {' or '.join(map(str, seeds)) or 'none'}), n/a "
@@ -68,7 +68,7 @@ def _spread(rows: Sequence[Row], dataset: Dataset) -> list[str]:
     return found
 
 
-def _marks(rows: Sequence[Row]) -> list[str]:
+def _marks(rows: Sequence[TableRow]) -> list[str]:
     marks = [
         (
             tables.BELOW_POPULARITY,
@@ -81,7 +81,7 @@ def _marks(rows: Sequence[Row]) -> list[str]:
     return [f"{mark} {meaning}" for mark, holds, meaning in marks if holds]
 
 
-def _published(rows: Sequence[Row], dataset: Dataset) -> list[str]:
+def _published(rows: Sequence[TableRow], dataset: Dataset) -> list[str]:
     if not any(row.scores[name].published is not None for row in rows for name in PAPER_METRICS):
         return [f"The paper (arXiv 2410.08478) has no numbers for these methods on {dataset.name}."]
     found = [
@@ -93,7 +93,7 @@ def _published(rows: Sequence[Row], dataset: Dataset) -> list[str]:
     return found
 
 
-def _controls(rows: Sequence[Row], dataset: Dataset) -> list[str]:
+def _controls(rows: Sequence[TableRow], dataset: Dataset) -> list[str]:
     missing = [name for name, x in (("visual", dataset.V), ("textual", dataset.C)) if x is None]
     found = [f"The set has no {' and no '.join(missing)} features."] if missing else []
     if any(row.block == order.CONTROLS for row in rows):
@@ -107,7 +107,7 @@ def _controls(rows: Sequence[Row], dataset: Dataset) -> list[str]:
     return found
 
 
-def _tests(rows: Sequence[Row]) -> list[str]:
+def _tests(rows: Sequence[TableRow]) -> list[str]:
     strongest = order.best_on_validation(row.method for row in rows if row.method.family == CENTRALISED)
     found = [
         "Tests: paired permutation tests over users (a user's value is the mean over seeds), two-sided. d_z: mean "

@@ -9,9 +9,9 @@ import numpy as np
 
 from fedvlr_jax.benchmark import order
 from fedvlr_jax.benchmark import plots_parts as parts
-from fedvlr_jax.benchmark.groups import Groups
+from fedvlr_jax.benchmark.groups import RowGroups
 from fedvlr_jax.benchmark.records import CENTRALISED, FEDERATED, CurvePoint, MethodRuns
-from fedvlr_jax.benchmark.table import Row
+from fedvlr_jax.benchmark.table import TableRow
 from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, VALID, main_metrics, seed_values
 from fedvlr_jax.io.figures import COLOURS, log_axis, new_figure, png_of
 from fedvlr_jax.models.variants import VARIANTS
@@ -31,7 +31,7 @@ class Picture(NamedTuple):
     png: bytes
 
 
-def draw_all(rows: Sequence[Row], groupings: Sequence[Groups]) -> list[Picture]:
+def draw_all(rows: Sequence[TableRow], groupings: Sequence[RowGroups]) -> list[Picture]:
     """Every picture that there is data for."""
     rows = [row for row in rows if row.method.seeds]
     history = next((groups for groups in groupings if groups.grouping == "history"), None)
@@ -44,7 +44,7 @@ def draw_all(rows: Sequence[Row], groupings: Sequence[Groups]) -> list[Picture]:
     return [picture for picture in found if picture]
 
 
-def draw_bars(rows: Sequence[Row]) -> Picture | None:
+def draw_bars(rows: Sequence[TableRow]) -> Picture | None:
     """`SELECTION_METRIC` on test of all methods with intervals, sorted; published numbers as hollow markers."""
     rows = [row for row in rows if row.scores[SELECTION_METRIC].mean is not None]
     rows = sorted(rows, key=lambda row: row.scores[SELECTION_METRIC].mean)
@@ -127,7 +127,7 @@ def draw_communication(methods: Sequence[MethodRuns]) -> Picture | None:
     return Picture("communication.png", "Quality against communication", caption, png_of(figure))
 
 
-def draw_history(methods: Sequence[MethodRuns], groups: Groups) -> Picture | None:
+def draw_history(methods: Sequence[MethodRuns], groups: RowGroups) -> Picture | None:
     """`SELECTION_METRIC` on test by the length of the user's history, one panel a host, with two references."""
     panels = [(title, members) for title, members in parts.panels(methods) if title != order.CENTRAL]
     if not panels or not groups.names:

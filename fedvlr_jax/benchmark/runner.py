@@ -31,7 +31,7 @@ def run_benchmark(
     workdir: pathlib.Path,
     *,
     interrupt: Interrupt,
-    say: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> list[MethodRuns]:
     """Run all methods, or go on where an earlier call ended.
 
@@ -42,7 +42,7 @@ def run_benchmark(
       dataset: the data.
       workdir: a writable folder; each run gets a folder below ``workdir/runs/<method>``.
       interrupt: where signals are noted.
-      say: takes one line of progress.
+      report: takes one line of progress.
 
     Returns:
       One record a method, in the order of the table.
@@ -62,11 +62,11 @@ def run_benchmark(
     clients = make_client_data(dataset, growth=config["bucket_growth"])
     task = Task(config, dataset, clients, workdir, interrupt)
     for note in asked.notes:
-        say(note)
-    return _run_all(task, asked, say)
+        report(note)
+    return _run_all(task, asked, report)
 
 
-def _run_all(task: Task, asked: Methods, say: Callable[[str], None]) -> list[MethodRuns]:
+def _run_all(task: Task, asked: Methods, report: Callable[[str], None]) -> list[MethodRuns]:
     records: dict[str, MethodRuns] = {}
     cache: dict[str, Any] = {}  # the programs of the latest method and its controls
     clock = _Clock(asked.methods)
@@ -83,7 +83,7 @@ def _run_all(task: Task, asked: Methods, say: Callable[[str], None]) -> list[Met
         except Exception as error:  # one broken method must not take the table down
             record = _failed(method, f"{type(error).__name__}: {error}")
         records[method.name] = record
-        say(clock.line(record, time.perf_counter() - begin))
+        report(clock.line(record, time.perf_counter() - begin))
     return [records[method.name] for method in asked.methods]
 
 
@@ -121,10 +121,10 @@ class _Clock:
     def line(self, record: MethodRuns, seconds: float) -> str:
         self._done, self._spent = self._done + 1, self._spent + seconds
         left = self._spent / self._done * (self._total - self._done)
-        said = f"FAILED: {record.failures[0]}" if record.failures else f"{len(record.seeds)} seeds"
+        text = f"FAILED: {record.failures[0]}" if record.failures else f"{len(record.seeds)} seeds"
         valid = [max(p.valid[SELECTION_METRIC] for p in curve) for curve in record.curves if curve]
         if valid:
-            said += f", valid {SELECTION_METRIC} {100 * sum(valid) / len(valid):.2f} %"
+            text += f", valid {SELECTION_METRIC} {100 * sum(valid) / len(valid):.2f} %"
         return (
-            f"[{self._done}/{self._total}] {record.name}: {said} in {seconds:.0f} s; about {left / 60:.0f} min left"
+            f"[{self._done}/{self._total}] {record.name}: {text} in {seconds:.0f} s; about {left / 60:.0f} min left"
         )

@@ -69,7 +69,7 @@ class Estimate(NamedTuple):
     published: float | None = None
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """A method and its numbers.
 
     Attributes:
@@ -90,7 +90,7 @@ class Row(NamedTuple):
     megabytes: float | None = None
 
 
-def make_rows(methods: Sequence[MethodRuns], dataset: Dataset) -> list[Row]:
+def make_rows(methods: Sequence[MethodRuns], dataset: Dataset) -> list[TableRow]:
     """The rows of the table, in its order (`order.in_order`).
 
     Args:
@@ -113,7 +113,7 @@ def values_of(method: MethodRuns, column: Column, group_u: np.ndarray) -> np.nda
     return values_su if column.group is None else values_su[:, group_u == column.group]
 
 
-def long_rows(rows: Sequence[Row]) -> Iterator[tuple[str, str, *tuple[float | None, ...]]]:
+def long_rows(rows: Sequence[TableRow]) -> Iterator[tuple[str, str, *tuple[float | None, ...]]]:
     """(method, metric, mean, std, ci_low, ci_high, published) of every estimate; the content of table.csv."""
     for row in rows:
         for name, estimate in row.scores.items():
@@ -150,7 +150,7 @@ def _estimates(methods: Sequence[MethodRuns], group_u: np.ndarray) -> dict[tuple
 
 def _row(
     method: MethodRuns, dataset: Dataset, estimates: Mapping[tuple[str, str], Estimate], floor: float | None
-) -> Row:
+) -> TableRow:
     known = published(dataset.name, method.name)
     scores = {
         column.name: estimates.get((method.name, column.name), Estimate())._replace(published=known.get(column.name))
@@ -159,7 +159,7 @@ def _row(
     scores[TIE_RATE] = _spread([_tie_rate(ranks) for ranks in method.ranks])
     scores[CONSTANT_RATE] = _spread([float(np.mean(ranks.constant)) for ranks in method.ranks])
     moved, ndcg = method.megabytes_per_round, scores[SELECTION_METRIC].mean
-    return Row(
+    return TableRow(
         method=method,
         block=order.block_of(method),
         scores=scores,

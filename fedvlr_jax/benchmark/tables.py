@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from fedvlr_jax.benchmark import order
 from fedvlr_jax.benchmark.contrasts import Contrast
-from fedvlr_jax.benchmark.groups import Groups
+from fedvlr_jax.benchmark.groups import RowGroups
 from fedvlr_jax.benchmark.published import PAPER_METRICS, equals_constant
-from fedvlr_jax.benchmark.table import CONSTANT_RATE, TIE_RATE, Estimate, Row
+from fedvlr_jax.benchmark.table import CONSTANT_RATE, TIE_RATE, Estimate, TableRow
 from fedvlr_jax.evaluation.metrics import CUTOFFS, SELECTION_METRIC, main_metrics, printed_metrics
 
 NOTHING = "-"
@@ -21,7 +21,7 @@ BELOW_POPULARITY, NOT_FINITE, SOME_FAILED, LIKE_A_CONSTANT = "†", "§", "¶", 
 """Marks behind names of methods and published numbers."""
 
 
-class Block(NamedTuple):
+class TableBlock(NamedTuple):
     """Rows under one heading (none if the name is empty)."""
 
     name: str
@@ -34,17 +34,17 @@ class Table(NamedTuple):
     title: str
     about: str
     columns: tuple[str, ...]
-    blocks: list[Block]
+    blocks: list[TableBlock]
     left: int = 1
 
 
-def main_table(rows: Sequence[Row], dataset_name: str) -> Table:
+def main_table(rows: Sequence[TableRow], dataset_name: str) -> Table:
     """The headline: the main metrics with spread and interval, published numbers, warm and cold rows, ties."""
     sure = main_metrics()
     plain = [f"{group} {m}" for group in ("warm", "cold") for m in sure]
     best = {(b, m): _best([row for row in rows if row.block == b], m) for b in _WITH_BEST for m in sure}
 
-    def cells(row: Row) -> tuple[str, ...]:
+    def cells(row: TableRow) -> tuple[str, ...]:
         if not row.method.seeds:
             full = ["failed", *(NOTHING for _ in sure[1:])]
         else:
@@ -66,7 +66,7 @@ def main_table(rows: Sequence[Row], dataset_name: str) -> Table:
     return Table("Results", about, columns, _blocks(rows, cells))
 
 
-def cutoff_table(rows: Sequence[Row]) -> Table:
+def cutoff_table(rows: Sequence[TableRow]) -> Table:
     """The metrics at the smaller cut-offs."""
     metrics = printed_metrics(*CUTOFFS[:-1])
     about = "Test rows, percent, as above."
@@ -102,15 +102,15 @@ def test_table(contrasts: Sequence[Contrast]) -> Table:
         "Tests",
         about if rows else "There is no pair of methods to compare.",
         (*columns, "verdict"),
-        [Block("", rows)],
+        [TableBlock("", rows)],
         left=2,
     )
 
 
-def cost_table(rows: Sequence[Row]) -> Table:
+def cost_table(rows: Sequence[TableRow]) -> Table:
     """What was chosen, and what each method costs."""
 
-    def cells(row: Row) -> tuple[str, ...]:
+    def cells(row: TableRow) -> tuple[str, ...]:
         method = row.method
         return (
             method.name,
@@ -132,14 +132,16 @@ def cost_table(rows: Sequence[Row]) -> Table:
     return Table("Settings and costs", about, columns, _blocks(rows, cells), left=2)
 
 
-def failure_table(rows: Sequence[Row]) -> Table:
+def failure_table(rows: Sequence[TableRow]) -> Table:
     """Every run that failed, and why."""
     lines = [(row.method.name, reason) for row in rows for reason in row.method.failures]
     about = "Runs that did not finish; their seeds are missing from the numbers above."
-    return Table("Failures", about if lines else "No run failed.", ("method", "reason"), [Block("", lines)], left=2)
+    return Table(
+        "Failures", about if lines else "No run failed.", ("method", "reason"), [TableBlock("", lines)], left=2
+    )
 
 
-def group_tables(groupings: Sequence[Groups], rows: Sequence[Row]) -> list[Table]:
+def group_tables(groupings: Sequence[RowGroups], rows: Sequence[TableRow]) -> list[Table]:
     """One table for each grouping of the test rows."""
     titles = {
         "warmth": ("Warm and cold items", "Whether the held-out item occurs in the train rows."),
@@ -162,24 +164,24 @@ def percent(value: float | None) -> str:
     return NOTHING if value is None else f"{100 * value:.2f}"
 
 
-def _group_cells(row: Row, groups: Groups) -> tuple[str, ...]:
+def _group_cells(row: TableRow, groups: RowGroups) -> tuple[str, ...]:
     means = [groups.means[row.method.name][metric] for metric in main_metrics()]
     return row.method.name, *("/".join(map(percent, pair)) for pair in zip(*means, strict=True))
 
 
-def _blocks(rows: Sequence[Row], cells: Callable[[Row], tuple[str, ...]]) -> list[Block]:
+def _blocks(rows: Sequence[TableRow], cells: Callable[[TableRow], tuple[str, ...]]) -> list[TableBlock]:
     """The rows under the headings of their blocks; no heading for a block without rows."""
-    blocks = [Block(name, [cells(row) for row in rows if row.block == name]) for name in order.BLOCKS]
+    blocks = [TableBlock(name, [cells(row) for row in rows if row.block == name]) for name in order.BLOCKS]
     return [block for block in blocks if block.rows]
 
 
-def _best(rows: Sequence[Row], metric: str) -> str | None:
+def _best(rows: Sequence[TableRow], metric: str) -> str | None:
     """The method with the highest mean, if there is any."""
     known = [row for row in rows if row.scores[metric].mean is not None]
     return max(known, key=lambda row: row.scores[metric].mean).method.name if known else None
 
 
-def _marked(row: Row) -> str:
+def _marked(row: TableRow) -> str:
     marks = [
         (BELOW_POPULARITY, row.below_popularity),
         (NOT_FINITE, row.nonfinite_users > 0),

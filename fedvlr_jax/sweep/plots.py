@@ -9,7 +9,7 @@ import numpy as np
 
 from fedvlr_jax.evaluation.metrics import SELECTION_METRIC
 from fedvlr_jax.io.figures import new_figure, png_of
-from fedvlr_jax.sweep.leaderboard import Standing
+from fedvlr_jax.sweep.leaderboard import LeaderboardRow
 
 LOG_SPAN = 20.0  # positive numbers that span more than this have a logarithmic axis
 MOST_TICKS = 8
@@ -50,18 +50,18 @@ def scale_of(values: Sequence[Any]) -> Scale:
     return Scale(height(number_p), [(float(height(number)), shown[number]) for number in ordered])
 
 
-def draw_parallel(standings: Sequence[Standing]) -> bytes:
+def draw_parallel(leaderboard: Sequence[LeaderboardRow]) -> bytes:
     """The picture as a PNG file; points without a value are grey and end before the last axis."""
     from matplotlib import colormaps
 
-    fields = list(standings[0].point)
-    scales = [scale_of([s.point[field] for s in standings]) for field in fields]
-    done = [p for p, s in enumerate(standings) if s.value is not None]
-    result = scale_of([100 * standings[p].value for p in done]) if done else Scale(np.zeros(0), [])
+    fields = list(leaderboard[0].point)
+    scales = [scale_of([s.point[field] for s in leaderboard]) for field in fields]
+    done = [p for p, s in enumerate(leaderboard) if s.value is not None]
+    result = scale_of([100 * leaderboard[p].value for p in done]) if done else Scale(np.zeros(0), [])
     result = Scale(result.height_p, [result.ticks[0], result.ticks[-1]] if len(result.ticks) > 1 else result.ticks)
     figure = new_figure(1.8 + 1.7 * (len(fields) + 1), 4.2)
     axes = figure.subplots()
-    for p in reversed(range(len(standings))):  # the best lines are drawn last, above the others
+    for p in reversed(range(len(leaderboard))):  # the best lines are drawn last, above the others
         heights = [scale.height_p[p] for scale in scales]
         if p in done:
             height = float(result.height_p[done.index(p)])

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedvlr_jax.benchmark.formats import markdown
-from fedvlr_jax.benchmark.tables import NOTHING, Block, Table
+from fedvlr_jax.benchmark.tables import NOTHING, Table, TableBlock
 from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, main_metrics
 from fedvlr_jax.io.files import write_bytes, write_csv, write_json
-from fedvlr_jax.sweep.leaderboard import Spread, Standing, choose, stand, tested
+from fedvlr_jax.sweep.leaderboard import LeaderboardRow, Spread, choose, make_leaderboard, tested
 from fedvlr_jax.sweep.plots import draw_parallel
 from fedvlr_jax.sweep.runner import Found
 from fedvlr_jax.sweep.space import Sweep
@@ -26,7 +26,7 @@ NOTES = (
 
 def write_report(
     sweep: Sweep, found: Found, workdir: pathlib.Path, *, title: str, config: str, base: Mapping[str, Any]
-) -> list[Standing]:
+) -> list[LeaderboardRow]:
     """Writes ``table.csv`` (fractions in full precision), ``table.md`` (percent), ``best.json``, ``parallel.png``.
 
     Args:
@@ -40,32 +40,32 @@ def write_report(
     Returns:
       The points, best first.
     """
-    standings = stand(sweep, found.points, found.runs)
-    best = choose(standings)
+    leaderboard = make_leaderboard(sweep, found.points, found.runs)
+    best = choose(leaderboard)
     test = tested(best, found.runs) if best else {}
-    summary = best_point(best, test, standings, config=config, base=base)
-    write_csv(workdir / "table.csv", *csv_table(standings, best, test))
+    summary = best_point(best, test, leaderboard, config=config, base=base)
+    write_csv(workdir / "table.csv", *csv_table(leaderboard, best, test))
     write_json(workdir / "best.json", summary)
-    said = f"To train the best point: `{summary['command']}`" if best else "No point has a value at every seed."
-    page = markdown(title, [text_table(standings, best, test)], [said, *NOTES])
+    advice = f"To train the best point: `{summary['command']}`" if best else "No point has a value at every seed."
+    page = markdown(title, [text_table(leaderboard, best, test)], [advice, *NOTES])
     write_bytes(workdir / "table.md", page.encode())
-    write_bytes(workdir / "parallel.png", draw_parallel(standings))
-    return standings
+    write_bytes(workdir / "parallel.png", draw_parallel(leaderboard))
+    return leaderboard
 
 
 def best_point(
-    best: Standing | None,
+    best: LeaderboardRow | None,
     test: Mapping[str, Spread],
-    standings: Sequence[Standing],
+    leaderboard: Sequence[LeaderboardRow],
     *,
     config: str,
     base: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The content of best.json; without a best point its fields are None."""
     counts = {
-        "points": len(standings),
-        "points_done": sum(s.status == "done" for s in standings),
-        "points_failed": sum(any(s.failures) for s in standings),
+        "points": len(leaderboard),
+        "points_done": sum(s.status == "done" for s in leaderboard),
+        "points_failed": sum(any(s.failures) for s in leaderboard),
     }
     if best is None:
         return {"point": None, **counts}
@@ -85,14 +85,14 @@ def best_point(
 
 
 def csv_table(
-    standings: Sequence[Standing], best: Standing | None, test: Mapping[str, Spread]
+    leaderboard: Sequence[LeaderboardRow], best: LeaderboardRow | None, test: Mapping[str, Spread]
 ) -> tuple[list[str], list[list[Any]]]:
     """(columns, rows): one row a point, best first; test columns are empty but for the best point."""
-    fields = list(standings[0].point)
+    fields = list(leaderboard[0].point)
     columns = ["rank", "point", *fields, "seeds", *(f"valid {SELECTION_METRIC} {part}" for part in ("mean", "std"))]
     columns += [f"test {name} {part}" for name in main_metrics() for part in ("mean", "std")]
     rows = []
-    for rank, s in enumerate(standings, start=1):
+    for rank, s in enumerate(leaderboard, start=1):
         shown = test if best and s.index == best.index else {}
         metrics = [part for name in main_metrics() for part in shown.get(name, (None, None))]
         seeds = " ".join(map(str, s.seeds))
@@ -100,11 +100,13 @@ def csv_table(
     return [*columns, "status"], rows
 
 
-def text_table(standings: Sequence[Standing], best: Standing | None, test: Mapping[str, Spread]) -> Table:
+def text_table(
+    leaderboard: Sequence[LeaderboardRow], best: LeaderboardRow | None, test: Mapping[str, Spread]
+) -> Table:
     """The same for people, in percent, the best point emphasised."""
-    fields = list(standings[0].point)
+    fields = list(leaderboard[0].point)
     rows = []
-    for s in standings:
+    for s in leaderboard:
         is_best = best is not None and s.index == best.index
         valid = NOTHING if s.value is None else _percent(Spread(s.value, s.std))
         shown = [_percent(test[name]) if is_best and name in test else NOTHING for name in main_metrics()]
@@ -120,7 +122,7 @@ def text_table(standings: Sequence[Standing], best: Standing | None, test: Mappi
         *(f"test {name}" for name in main_metrics()),
     )
     about = "Percent, mean ± standard deviation over seeds, best first by validation."
-    return Table("Points", about, columns, [Block("", rows)], left=len(fields) + 3)
+    return Table("Points", about, columns, [TableBlock("", rows)], left=len(fields) + 3)
 
 
 def _percent(value: Spread) -> str:

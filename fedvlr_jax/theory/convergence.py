@@ -12,8 +12,8 @@ from fedvlr_jax.theory.assumptions import outside
 from fedvlr_jax.theory.bounds import Bounds, Constants, stability_limit
 from fedvlr_jax.theory.exponents import Exponent, over_runs, require_runs
 from fedvlr_jax.theory.problem import make_problem
-from fedvlr_jax.theory.statements import Grid, Row, check_statements, constants_of, stationarity_of
-from fedvlr_jax.theory.trajectories import Runs, Sizes, initial_states, run_all
+from fedvlr_jax.theory.statements import CheckGrid, StatementRow, check_statements, constants_of, stationarity_of
+from fedvlr_jax.theory.trajectories import GridRuns, Sizes, initial_states, run_all
 from fedvlr_jax.types import Dataset
 
 
@@ -30,14 +30,14 @@ class Findings(NamedTuple):
       runs, grid: what was measured.
     """
 
-    rows: list[Row]
+    rows: list[StatementRow]
     exponents: list[Exponent]
     constants: Constants
     blocks: tuple[float, float]
     outside: list[str]
     unstated: list[str]
-    runs: list[Runs]
-    grid: Grid
+    runs: list[GridRuns]
+    grid: CheckGrid
 
     @property
     def holds(self) -> bool:
@@ -68,7 +68,9 @@ def check_convergence(
     _require_grid(check, dataset.num_users)
     problem = make_problem(settings, dataset)
     rates = rates_of(check)
-    grid = Grid(rates, check["cohorts"], check["rounds"], dataset.num_users, max(check["rounds"]) // check["probes"])
+    grid = CheckGrid(
+        rates, check["cohorts"], check["rounds"], dataset.num_users, max(check["rounds"]) // check["probes"]
+    )
     sizes = Sizes(
         max(check["rounds"]), check["probes"], check["draws"], check["curvature_seeds"], check["curvature_clients"]
     )
@@ -101,7 +103,7 @@ def rates_of(check: Mapping[str, Any]) -> list[float]:
     return [check["rate"] * float(np.sqrt(min(check["rounds"]) / rounds)) for rounds in check["rounds"]]
 
 
-def fit_exponents(runs: Sequence[Runs], grid: Grid) -> list[Exponent]:
+def fit_exponents(runs: Sequence[GridRuns], grid: CheckGrid) -> list[Exponent]:
     """Drift, bias, sampling variance and stationarity against what they grow with; intervals over seeds."""
     longest = max(runs, key=lambda run: run.steps)
     drift_era = longest.probe.drift_au[:, :, 0, 0].mean(axis=-1)  # before round 0 all rates start at the same state

@@ -63,7 +63,7 @@ class Cost(NamedTuple):
     seconds: np.ndarray
 
 
-class Point(NamedTuple):
+class GrowthPoint(NamedTuple):
     """One measured size: which one grows, its value, and the costs by program."""
 
     size: str
@@ -71,7 +71,9 @@ class Point(NamedTuple):
     costs: dict[str, Cost]
 
 
-def measure_growth(settings: Mapping[str, Any], report: Callable[[str], None] = lambda line: None) -> Iterator[Point]:
+def measure_growth(
+    settings: Mapping[str, Any], report: Callable[[str], None] = lambda line: None
+) -> Iterator[GrowthPoint]:
     """Measures all points of ``settings["growth"]``, one size growing from the common base point.
 
     Raises:
@@ -90,7 +92,7 @@ def measure_growth(settings: Mapping[str, Any], report: Callable[[str], None] = 
         programs = [compile_point(settings, dict(growth["base"]) | {size: value}) for value in values]
         seconds = _time_in_turn(programs, growth["repeats"])
         for value, compiled, times in zip(values, programs, seconds, strict=True):
-            yield Point(size, value, {name: _cost(run, times[name]) for name, run in compiled.items()})
+            yield GrowthPoint(size, value, {name: _cost(run, times[name]) for name, run in compiled.items()})
         report(f"{SIZES[size]} = {', '.join(map(str, values))}: measured")
 
 
@@ -149,7 +151,7 @@ def random_dataset(users: int, items: int, length: int, width: int) -> Dataset:
     )
 
 
-def fit_growth(points: Sequence[Point]) -> list[Exponent]:
+def fit_growth(points: Sequence[GrowthPoint]) -> list[Exponent]:
     """Exponents of every program and measure in every size; intervals over repeats (times) or points (all else)."""
     found = []
     for size in dict.fromkeys(point.size for point in points):

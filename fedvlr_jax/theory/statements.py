@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 from fedvlr_jax.theory.bounds import Bounds, Constants, stability_limit
-from fedvlr_jax.theory.trajectories import Runs
+from fedvlr_jax.theory.trajectories import GridRuns
 
 ROUNDING = 1e-4  # relative: float32 sums on both sides
 SHARE_ROUNDING = 1e-6  # of a sampling variance relative to zeta^2
@@ -31,7 +31,7 @@ STATEMENTS = {
 }
 
 
-class Grid(NamedTuple):
+class CheckGrid(NamedTuple):
     """What was run: rates eta [r], cohort sizes n_s [m], lengths T to report, n, and the rounds between probes."""
 
     rates: Sequence[float]
@@ -41,7 +41,7 @@ class Grid(NamedTuple):
     stride: int
 
 
-class Row(NamedTuple):
+class StatementRow(NamedTuple):
     """One statement at one setting.
 
     Attributes:
@@ -64,7 +64,7 @@ class Row(NamedTuple):
     holds: bool
 
 
-def constants_of(runs: Sequence[Runs], l2: float) -> Constants:
+def constants_of(runs: Sequence[GridRuns], l2: float) -> Constants:
     """The constants of the assumptions: the largest values on the grid. `l2` is the server's L2 weight."""
     largest = {
         "L_mixed": max(run.probe.quotient.max() for run in runs),
@@ -76,7 +76,7 @@ def constants_of(runs: Sequence[Runs], l2: float) -> Constants:
     return Constants(**{name: float(value) for name, value in largest.items()})
 
 
-def check_statements(runs: Sequence[Runs], grid: Grid, c: Constants, bounds: Bounds) -> list[Row]:
+def check_statements(runs: Sequence[GridRuns], grid: CheckGrid, c: Constants, bounds: Bounds) -> list[StatementRow]:
     """Every statement at every A, eta, n_s (and T); the theorem only where eta <= 1 / (L A)."""
     return [
         row
@@ -88,8 +88,8 @@ def check_statements(runs: Sequence[Runs], grid: Grid, c: Constants, bounds: Bou
 
 
 def _rows(
-    run: Runs, r: int, eta: float, m: int, cohort: int, grid: Grid, c: Constants, bounds: Bounds
-) -> Iterator[Row]:
+    run: GridRuns, r: int, eta: float, m: int, cohort: int, grid: CheckGrid, c: Constants, bounds: Bounds
+) -> Iterator[StatementRow]:
     probe, steps, n = type(run.probe)(*(x[:, r, m] for x in run.probe)), run.steps, grid.num_clients
     place = (steps, eta, cohort)
     drift_ka = probe.drift_au.mean(axis=(0, 3))
@@ -114,11 +114,11 @@ def _rows(
 def _worst(
     statement: str,
     place: tuple[int, float, int],
-    grid: Grid,
+    grid: CheckGrid,
     measured_k: np.ndarray,
     bound_k: np.ndarray,
     excess_ek: np.ndarray | None = None,
-) -> Row:
+) -> StatementRow:
     """The row of a bound over probed rounds (leading axis); with `excess_ek` an excess must be significant."""
     worst = np.unravel_index(np.argmax(measured_k / bound_k), measured_k.shape)
     above_k = measured_k > bound_k * (1 + ROUNDING)
@@ -126,7 +126,9 @@ def _worst(
         above_k &= excess_ek.mean(axis=0) > margin(excess_ek)
     ratio = float(np.median(bound_k / np.where(measured_k > 0, measured_k, np.nan)))
     rounds = int(worst[0]) * grid.stride
-    return Row(statement, *place, rounds, float(measured_k[worst]), float(bound_k[worst]), ratio, not above_k.any())
+    return StatementRow(
+        statement, *place, rounds, float(measured_k[worst]), float(bound_k[worst]), ratio, not above_k.any()
+    )
 
 
 def margin(sample_e: np.ndarray) -> np.ndarray:
@@ -135,7 +137,7 @@ def margin(sample_e: np.ndarray) -> np.ndarray:
     return stats.t.ppf(1 - LEVEL / 2, count - 1) * sample_e.std(axis=0, ddof=1) / np.sqrt(count)
 
 
-def _sampling(probe, place: tuple[int, float, int], grid: Grid, bounds: Bounds) -> Row:
+def _sampling(probe, place: tuple[int, float, int], grid: CheckGrid, bounds: Bounds) -> StatementRow:
     """An equality: the sampling variance of a state over its zeta^2 has the mean f.
 
     Divided by zeta^2, states of different seeds are alike, so that a few seeds suffice; with all clients in the
@@ -146,12 +148,12 @@ def _sampling(probe, place: tuple[int, float, int], grid: Grid, bounds: Bounds) 
     holds = abs(share_e.mean() - factor) <= margin(share_e) + SHARE_ROUNDING
     measured, expected = float(probe.sampling.mean()), float(factor * probe.dissimilarity.mean())
     ratio = expected / measured if share_e.mean() > SHARE_ROUNDING else float("nan")
-    return Row(SAMPLING, *place, 0, measured, expected, ratio, bool(holds))
+    return StatementRow(SAMPLING, *place, 0, measured, expected, ratio, bool(holds))
 
 
 def _theorem(
-    run: Runs, r: int, eta: float, m: int, cohort: int, grid: Grid, c: Constants, bounds: Bounds
-) -> Iterator[Row]:
+    run: GridRuns, r: int, eta: float, m: int, cohort: int, grid: CheckGrid, c: Constants, bounds: Bounds
+) -> Iterator[StatementRow]:
     loss_et = run.series.loss[:, r, m]
     stationary_et = stationarity_of(run, r, m, cohort / grid.num_clients)
     for rounds in grid.rounds:
@@ -162,9 +164,11 @@ def _theorem(
             )
             measured, bound = float(measured_e.mean()), float(bound_e.mean())
             above = measured > bound * (1 + ROUNDING) and (measured_e - bound_e).mean() > margin(measured_e - bound_e)
-            yield Row(statement, run.steps, eta, cohort, rounds, measured, bound, bound / measured, not above)
+            yield StatementRow(
+                statement, run.steps, eta, cohort, rounds, measured, bound, bound / measured, not above
+            )
 
 
-def stationarity_of(run: Runs, r: int, m: int, share: float) -> np.ndarray:
+def stationarity_of(run: GridRuns, r: int, m: int, share: float) -> np.ndarray:
     """M_t = ||grad_public J||^2 + (n_s/n) (1/n) sum_u ||grad_private J_u||^2, [e, t]."""
     return run.series.public2[:, r, m] + share * run.series.private2[:, r, m]
