@@ -11,7 +11,7 @@ from ranking_oracle import load_real, one_bucket, random_dataset
 
 from fedvlr_jax.baselines import BASELINES, select
 from fedvlr_jax.baselines.base import gram_matrix
-from fedvlr_jax.baselines.fed_ease import federated_factor, gram_block, messages, sum_gram_blocks, with_noise
+from fedvlr_jax.baselines.fed_ease import federated_factor, gram_block, messages, sum_gram_blocks
 from fedvlr_jax.baselines.ridge import gram_factor, ridge_scores
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.types import Dataset
@@ -111,7 +111,8 @@ def test_noise_is_chosen_with_the_grid_and_hurts_more_the_more_there_is(monkeypa
     dataset, found = load_real(ku_folder), {}
     plain = BASELINES[name]._replace(grid=BASELINES[name].grid[:: len(BASELINES[name].grid) // 4])
     for noise in (0.0, 0.05, 5.0):
-        monkeypatch.setitem(BASELINES, name, with_noise(plain, noise=noise, clip=100.0))
+        grid = tuple({**hyper, "noise": noise, "clip": 100.0} for hyper in plain.grid)
+        monkeypatch.setitem(BASELINES, name, plain._replace(grid=grid))
         best = select(dataset, one_bucket(dataset), name)
         assert (best.hyper["noise"], best.hyper["clip"]) == (noise, 100.0)
         found[noise] = best.summary["test"]["NDCG@50"]

@@ -17,7 +17,7 @@ from fedvlr_jax.benchmark.groups import long_rows, make_groups
 from fedvlr_jax.benchmark.records import CONTROL, FEDERATED
 from fedvlr_jax.benchmark.table import CONSTANT_RATE, TIE_RATE, Estimate, make_rows, metric_columns
 from fedvlr_jax.evaluation.comparison import compare
-from fedvlr_jax.evaluation.intervals import mean_interval
+from fedvlr_jax.evaluation.intervals import mean_intervals
 from fedvlr_jax.types import Dataset
 
 SEEDS = (0, 1, 2)
@@ -79,7 +79,7 @@ def test_every_number_equals_a_loop_over_seeds_and_users(rows, dataset, name):
         else:
             center = sum(means) / len(means)
             assert estimate.std == pytest.approx(math.sqrt(sum((m - center) ** 2 for m in means) / (len(means) - 1)))
-        interval = mean_interval(np.array(values))
+        (interval,) = mean_intervals(np.array(values)[None])
         assert (estimate.low, estimate.high) == pytest.approx((interval.low, interval.high))  # or both None
     shares = [
         np.mean([r.tied[1, u] > 1 for u in range(dataset.num_users) if r.item[1, u] >= 0]) for r in row.method.ranks

@@ -14,8 +14,8 @@ shows *which* pairs a client holds; a protocol that hides them has to send the w
 asks for the rows of B which it needs shows its items, and one that takes all of B does not. `messages` counts both
 ways. Choosing the penalties on validation takes one B for every point of the grid and no further upload.
 
-Noise on the sum can be asked for (`with_noise`). It shows how the model bears noise; no accountant runs, so it is
-noise robustness and not differential privacy.
+A point of a grid may have ``noise`` and ``clip`` beside its penalty (`federated_factor`). That shows how the model
+bears noise on the sum; no accountant runs, so it is noise robustness and not differential privacy.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedvlr_jax.baselines.base import Baseline, Hyper, HyperGrid, table_baseline
+from fedvlr_jax.baselines.base import Hyper, HyperGrid, table_baseline
 from fedvlr_jax.baselines.content import allowed_points, centred_features
 from fedvlr_jax.baselines.content_ease import content_ease
 from fedvlr_jax.baselines.ease import ease
@@ -146,13 +146,6 @@ def megabytes(dataset: Dataset) -> float:
     """10^6 bytes of all clients in both directions, as lists of pairs up and rows of B down."""
     found = messages(dataset)
     return float(np.sum(found.up_pairs_u + found.down_rows_u)) / 1e6
-
-
-def with_noise(baseline: Baseline, *, noise: float, clip: float, seed: int = 0) -> Baseline:
-    """`fed_ease` or `fed_content_ease` with clipped blocks and noise on their sum; the grid stays."""
-    return baseline._replace(
-        grid=tuple({**hyper, "noise": noise, "clip": clip, "seed": seed} for hyper in baseline.grid)
-    )
 
 
 def fit_plain(dataset: Dataset, grid: HyperGrid) -> Iterator[tuple[Hyper, Array]]:

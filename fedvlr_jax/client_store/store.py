@@ -81,8 +81,9 @@ class Store(View):
     def commit(self) -> dict[str, Any]:
         """Make everything written so far durable; only what changed since the last commit is written.
 
-        If more than `MAX_WASTE` records per client (or `MAX_SEGMENTS` files) have gathered, the newest ones are
-        rewritten to one new segment first, which takes time and space in proportion to all clients ever written.
+        If more than `MAX_WASTE` records per client (or `MAX_SEGMENTS` files) have gathered, the newest ones are first
+        rewritten to one new segment, a few MB at a time, which takes time and space in proportion to all clients ever
+        written. Earlier manifests stay readable.
 
         Returns:
           The manifest: JSON-ready, and with the segments in the folder all that `restore` needs.
@@ -104,19 +105,6 @@ class Store(View):
                 "segments": [segment._asdict() for segment in self._segments],
             }
 
-    def compact(self) -> None:
-        """Rewrite the newest records of all clients to one segment, a few MB at a time, whatever `commit` would do.
-
-        Earlier manifests stay readable; the next `commit` names the new segment.
-
-        Raises:
-          CheckpointError, ValueError: as `commit`.
-        """
-        with self._lock:
-            self._require_folder()
-            self._spill()
-            self._compact()
-
     def retain(self, manifests: Iterable[Mapping[str, Any]]) -> None:
         """Delete every segment that neither one of `manifests` nor the present content needs.
 
@@ -135,16 +123,6 @@ class Store(View):
                     (folder / name).unlink(missing_ok=True)
             except OSError as error:
                 raise CheckpointError(f"expected to delete old segments in {folder}, found: {error}") from error
-
-    def snapshot(self, manifest: Mapping[str, Any]) -> View:
-        """A view of an earlier manifest of this store; its checksums are not read again.
-
-        Raises:
-          CheckpointError: if its segments were not retained.
-        """
-        return View.restore(
-            self._require_folder(), self._layout, self._source.size, self._init, manifest, verify=False
-        )
 
     def _read(self, ids: np.ndarray) -> np.ndarray:
         records = super()._read(ids)
@@ -174,10 +152,9 @@ class Store(View):
 
     def _compact(self) -> None:
         """Replace all segments by one that holds the newest of their records; nothing may be in memory."""
-        if self._segments:
-            old = [read_ids(self._folder, segment, self._layout, verify=False) for segment in self._segments]
-            ids = np.unique(np.concatenate(old))
-            self._write(ids, (self._read(part) for part in self._parts(ids)), replace=True)
+        old = [read_ids(self._folder, segment, self._layout, verify=False) for segment in self._segments]
+        ids = np.unique(np.concatenate(old))
+        self._write(ids, (self._read(part) for part in self._parts(ids)), replace=True)
 
     def _write(self, ids: np.ndarray, chunks: Iterable[np.ndarray], *, replace: bool = False) -> None:
         """Write a segment and append it to the content, or let it replace all that is there."""

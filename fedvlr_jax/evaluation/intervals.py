@@ -34,36 +34,6 @@ class Interval(NamedTuple):
     reason: str = ""
 
 
-def mean_interval(
-    values_su: np.ndarray,
-    *,
-    confidence: float = 0.95,
-    resamples: int = 10_000,
-    seed: int = 0,
-    least_users: int = LEAST_USERS,
-) -> Interval:
-    """Interval of the mean over all users and all seeds of a method.
-
-    Args:
-      values_su: [s, u], the metric of each user under each seed.
-      confidence: coverage, between 0 and 1.
-      resamples: bootstrap samples.
-      seed: of the draws; the same seed gives the same interval.
-      least_users: with fewer users there is no interval, but a reason.
-
-    Returns:
-      The interval. With one seed it is `statistics.bootstrap_interval`: it speaks of users only. With several, it
-      holds its level when users or the noise of single values dominate the error; when seeds do, five of them
-      cover about 92 % and three about 86 % instead of 95 %, since no resample leaves their range.
-
-    Raises:
-      ValueError: if the values are not [s, u] of at least one seed, or one of them is not finite.
-    """
-    return mean_intervals(
-        np.asarray(values_su)[None], confidence=confidence, resamples=resamples, seed=seed, least_users=least_users
-    )[0]
-
-
 def mean_intervals(
     values_msu: np.ndarray,
     *,
@@ -72,14 +42,22 @@ def mean_intervals(
     seed: int = 0,
     least_users: int = LEAST_USERS,
 ) -> list[Interval]:
-    """`mean_interval` of many metrics or methods of the same seeds and users, which share the draws.
+    """Intervals of the means over all users and all seeds, of several metrics or methods that share the draws.
 
     Args:
-      values_msu: [m, s, u].
-      confidence, resamples, seed, least_users: as of `mean_interval`, to which every interval is equal.
+      values_msu: [m, s, u], the values of m metrics or methods for the same seeds and users.
+      confidence: coverage, between 0 and 1.
+      resamples: bootstrap samples.
+      seed: of the draws; the same seed gives the same interval, however many share the draws.
+      least_users: with fewer users there is no interval, but a reason.
+
+    Returns:
+      One interval for each. With one seed it is `statistics.bootstrap_interval`: it speaks of users only. With
+      several, it holds its level when users or the noise of single values dominate the error; when seeds do, five of
+      them cover about 92 % and three about 86 % instead of 95 %, since no resample leaves their range.
 
     Raises:
-      ValueError: as `mean_interval`.
+      ValueError: if the values are not [m, s, u] of at least one seed, or one of them is not finite.
     """
     values_msu = np.stack([checked_seeds(values_su) for values_su in values_msu])
     _, num_seeds, num_users = values_msu.shape
