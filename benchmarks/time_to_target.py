@@ -4,8 +4,8 @@
         [--rounds=400] [--every=5] [--seeds=3] [--precision=float32] [--out=FOLDER]
 
 The set is a configuration with tuned methods, ku or ml. A run stops at the first evaluation (every so many rounds) at
-or above the target. Seconds are those of the rounds alone, after compilation; compiling and ranking stand apart. What
-a method never reaches within the rounds is said as such: its best value is in the table.
+or above the target. Seconds are those of the rounds alone, after compilation; compiling and ranking have
+columns of their own. Of a method that never reaches the target within the rounds, the best value is in the table.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ def suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
 
     Args:
       name: dotted, as it was written.
-      known: the names that exist; the closest by the whole name comes first, by its last part second.
-      prefix: stands before the suggested name.
+      known: the names that exist; the closest by the whole name comes first, by its last component second.
+      prefix: of the suggested name.
     """
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1)

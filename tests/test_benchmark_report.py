@@ -14,7 +14,7 @@ from benchmark_records import make_curve, make_method, whole_benchmark
 from PIL import Image
 from ranking_oracle import random_dataset
 
-from fedvlr_jax.benchmark import plots_parts, tables
+from fedvlr_jax.benchmark import plots_elements, tables
 from fedvlr_jax.benchmark.formats import latex, latex_escape, markdown
 from fedvlr_jax.benchmark.records import CONTROL, FEDERATED
 from fedvlr_jax.benchmark.report import TABLE_COLUMNS, write_report
@@ -217,19 +217,21 @@ def test_pictures_keep_their_colours_apart(name, workdir):
 
 def test_curves_are_means_over_the_rounds_of_all_seeds():
     curves = [make_curve(0, points=6), make_curve(1, points=4), ()]
-    line = plots_parts.over_seeds(curves, lambda p: p.megabytes, lambda c: [p.valid["NDCG@50"] for p in c])
+    line = plots_elements.over_seeds(curves, lambda p: p.megabytes, lambda c: [p.valid["NDCG@50"] for p in c])
     values = np.array([[100 * p.valid["NDCG@50"] for p in curve[:4]] for curve in curves[:2]])
     np.testing.assert_allclose(line.x, [p.megabytes for p in curves[1]])
     np.testing.assert_allclose([line.mean, line.low, line.high], [values.mean(0), values.min(0), values.max(0)])
-    assert plots_parts.over_seeds([(), ()], lambda p: p.round, lambda c: []) is None
-    assert plots_parts.over_seeds([curves[0][:1], curves[0][1:]], lambda p: p.round, lambda c: [0.0] * len(c)) is None
+    assert plots_elements.over_seeds([(), ()], lambda p: p.round, lambda c: []) is None
+    assert (
+        plots_elements.over_seeds([curves[0][:1], curves[0][1:]], lambda p: p.round, lambda c: [0.0] * len(c)) is None
+    )
 
 
 def test_best_so_far_follows_validation_ndcg():
     curve = make_curve(0, points=3)
     pairs = zip(curve, ((0.1, 0.9), (0.3, 0.5), (0.2, 0.8)), strict=True)
     curve = [p._replace(valid={"NDCG@50": ndcg, "HR@50": hit}) for p, (ndcg, hit) in pairs]
-    assert plots_parts.best_so_far(curve, "HR@50") == [0.9, 0.5, 0.5]
+    assert plots_elements.best_so_far(curve, "HR@50") == [0.9, 0.5, 0.5]
 
 
 def all_failed(dataset):

@@ -49,8 +49,8 @@ def contrasts(methods):
 
 def gain(greater: int, tied: int, kind: str, k: int) -> float:
     """The expected metric of one row, over the ranks that its item can have."""
-    places = range(greater + 1, greater + tied + 1)
-    return sum((1.0 if kind == "HR" else 1 / math.log2(r + 1)) for r in places if r <= k) / tied
+    ranks = range(greater + 1, greater + tied + 1)
+    return sum((1.0 if kind == "HR" else 1 / math.log2(r + 1)) for r in ranks if r <= k) / tied
 
 
 def naive_values(method, dataset, name: str) -> list[list[float]]:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ranking_oracle import NUM_ITEMS, chunks, largest_array, one_bucket, random_dataset, stand
+from ranking_oracle import NUM_ITEMS, chunks, largest_array, one_bucket, random_dataset, rank_of
 
 from fedvlr_jax.evaluation import ranking
 from fedvlr_jax.types import Bucket
@@ -43,7 +43,7 @@ def test_rank_chunk_equals_a_loop_over_candidates(case):
         assert constant_c[c] == (len(set(values)) <= 1)
         assert nonfinite_c[c] == values.count(-math.inf)
         for t in range(2):
-            expected = stand(scores_ci[c], history_cl[c], target_tc[t, c])
+            expected = rank_of(scores_ci[c], history_cl[c], target_tc[t, c])
             assert (greater_tc[t, c], tied_tc[t, c]) == expected
 
 
@@ -79,7 +79,7 @@ def test_chunk_size_and_bucket_layout_do_not_change_ranks(chunk, layout):
 
     np.testing.assert_array_equal(ranks.item, targets(dataset))
     for t, target_u in enumerate(targets(dataset)):
-        expected = [stand(score_ui[u], bucket.history[u], target_u[u]) for u in range(23)]
+        expected = [rank_of(score_ui[u], bucket.history[u], target_u[u]) for u in range(23)]
         np.testing.assert_array_equal(np.stack([ranks.greater[t], ranks.tied[t]], axis=1), expected)
     assert not ranks.constant.any()
     assert not ranks.nonfinite.any()

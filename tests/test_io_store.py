@@ -39,10 +39,10 @@ from fedvlr_jax.errors import CheckpointError
 @pytest.mark.parametrize("folder", [None, "store"])
 @pytest.mark.parametrize("max_dirty_bytes", [0, 40, 1 << 20])
 def test_the_newest_state_wins_and_other_clients_start_from_init(tmp_path, folder, max_dirty_bytes):
-    asked = []
+    requested = []
 
     def init(ids):
-        asked.append(ids.tolist())
+        requested.append(ids.tolist())
         return jax.tree.map(jnp.asarray, initial(ids))  # arrays of a device are as good
 
     folder = folder and tmp_path / folder
@@ -51,7 +51,7 @@ def test_the_newest_state_wins_and_other_clients_start_from_init(tmp_path, folde
     store.scatter(np.array([2, 11, 0]), states([21, 110, 5]))
     assert store.gather(np.array([11, 3, 2, 7, 1]))["b"].tolist() == [110, -4, 21, 70, -2]
     assert store.gather(np.array([], np.int64))["w"].shape == (0, 3)
-    assert asked == [[3, 1]]
+    assert requested == [[3, 1]]
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from fedvlr_jax.io.files import read_json
 
 
 @pytest.mark.parametrize(
-    ("place", "problem"),
+    ("position", "problem"),
     [
         (0, "damaged: expected header [0-9a-f]+, found"),
         (40, "damaged: expected header"),
@@ -34,11 +34,11 @@ from fedvlr_jax.io.files import read_json
         (-1, r"damaged: expected checksum \d+, found \d+"),
     ],
 )
-def test_a_changed_byte_is_found(tmp_path, place, problem):
+def test_a_changed_byte_is_found(tmp_path, position, problem):
     manifest = committed(tmp_path)
     (path,) = tmp_path.iterdir()
     damaged = bytearray(path.read_bytes())
-    damaged[place] ^= 1
+    damaged[position] ^= 1
     path.write_bytes(damaged)
     with pytest.raises(CheckpointError, match=rf"{path.name} is {problem}"):
         reopen(tmp_path, manifest)

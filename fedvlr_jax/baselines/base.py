@@ -30,7 +30,7 @@ class Baseline(NamedTuple):
       needs_features: whether a set without features has no such baseline.
       megabytes: ``megabytes(dataset)``, 10^6 bytes that all clients and the server exchange in the one round of a
         baseline that is computed federated; None for those that see all data.
-      printed: whether it has a row under a training run: it takes seconds, and says something beside the others.
+      printed: whether it has a row under a training run: it takes seconds, and adds to what the others show.
     """
 
     fit: Callable[..., PyTree]

@@ -11,7 +11,7 @@ Integers are added, so the Gram matrix and all that follows equal the centralise
 
 What it reveals: the server learns the sum, as any secure-aggregation protocol would let it. A list of pairs also
 shows *which* pairs a client holds; a protocol that hides them has to send the whole triangle. Likewise a client that
-asks for the rows of B which it needs shows its items, and one that takes all of B does not. `messages` counts both
+downloads the rows of B which it needs shows its items, and one that takes all of B does not. `messages` counts both
 ways. Choosing the penalties on validation takes one B for every point of the grid and no further upload.
 
 A point of a grid may have ``noise`` and ``clip`` beside its penalty (`federated_factor`). That shows how the model

@@ -30,9 +30,9 @@ class EdgeGroups(NamedTuple):
 
     Attributes:
       target_g: int32 [g], the receiving node of each group, ascending.
-      source_wg: int32 [w, g], the nodes that are read; 0 in empty places.
-      edge_wg: int32 [w, g], the place of the edge in the list it came from; the number of edges in empty places.
-      weight_wg: [w, g], the weights; 0 in empty places.
+      source_wg: int32 [w, g], the nodes that are read; 0 in empty slots.
+      edge_wg: int32 [w, g], the index of the edge in the list it came from; the number of edges in empty slots.
+      weight_wg: [w, g], the weights; 0 in empty slots.
     """
 
     target_g: Array
@@ -155,7 +155,7 @@ def knn_graph(features_id: np.ndarray, neighbours: int = 10, *, centred: bool = 
     Args:
       features_id: float [i, d]; a row of zeros is near to nothing.
       neighbours: k, at least 1; more than all items means all of them.
-      centred: whether the mean feature is taken off first. Without that, an item that stands at the mean, as one
+      centred: whether the mean feature is taken off first. Without that, an item whose features are the mean, as one
         does whose missing picture was filled in so, is a neighbour of nearly every other.
     """
     features_id = np.asarray(features_id, np.float64)
@@ -193,10 +193,10 @@ def _group(target_e: np.ndarray, source_e: np.ndarray, weight_e: np.ndarray) -> 
     groups_t = -(-count_t // _WIDTH)
     target_g = np.repeat(np.arange(len(count_t)), groups_t)
     first_t, end_t = np.cumsum(groups_t) - groups_t, np.cumsum(count_t)
-    place_g = (end_t - count_t)[target_g] + _WIDTH * (np.arange(len(target_g)) - first_t[target_g])
-    place_wg = place_g[None] + np.arange(_WIDTH)[:, None]
-    real_wg = place_wg < end_t[target_g][None]
-    edge_wg = order_e[np.where(real_wg, place_wg, 0)]
+    position_g = (end_t - count_t)[target_g] + _WIDTH * (np.arange(len(target_g)) - first_t[target_g])
+    position_wg = position_g[None] + np.arange(_WIDTH)[:, None]
+    real_wg = position_wg < end_t[target_g][None]
+    edge_wg = order_e[np.where(real_wg, position_wg, 0)]
     return EdgeGroups(
         target_g=jnp.asarray(target_g, jnp.int32),
         source_wg=jnp.asarray(np.where(real_wg, source_e[edge_wg], 0), jnp.int32),

@@ -114,7 +114,7 @@ def fit_learner(
 
     Returns:
       One entry for each pair, points first: (point 0, seed 0), (point 0, seed 1), ... A run whose loss is not finite
-      has no ranks and says so; the others go on.
+      has no ranks but a `failure`; the others go on.
 
     Raises:
       ConfigError: for a budget out of range, or unknown `negatives`.
@@ -169,7 +169,7 @@ class _Run:
         return state, float(loss)
 
     def rank(self, state: _State, *, hide_test: bool) -> Ranks:
-        """Where the held-out items stand; with `hide_test` the test items are not handed over at all."""
+        """Ranks of the held-out items; with `hide_test` the test items are not handed over at all."""
         target_tu = without_test(self._target_tu) if hide_test else self._target_tu
         params = self._call(_represent, state.params, self._inputs, represent=self._learner.represent)
         args = (params, self._buckets, jnp.asarray(target_tu))

@@ -20,7 +20,7 @@ from fedvlr_jax.types import Array, Bucket, Dataset, PyTree, Score
 
 
 def rank_by_index(dataset: Dataset, split: np.ndarray, *, without: Sequence[int] = ()) -> np.ndarray:
-    """How many candidates stand above each held-out item when all scores are equal and the lowest id wins.
+    """How many candidates rank above each held-out item when all scores are equal and the lowest id wins.
 
     Args:
       dataset: train items are no candidates.

@@ -1,4 +1,4 @@
-"""The report as one HTML file that opens without a network: styles, script and pictures stand inside it."""
+"""The report as one HTML file that opens without a network: styles, script and pictures are inside it."""
 
 from __future__ import annotations
 

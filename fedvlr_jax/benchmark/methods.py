@@ -59,7 +59,7 @@ class Methods(NamedTuple):
 
 
 def list_methods(config: Mapping[str, Any], dataset: Dataset) -> Methods:
-    """All methods that the configuration asks for and the data set allows.
+    """All methods that the configuration names and the data set allows.
 
     Args:
       config: nested mapping with the fields of configs/benchmark/base.py.
@@ -123,8 +123,8 @@ def _method(config: Mapping[str, Any], name: str, host: str, variant: str, fixed
 
 
 def _controls(config: Mapping[str, Any]) -> list[Method]:
-    asked = tuple(name.strip() for name in config["controls"].split(",") if name.strip())
-    for name in asked:
+    requested = tuple(name.strip() for name in config["controls"].split(",") if name.strip())
+    for name in requested:
         if name not in CONTROLS:
             raise ConfigError(f"controls: expected some of {', '.join(CONTROLS)}, found {name!r}")
     of = [m for m in _federated(config) if m.variant == "fedvlr"]
@@ -139,7 +139,7 @@ def _controls(config: Mapping[str, Any]) -> list[Method]:
             follows=m.name,
         )
         for m in of
-        for name in asked
+        for name in requested
     ]
 
 
@@ -159,7 +159,7 @@ def _impossible(method: Method, dataset: Dataset) -> str:
         return f"{dataset.name} has neither visual nor textual features"
     _, _, control = method.name.partition(", without ")
     if control in has and not has[control]:
-        return f"{dataset.name} does not have that modality in the first place"
+        return f"{dataset.name} does not have that modality at all"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Which block of the table a method stands in, what it is a control of, and which rows others refer to."""
+"""Which block of the table a method is in, what it is a control of, and which rows others refer to."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def block_of(method: MethodRuns) -> str:
 
 
 def control_kind(method: MethodRuns) -> str:
-    """What was done to the method that a control repeats, such as `SHUFFLED`; "" where the name has no such part."""
+    """What was done to the method that a control repeats, such as `SHUFFLED`; "" where the name has none."""
     return method.name.partition(", ")[2] if method.family == CONTROL else ""
 
 
@@ -37,12 +37,12 @@ def in_order(methods: Iterable[MethodRuns]) -> list[MethodRuns]:
     """By block; there by host and variant in the paper's order, others as given."""
     hosts, variants = list(PAPER_HOSTS), list(VARIANTS)
 
-    def place(method: MethodRuns) -> tuple[int, int, int]:
+    def key(method: MethodRuns) -> tuple[int, int, int]:
         host = hosts.index(method.host) if method.host in hosts else len(hosts)
         variant = variants.index(method.variant) if method.variant in variants else len(variants)
         return BLOCKS.index(block_of(method)), host, variant
 
-    return sorted(methods, key=place)
+    return sorted(methods, key=key)
 
 
 def hosts_of(methods: Sequence[MethodRuns]) -> list[str]:

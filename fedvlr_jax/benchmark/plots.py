@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fedvlr_jax.benchmark import order
-from fedvlr_jax.benchmark import plots_parts as parts
+from fedvlr_jax.benchmark import plots_elements as elements
 from fedvlr_jax.benchmark.groups import RowGroups
 from fedvlr_jax.benchmark.records import CENTRALISED, FEDERATED, CurvePoint, MethodRuns
 from fedvlr_jax.benchmark.table import TableRow
@@ -63,10 +63,12 @@ def draw_bars(rows: Sequence[TableRow]) -> Picture | None:
     axes.set_ylim(-0.7, len(rows) - 0.3)
     axes.set_xlabel(f"test {SELECTION_METRIC} in percent")
     handles = [
-        parts.patch(colour, block) for block, colour in _BLOCK_COLOURS.items() if any(r.block == block for r in rows)
+        elements.patch(colour, block)
+        for block, colour in _BLOCK_COLOURS.items()
+        if any(r.block == block for r in rows)
     ]
     if any(row.scores[SELECTION_METRIC].published is not None for row in rows):
-        handles.append(parts.stroke("published (see note)", **_HOLLOW))
+        handles.append(elements.stroke("published (see note)", **_HOLLOW))
     figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), frameon=False, fontsize=9)
     caption = "Mean over users and seeds, with 95 % intervals over users and seeds; hollow: as printed in the paper."
     return Picture("bars.png", "All methods", caption, png_of(figure))
@@ -74,18 +76,18 @@ def draw_bars(rows: Sequence[TableRow]) -> Picture | None:
 
 def draw_curves(methods: Sequence[MethodRuns]) -> Picture | None:
     """`SELECTION_METRIC` on validation against rounds, one panel a host and one for centralised methods."""
-    lines = {m.name: line for m in methods if (line := parts.over_seeds(m.curves, _round, _selected))}
-    panels = parts.panels([method for method in methods if method.name in lines])
+    lines = {m.name: line for m in methods if (line := elements.over_seeds(m.curves, _round, _selected))}
+    panels = elements.panels([method for method in methods if method.name in lines])
     if not panels:
         return None
-    figure, all_axes = parts.panel_grid(len(panels))
+    figure, all_axes = elements.panel_grid(len(panels))
     for axes, (title, members) in zip(all_axes, panels, strict=True):
-        for method, colour in zip(members, parts.line_colours(members), strict=True):
+        for method, colour in zip(members, elements.line_colours(members), strict=True):
             line = lines[method.name]
-            axes.plot(line.x, line.mean, color=colour, linewidth=1.5, label=parts.short_name(method))
+            axes.plot(line.x, line.mean, color=colour, linewidth=1.5, label=elements.short_name(method))
             axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
         axes.set_xlabel("epochs" if title == order.CENTRAL else "rounds")
-        parts.head(axes, title)
+        elements.head(axes, title)
     figure.supylabel(f"validation {SELECTION_METRIC} in percent", fontsize=10)
     caption = "Mean over seeds and their whole range, up to the round that all seeds of a method reached."
     return Picture("learning_curves.png", "Learning curves", caption, png_of(figure))
@@ -120,7 +122,7 @@ def draw_communication(methods: Sequence[MethodRuns]) -> Picture | None:
     for column, axes in zip(columns, grid[0], strict=True):
         axes.set_title(column, fontsize=10)
     figure.supxlabel("megabytes between the server and all clients, both directions", fontsize=10)
-    handles = [parts.stroke(owner, color=colour) for owner, colour in colour_of.items()]
+    handles = [elements.stroke(owner, color=colour) for owner, colour in colour_of.items()]
     figure.legend(handles=handles, loc="outside right upper", fontsize=9)
     caption = f"The best round so far by validation {SELECTION_METRIC}, mean over seeds, against what was moved "
     caption += "until then. Grey: the methods of the other panels. A dot alone: a method with a single exchange."
@@ -129,20 +131,20 @@ def draw_communication(methods: Sequence[MethodRuns]) -> Picture | None:
 
 def draw_history(methods: Sequence[MethodRuns], groups: RowGroups) -> Picture | None:
     """`SELECTION_METRIC` on test by the length of the user's history, one panel a host, with two references."""
-    panels = [(title, members) for title, members in parts.panels(methods) if title != order.CENTRAL]
+    panels = [(title, members) for title, members in elements.panels(methods) if title != order.CENTRAL]
     if not panels or not groups.names:
         return None
     strongest = order.best_on_validation(m for m in methods if m.family == CENTRALISED)
     references = dict.fromkeys(
         m.name for m in (strongest, next((m for m in methods if m.name == order.POPULARITY), None)) if m
     )
-    figure, all_axes = parts.panel_grid(len(panels))
+    figure, all_axes = elements.panel_grid(len(panels))
     ticks = [f"{name}\n({size})" for name, size in zip(groups.names, groups.sizes, strict=True)]
     for axes, (title, members) in zip(all_axes, panels, strict=True):
         for name, style in zip(references, ("--", ":"), strict=False):
             values = 100 * np.array(groups.means[name][SELECTION_METRIC])
             axes.plot(range(len(ticks)), values, style, color="black", linewidth=1, label=f"{name}, centralised")
-        for method, colour in zip(members, parts.line_colours(members), strict=True):
+        for method, colour in zip(members, elements.line_colours(members), strict=True):
             values = 100 * np.array(groups.means[method.name][SELECTION_METRIC])
             axes.plot(
                 range(len(ticks)),
@@ -151,10 +153,10 @@ def draw_history(methods: Sequence[MethodRuns], groups: RowGroups) -> Picture | 
                 color=colour,
                 linewidth=1.4,
                 markersize=4,
-                label=parts.short_name(method),
+                label=elements.short_name(method),
             )
         axes.set_xticks(range(len(ticks)), ticks, fontsize=8 if len(ticks) < 7 else 7)
-        parts.head(axes, title)
+        elements.head(axes, title)
     figure.supxlabel("train rows of the user (number of test rows)", fontsize=10)
     figure.supylabel(f"test {SELECTION_METRIC} in percent", fontsize=10)
     caption = "Mean over rows and seeds; black: popularity and the centralised method that validation prefers."
@@ -165,11 +167,11 @@ def _round(point: CurvePoint) -> int:
     return point.round
 
 
-def _selected(curve: parts.Curve) -> list[float]:
+def _selected(curve: elements.Curve) -> list[float]:
     return [point.valid[SELECTION_METRIC] for point in curve]
 
 
-def _against_megabytes(method: MethodRuns, metric: str) -> parts.Line | None:
+def _against_megabytes(method: MethodRuns, metric: str) -> elements.Line | None:
     """The curve of a method over megabytes; a single point where it has no training loop.
 
     None where an earlier version, which did not have the metric, made the curve.
@@ -177,12 +179,14 @@ def _against_megabytes(method: MethodRuns, metric: str) -> parts.Line | None:
     if any(metric not in point.valid for curve in method.curves for point in curve):
         return None
     if any(method.curves):
-        return parts.over_seeds(method.curves, lambda p: p.megabytes, lambda curve: parts.best_so_far(curve, metric))
+        return elements.over_seeds(
+            method.curves, lambda p: p.megabytes, lambda curve: elements.best_so_far(curve, metric)
+        )
     values_su = seed_values(method.ranks, metric, split=VALID)
     if not values_su.size:
         return None
     mean = np.array([100 * values_su.mean()])
-    return parts.Line(np.array([method.megabytes_per_round * np.mean(method.best_rounds)]), mean, mean, mean)
+    return elements.Line(np.array([method.megabytes_per_round * np.mean(method.best_rounds)]), mean, mean, mean)
 
 
 def _column(method: MethodRuns) -> str:

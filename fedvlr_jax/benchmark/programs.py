@@ -41,14 +41,17 @@ class MethodPrograms(Compiler):
 
     Args:
       settings: nested settings of the method; the traced fields keep their values where a point has none.
-      dataset: the data; features of the same shapes may take the place of its own.
+      dataset: the data; features of the same shapes may replace its own.
       clients: the same data as rounds read it.
     """
 
     def __init__(self, settings: Mapping[str, Any], dataset: Dataset, clients: ClientData):
         super().__init__()
         self.settings, self.dataset = settings, dataset
-        for field, expected in (("store", "device"), ("devices", 1)):  # clients are not split over places here
+        for field, expected in (
+            ("store", "device"),
+            ("devices", 1),
+        ):  # clients are not split over devices or a store here
             found = settings["compute"][field]
             if found != expected:
                 raise ConfigError(f"compute.{field}: expected {expected} in a benchmark or a sweep, found {found}")
@@ -104,7 +107,7 @@ class MethodPrograms(Compiler):
         return self._call(("run", num_rounds), run, group, (state,), donate=True)
 
     def rank(self, group: RunGroup, state: PyTree, *, hide_test: bool) -> Ranks:
-        """Where the held-out items stand in every run, NumPy [m, ...]; hidden test items are not handed over."""
+        """Ranks of the held-out items in every run, NumPy [m, ...]; hidden test items are not handed over."""
         size = jax.tree.leaves(state)[0].shape[0]
         target_tu = without_test(self.target_tu) if hide_test else self.target_tu
 
@@ -152,12 +155,12 @@ def with_fields(settings: Mapping[str, Any], values: Mapping[str, Any]) -> dict[
     changed = copy.deepcopy(dict(settings))
     for field, value in values.items():
         *groups, name = field.split(".")
-        place = changed
+        node = changed
         for group in groups:
-            place = place.get(group, {}) if isinstance(place, Mapping) else {}
-        if not isinstance(place, dict) or name not in place:
+            node = node.get(group, {}) if isinstance(node, Mapping) else {}
+        if not isinstance(node, dict) or name not in node:
             raise KeyError(field)
-        place[name] = value
+        node[name] = value
     return changed
 
 

@@ -1,4 +1,4 @@
-"""The numbers of table 2 of the paper (arXiv 2410.08478), to stand beside ours; what is known about them.
+"""The numbers of table 2 of the paper (arXiv 2410.08478), to be shown beside ours; what is known about them.
 
 They are HR@50 and NDCG@50 in percent as printed, for seven data sets, in ``published_table2.csv``.
 """

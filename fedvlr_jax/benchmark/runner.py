@@ -57,20 +57,20 @@ def run_benchmark(
     for name in config["baseline_points_of"]:
         if name not in learners:
             raise ConfigError(f"baseline_points_of: expected names among {', '.join(learners)}, found {name!r}")
-    asked = list_methods(config, dataset)
+    listed = list_methods(config, dataset)
     _require_same_benchmark(workdir, config, dataset)
     clients = make_client_data(dataset, growth=config["bucket_growth"])
     task = Task(config, dataset, clients, workdir, interrupt)
-    for note in asked.notes:
+    for note in listed.notes:
         report(note)
-    return _run_all(task, asked, report)
+    return _run_all(task, listed, report)
 
 
-def _run_all(task: Task, asked: Methods, report: Callable[[str], None]) -> list[MethodRuns]:
+def _run_all(task: Task, listed: Methods, report: Callable[[str], None]) -> list[MethodRuns]:
     records: dict[str, MethodRuns] = {}
     cache: dict[str, Any] = {}  # the programs of the latest method and its controls
-    clock = _Clock(asked.methods)
-    for method in _in_running_order(asked.methods):
+    clock = _Clock(listed.methods)
+    for method in _in_running_order(listed.methods):
         task.check_interrupt()
         begin = time.perf_counter()
         try:
@@ -84,7 +84,7 @@ def _run_all(task: Task, asked: Methods, report: Callable[[str], None]) -> list[
             record = _failed(method, f"{type(error).__name__}: {error}")
         records[method.name] = record
         report(clock.line(record, time.perf_counter() - begin))
-    return [records[method.name] for method in asked.methods]
+    return [records[method.name] for method in listed.methods]
 
 
 def _in_running_order(methods: Sequence[Method]) -> list[Method]:

@@ -29,7 +29,7 @@ class TableBlock(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table of text cells; ``about`` says what stands in it, the first ``left`` columns are words, not numbers."""
+    """A table of text cells; ``about`` describes it, the first ``left`` columns are words, not numbers."""
 
     title: str
     about: str

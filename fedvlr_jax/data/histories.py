@@ -8,7 +8,7 @@ from fedvlr_jax.types import Dataset
 
 
 def split_by_user(dataset: Dataset, values: np.ndarray) -> list[np.ndarray]:
-    """One part of `values` for each user, possibly empty.
+    """The entries of `values` of each user, possibly none.
 
     Args:
       dataset: its train rows are sorted by user.

@@ -7,7 +7,7 @@ A prepared copy holds two tfds data sets in array_record files, both usable with
     items/1.1.0     split "items", one example per item: item, and image and text where the set has them
 
 They hold a checked `Dataset`: repeated rows are dropped, features have unit norm. Reading one back gives an equal
-`Dataset`. A copy lies in a folder named after the hash of its source files, so a changed source is prepared anew.
+`Dataset`. The folder of a copy is named after the hash of its source files, so a changed source is prepared anew.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def prepare(dataset: Dataset, copy: pathlib.Path) -> None:
     """Writes a prepared copy of a data set to the folder `copy`, all of it or nothing.
 
     Raises:
-      DataError: if the place cannot be written.
+      DataError: if the folder cannot be written.
     """
     try:
         copy.parent.mkdir(parents=True, exist_ok=True)

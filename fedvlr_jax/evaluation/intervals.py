@@ -88,7 +88,7 @@ def _resample(values_msu: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """float64 [m, r], means of the values over U drawn users and S - 1 drawn seeds."""
     num_metrics, num_seeds, num_users = values_msu.shape
     values_ux = np.pad(values_msu.reshape(-1, num_users).T, ((0, 0), (0, -num_metrics * num_seeds % _WIDTH)))
-    parts = np.split(values_ux, values_ux.shape[1] // _WIDTH, axis=1)
+    columns = np.split(values_ux, values_ux.shape[1] // _WIDTH, axis=1)
     rng = np.random.default_rng(seed)
     size = max(1, _BLOCK // num_users)
     means = []
@@ -97,7 +97,7 @@ def _resample(values_msu: np.ndarray, resamples: int, seed: int) -> np.ndarray:
         drawn_ru = rng.integers(num_users, size=(n, num_users)) + num_users * np.arange(n)[:, None]
         times_ru = np.bincount(drawn_ru.ravel(), minlength=n * num_users).reshape(n, num_users).astype(float)
         times_rs = rng.multinomial(num_seeds - 1, np.full(num_seeds, 1 / num_seeds), size=n)
-        sum_rx = np.concatenate([times_ru @ part_ux for part_ux in parts], axis=1)
+        sum_rx = np.concatenate([times_ru @ values_ux for values_ux in columns], axis=1)
         sum_rms = sum_rx[:, : num_metrics * num_seeds].reshape(n, num_metrics, num_seeds)
         means.append(np.einsum("rms,rs->mr", sum_rms, times_rs) / (num_users * (num_seeds - 1)))
     return np.concatenate(means, axis=1)
@@ -112,6 +112,6 @@ def _degrees_of_freedom(values_su: np.ndarray) -> float:
     between_seeds, between_users = mean_s.var(ddof=1) / num_seeds, mean_u.var(ddof=1) / num_users
     rest = np.sum(rest_su**2) / freedom[2] / values_su.size
     total = max(between_seeds + between_users - rest, between_seeds, between_users)
-    parts = np.array([between_seeds, between_users, rest])
-    # Without any spread every quantile is the mean; the quotient 0/0 is not asked.
-    return float(total**2 / np.sum(parts**2 / freedom)) if total else float(num_users - 1)
+    terms = np.array([between_seeds, between_users, rest])
+    # Without any spread every quantile is the mean; the quotient 0/0 is not computed.
+    return float(total**2 / np.sum(terms**2 / freedom)) if total else float(num_users - 1)

@@ -16,7 +16,7 @@ def propose_points(sweep: Sweep, score: ScorePoints) -> list[SweepPoint]:
     """Propose points in batches, learning from the values of the earlier ones.
 
     Nothing is stored: with one seed the same values lead to the same proposals, so that a sweep which was stopped
-    asks again and finds its runs done.
+    proposes the same points again and finds their runs done.
 
     Args:
       sweep: of kind optuna.

@@ -20,7 +20,7 @@ class Scale(NamedTuple):
     """One axis.
 
     Attributes:
-      height_p: place of every point in [0, 1].
+      height_p: position of every point in [0, 1].
       ticks: (height, label) pairs.
     """
 

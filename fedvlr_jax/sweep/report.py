@@ -19,7 +19,7 @@ from fedvlr_jax.sweep.space import Sweep
 NOTES = (
     f"Points are ranked by the mean over seeds of validation {SELECTION_METRIC} at the best round of each run; the "
     "first of equals wins. Test rows chose nothing, and are looked at for the chosen point alone.",
-    "A point of which a seed failed or has not run stands last. ±: sample standard deviation over seeds, n/a with "
+    "A point of which a seed failed or has not run comes last. ±: sample standard deviation over seeds, n/a with "
     "one. Metrics are tie-exact.",
 )
 

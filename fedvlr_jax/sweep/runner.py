@@ -30,7 +30,7 @@ def run_sweep(trainer: Trainer, *, shard: tuple[int, int] = (1, 1)) -> Found:
 
     Args:
       trainer: with the sweep, its configuration and its workdir.
-      shard: (i, n), this is part i of n.
+      shard: (i, n), this is shard i of n.
 
     Returns:
       Every point, with the runs of all shards that the workdir holds.

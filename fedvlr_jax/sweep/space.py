@@ -1,6 +1,6 @@
-"""What a sweep file says, checked against the fields of a configuration, and the points it stands for.
+"""The content of a sweep file, checked against the fields of a configuration, and its points.
 
-Pure, and free of JAX: a slip of the pen in a sweep file is answered at once.
+Pure, and free of JAX: a typing error in a sweep file is reported at once.
 """
 
 from __future__ import annotations

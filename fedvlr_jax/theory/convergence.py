@@ -26,7 +26,7 @@ class Findings(NamedTuple):
       constants: the largest values met on the grid.
       blocks: largest Hessian eigenvalues of the public and the private block alone.
       outside: reasons why the settings are outside the assumptions; empty = inside.
-      unstated: settings at which the theorem says nothing, since L grew during the runs until eta > 1 / (L A).
+      unstated: settings at which the theorem states nothing, since L grew during the runs until eta > 1 / (L A).
       runs, grid: what was measured.
     """
 
@@ -113,11 +113,11 @@ def fit_exponents(runs: Sequence[GridRuns], grid: CheckGrid) -> list[Exponent]:
         over_runs("drift against eta", (2, 2), np.asarray(grid.rates), drift_era[:, :, -1]),
         over_runs("bias against eta", (2, 2), np.asarray(grid.rates), longest.probe.bias_u[:, :, 0, 0].mean(axis=-1)),
     ]
-    part = [m for m, cohort in enumerate(grid.cohorts) if cohort < grid.num_clients]
-    cohort_m, n = np.asarray(grid.cohorts)[part], grid.num_clients
-    if len(part) > 1:
+    sampled = [m for m, cohort in enumerate(grid.cohorts) if cohort < grid.num_clients]
+    cohort_m, n = np.asarray(grid.cohorts)[sampled], grid.num_clients
+    if len(sampled) > 1:
         # Relative to the dissimilarity of the same state: how far clients have moved depends on n_s as well.
-        shares = [run.probe.sampling[:, :, part] / run.probe.dissimilarity[:, :, part] for run in runs]
+        shares = [run.probe.sampling[:, :, sampled] / run.probe.dissimilarity[:, :, sampled] for run in runs]
         corrected_em = np.mean(shares, axis=(0, 2, 4)) * (n - 1) / (n - cohort_m)
         name = "sampling variance over zeta^2, times (n-1)/(n-n_s), against n_s"
         found.append(over_runs(name, (-1, -1), cohort_m, corrected_em))
@@ -136,7 +136,7 @@ def fit_exponents(runs: Sequence[GridRuns], grid: CheckGrid) -> list[Exponent]:
 
 
 def _require_grid(check: Mapping[str, Any], num_clients: int) -> None:
-    """ConfigError for sizes that cannot be run, or that say nothing."""
+    """ConfigError for sizes that cannot be run, or from which nothing can be concluded."""
     for name in ("steps", "cohorts", "rounds"):
         values = check[name]
         if len(set(values)) < 2:

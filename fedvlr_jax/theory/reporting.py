@@ -126,10 +126,10 @@ def _draw_stationarity(axes: Any, findings: Findings) -> None:
 
 def _draw_ratios(axes: Any, findings: Findings) -> None:
     names = [name for name in STATEMENTS if name != SAMPLING]
-    for place, name in enumerate(names):
+    for height, name in enumerate(names):
         ratios = [row.ratio for row in findings.rows if row.statement == name and np.isfinite(row.ratio)]
         colour = COLOURS[3] if name in (THEOREM, TELESCOPED) else COLOURS[2]
-        axes.semilogx(ratios, np.full(len(ratios), place), "|", color=colour, markersize=14)
+        axes.semilogx(ratios, np.full(len(ratios), height), "|", color=colour, markersize=14)
     axes.axvline(1, color="black", linewidth=1)
     axes.set_yticks(range(len(names)), names)
     _name(axes, "how loose: bound / measured, every setting", "ratio", "")

@@ -1,4 +1,4 @@
-"""Parts of the pictures: figures, panels, legends, and curves over seeds. Matplotlib is imported only when used."""
+"""Elements of the pictures: panels, legends, and curves over seeds. Matplotlib is imported only when used."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def over_seeds(
 
     Args:
       curves: by seed; seeds without a point are left out.
-      x_of: place of a point.
+      x_of: x coordinate of a point.
       values_of: value of every point of a curve, fractions.
     """
     seeds = [
