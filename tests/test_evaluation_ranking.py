@@ -85,6 +85,17 @@ def test_chunk_size_and_bucket_layout_do_not_change_ranks(chunk, layout):
     assert not ranks.nonfinite.any()
 
 
+def test_hidden_test_items_are_not_ranked_and_validation_items_are():
+    dataset = random_dataset(0, num_users=23, num_items=31)
+    whole_tu = targets(dataset)
+    hidden_tu = without_test(whole_tu)
+    np.testing.assert_array_equal(hidden_tu[0], whole_tu[0])
+    assert (hidden_tu[1] == -1).all()
+    assert (whole_tu[1] == targets(dataset)[1]).all()  # the argument is not changed
+    ranks = rank_all(look_up, tied_scores(1, 23, 31), one_bucket(dataset), hidden_tu, chunk=5)
+    assert (np.asarray(ranks.item[1]) == -1).all()
+
+
 def test_only_the_order_of_scores_matters():
     dataset = random_dataset(3, num_users=11, num_items=19)
     score_ui = tied_scores(4, 11, 19)
