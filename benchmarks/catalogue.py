@@ -3,10 +3,10 @@
     python benchmarks/catalogue.py [--items=10000,100000,1000000] [--item-chunk=10000] [--users=256] [--repeats=3]
         [--tasks=rank,best] [--out=FOLDER]
 
-FCF + FedVLR, d = 16, random data without training. "at once" is `eval.item_chunk` 0, "in parts" the given number of
+FCF + FedVLR, d = 16, random data without training. "at once" is `eval.item_chunk` 0, "in blocks" the given number of
 items. `rank` ranks two held-out items of every user, `best` finds the 50 best items. MB are the temporary arrays.
 Scores of a matrix product may differ in their last bits with its shape, and with so many items some are that close:
-the last two columns say how many of the ranks differ, and by how many places at most.
+the last two columns are how many of the ranks differ, and by how much at most.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from random_data import random_dataset
 
 from configs.base import get_config
 from fedvlr_jax.algorithm import make_algorithm
+from fedvlr_jax.compiling import compile_ahead
 from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.evaluation.ranking import rank_all
 from fedvlr_jax.evaluation.top import top_items
@@ -53,7 +54,7 @@ def _row(num_items: int, arguments: argparse.Namespace) -> dict[str, float]:
     """One row of the table."""
     dataset = random_dataset("random", arguments.users, num_items, 8 * arguments.users, width=16)
     sides, megabytes, ranks = {}, {}, {}
-    for name, item_chunk in (("at once", 0), ("in parts", arguments.item_chunk)):
+    for name, item_chunk in (("at once", 0), ("in blocks", arguments.item_chunk)):
         config = get_config()
         config.fusion.dim, config.eval.item_chunk = 16, item_chunk
         algorithm, data = make_algorithm(config.to_dict(), dataset), jax.device_put(make_client_data(dataset))
@@ -61,15 +62,15 @@ def _row(num_items: int, arguments: argparse.Namespace) -> dict[str, float]:
         params = jax.jit(algorithm.snapshot)(state, data.content)
         functions = _tasks(algorithm.rank_score, dataset)
         for task in arguments.tasks.split(","):
-            program = jax.jit(functions[task]).lower(params, data.buckets).compile()
+            program, _ = compile_ahead(jax.jit(functions[task]), params, data.buckets)
             sides[f"{task} {name}"] = lambda program=program, params=params, data=data: program(params, data.buckets)
             megabytes[f"{task} {name}"] = program.memory_analysis().temp_size_in_bytes / 1e6
         if "rank" in arguments.tasks:
             ranks[name] = sides[f"rank {name}"]()
     differ = {}
     if ranks:
-        places = np.abs(np.subtract(*(np.asarray(found.greater) for found in ranks.values())))
-        differ = {"ranks that differ": int((places > 0).sum()), "by at most": int(places.max())}
+        distance = np.abs(np.subtract(*(np.asarray(found.greater) for found in ranks.values())))
+        differ = {"ranks that differ": int((distance > 0).sum()), "by at most": int(distance.max())}
     timing = measure.interleaved(sides, arguments.repeats)
     seconds = {f"{name}, s": timing[name].median for name in sides}
     return seconds | {f"{name}, MB": size for name, size in megabytes.items()} | differ

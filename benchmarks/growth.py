@@ -24,6 +24,7 @@ from random_data import random_dataset
 
 from configs.base import get_config
 from fedvlr_jax.algorithm import make_algorithm
+from fedvlr_jax.compiling import compile_ahead
 from fedvlr_jax.data.buckets import make_client_data
 
 SEEN = 0.05  # a part below this share of its round is lost in the noise of a difference of two times
@@ -89,7 +90,7 @@ def point(shape: dict[str, int], repeats: int) -> dict[str, float]:
     algorithm, data = make_algorithm(settings, dataset), jax.device_put(make_client_data(dataset))
     holder = [jax.jit(algorithm.init)(jax.random.key(0))]
     run = jax.jit(algorithm.run, static_argnames="num_rounds", donate_argnames="state")
-    program = run.lower(holder[0], data, num_rounds=1).compile()
+    program, _ = compile_ahead(run, holder[0], data, num_rounds=1)
     public = jax.tree.map(jnp.copy, holder[0].public)
 
     @jax.jit

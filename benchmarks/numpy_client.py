@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from fedvlr_jax.algorithm import Algorithm
+from fedvlr_jax.data.histories import split_by_user
 from fedvlr_jax.types import ClientData, Dataset, FedState
 
 
@@ -25,14 +26,14 @@ def make_loop(
     broadcast = algorithm.model.publish(state.public.params, data.content)
     views_ijd = np.asarray(broadcast.rows["views"])
     private = jax.tree.map(np.array, state.private.params)
-    start_u = np.searchsorted(dataset.train_user, np.arange(dataset.num_users + 1))
+    histories = split_by_user(dataset, dataset.train_item)
     chosen = np.linspace(0, dataset.num_users - 1, clients).round().astype(int)
     client, rng = settings["client"], np.random.default_rng(0)
     steps, lr, n = client["steps"], client["lr"], client["negatives"]
 
     def run() -> None:
         for u in chosen:
-            history = dataset.train_item[start_u[u] : start_u[u + 1]]
+            history = histories[u]
             allowed = np.setdiff1d(np.arange(dataset.num_items), history)
             negatives_aln = rng.choice(allowed, (steps, history.size, n))
             w_d = private["theta"]["w"][u]

@@ -27,10 +27,8 @@ from fedvlr_jax.benchmark.group import Outcome, Run, train_group
 from fedvlr_jax.benchmark.programs import MethodPrograms
 from fedvlr_jax.data import load_configured
 from fedvlr_jax.data.buckets import make_client_data
-from fedvlr_jax.evaluation.metrics import METRICS, TEST, VALID, row_values
+from fedvlr_jax.evaluation.metrics import MAIN_CUTOFF, METRICS, TEST, VALID, row_values
 from fedvlr_jax.training.schedule import make_plan
-
-CUTOFF = 50
 
 
 def main() -> None:
@@ -77,14 +75,16 @@ def main() -> None:
 
 
 def difference(ours: Sequence[Outcome], theirs: Sequence[Outcome]) -> float:
-    """The largest difference of any mean validation or test metric at 50, over all runs."""
+    """The largest difference of any mean validation or test metric at the main cut-off, over all runs."""
     return max(
         abs(
-            float(np.mean(row_values(a.ranks, m, CUTOFF, split=t)) - np.mean(row_values(b.ranks, m, CUTOFF, split=t)))
+            float(
+                np.mean(row_values(a.ranks, metric, split=split)) - np.mean(row_values(b.ranks, metric, split=split))
+            )
         )
         for a, b in zip(ours, theirs, strict=True)
-        for m in METRICS
-        for t in (VALID, TEST)
+        for metric in (f"{name}@{MAIN_CUTOFF}" for name in METRICS)
+        for split in (VALID, TEST)
     )
 
 

@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import pathlib
 import sys
-import time
 from collections.abc import Callable
 
 sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1]), str(pathlib.Path(__file__).resolve().parent)]
@@ -38,6 +37,7 @@ from random_data import random_dataset
 from configs.base import get_config
 from fedvlr_jax.algorithm import Algorithm, make_algorithm
 from fedvlr_jax.assembly import OPTIMIZERS
+from fedvlr_jax.compiling import compile_ahead
 from fedvlr_jax.data import load_configured
 from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.federated import sampling
@@ -97,10 +97,8 @@ def _measure(settings: dict, dataset: Dataset, arguments: argparse.Namespace, ce
     """One row of the table."""
     algorithm, data = make_algorithm(settings, dataset), jax.device_put(make_client_data(dataset))
     holder = [jax.jit(algorithm.init)(jax.random.key(0))]
-    begin = time.perf_counter()
-    program = jax.jit(algorithm.run, static_argnames="num_rounds", donate_argnames="state")
-    program = program.lower(holder[0], data, num_rounds=ROUNDS).compile()
-    compiled = time.perf_counter() - begin
+    run = jax.jit(algorithm.run, static_argnames="num_rounds", donate_argnames="state")
+    program, compiled = compile_ahead(run, holder[0], data, num_rounds=ROUNDS)
     wanted = arguments.sides.split(",")
     clients = min(arguments.clients, dataset.num_users)
     sides, count = {}, {}
@@ -183,7 +181,7 @@ def least_seconds(
         broadcast, pull_back = jax.vjp(lambda p: algorithm.model.publish(p, content), params)
         return pull_back(jax.tree.map(lambda x: x * scale, broadcast))
 
-    analysis = jax.jit(server).lower(state.public.params, data.content, 1.0).compile().cost_analysis()
+    analysis = compile_ahead(jax.jit(server), state.public.params, data.content, 1.0)[0].cost_analysis()
     local, num_rows = algorithm.local, len(dataset.train_item)
     row_width = algorithm.cost.bytes_per_row // 4
     per_step = dataset.num_users * dataset.num_items

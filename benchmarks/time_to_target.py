@@ -1,11 +1,11 @@
-"""Seconds of training until the validation NDCG@50 reaches a target, with the tuned settings of a data set.
+"""Seconds of training until the validation metric (NDCG@50) reaches a target, with the tuned settings of a data set.
 
     python benchmarks/time_to_target.py [--set=ku] [--methods=fcf+base,fcf+fedvlr,...|all] [--target=0.15]
         [--rounds=400] [--every=5] [--seeds=3] [--precision=float32] [--out=FOLDER]
 
 The set is a configuration with tuned methods, ku or ml. A run stops at the first evaluation (every so many rounds) at
-or above the target. Seconds are those of the rounds alone, after compilation; compiling and ranking stand apart. What
-a method never reaches within the rounds is said as such: its best value is in the table.
+or above the target. Seconds are those of the rounds alone, after compilation; compiling and ranking have
+columns of their own. Of a method that never reaches the target within the rounds, the best value is in the table.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1]), str(pathlib.Pa
 import measure
 
 from fedvlr_jax.data import load_configured
-from fedvlr_jax.evaluation.metrics import summarise
+from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, summarise
 from fedvlr_jax.training.device_backend import DeviceBackend
 from fedvlr_jax.training.experiment import make_experiment
 
 
 class Race(NamedTuple):
-    """One run: the best validation NDCG@50 it saw, the round it stopped at, and seconds of rounds and rankings."""
+    """One run: the best validation metric it saw, the round it stopped at, and seconds of rounds and rankings."""
 
     best: float
     round: int
@@ -77,7 +77,7 @@ def _row(settings: dict[str, Any], arguments: argparse.Namespace) -> dict[str, A
         "rounds": median("round"),
         "seconds of rounds": median("train"),
         "of rankings": median("rank"),
-        "best NDCG@50": max(run.best for run in races),
+        f"best {SELECTION_METRIC}": max(run.best for run in races),
         "compile s": programs.seconds,
     }
 
@@ -91,7 +91,7 @@ def race(programs: DeviceBackend, seed: int, arguments: argparse.Namespace) -> R
         middle = time.perf_counter()
         valid = summarise(programs.rank(state, hide_test=True), programs.warm_i)["valid"]
         result = Race(
-            max(result.best, valid["NDCG@50"]),
+            max(result.best, valid[SELECTION_METRIC]),
             result.round + arguments.every,
             result.train + middle - begin,
             result.rank + time.perf_counter() - middle,

@@ -34,8 +34,8 @@ def suggest(name: str, known: Iterable[str], prefix: str = "", suffix: str = "")
 
     Args:
       name: dotted, as it was written.
-      known: the names that exist; the closest by the whole name comes first, by its last part second.
-      prefix, suffix: stand around the suggested name.
+      known: the names that exist; the closest by the whole name comes first, by its last component second.
+      prefix, suffix: around the suggested name.
     """
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1)

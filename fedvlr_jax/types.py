@@ -40,7 +40,7 @@ NOWHERE = np.iinfo(np.int32).max
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """Interactions, splits and frozen item features, checked and complete (NumPy, on the host).
+    """Interactions, splits and frozen item features, checked and complete (NumPy, in CPU memory).
 
     Attributes:
       name: name of the set, as it appears in results.
@@ -83,7 +83,7 @@ class Bucket(NamedTuple):
     Attributes:
       user: int32 [c], client ids; ``num_users`` marks an empty slot.
       history: int32 [c, l], train positives of each client in ascending order, then ``num_items``.
-      row: int32 [c], where each client stands in the private state at hand, and out of range for an empty slot. None
+      row: int32 [c], the index of each client in the private state at hand, and out of range for an empty slot. None
         where that holds all clients in the order of their ids. A device of a mesh, or a cohort that was read from a
         store, has the states of some clients only; empty slots then come last.
     """
@@ -163,7 +163,7 @@ class RoundInfo(NamedTuple):
 
 
 class Ranks(NamedTuple):
-    """Where the held-out items of every user stand; axis ``t`` is (valid, test).
+    """Ranks of the held-out items of every user; axis ``t`` is (valid, test).
 
     Attributes:
       item: int32 [t, u], the held-out item, -1 where a user has none.

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import ml_dtypes
 import numpy as np
+import pytest
 
 from fedvlr_jax.client_store.record import Layout
 from fedvlr_jax.client_store.snapshot import View
@@ -34,6 +35,18 @@ def new_store(folder, *, users: int = USERS, max_dirty_bytes: int = 1 << 20) -> 
 
 def reopen(folder, manifest, *, layout: Layout = LAYOUT, users: int = USERS) -> Store:
     return Store.restore(folder, layout, users, initial, json.loads(json.dumps(manifest)), max_dirty_bytes=1 << 20)
+
+
+def view_of(folder: pathlib.Path, manifest, *, users: int = USERS) -> View:
+    """The content of a manifest, without reading checksums."""
+    return View.restore(folder, LAYOUT, users, initial, manifest, verify=False)
+
+
+def compact(store: Store) -> dict:
+    """A commit that rewrites all segments to one, as it does by itself when there are too many."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fedvlr_jax.client_store.store.MAX_SEGMENTS", 0)
+        return store.commit()
 
 
 def values(view: View, users: int = USERS) -> list[int]:

@@ -1,4 +1,4 @@
-"""Tiny canonical folders for tests, good ones and ones broken in one place."""
+"""Tiny canonical folders for tests, good ones and ones with one fault."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def write_folder(
     image: np.ndarray | None = None,
     text: np.ndarray | None = None,
 ) -> pathlib.Path:
-    """A canonical folder, right unless an argument makes it wrong; rows[k] stands in line k + 2."""
+    """A canonical folder, right unless an argument makes it wrong; rows[k] is line k + 2."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "inter.csv").write_text("\n".join([header, *rows]) + "\n")
     np.save(folder / "image_features.npy", features(seed=1) if image is None else image)

@@ -63,7 +63,7 @@ def random_dataset(seed: int, num_users: int, num_items: int, *, density: float 
     )
 
 
-def stand(scores, history, target: int) -> tuple[int, int]:
+def rank_of(scores, history, target: int) -> tuple[int, int]:
     """(greater, tied) of one held-out item by a loop over the candidates, for NumPy float32 scores."""
     if target < 0:
         return 0, 1

@@ -24,7 +24,7 @@ def sweep_file(folder: pathlib.Path, **fields) -> pathlib.Path:
 
 
 def flags(workdir: pathlib.Path, *more: str, config: dict | None = None, **fields) -> list[str]:
-    """The command line of a small sweep; its file lies beside the workdir."""
+    """The command line of a small sweep; its file is beside the workdir."""
     settings = SMALL | (config or {})
     return [
         f"--config={ROOT}/configs/quickstart.py",

@@ -13,15 +13,15 @@ import pytest
 from ranking_oracle import load_real, one_bucket, random_dataset
 
 from fedvlr_jax import baselines
-from fedvlr_jax.baselines import BASELINES, PRINTED, run_baselines, select
+from fedvlr_jax.baselines import BASELINES, run_baselines, select
 from fedvlr_jax.baselines.base import Baseline, score_table
 from fedvlr_jax.errors import ConfigError, DataError
 from fedvlr_jax.evaluation.metrics import row_values, summarise, warm_items
 from fedvlr_jax.types import Bucket, Dataset
 
 CLOSED_FORMS = [name for name, baseline in BASELINES.items() if isinstance(baseline, Baseline)]
+PRINTED = [name for name, baseline in BASELINES.items() if baseline.printed]
 SHAPES = [(9, 14), (30, 12)]  # fewer users than items, and more
-CLOSED_FORMS = [name for name, baseline in BASELINES.items() if isinstance(baseline, Baseline)]
 
 
 def scores(name: str, dataset: Dataset, **hyper) -> np.ndarray:
@@ -213,7 +213,7 @@ def test_select_keeps_the_best_validation_result(monkeypatch, ku):
     assert best.summary["valid"]["NDCG@50"] == max(one.summary["valid"]["NDCG@50"] for one in every)
     assert best.hyper == {"l2": 50.0}
     assert best.summary == summarise(best.ranks, warm_items(ku.train_item, ku.num_items))
-    assert row_values(best.ranks, "HR", 50).mean() == pytest.approx(best.summary["test"]["HR@50"])
+    assert row_values(best.ranks, "HR@50").mean() == pytest.approx(best.summary["test"]["HR@50"])
 
 
 def test_the_first_of_equally_good_hyper_parameters_is_kept(monkeypatch):
@@ -227,7 +227,7 @@ def test_the_first_of_equally_good_hyper_parameters_is_kept(monkeypatch):
 def test_run_baselines_gives_one_row_each():
     dataset = random_dataset(4, 40, 25)
     rows = run_baselines(dataset, one_bucket(dataset))
-    assert [row.name for row in rows] == list(PRINTED)
+    assert [row.name for row in rows] == PRINTED
     constant = rows[PRINTED.index("constant")]
     assert (constant.summary["constant_score_rate"], constant.summary["tie_rate"]) == (1.0, 1.0)
     (row,) = run_baselines(dataset, one_bucket(dataset), names=["item_knn"])
@@ -235,6 +235,13 @@ def test_run_baselines_gives_one_row_each():
     without = dataclasses.replace(dataset, V=None, C=None)
     plain = [name for name in PRINTED if name != "content_knn"]
     assert [row.name for row in run_baselines(without, one_bucket(dataset))] == plain
+
+
+def test_a_new_row_of_the_table_is_printed(monkeypatch):
+    monkeypatch.setitem(BASELINES, "new", BASELINES["popularity"])
+    dataset = random_dataset(4, 40, 25)
+    popularity, *_, new = run_baselines(dataset, one_bucket(dataset))
+    assert (popularity.name, new.name, new.summary) == ("popularity", "new", popularity.summary)
 
 
 @pytest.mark.parametrize("merge", [0, 1 << 24])

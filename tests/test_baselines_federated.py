@@ -11,7 +11,7 @@ from ranking_oracle import load_real, one_bucket, random_dataset
 
 from fedvlr_jax.baselines import BASELINES, select
 from fedvlr_jax.baselines.base import gram_matrix
-from fedvlr_jax.baselines.fed_ease import client_block, federated_factor, messages, sum_blocks, with_noise
+from fedvlr_jax.baselines.fed_ease import federated_factor, gram_block, messages, sum_gram_blocks
 from fedvlr_jax.baselines.ridge import gram_factor, ridge_scores
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.types import Dataset
@@ -23,7 +23,7 @@ def histories(dataset: Dataset) -> list[np.ndarray]:
 
 def test_a_block_lists_the_pairs_of_its_clients_items():
     pairs = [(i, j) for j in range(10) for i in range(j + 1)]  # the order of positions
-    block = client_block(np.array([7, 2, 5]))
+    block = gram_block(np.array([7, 2, 5]))
     assert (block.position.dtype, block.value.dtype) == (np.uint32, np.float32)
     found = [pairs[p] for p in block.position]
     assert sorted(found) == sorted(itertools.combinations_with_replacement([2, 5, 7], 2))
@@ -37,7 +37,7 @@ def test_the_sum_of_the_blocks_is_the_gram_matrix_to_the_bit(shape):
     for history in histories(dataset):
         for i, j in itertools.product(history, repeat=2):
             naive_ii[i, j] += 1
-    np.testing.assert_array_equal(sum_blocks(map(client_block, histories(dataset)), shape[1]), naive_ii)
+    np.testing.assert_array_equal(sum_gram_blocks(map(gram_block, histories(dataset)), shape[1]), naive_ii)
     np.testing.assert_array_equal(gram_matrix(dataset), naive_ii)
     np.testing.assert_array_equal(federated_factor(dataset), gram_factor(naive_ii))
 
@@ -67,7 +67,7 @@ def test_messages_count_the_bytes_of_the_arrays_that_move():
     dataset = random_dataset(1, 9, 14)
     found = messages(dataset)
     for user, history in enumerate(histories(dataset)):
-        block = client_block(history)
+        block = gram_block(history)
         assert found.up_pairs_u[user] == block.position.nbytes + block.value.nbytes
         assert found.down_rows_u[user] == np.zeros((history.size, 14), np.float32).nbytes
     assert found.up_triangle == np.ones(14 * 15 // 2, np.float32).nbytes
@@ -78,18 +78,18 @@ def test_messages_count_the_bytes_of_the_arrays_that_move():
 
 def test_clipping_bounds_the_norm_of_a_clients_upload():
     history = np.arange(20)
-    assert np.linalg.norm(client_block(history).value) == pytest.approx(np.sqrt(210))
-    clipped = client_block(history, clip=3.0)
+    assert np.linalg.norm(gram_block(history).value) == pytest.approx(np.sqrt(210))
+    clipped = gram_block(history, clip=3.0)
     assert np.linalg.norm(clipped.value) == pytest.approx(3.0, rel=1e-6)
-    np.testing.assert_array_equal(client_block(history, clip=15.0).value, client_block(history).value)
-    np.testing.assert_array_equal(clipped.position, client_block(history).position)
+    np.testing.assert_array_equal(gram_block(history, clip=15.0).value, gram_block(history).value)
+    np.testing.assert_array_equal(clipped.position, gram_block(history).position)
 
 
 def test_noise_has_the_stated_deviation_on_a_symmetric_sum():
     num_items = 200
-    gram_ii = sum_blocks([client_block(np.arange(3))], num_items, deviation=2.0, seed=1)
+    gram_ii = sum_gram_blocks([gram_block(np.arange(3))], num_items, deviation=2.0, seed=1)
     np.testing.assert_array_equal(gram_ii, gram_ii.T)
-    noise_p = (gram_ii - sum_blocks([client_block(np.arange(3))], num_items))[np.triu_indices(num_items)]
+    noise_p = (gram_ii - sum_gram_blocks([gram_block(np.arange(3))], num_items))[np.triu_indices(num_items)]
     assert noise_p.std() == pytest.approx(2.0, rel=0.02)
     assert abs(noise_p.mean()) < 4 * 2.0 / np.sqrt(noise_p.size)
     assert np.abs(np.diff(np.sort(noise_p))).min() > 0  # drawn for every pair by itself
@@ -97,8 +97,8 @@ def test_noise_has_the_stated_deviation_on_a_symmetric_sum():
 
 def test_a_noisy_sum_is_replaced_by_the_nearest_matrix_without_negative_eigenvalues():
     dataset = random_dataset(1, 9, 14)
-    blocks = [client_block(history, clip=2.0) for history in histories(dataset)]
-    noisy_ii = sum_blocks(blocks, 14, deviation=0.5 * 2.0, seed=3)
+    blocks = [gram_block(history, clip=2.0) for history in histories(dataset)]
+    noisy_ii = sum_gram_blocks(blocks, 14, deviation=0.5 * 2.0, seed=3)
     value_i, vector_ii = np.linalg.eigh(noisy_ii)
     assert value_i.min() < -0.1
     factor_ri = federated_factor(dataset, noise=0.5, clip=2.0, seed=3)
@@ -111,7 +111,8 @@ def test_noise_is_chosen_with_the_grid_and_hurts_more_the_more_there_is(monkeypa
     dataset, found = load_real(ku_folder), {}
     plain = BASELINES[name]._replace(grid=BASELINES[name].grid[:: len(BASELINES[name].grid) // 4])
     for noise in (0.0, 0.05, 5.0):
-        monkeypatch.setitem(BASELINES, name, with_noise(plain, noise=noise, clip=100.0))
+        grid = tuple({**hyper, "noise": noise, "clip": 100.0} for hyper in plain.grid)
+        monkeypatch.setitem(BASELINES, name, plain._replace(grid=grid))
         best = select(dataset, one_bucket(dataset), name)
         assert (best.hyper["noise"], best.hyper["clip"]) == (noise, 100.0)
         found[noise] = best.summary["test"]["NDCG@50"]

@@ -11,7 +11,10 @@ from configs.benchmark import base
 from configs.benchmark.base import fields
 from fedvlr_jax.baselines import BASELINES
 from fedvlr_jax.benchmark.methods import CONTROLS, list_methods, split_point
+from fedvlr_jax.benchmark.published import PAPER_HOSTS
+from fedvlr_jax.benchmark.records import CENTRALISED, FEDERATED
 from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.models.variants import VARIANTS
 from fedvlr_jax.settings import traceable_fields
 
 DATASET = tiny_dataset()
@@ -32,6 +35,19 @@ def test_all_methods_are_hosts_by_variants_local_only_baselines_and_five_control
     found = names()
     assert len(found) == len(set(found)) == len(BASELINES) + 5 * 4 + 1 + 5 * len(CONTROLS)
     assert {"fcf+fedvlr", "local-only", "ease", "fedrap+fedvlr, without V"} <= set(found)
+
+
+def test_a_new_baseline_is_a_method_of_the_family_that_its_row_says(monkeypatch):
+    monkeypatch.setitem(BASELINES, "new", BASELINES["popularity"])
+    monkeypatch.setitem(BASELINES, "new_federated", BASELINES["popularity"]._replace(megabytes=lambda dataset: 1.0))
+    found = {m.name: m.family for m in list_methods(configured(methods="new*, fed_*, ease"), DATASET).methods}
+    federated = {"new_federated", "fed_ease", "fed_content_ease", "fed_prior"}
+    assert found == dict.fromkeys(federated, FEDERATED) | dict.fromkeys(("new", "ease"), CENTRALISED)
+
+
+def test_without_names_the_hosts_are_the_papers_and_the_variants_all():
+    found = names(methods="*+*", controls="")
+    assert found == [f"{host}+{variant}" for host in PAPER_HOSTS for variant in VARIANTS]
 
 
 def test_patterns_choose_and_a_control_brings_the_method_it_follows():
@@ -101,7 +117,7 @@ def test_a_set_without_features_has_no_feature_methods():
         ({"settings": {"fcv+*": fields(client__lr=1.0)}}, "'fcv+*' fits no method"),
     ],
 )
-def test_slips_are_refused(changes, message):
+def test_misspelled_names_are_refused(changes, message):
     with pytest.raises(ConfigError) as error:
         list_methods(configured(**changes), DATASET)
     assert message in str(error.value)

@@ -14,11 +14,11 @@ from benchmark_records import make_curve, make_method, whole_benchmark
 from PIL import Image
 from ranking_oracle import random_dataset
 
-from fedvlr_jax.benchmark import plots_parts, tables
+from fedvlr_jax.benchmark import plots_elements, tables
 from fedvlr_jax.benchmark.formats import latex, latex_escape, markdown
 from fedvlr_jax.benchmark.records import CONTROL, FEDERATED
 from fedvlr_jax.benchmark.report import TABLE_COLUMNS, write_report
-from fedvlr_jax.benchmark.table import METRICS, make_rows
+from fedvlr_jax.benchmark.table import make_rows, metric_columns
 from fedvlr_jax.io.files import read_csv
 
 ENVIRONMENT = {
@@ -98,7 +98,7 @@ def test_the_csv_table_reads_back_to_the_bit(workdir, methods, some_rows):
         (line.pop("method"), line.pop("metric")): tuple(float(x) if x else None for x in line.values())
         for line in lines
     }
-    assert len(read) == len(lines) == len(methods) * (len(METRICS) + 2)
+    assert len(read) == len(lines) == len(methods) * (len(metric_columns()) + 2)
     for row in some_rows.values():
         for name, estimate in row.scores.items():
             assert read[row.method.name, name] == tuple(estimate)
@@ -170,7 +170,7 @@ def test_latex_escaping():
 
 
 def test_cells_cannot_break_a_table():
-    table = tables.Table("T", "About.", ("a", "b"), [tables.Block("", [("x | y\nz", "**<b>5_%**")])])
+    table = tables.Table("T", "About.", ("a", "b"), [tables.TableBlock("", [("x | y\nz", "**<b>5_%**")])])
     assert r"| x \| y z | **&lt;b>5_%** |" in markdown("M", [table])
     assert r"x \textbar{} y z & \textbf{\textless{}b\textgreater{}5\_\%} \\" in latex(table).replace("\n", " ")
 
@@ -217,19 +217,21 @@ def test_pictures_keep_their_colours_apart(name, workdir):
 
 def test_curves_are_means_over_the_rounds_of_all_seeds():
     curves = [make_curve(0, points=6), make_curve(1, points=4), ()]
-    line = plots_parts.over_seeds(curves, lambda p: p.megabytes, lambda c: [p.valid["NDCG@50"] for p in c])
+    line = plots_elements.over_seeds(curves, lambda p: p.megabytes, lambda c: [p.valid["NDCG@50"] for p in c])
     values = np.array([[100 * p.valid["NDCG@50"] for p in curve[:4]] for curve in curves[:2]])
     np.testing.assert_allclose(line.x, [p.megabytes for p in curves[1]])
     np.testing.assert_allclose([line.mean, line.low, line.high], [values.mean(0), values.min(0), values.max(0)])
-    assert plots_parts.over_seeds([(), ()], lambda p: p.round, lambda c: []) is None
-    assert plots_parts.over_seeds([curves[0][:1], curves[0][1:]], lambda p: p.round, lambda c: [0.0] * len(c)) is None
+    assert plots_elements.over_seeds([(), ()], lambda p: p.round, lambda c: []) is None
+    assert (
+        plots_elements.over_seeds([curves[0][:1], curves[0][1:]], lambda p: p.round, lambda c: [0.0] * len(c)) is None
+    )
 
 
 def test_best_so_far_follows_validation_ndcg():
     curve = make_curve(0, points=3)
     pairs = zip(curve, ((0.1, 0.9), (0.3, 0.5), (0.2, 0.8)), strict=True)
     curve = [p._replace(valid={"NDCG@50": ndcg, "HR@50": hit}) for p, (ndcg, hit) in pairs]
-    assert plots_parts.best_so_far(curve, "HR@50") == [0.9, 0.5, 0.5]
+    assert plots_elements.best_so_far(curve, "HR@50") == [0.9, 0.5, 0.5]
 
 
 def all_failed(dataset):

@@ -96,22 +96,22 @@ def test_a_gradient_trained_baseline_searches_its_points_and_runs_its_seeds(fini
 def test_a_single_baseline_may_try_more_points_than_the_others(tmp_path, monkeypatch):
     task = types.SimpleNamespace(config={"baseline_points": 2, "baseline_points_of": {"bpr_mf": 3}, "seeds": 1})
     task.config["search_seeds"] = 1
-    asked = {}
+    requested = {}
 
     def fit(task, method, learner, points, wanted):
-        asked[method.name] = list(points)
+        requested[method.name] = list(points)
         return dict.fromkeys(wanted, "not run")
 
     monkeypatch.setattr(central, "_fit", fit)
     for name in ("bpr_mf", "vbpr"):
         central._learned(task, Method(name, "centralised", "", "", {}, ()), BASELINES[name])
-    assert [len(asked[name]) for name in ("bpr_mf", "vbpr")] == [3, 2]
+    assert [len(requested[name]) for name in ("bpr_mf", "vbpr")] == [3, 2]
 
 
 def test_points_of_what_has_no_grid_to_train_are_refused():
     config = {"seeds": 1, "search_seeds": 1, "baseline_points_of": {"ease": 0}}
     with pytest.raises(ConfigError, match=r"baseline_points_of: expected names among bpr_mf, .* found 'ease'"):
-        run_benchmark(config, None, None, interrupt=None, say=None)
+        run_benchmark(config, None, None, interrupt=None, report=None)
 
 
 def test_points_of_a_bounded_grid_are_spread_evenly():

@@ -15,9 +15,9 @@ from fedvlr_jax.benchmark import order
 from fedvlr_jax.benchmark.contrasts import LEVEL, make_contrasts
 from fedvlr_jax.benchmark.groups import long_rows, make_groups
 from fedvlr_jax.benchmark.records import CONTROL, FEDERATED
-from fedvlr_jax.benchmark.table import CONSTANT_RATE, METRICS, TIE_RATE, Estimate, make_rows
+from fedvlr_jax.benchmark.table import CONSTANT_RATE, TIE_RATE, Estimate, make_rows, metric_columns
 from fedvlr_jax.evaluation.comparison import compare
-from fedvlr_jax.evaluation.intervals import mean_interval
+from fedvlr_jax.evaluation.intervals import mean_intervals
 from fedvlr_jax.types import Dataset
 
 SEEDS = (0, 1, 2)
@@ -49,8 +49,8 @@ def contrasts(methods):
 
 def gain(greater: int, tied: int, kind: str, k: int) -> float:
     """The expected metric of one row, over the ranks that its item can have."""
-    places = range(greater + 1, greater + tied + 1)
-    return sum((1.0 if kind == "HR" else 1 / math.log2(r + 1)) for r in places if r <= k) / tied
+    ranks = range(greater + 1, greater + tied + 1)
+    return sum((1.0 if kind == "HR" else 1 / math.log2(r + 1)) for r in ranks if r <= k) / tied
 
 
 def naive_values(method, dataset, name: str) -> list[list[float]]:
@@ -68,18 +68,18 @@ def naive_values(method, dataset, name: str) -> list[list[float]]:
 @pytest.mark.parametrize("name", ["own+fedvlr", "fcf+fedvlr, without V", "constant", "bm3"])
 def test_every_number_equals_a_loop_over_seeds_and_users(rows, dataset, name):
     row = rows[name]
-    assert [m.name for m in METRICS] == list(row.scores)[:-2]
-    for metric in METRICS:
-        values = naive_values(row.method, dataset, metric.name)
-        estimate = row.scores[metric.name]
+    assert [column.name for column in metric_columns()] == list(row.scores)[:-2]
+    for column in metric_columns():
+        values = naive_values(row.method, dataset, column.name)
+        estimate = row.scores[column.name]
         means = [sum(seed) / len(seed) for seed in values]
-        assert estimate.mean == pytest.approx(sum(means) / len(means), rel=1e-12), metric.name
+        assert estimate.mean == pytest.approx(sum(means) / len(means), rel=1e-12), column.name
         if len(means) == 1:
             assert estimate.std is None
         else:
             center = sum(means) / len(means)
             assert estimate.std == pytest.approx(math.sqrt(sum((m - center) ** 2 for m in means) / (len(means) - 1)))
-        interval = mean_interval(np.array(values))
+        (interval,) = mean_intervals(np.array(values)[None])
         assert (estimate.low, estimate.high) == pytest.approx((interval.low, interval.high))  # or both None
     shares = [
         np.mean([r.tied[1, u] > 1 for u in range(dataset.num_users) if r.item[1, u] >= 0]) for r in row.method.ranks
@@ -155,7 +155,7 @@ def test_the_family_of_tests(methods, dataset, contrasts):
             f"{host}+fedvlr, random features",
         )
     }
-    best = max((m for m in methods if m.family == "centralised" and m.seeds), key=order.valid_ndcg).name
+    best = max((m for m in methods if m.family == "centralised" and m.seeds), key=order.valid_value).name
     expected |= {("own+fedvlr", f"own+fedvlr, {kind}") for kind in ("shuffled features", "random features")}
     assert {(c.method, c.against) for c in contrasts} == expected | {("own+fedvlr", best)}
     assert len(contrasts) == len(expected) + 1

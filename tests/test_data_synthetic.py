@@ -174,12 +174,12 @@ def test_controls_change_features_only(control):
 def test_shuffling_permutes_rows_independently():
     dataset = synthetic.generate(0, **SMALL)
     changed = shuffle_features(dataset, 0)
-    place = []
+    position = []
     for name in "VC":
         x, old = getattr(changed, name), getattr(dataset, name)
-        place.append([int(np.flatnonzero((x == row).all(axis=1))[0]) for row in old])
-        assert sorted(place[-1]) == list(range(60))
-    assert place[0] != place[1]
+        position.append([int(np.flatnonzero((x == row).all(axis=1))[0]) for row in old])
+        assert sorted(position[-1]) == list(range(60))
+    assert position[0] != position[1]
 
 
 def test_random_features_are_independent_of_each_other_and_centred():

@@ -53,7 +53,7 @@ def names_of(grouping: Grouping) -> list[str]:
 @pytest.mark.parametrize("name", GROUPINGS)
 def test_groups_partition_the_rows_and_their_means_add_up(dataset, name, split):
     runs = [random_ranks(dataset, seed) for seed in range(3)]
-    values_su = seed_values(runs, "NDCG", 50, split=split)
+    values_su = seed_values(runs, "NDCG@50", split=split)
     grouping = GROUPINGS[name](dataset, runs[0].item[split])
     assert len(set(grouping.names)) == len(grouping.names)
     found = group_means(values_su, grouping)
@@ -108,9 +108,9 @@ def test_deciles_of_distinct_counts_hold_a_tenth_of_the_items_each():
 def test_runs_on_other_rows_and_values_of_other_rows_are_refused(dataset):
     runs = [random_ranks(dataset, 0), random_ranks(dataclasses.replace(dataset, test_item=dataset.valid_item), 1)]
     with pytest.raises(ValueError, match="runs on the same held-out items"):
-        seed_values(runs, "HR", 50)
+        seed_values(runs, "HR@50")
     np.testing.assert_array_equal(
-        seed_values(runs, "HR", 50, split=VALID)[1], row_values(runs[1], "HR", 50, split=VALID)
+        seed_values(runs, "HR@50", split=VALID)[1], row_values(runs[1], "HR@50", split=VALID)
     )
     with pytest.raises(ValueError, match=r"expected values \[s, 51\] as the grouping, found \(1, 60\)"):
         group_means(np.zeros((1, 60)), GROUPINGS["warmth"](dataset, dataset.test_item))

@@ -6,10 +6,15 @@ import numpy as np
 import pytest
 
 from fedvlr_jax.evaluation import intervals
-from fedvlr_jax.evaluation.intervals import Interval, mean_interval, mean_intervals
+from fedvlr_jax.evaluation.intervals import Interval, mean_intervals
 from fedvlr_jax.evaluation.statistics import bootstrap_interval
 
 SETS, RESAMPLES = 400, 600
+
+
+def mean_interval(values_su: np.ndarray, **options) -> Interval:
+    """The interval of one metric."""
+    return mean_intervals(values_su[None], **options)[0]
 
 
 def coverage(draw, truth: float, confidence: float) -> float:

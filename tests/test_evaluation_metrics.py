@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from ranking_oracle import ranks_over_all_orders, stand
+from ranking_oracle import rank_of, ranks_over_all_orders
 from sklearn.metrics import ndcg_score
 
 from fedvlr_jax.evaluation import metrics
@@ -23,7 +23,7 @@ def test_metrics_are_the_mean_over_all_orders_of_tied_items(name, seed):
     scores = rng.integers(0, 3, 6)
     for target in range(6):
         ranks = ranks_over_all_orders(scores, target)
-        greater, tied = stand(scores, [], target)
+        greater, tied = rank_of(scores, [], target)
         for k in (1, 2, 3, 5, 6, 9):
             expected = np.mean([GAIN[name](r) if r <= k else 0.0 for r in ranks])
             found = metrics.METRICS[name](np.array([greater]), np.array([tied]), k)
@@ -36,7 +36,7 @@ def test_ndcg_equals_scikit_learn(k):
     for _ in range(50):
         scores, target = rng.integers(0, 8, 40).astype(np.float32), rng.integers(40)
         expected = ndcg_score(np.eye(40)[[target]], scores[None], k=k)
-        greater, tied = stand(scores, [], target)
+        greater, tied = rank_of(scores, [], target)
         np.testing.assert_allclose(metrics.ndcg(np.array([greater]), np.array([tied]), k), [expected], rtol=1e-12)
 
 
@@ -46,7 +46,7 @@ def test_ndcg_equals_scikit_learn(k):
         (0, 1, 1.0, 1.0, 1.0),
         (1, 1, 1.0, 1 / math.log2(3), 1 / 2),
         (2, 1, 0.0, 0.0, 0.0),  # just behind the cut-off of 2
-        (1, 4, 1 / 4, 1 / math.log2(3) / 4, 1 / 8),  # one of four places is inside
+        (1, 4, 1 / 4, 1 / math.log2(3) / 4, 1 / 8),  # one of four ranks is inside
         (0, 4, 2 / 4, (1 + 1 / math.log2(3)) / 4, 3 / 8),
         (
             0,
@@ -107,8 +107,8 @@ def test_a_group_without_rows_has_no_metrics_and_the_summary_is_json():
 
 
 def test_row_values_are_those_of_the_users_with_a_row():
-    np.testing.assert_allclose(metrics.row_values(RANKS, "HR", 50), [1, 50 / 60, 0], rtol=1e-15)
-    np.testing.assert_allclose(metrics.row_values(RANKS, "MRR", 10, split=metrics.VALID), [1, 0, 0])
+    np.testing.assert_allclose(metrics.row_values(RANKS, "HR@50"), [1, 50 / 60, 0], rtol=1e-15)
+    np.testing.assert_allclose(metrics.row_values(RANKS, "MRR@10", split=metrics.VALID), [1, 0, 0])
 
 
 def test_warm_items_occur_in_train():

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ranking_oracle import NUM_ITEMS, chunks, largest_array, one_bucket, random_dataset, stand
+from ranking_oracle import NUM_ITEMS, chunks, largest_array, one_bucket, random_dataset, rank_of
 
 from fedvlr_jax.evaluation import ranking
+from fedvlr_jax.evaluation.ranking import without_test
 from fedvlr_jax.types import Bucket
 
 rank_chunk = jax.jit(ranking.rank_chunk)
@@ -43,7 +44,7 @@ def test_rank_chunk_equals_a_loop_over_candidates(case):
         assert constant_c[c] == (len(set(values)) <= 1)
         assert nonfinite_c[c] == values.count(-math.inf)
         for t in range(2):
-            expected = stand(scores_ci[c], history_cl[c], target_tc[t, c])
+            expected = rank_of(scores_ci[c], history_cl[c], target_tc[t, c])
             assert (greater_tc[t, c], tied_tc[t, c]) == expected
 
 
@@ -79,10 +80,21 @@ def test_chunk_size_and_bucket_layout_do_not_change_ranks(chunk, layout):
 
     np.testing.assert_array_equal(ranks.item, targets(dataset))
     for t, target_u in enumerate(targets(dataset)):
-        expected = [stand(score_ui[u], bucket.history[u], target_u[u]) for u in range(23)]
+        expected = [rank_of(score_ui[u], bucket.history[u], target_u[u]) for u in range(23)]
         np.testing.assert_array_equal(np.stack([ranks.greater[t], ranks.tied[t]], axis=1), expected)
     assert not ranks.constant.any()
     assert not ranks.nonfinite.any()
+
+
+def test_hidden_test_items_are_not_ranked_and_validation_items_are():
+    dataset = random_dataset(0, num_users=23, num_items=31)
+    whole_tu = targets(dataset)
+    hidden_tu = without_test(whole_tu)
+    np.testing.assert_array_equal(hidden_tu[0], whole_tu[0])
+    assert (hidden_tu[1] == -1).all()
+    assert (whole_tu[1] == targets(dataset)[1]).all()  # the argument is not changed
+    ranks = rank_all(look_up, tied_scores(1, 23, 31), one_bucket(dataset), hidden_tu, chunk=5)
+    assert (np.asarray(ranks.item[1]) == -1).all()
 
 
 def test_only_the_order_of_scores_matters():

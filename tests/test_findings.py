@@ -46,11 +46,11 @@ def test_moving_unseen_items_changes_a_total_as_counted_by_hand(ku):
     found = findings.rows_with_unseen_items_moved(ku, make_buckets(ku), "ease")
     cold_share = 88 / 204
     first, last = found["ease, unseen items above all others"], found["ease, unseen items below all others"]
-    # Every unseen item is in the first 16 places of every list: all 88 rows are hits, tied over these places.
+    # Every unseen item has one of the first 16 ranks of every list: all 88 rows are hits, tied over these ranks.
     gain = np.mean(1 / np.log2(np.arange(2, 18)))
     assert first[0] > cold_share
     assert first[1] > cold_share * gain
-    # Moved down they are no hits, and nothing else loses a place.
+    # Moved down they are no hits, and no other item loses a rank.
     assert last[0] <= 1 - cold_share
     assert last[0] < found["ease"][0] < first[0]
     constant = findings.rows_with_unseen_items_moved(ku, make_buckets(ku), "constant")

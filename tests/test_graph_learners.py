@@ -176,7 +176,7 @@ def test_edges_are_sampled_with_the_stated_probabilities():
     draws = 40_000
     keys = jax.random.split(jax.random.key(0), draws)
     groups = jax.jit(jax.vmap(lambda key: sample_graph(key, inputs).forward))(keys)
-    is_kept = np.zeros(len(user) + 1)  # the last place is for empty places of groups
+    is_kept = np.zeros(len(user) + 1)  # the last entry is for empty slots of groups
     np.add.at(is_kept, np.asarray(groups.edge_wg[0]), np.asarray(groups.weight_wg > 0).sum(axis=0))
     error = np.sqrt(expected * (1 - expected) / draws)
     assert is_kept.sum() == 3 * draws

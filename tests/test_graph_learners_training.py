@@ -43,7 +43,7 @@ def test_training_beats_popularity_on_the_synthetic_set(learner, point):
 @pytest.mark.slow
 @pytest.mark.parametrize("negatives", ["catalogue", "train"])
 def test_mgcn_passes_the_published_result_on_ku(ku_folder, negatives):
-    """The published code stands at 36.8/15.0, with negatives from train items. So does this one after 50 epochs with
+    """The published code has 36.8/15.0, with negatives from train items. So does this one after 50 epochs with
     that code's rate, whichever the negatives; trained to the best epoch on validation it gets further.
     """
     dataset = load_real(ku_folder)

@@ -37,7 +37,8 @@ ALGORITHM = (
     ("algorithm",),
 )
 OUTSIDE = (
-    ("evaluation", "data", "federated.prior"),
+    ("evaluation", "data"),
+    ("federated.prior",),
     ("baselines",),
     ("io",),
     ("client_store",),

@@ -12,7 +12,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from client_store import LAYOUT, USERS, content, initial, mixed, names, new_store, reopen, states, values
+from client_store import (
+    LAYOUT,
+    USERS,
+    compact,
+    content,
+    initial,
+    mixed,
+    names,
+    new_store,
+    reopen,
+    states,
+    values,
+    view_of,
+)
 from hypothesis import strategies as st
 
 from fedvlr_jax.client_store.record import Layout
@@ -26,10 +39,10 @@ from fedvlr_jax.errors import CheckpointError
 @pytest.mark.parametrize("folder", [None, "store"])
 @pytest.mark.parametrize("max_dirty_bytes", [0, 40, 1 << 20])
 def test_the_newest_state_wins_and_other_clients_start_from_init(tmp_path, folder, max_dirty_bytes):
-    asked = []
+    requested = []
 
     def init(ids):
-        asked.append(ids.tolist())
+        requested.append(ids.tolist())
         return jax.tree.map(jnp.asarray, initial(ids))  # arrays of a device are as good
 
     folder = folder and tmp_path / folder
@@ -38,7 +51,7 @@ def test_the_newest_state_wins_and_other_clients_start_from_init(tmp_path, folde
     store.scatter(np.array([2, 11, 0]), states([21, 110, 5]))
     assert store.gather(np.array([11, 3, 2, 7, 1]))["b"].tolist() == [110, -4, 21, 70, -2]
     assert store.gather(np.array([], np.int64))["w"].shape == (0, 3)
-    assert asked == [[3, 1]]
+    assert requested == [[3, 1]]
 
 
 @pytest.mark.parametrize(
@@ -96,18 +109,16 @@ def test_a_segment_holds_its_clients_in_ascending_order(tmp_path):
 
 def test_compaction_leaves_one_segment_of_all_clients_or_none_at_all(tmp_path):
     store = new_store(tmp_path)
-    store.compact()
-    assert store.commit()["segments"] == []
+    assert compact(store)["segments"] == []
     for ids in ([1, 2], [2, 3]):
         store.scatter(np.array(ids), states(ids))
-        store.compact()
-    (segment,) = store.commit()["segments"]
+        (segment,) = compact(store)["segments"]
     assert segment["count"] == 3
     assert values(store) == content(_1=1, _2=2, _3=3)
 
 
 def test_a_store_in_memory_has_nothing_to_commit_to():
-    for method in (Store.commit, Store.compact, lambda store: store.retain([])):
+    for method in (Store.commit, lambda store: store.retain([])):
         with pytest.raises(ValueError, match="expected a store with a folder"):
             method(new_store(None))
 
@@ -125,7 +136,7 @@ def test_states_without_any_bytes_are_stored_too(tmp_path):
     store = Store(tmp_path, layout, 4, initial, max_dirty_bytes=0)
     store.scatter(np.arange(3), {"x": np.zeros((3, 0), np.float32)})
     store.commit()
-    store.compact()
+    compact(store)
     assert store.gather(np.array([2, 0]))["x"].shape == (2, 0)
 
 
@@ -175,13 +186,13 @@ def test_any_order_of_events_agrees_with_a_dict(events, max_dirty_bytes):
             elif event == "commit":
                 kept.append((store.commit(), dict(oracle)))
             elif event == "compact":
-                store.compact()
+                kept.append((compact(store), dict(oracle)))
             elif event == "retain":
                 kept = kept[-2:]
                 store.retain([manifest for manifest, _ in kept])
             elif event == "view":
                 manifest, then = kept[argument % len(kept)]
-                assert values(store.snapshot(manifest)) == content(**{f"_{u}": x for u, x in then.items()})
+                assert values(view_of(folder, manifest)) == content(**{f"_{u}": x for u, x in then.items()})
             else:
                 manifest, then = kept[argument % len(kept)]
                 options = {"max_dirty_bytes": max_dirty_bytes}
@@ -206,7 +217,7 @@ def test_the_disk_stays_bounded_and_the_best_readable_over_200_commits(tmp_path,
         store.retain([manifest, best[0]])
         on_disk = sum(path.stat().st_size for path in tmp_path.iterdir())
         assert on_disk <= 4 * users * (LAYOUT.record_bytes + 8) + 4 * users
-        assert values(store.snapshot(best[0]), users) == best[1]
+        assert values(view_of(tmp_path, best[0], users=users), users) == best[1]
     assert values(reopen(tmp_path, manifest, users=users), users) == held.tolist()
 
 
@@ -224,11 +235,10 @@ def test_an_older_manifest_is_readable_until_it_is_not_retained(tmp_path):
     store = new_store(tmp_path)
     store.scatter(np.arange(3), states([1, 2, 3]))
     old = store.commit()
-    view = store.snapshot(old)
+    view = view_of(tmp_path, old)
     store.scatter(np.arange(3), states([4, 5, 6]))
-    store.compact()
+    new = compact(store)
     assert values(store) == content(_0=4, _1=5, _2=6)
-    new = store.commit()
     (tmp_path / ".segment-0000000099.bin.tmp").write_bytes(b"half")  # of a run that was killed
     (tmp_path / "other.txt").write_text("not ours")
     store.retain([old, new])
@@ -264,7 +274,7 @@ def test_the_next_cohort_can_be_read_while_a_commit_runs(tmp_path):
     for _ in range(20):
         store.scatter(np.arange(6), states(np.arange(6)))
         store.retain([store.commit()])
-        store.compact()
+        compact(store)
     stop.set()
     thread.join()
     assert found

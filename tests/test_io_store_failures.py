@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from client_store import USERS, committed, content, names, new_store, reopen, states, values
+from client_store import USERS, committed, compact, content, names, new_store, reopen, states, values
 
 from fedvlr_jax.client_store import segments
 from fedvlr_jax.client_store.record import Layout
@@ -26,7 +26,7 @@ from fedvlr_jax.io.files import read_json
 
 
 @pytest.mark.parametrize(
-    ("place", "problem"),
+    ("position", "problem"),
     [
         (0, "damaged: expected header [0-9a-f]+, found"),
         (40, "damaged: expected header"),
@@ -34,11 +34,11 @@ from fedvlr_jax.io.files import read_json
         (-1, r"damaged: expected checksum \d+, found \d+"),
     ],
 )
-def test_a_changed_byte_is_found(tmp_path, place, problem):
+def test_a_changed_byte_is_found(tmp_path, position, problem):
     manifest = committed(tmp_path)
     (path,) = tmp_path.iterdir()
     damaged = bytearray(path.read_bytes())
-    damaged[place] ^= 1
+    damaged[position] ^= 1
     path.write_bytes(damaged)
     with pytest.raises(CheckpointError, match=rf"{path.name} is {problem}"):
         reopen(tmp_path, manifest)
@@ -130,7 +130,7 @@ def test_a_full_disk_loses_nothing(tmp_path, what, step):
     old, before = store.commit(), names(tmp_path)
     store.scatter(np.arange(9), states(50 + np.arange(9)))
     last = (np.array([9]), states([59]))
-    fail = {"spill": lambda: store.scatter(*last), "commit": store.commit, "compact": store.compact}[step]
+    fail = {"spill": lambda: store.scatter(*last), "commit": store.commit, "compact": lambda: compact(store)}[step]
     if step != "spill":
         store.scatter(*last)
     if step == "compact":

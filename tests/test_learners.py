@@ -61,10 +61,10 @@ def bm3_oracle(learner, params, dataset, batch, key, static):
     online_u, online_i = (unit(dense_linear(params["predict"], x)) for x in (h_u, h_i))
     total = np.mean([1 - online_u[u] @ target_i[i] for u, i in rows])
     total += np.mean([1 - online_i[i] @ target_u[u] for u, i in rows])
-    place = [k for k, w in enumerate(batch.weight) if w]
+    position = [k for k, w in enumerate(batch.weight) if w]
     for (name, x), mask in zip(features.items(), masks[2:], strict=True):
         e = dense_linear(params["project"][name], x)
-        for k, (_, i) in zip(place, rows, strict=True):
+        for k, (_, i) in zip(position, rows, strict=True):
             online = unit(dense_linear(params["predict"], e[i : i + 1]))[0]
             own = unit((e[i] * mask[k])[None])[0]
             total += HYPER["weight"] * ((1 - online @ target_i[i]) + (1 - online @ own)) / len(rows)

@@ -1,4 +1,4 @@
-"""A sweep whose points Optuna proposes; a module in its place remembers what it is told."""
+"""A sweep whose points Optuna proposes; a fake module records what it is told."""
 
 from __future__ import annotations
 

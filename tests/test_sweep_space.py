@@ -110,7 +110,7 @@ def test_a_random_point_is_drawn_once():
         ({"fields": {"seed": [1]}, "seeds": [1]}, "found both"),
     ],
 )
-def test_a_slip_is_named(fields, message):
+def test_a_misspelled_name_is_reported(fields, message):
     with pytest.raises(ConfigError, match=r"^sweep: ") as error:
         read(**fields)
     assert message in str(error.value)

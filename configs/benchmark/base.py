@@ -16,8 +16,8 @@ def get_config() -> ConfigDict:
     """The default benchmark: all methods on the synthetic set."""
     config = ConfigDict()
     config.methods = ""  # comma list of names or patterns, as in "ease,fcf+*"; "" = all
-    config.hosts = "fedavg,fcf,fedncf,pfedrec,fedrap"  # the paper's hosts
-    config.variants = "base,mlp,vbpr,fedvlr"
+    config.hosts = ""  # comma list; "" = the paper's hosts
+    config.variants = ""  # comma list; "" = all
     config.own = ""  # further federated methods, host+variant
     config.controls = "shuffled features, random features, without D, without V, without C"  # of every fedvlr
     config.seeds = 5  # runs of the chosen point; seeds 0, 1, ...

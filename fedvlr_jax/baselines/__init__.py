@@ -1,4 +1,4 @@
-"""Simple centralised baselines that stand under every result: one file each, one table.
+"""Simple centralised baselines, shown under every result: one file each, one table.
 
 A new baseline is a file with a `Baseline` (`base.py`) and a row in `BASELINES`.
 """
@@ -28,8 +28,9 @@ from fedvlr_jax.baselines.mgcn import mgcn
 from fedvlr_jax.baselines.pgl import pgl
 from fedvlr_jax.baselines.popularity import popularity
 from fedvlr_jax.baselines.vbpr import vbpr
+from fedvlr_jax.data.buckets import heldout_targets
 from fedvlr_jax.errors import ConfigError, DataError
-from fedvlr_jax.evaluation.metrics import summarise, warm_items
+from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, summarise, warm_items
 from fedvlr_jax.evaluation.ranking import rank_all
 from fedvlr_jax.types import Bucket, Dataset, Ranks
 
@@ -50,8 +51,6 @@ BASELINES: dict[str, Baseline | Learner] = {
     "pgl": pgl,
     "fed_prior": fed_prior,
 }
-# The rows under a training run: those that take seconds, and say something beside the others.
-PRINTED = ("popularity", "item_knn", "ease", "content_knn", "constant", "cold_first")
 
 _CHUNK = 256  # users scored at once: 4 MB of scores for 4,000 items
 _MERGE = 1 << 24  # most history slots for which all users go into one bucket
@@ -75,7 +74,7 @@ class BaselineRow(NamedTuple):
 
 
 def select(dataset: Dataset, buckets: Sequence[Bucket], name: str) -> Selected:
-    """Fit a baseline at every point of its grid and keep the best validation NDCG@50 (the first of equals).
+    """Fit a baseline at every point of its grid and keep the best on validation (the first of equals).
 
     Args:
       dataset: fitted on its train rows; its test rows are ranked, but choose nothing.
@@ -90,9 +89,11 @@ def select(dataset: Dataset, buckets: Sequence[Bucket], name: str) -> Selected:
         raise ConfigError(f"unknown baseline {name!r}: expected one of {', '.join(BASELINES)}")
     baseline = BASELINES[name]
     if len(baseline.grid) > 1 and not (dataset.valid_item >= 0).any():
-        raise DataError(f"{dataset.name} has no validation row, but {name} is chosen by validation NDCG@50")
+        raise DataError(
+            f"{dataset.name} has no validation row, but {name} is chosen by validation {SELECTION_METRIC}"
+        )
     warm_i = warm_items(dataset.train_item, dataset.num_items)
-    target_tu = np.stack([dataset.valid_item, dataset.test_item])
+    target_tu = heldout_targets(dataset)
     buckets = _merge(buckets, dataset.num_items)
 
     def evaluate(fitted: tuple[Hyper, Any]) -> Selected:
@@ -103,7 +104,8 @@ def select(dataset: Dataset, buckets: Sequence[Bucket], name: str) -> Selected:
     # Many small products and factorisations: BLAS threads would mostly wait for each other on a busy machine (KU's
     # content-EASE takes 2 s with one thread and 40 s with two), and the last bits would depend on their number.
     with threadpool_limits(1, user_api="blas"):
-        return max(map(evaluate, _fit_grid(baseline, dataset)), key=lambda found: found.summary["valid"]["NDCG@50"])
+        found = map(evaluate, _fit_grid(baseline, dataset))
+        return max(found, key=lambda selected: selected.summary["valid"][SELECTION_METRIC])
 
 
 def run_baselines(
@@ -111,11 +113,12 @@ def run_baselines(
 ) -> list[BaselineRow]:
     """One row for each of the named baselines, every hyper-parameter chosen on validation (see `select`).
 
-    Without names: the rows of `PRINTED`, those that read features only if the data set has some.
+    Without names: the printed ones, those that read features only if the data set has some.
     """
     if names is None:
         has_features = dataset.V is not None or dataset.C is not None
-        names = [name for name in PRINTED if has_features or not BASELINES[name].needs_features]
+        printed = {name: row for name, row in BASELINES.items() if row.printed}
+        names = [name for name, row in printed.items() if has_features or not row.needs_features]
     rows = []
     for name in names:
         best = select(dataset, buckets, name)

@@ -11,8 +11,8 @@ import numpy as np
 from fedvlr_jax.types import Array, Bucket, Dataset, PyTree
 
 Hyper = dict[str, Any]
-Grid = tuple[Hyper, ...]
-FitGrid = Callable[[Dataset, Grid], Iterator[tuple[Hyper, PyTree]]]
+HyperGrid = tuple[Hyper, ...]
+FitGrid = Callable[[Dataset, HyperGrid], Iterator[tuple[Hyper, PyTree]]]
 
 _DIGITS = 30  # binary digits of a score, counted from the largest of its row
 
@@ -30,23 +30,30 @@ class Baseline(NamedTuple):
       needs_features: whether a set without features has no such baseline.
       megabytes: ``megabytes(dataset)``, 10^6 bytes that all clients and the server exchange in the one round of a
         baseline that is computed federated; None for those that see all data.
+      printed: whether it has a row under a training run: it takes seconds, and adds to what the others show.
     """
 
     fit: Callable[..., PyTree]
     score: Callable[[PyTree, Bucket], Array]
-    grid: Grid
+    grid: HyperGrid
     fit_grid: FitGrid | None = None
     needs_features: bool = False
     megabytes: Callable[[Dataset], float] | None = None
+    printed: bool = False
 
 
-def table_baseline(fit_grid: FitGrid, grid: Iterable[Hyper], *, needs_features: bool = False) -> Baseline:
-    """A baseline whose params are a table of scores (`score_table`), from its `fit_grid` alone."""
+def table_baseline(fit_grid: FitGrid, grid: Iterable[Hyper], **fields: Any) -> Baseline:
+    """A baseline whose params are a table of scores (`score_table`), from its `fit_grid` alone.
+
+    Args:
+      fit_grid, grid: as of `Baseline`.
+      fields: further fields of `Baseline`.
+    """
 
     def fit(dataset: Dataset, **hyper: Any) -> Array:
         return next(iter(fit_grid(dataset, (hyper,))))[1]
 
-    return Baseline(fit, score_of_users, tuple(grid), fit_grid, needs_features)
+    return Baseline(fit, score_of_users, tuple(grid), fit_grid, **fields)
 
 
 def score_for_all(score_i: Array, chunk: Bucket) -> Array:

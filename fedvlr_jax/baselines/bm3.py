@@ -11,8 +11,8 @@ side the vectors themselves, without gradient and with dropout. With dist(a, b) 
 over the train rows (u, i), and s_ui = pred h_u . pred h_i.
 
 The published code, run on KU with its own grid, has 55.4/21.0 (test HR@50/NDCG@50 in percent). Here two seeds of one
-point have 49.0/17.6 and 55.9/20.1: without negatives nothing says where the 88 test rows of unseen items belong, and
-their hit rate of 18 or 31 % makes the difference.
+point have 49.0/17.6 and 55.9/20.1: without negatives nothing determines the scores of the 88 test rows of unseen
+items, and their hit rate of 18 or 31 % makes the difference.
 """
 
 from __future__ import annotations

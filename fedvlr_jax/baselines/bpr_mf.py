@@ -13,19 +13,19 @@ from fedvlr_jax.types import Array, Dataset, PyTree
 
 
 @struct.dataclass(kw_only=True)
-class Sizes:
+class Inputs:
     """All that the model reads beside the batches."""
 
     num_users: int = struct.field(pytree_node=False)
     num_items: int = struct.field(pytree_node=False)
 
 
-def prepare(dataset: Dataset) -> Sizes:
+def prepare(dataset: Dataset) -> Inputs:
     """The numbers of users and items."""
-    return Sizes(num_users=dataset.num_users, num_items=dataset.num_items)
+    return Inputs(num_users=dataset.num_users, num_items=dataset.num_items)
 
 
-def init(key: Array, inputs: Sizes, dim: int) -> dict[str, Array]:
+def init(key: Array, inputs: Inputs, dim: int) -> dict[str, Array]:
     """Factors ``p_ud`` and ``q_id``, Glorot uniform."""
     key_p, key_q = jax.random.split(key)
     shapes = (inputs.num_users, dim), (inputs.num_items, dim)
@@ -33,7 +33,7 @@ def init(key: Array, inputs: Sizes, dim: int) -> dict[str, Array]:
 
 
 def loss(
-    params: dict[str, Array], inputs: Sizes, epoch: PyTree, batch: Triples, key: Array, hyper: dict[str, Array]
+    params: dict[str, Array], inputs: Inputs, epoch: PyTree, batch: Triples, key: Array, hyper: dict[str, Array]
 ) -> Array:
     """BPR plus ``hyper["reg"]`` times the mean squared norm of the factors of the batch."""
     p_bd = take(params["p_ud"], batch.user)
@@ -42,7 +42,7 @@ def loss(
     return bpr_loss(p_bd, q_bd, other_bd, batch.weight) + hyper["reg"] * penalty
 
 
-def represent(params: dict[str, Array], inputs: Sizes) -> tuple[Array, Array]:
+def represent(params: dict[str, Array], inputs: Inputs) -> tuple[Array, Array]:
     """The factors themselves."""
     return params["p_ud"], params["q_id"]
 

@@ -19,4 +19,4 @@ def fit(dataset: Dataset) -> Array:
     return jnp.asarray(np.where(count_i == 0, count_i.max() + 1, count_i), jnp.float32)
 
 
-cold_first = Baseline(fit=fit, score=score_for_all, grid=({},))
+cold_first = Baseline(fit=fit, score=score_for_all, grid=({},), printed=True)

@@ -17,4 +17,4 @@ def fit(dataset: Dataset) -> Array:
     return jnp.zeros(dataset.num_items, jnp.float32)
 
 
-constant = Baseline(fit=fit, score=score_for_all, grid=({},))
+constant = Baseline(fit=fit, score=score_for_all, grid=({},), printed=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedvlr_jax.baselines.base import Grid
+from fedvlr_jax.baselines.base import HyperGrid
 from fedvlr_jax.errors import DataError
 from fedvlr_jax.types import Dataset
 
@@ -24,7 +24,7 @@ def centred_features(dataset: Dataset) -> dict[str, np.ndarray]:
     return {name: x - x.mean(axis=0) for name, x in found.items()}
 
 
-def allowed_points(dataset: Dataset, grid: Grid) -> Grid:
+def allowed_points(dataset: Dataset, grid: HyperGrid) -> HyperGrid:
     """The points of a grid that give weight to no modality which the data set lacks.
 
     Points carry the weights "visual" and "text"; a weight of 0 or none needs no features.

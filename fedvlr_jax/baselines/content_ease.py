@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from fedvlr_jax.baselines.base import Grid, Hyper, gram_matrix, table_baseline
+from fedvlr_jax.baselines.base import Hyper, HyperGrid, gram_matrix, table_baseline
 from fedvlr_jax.baselines.content import allowed_points, centred_features
 from fedvlr_jax.baselines.ridge import gram_factor, ridge_tables
 from fedvlr_jax.types import Array, Dataset
@@ -24,7 +24,7 @@ GRID = tuple(
 )
 
 
-def fit_grid(dataset: Dataset, grid: Grid) -> Iterator[tuple[Hyper, Array]]:
+def fit_grid(dataset: Dataset, grid: HyperGrid) -> Iterator[tuple[Hyper, Array]]:
     """Tables of scores for every ``visual`` (a_v / l2), ``text`` (a_c / l2) and ``l2`` of the grid.
 
     A set without one modality uses the other: only points that give it no weight are fitted.

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fedvlr_jax.baselines.base import Grid, Hyper, score_table, table_baseline
+from fedvlr_jax.baselines.base import Hyper, HyperGrid, score_table, table_baseline
 from fedvlr_jax.baselines.content import allowed_points, centred_features
 from fedvlr_jax.baselines.neighbours import neighbour_scores
 from fedvlr_jax.types import Array, Dataset
@@ -19,7 +19,7 @@ from fedvlr_jax.types import Array, Dataset
 _UNIT = 2.0**-40  # cosines closer than that are equal; float64 errs by 2^-50
 
 
-def fit_grid(dataset: Dataset, grid: Grid) -> Iterator[tuple[Hyper, Array]]:
+def fit_grid(dataset: Dataset, grid: HyperGrid) -> Iterator[tuple[Hyper, Array]]:
     """Tables of scores for every weight ``visual``, ``text`` and every ``neighbours`` (k) of the grid.
 
     A set without one modality uses the other: only points that give it no weight are fitted.
@@ -53,4 +53,5 @@ content_knn = table_baseline(
         for k in (10, 20, 50, 100, 200)
     ),
     needs_features=True,
+    printed=True,
 )

@@ -14,7 +14,7 @@ def info_nce(a_nd: Array, b_nd: Array, ids_b: Array, weight_b: Array) -> Array:
     """InfoNCE between two views of the nodes in a batch (van den Oord et al., arXiv 1807.03748, equation 4).
 
     The mean over the rows k of a batch of  -log( exp(s_kk) / sum_l exp(s_kl) )  with s_kl = cos(a_k, b_l) / 0.2,
-    where a_k and b_k are the two views of the node in row k, and l runs over all rows. A node that stands in
+    where a_k and b_k are the two views of the node in row k, and l runs over all rows. A node of
     several rows is in both sums as often, so they can run over nodes weighted by their counts. That is the same
     number, for less work where nodes are fewer than rows (204 users against 2,048 rows: 1 % of the products).
 

@@ -2,8 +2,8 @@
 
 The models read the histories only through R^T R = sum_u r_u r_u^T, a sum over clients:
 
-1. every client uploads the block r_u r_u^T on the items that it has (`client_block`);
-2. the server adds the blocks (`sum_blocks`), solves for the weights B (`ridge`; item features it has anyway) and
+1. every client uploads the block r_u r_u^T on the items that it has (`gram_block`);
+2. the server adds the blocks (`sum_gram_blocks`), solves for the weights B (`ridge`; item features it has anyway) and
    publishes them;
 3. every client scores with its own history, s_u = r_u B.
 
@@ -11,11 +11,11 @@ Integers are added, so the Gram matrix and all that follows equal the centralise
 
 What it reveals: the server learns the sum, as any secure-aggregation protocol would let it. A list of pairs also
 shows *which* pairs a client holds; a protocol that hides them has to send the whole triangle. Likewise a client that
-asks for the rows of B which it needs shows its items, and one that takes all of B does not. `messages` counts both
+downloads the rows of B which it needs shows its items, and one that takes all of B does not. `messages` counts both
 ways. Choosing the penalties on validation takes one B for every point of the grid and no further upload.
 
-Noise on the sum can be asked for (`with_noise`). It shows how the model bears noise; no accountant runs, so it is
-noise robustness and not differential privacy.
+A point of a grid may have ``noise`` and ``clip`` beside its penalty (`federated_factor`). That shows how the model
+bears noise on the sum; no accountant runs, so it is noise robustness and not differential privacy.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedvlr_jax.baselines.base import Baseline, Grid, Hyper, table_baseline
+from fedvlr_jax.baselines.base import Hyper, HyperGrid, table_baseline
 from fedvlr_jax.baselines.content import allowed_points, centred_features
 from fedvlr_jax.baselines.content_ease import content_ease
 from fedvlr_jax.baselines.ease import ease
 from fedvlr_jax.baselines.ridge import gram_factor, ridge_tables
+from fedvlr_jax.data.histories import split_by_user
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.types import Array, Dataset
 
 BYTES_PAIR, BYTES_NUMBER = 4 + 4, 4  # (uint32 position, float32 value); one float32
 
 
-class Block(NamedTuple):
+class GramBlock(NamedTuple):
     """A client's upload: the upper triangle of r_u r_u^T, diagonal included, where it is not zero.
 
     Attributes:
@@ -65,7 +66,7 @@ class Messages(NamedTuple):
     down_whole: int
 
 
-def client_block(history: np.ndarray, clip: float | None = None) -> Block:
+def gram_block(history: np.ndarray, clip: float | None = None) -> GramBlock:
     """What one client uploads.
 
     Args:
@@ -77,10 +78,12 @@ def client_block(history: np.ndarray, clip: float | None = None) -> Block:
     low, high = history[first], history[second]
     norm = np.sqrt(low.size)
     value = 1.0 if clip is None or norm <= clip else clip / norm
-    return Block((high * (high + 1) // 2 + low).astype(np.uint32), np.full(low.size, value, np.float32))
+    return GramBlock((high * (high + 1) // 2 + low).astype(np.uint32), np.full(low.size, value, np.float32))
 
 
-def sum_blocks(blocks: Iterable[Block], num_items: int, *, deviation: float = 0.0, seed: int = 0) -> np.ndarray:
+def sum_gram_blocks(
+    blocks: Iterable[GramBlock], num_items: int, *, deviation: float = 0.0, seed: int = 0
+) -> np.ndarray:
     """The sum of the clients' blocks as a symmetric matrix, float64 [i, i]; exact for values of 1.
 
     Args:
@@ -106,7 +109,7 @@ def federated_factor(dataset: Dataset, *, noise: float = 0.0, clip: float | None
     Args:
       dataset: its train rows, one client for each user.
       noise: multiplier; the noise on the sum has the standard deviation ``noise * clip``.
-      clip: the largest L2 norm of a client's block, see `client_block`.
+      clip: the largest L2 norm of a client's block, see `gram_block`.
       seed: of the noise.
 
     Returns:
@@ -118,9 +121,8 @@ def federated_factor(dataset: Dataset, *, noise: float = 0.0, clip: float | None
     """
     if noise < 0 or (clip is not None and clip <= 0) or (noise and clip is None):
         raise ConfigError(f"fed_ease: expected noise >= 0 and, with noise, a clip > 0, found {noise=} and {clip=}")
-    starts = np.searchsorted(dataset.train_user, np.arange(1, dataset.num_users))  # train rows are sorted by user
-    blocks = (client_block(history, clip) for history in np.split(dataset.train_item, starts))
-    gram_ii = sum_blocks(blocks, dataset.num_items, deviation=noise * (clip or 0.0), seed=seed)
+    blocks = (gram_block(history, clip) for history in split_by_user(dataset, dataset.train_item))
+    gram_ii = sum_gram_blocks(blocks, dataset.num_items, deviation=noise * (clip or 0.0), seed=seed)
     if not noise:
         return gram_factor(gram_ii)
     size_r, turn_ir = np.linalg.eigh(gram_ii)
@@ -146,24 +148,17 @@ def megabytes(dataset: Dataset) -> float:
     return float(np.sum(found.up_pairs_u + found.down_rows_u)) / 1e6
 
 
-def with_noise(baseline: Baseline, *, noise: float, clip: float, seed: int = 0) -> Baseline:
-    """`fed_ease` or `fed_content_ease` with clipped blocks and noise on their sum; the grid stays."""
-    return baseline._replace(
-        grid=tuple({**hyper, "noise": noise, "clip": clip, "seed": seed} for hyper in baseline.grid)
-    )
-
-
-def fit_plain(dataset: Dataset, grid: Grid) -> Iterator[tuple[Hyper, Array]]:
+def fit_plain(dataset: Dataset, grid: HyperGrid) -> Iterator[tuple[Hyper, Array]]:
     """As `ease.fit_grid`; ``noise``, ``clip`` and ``seed`` of a point as in `federated_factor`."""
     return _fit(dataset, {}, grid)
 
 
-def fit_content(dataset: Dataset, grid: Grid) -> Iterator[tuple[Hyper, Array]]:
+def fit_content(dataset: Dataset, grid: HyperGrid) -> Iterator[tuple[Hyper, Array]]:
     """As `content_ease.fit_grid`; ``noise``, ``clip`` and ``seed`` of a point as in `federated_factor`."""
     return _fit(dataset, centred_features(dataset), allowed_points(dataset, grid))
 
 
-def _fit(dataset: Dataset, features: dict[str, np.ndarray], grid: Grid) -> Iterator[tuple[Hyper, Array]]:
+def _fit(dataset: Dataset, features: dict[str, np.ndarray], grid: HyperGrid) -> Iterator[tuple[Hyper, Array]]:
     for options, points in itertools.groupby(grid, key=_sum_options):
         yield from ridge_tables(federated_factor(dataset, **options), dataset, features, tuple(points))
 
@@ -173,5 +168,5 @@ def _sum_options(hyper: Hyper) -> dict[str, Any]:
     return {name: hyper[name] for name in ("noise", "clip", "seed") if name in hyper}
 
 
-fed_ease = table_baseline(fit_plain, ease.grid)._replace(megabytes=megabytes)
-fed_content_ease = table_baseline(fit_content, content_ease.grid, needs_features=True)._replace(megabytes=megabytes)
+fed_ease = table_baseline(fit_plain, ease.grid, megabytes=megabytes)
+fed_content_ease = table_baseline(fit_content, content_ease.grid, needs_features=True, megabytes=megabytes)

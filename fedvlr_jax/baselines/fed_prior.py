@@ -10,14 +10,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fedvlr_jax.baselines.base import Grid, Hyper, score_table, table_baseline
+from fedvlr_jax.baselines.base import Hyper, HyperGrid, score_table, table_baseline
 from fedvlr_jax.federated import prior
 from fedvlr_jax.types import Array, Dataset
 
 GRID = tuple({"reach": reach} for reach in (0.5, 0.0))
 
 
-def fit_grid(dataset: Dataset, grid: Grid) -> Iterator[tuple[Hyper, Array]]:
+def fit_grid(dataset: Dataset, grid: HyperGrid) -> Iterator[tuple[Hyper, Array]]:
     """Scores of all users, float32 [u, i], at every point; a point holds fields of `prior.PriorSettings`."""
     for hyper in grid:
         settings = prior.PriorSettings(**hyper)
@@ -25,4 +25,4 @@ def fit_grid(dataset: Dataset, grid: Grid) -> Iterator[tuple[Hyper, Array]]:
         yield hyper, score_table(np.asarray(found.score_ui, np.float64))
 
 
-fed_prior = table_baseline(fit_grid, GRID)._replace(megabytes=prior.megabytes_once)
+fed_prior = table_baseline(fit_grid, GRID, megabytes=prior.megabytes_once)

@@ -25,14 +25,14 @@ _WIDTH = 8  # edges of a group; 4 and 16 are slower
 _BLOCK = 1 << 22  # most similarities held at once while neighbours are sought
 
 
-class Groups(NamedTuple):
+class EdgeGroups(NamedTuple):
     """The edges of one direction, grouped by receiving node.
 
     Attributes:
       target_g: int32 [g], the receiving node of each group, ascending.
-      source_wg: int32 [w, g], the nodes that are read; 0 in empty places.
-      edge_wg: int32 [w, g], the place of the edge in the list it came from; the number of edges in empty places.
-      weight_wg: [w, g], the weights; 0 in empty places.
+      source_wg: int32 [w, g], the nodes that are read; 0 in empty slots.
+      edge_wg: int32 [w, g], the index of the edge in the list it came from; the number of edges in empty slots.
+      weight_wg: [w, g], the weights; 0 in empty slots.
     """
 
     target_g: Array
@@ -45,8 +45,8 @@ class Groups(NamedTuple):
 class Graph:
     """A sparse matrix A [t, s] for products with A (`forward`) and with its transpose (`backward`)."""
 
-    forward: Groups
-    backward: Groups
+    forward: EdgeGroups
+    backward: EdgeGroups
     num_targets: int = struct.field(pytree_node=False)
     num_sources: int = struct.field(pytree_node=False)
 
@@ -82,7 +82,7 @@ def transpose(graph: Graph) -> Graph:
 def reweigh(graph: Graph, weight_e: Array) -> Graph:
     """The same edges with other weights [e], in the order in which `make_graph` got them. Jit-able."""
 
-    def side(groups: Groups) -> Groups:
+    def side(groups: EdgeGroups) -> EdgeGroups:
         return groups._replace(weight_wg=weight_e.at[groups.edge_wg].get(mode="fill", fill_value=0))
 
     return graph.replace(forward=side(graph.forward), backward=side(graph.backward))
@@ -155,7 +155,7 @@ def knn_graph(features_id: np.ndarray, neighbours: int = 10, *, centred: bool = 
     Args:
       features_id: float [i, d]; a row of zeros is near to nothing.
       neighbours: k, at least 1; more than all items means all of them.
-      centred: whether the mean feature is taken off first. Without that, an item that stands at the mean, as one
+      centred: whether the mean feature is taken off first. Without that, an item whose features are the mean, as one
         does whose missing picture was filled in so, is a neighbour of nearly every other.
     """
     features_id = np.asarray(features_id, np.float64)
@@ -186,18 +186,18 @@ def _unit_rows(x_id: np.ndarray) -> np.ndarray:
     return np.where(length_i > 1e-6, x_id / np.maximum(length_i, 1e-6), 0)
 
 
-def _group(target_e: np.ndarray, source_e: np.ndarray, weight_e: np.ndarray) -> Groups:
+def _group(target_e: np.ndarray, source_e: np.ndarray, weight_e: np.ndarray) -> EdgeGroups:
     """Edges sorted by target and cut into groups of at most `_WIDTH` of one target."""
     order_e = np.lexsort((source_e, target_e))
     count_t = np.bincount(target_e)
     groups_t = -(-count_t // _WIDTH)
     target_g = np.repeat(np.arange(len(count_t)), groups_t)
     first_t, end_t = np.cumsum(groups_t) - groups_t, np.cumsum(count_t)
-    place_g = (end_t - count_t)[target_g] + _WIDTH * (np.arange(len(target_g)) - first_t[target_g])
-    place_wg = place_g[None] + np.arange(_WIDTH)[:, None]
-    real_wg = place_wg < end_t[target_g][None]
-    edge_wg = order_e[np.where(real_wg, place_wg, 0)]
-    return Groups(
+    position_g = (end_t - count_t)[target_g] + _WIDTH * (np.arange(len(target_g)) - first_t[target_g])
+    position_wg = position_g[None] + np.arange(_WIDTH)[:, None]
+    real_wg = position_wg < end_t[target_g][None]
+    edge_wg = order_e[np.where(real_wg, position_wg, 0)]
+    return EdgeGroups(
         target_g=jnp.asarray(target_g, jnp.int32),
         source_wg=jnp.asarray(np.where(real_wg, source_e[edge_wg], 0), jnp.int32),
         edge_wg=jnp.asarray(np.where(real_wg, edge_wg, len(order_e)), jnp.int32),
@@ -205,7 +205,7 @@ def _group(target_e: np.ndarray, source_e: np.ndarray, weight_e: np.ndarray) -> 
     )
 
 
-def _sum_groups(groups: Groups, x_sd: Array, num_targets: int) -> Array:
+def _sum_groups(groups: EdgeGroups, x_sd: Array, num_targets: int) -> Array:
     """The weighted sums of all groups, added up by target; [t, d]."""
     sum_gd = jnp.zeros((len(groups.target_g), x_sd.shape[1]), x_sd.dtype)
     for source_g, weight_g in zip(groups.source_wg, groups.weight_wg, strict=True):

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fedvlr_jax.baselines.base import Grid, Hyper, gram_matrix, score_table, table_baseline
+from fedvlr_jax.baselines.base import Hyper, HyperGrid, gram_matrix, score_table, table_baseline
 from fedvlr_jax.baselines.neighbours import neighbour_scores
 from fedvlr_jax.types import Array, Dataset
 
 
-def fit_grid(dataset: Dataset, grid: Grid) -> Iterator[tuple[Hyper, Array]]:
+def fit_grid(dataset: Dataset, grid: HyperGrid) -> Iterator[tuple[Hyper, Array]]:
     """Tables of scores for every ``neighbours`` (k) of the grid; the cosines are shared.
 
     Squared cosines are quotients of integers, hence equal whenever the cosines are: rounding neither makes nor
@@ -31,4 +31,4 @@ def fit_grid(dataset: Dataset, grid: Grid) -> Iterator[tuple[Hyper, Array]]:
         yield hyper, score_table(score_ui)
 
 
-item_knn = table_baseline(fit_grid, ({"neighbours": k} for k in (10, 20, 50, 100, 200)))
+item_knn = table_baseline(fit_grid, ({"neighbours": k} for k in (10, 20, 50, 100, 200)), printed=True)

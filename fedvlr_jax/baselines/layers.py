@@ -1,4 +1,4 @@
-"""Parts that the gradient-trained baselines share: initial values, dropout, and losses over a batch.
+"""Layers and losses that the gradient-trained baselines share: initial values, dropout, means over a batch.
 
 Batches are padded with user ``num_users`` and weight 0: `take` gives zeros there, and every mean is weighted.
 """
@@ -24,7 +24,7 @@ def init_linear(key: Array, num_inputs: int, num_outputs: int) -> dict[str, Arra
 def linear(params: dict[str, Array], x_nf: Array) -> Array:
     """W x + b for every row; [n, f] -> [n, d].
 
-    The kernel stands as [d, f] because the gradient of a wide one then costs half as much on a CPU.
+    The kernel is [d, f] because the gradient of a wide one then costs half as much on a CPU.
     """
     return x_nf @ params["kernel_df"].T + params["bias_d"][None]
 

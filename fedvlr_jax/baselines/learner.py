@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from fedvlr_jax.types import Array, PyTree
+from fedvlr_jax.types import Array, Dataset, PyTree
 
 
 class Triples(NamedTuple):
@@ -32,7 +32,7 @@ def _nothing(key: Array, inputs: PyTree, hyper: dict[str, Array]) -> PyTree:
 
 
 class Learner(NamedTuple):
-    """A centralised model with a training loop (Adam; early stopping on validation NDCG@50).
+    """A centralised model with a training loop (Adam; early stopping on validation).
 
     Hyper-parameters are traced float32 scalars that all points of a grid share one compiled program for, except
     those named in `static`. ``lr``, the rate of Adam, is always one of them.
@@ -49,7 +49,7 @@ class Learner(NamedTuple):
         sampled graph.
       static: names of hyper-parameters that change shapes or structure. They are handed to `prepare` as Python
         values, and to nothing else.
-      needs_features: whether a set without features has no such baseline.
+      needs_features, megabytes, printed: as of `base.Baseline`.
     """
 
     prepare: Callable[..., PyTree]
@@ -60,3 +60,5 @@ class Learner(NamedTuple):
     start_epoch: Callable[..., PyTree] = _nothing
     static: tuple[str, ...] = ()
     needs_features: bool = False
+    megabytes: Callable[[Dataset], float] | None = None
+    printed: bool = False

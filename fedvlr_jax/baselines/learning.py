@@ -18,9 +18,11 @@ import optax
 from fedvlr_jax.baselines.compiling import compiled
 from fedvlr_jax.baselines.learner import Learner
 from fedvlr_jax.baselines.triples import TrainRows, draw_epoch, make_rows
+from fedvlr_jax.data.buckets import heldout_targets
 from fedvlr_jax.errors import ConfigError, DataError
-from fedvlr_jax.evaluation.metrics import TEST, VALID, row_values
-from fedvlr_jax.evaluation.ranking import rank_all
+from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, VALID, main_metrics, row_values
+from fedvlr_jax.evaluation.ranking import rank_all, without_test
+from fedvlr_jax.evaluation.selection import Selection, next_evaluation
 from fedvlr_jax.types import Array, Bucket, Dataset, PyTree, Ranks
 
 DIM = 64
@@ -31,7 +33,7 @@ _adam = optax.scale_by_adam()
 
 
 class Evaluated(NamedTuple):
-    """One evaluation on the way: NDCG@50 and HR@50 on validation, fractions, after so many epochs and seconds."""
+    """One evaluation: the main metrics on validation, fractions, after so many epochs and seconds."""
 
     epoch: int
     valid: dict[str, float]
@@ -45,7 +47,7 @@ class Fitted(NamedTuple):
       hyper: the point of the grid.
       seed: of everything random.
       ranks: all held-out items, ranked with the state of the best epoch; None if the run failed.
-      best_epoch: the first one with the best validation NDCG@50.
+      best_epoch: the first one with the best value of `SELECTION_METRIC` on validation.
       curve: every evaluation.
       seconds: training and evaluation; compilation is not part of it.
       seconds_compile: what this run had to compile; 0 where an earlier one did it.
@@ -65,12 +67,12 @@ class Fitted(NamedTuple):
 
     @property
     def valid(self) -> float:
-        """Validation NDCG@50 of the best epoch, the number to choose by; -inf if the run failed."""
-        best = [point.valid["NDCG@50"] for point in self.curve if point.epoch == self.best_epoch]
+        """`SELECTION_METRIC` on validation at the best epoch, the number to choose by; -inf if the run failed."""
+        best = [point.valid[SELECTION_METRIC] for point in self.curve if point.epoch == self.best_epoch]
         return best[0] if best and not self.failure else -np.inf
 
 
-class Plan(NamedTuple):
+class FitPlan(NamedTuple):
     """How long to train: at most `epochs`, evaluated every `eval_every` of them and after the last one, and given
     up after `patience` evaluations without a better one."""
 
@@ -107,18 +109,18 @@ def fit_learner(
       buckets: all users of `dataset` with their train histories.
       points: hyper-parameters, all with the same names, such as ``learner.grid``.
       seeds: of initial values, order of rows, negatives and dropout, each >= 0.
-      epochs, eval_every, patience: see `Plan`; epochs in passes over all train rows.
+      epochs, eval_every, patience: see `FitPlan`; epochs in passes over all train rows.
       negatives: what negatives are drawn from, see `triples.make_rows`.
 
     Returns:
       One entry for each pair, points first: (point 0, seed 0), (point 0, seed 1), ... A run whose loss is not finite
-      has no ranks and says so; the others go on.
+      has no ranks but a `failure`; the others go on.
 
     Raises:
       ConfigError: for a budget out of range, or unknown `negatives`.
       DataError: without validation rows, or without the features that the model needs.
     """
-    plan = _check(Plan(epochs, eval_every, patience), dataset)
+    plan = _check(FitPlan(epochs, eval_every, patience), dataset)
     rows = make_rows(dataset, negatives)
     prepared: dict[tuple, PyTree] = {}
     fitted = []
@@ -131,12 +133,14 @@ def fit_learner(
     return fitted
 
 
-def _check(plan: Plan, dataset: Dataset) -> Plan:
+def _check(plan: FitPlan, dataset: Dataset) -> FitPlan:
     for name, value in plan._asdict().items():
         if value < 1:
             raise ConfigError(f"{name}: expected at least 1, found {value}")
     if not (dataset.valid_item >= 0).any():
-        raise DataError(f"{dataset.name} has no validation row, but the epoch is chosen by validation NDCG@50")
+        raise DataError(
+            f"{dataset.name} has no validation row, but the epoch is chosen by validation {SELECTION_METRIC}"
+        )
     return plan
 
 
@@ -148,7 +152,7 @@ class _Run:
     ):
         self.hyper, self.seconds_compile = hyper, 0.0
         self._learner, self._rows, self._inputs, self._buckets = learner, rows, inputs, jax.device_put(tuple(buckets))
-        self._target_tu = np.stack([dataset.valid_item, dataset.test_item]).astype(np.int32)
+        self._target_tu = heldout_targets(dataset)
         traced = {name: value for name, value in hyper.items() if name not in learner.static}
         self._hyper = {name: jnp.asarray(value, float) for name, value in traced.items()}
 
@@ -165,10 +169,8 @@ class _Run:
         return state, float(loss)
 
     def rank(self, state: _State, *, hide_test: bool) -> Ranks:
-        """Where the held-out items stand; with `hide_test` the test items are not handed over at all."""
-        target_tu = self._target_tu.copy()
-        if hide_test:
-            target_tu[TEST] = -1
+        """Ranks of the held-out items; with `hide_test` the test items are not handed over at all."""
+        target_tu = without_test(self._target_tu) if hide_test else self._target_tu
         params = self._call(_represent, state.params, self._inputs, represent=self._learner.represent)
         args = (params, self._buckets, jnp.asarray(target_tu))
         return jax.device_get(self._call(_rank, *args, chunk=_CHUNK))
@@ -179,7 +181,7 @@ class _Run:
         return program(*args)
 
 
-def _fit(run: _Run, seed: int, plan: Plan) -> Fitted:
+def _fit(run: _Run, seed: int, plan: FitPlan) -> Fitted:
     """Train one model until its epochs or its patience are used up."""
     begin, compiled_before = time.perf_counter(), run.seconds_compile
 
@@ -187,27 +189,26 @@ def _fit(run: _Run, seed: int, plan: Plan) -> Fitted:
         return time.perf_counter() - begin - (run.seconds_compile - compiled_before)
 
     key, state = run.init(seed)
-    best, best_value, since_best, epoch, curve, failure = state, -np.inf, 0, 0, [], ""
-    while epoch < plan.epochs and since_best < plan.patience:
-        num_epochs = min(plan.eval_every, plan.epochs - epoch)
-        state, loss = run.train(key, state, num_epochs)
-        epoch += num_epochs
+    best, selection, epoch, curve, failure = state, Selection(), 0, [], ""
+    while epoch < plan.epochs and not selection.is_exhausted(plan.patience):
+        until = next_evaluation(epoch, plan.eval_every, plan.epochs)
+        state, loss = run.train(key, state, until - epoch)
+        epoch = until
         if not np.isfinite(loss):
             failure = f"the loss is not finite after {epoch} epochs at {run.hyper} with seed {seed}"
             break
         ranks = run.rank(state, hide_test=True)
-        valid = {f"{name}@50": float(row_values(ranks, name, 50, split=VALID).mean()) for name in ("NDCG", "HR")}
+        valid = {metric: float(row_values(ranks, metric, split=VALID).mean()) for metric in main_metrics()}
         curve.append(Evaluated(epoch, valid, seconds()))
-        since_best += 1
-        if valid["NDCG@50"] > best_value:
-            best, best_value, since_best, best_epoch = state, valid["NDCG@50"], 0, epoch
+        selection = selection.evaluated(epoch, valid[SELECTION_METRIC])
+        best = state if selection.best_round == epoch else best
     ranks = None if failure else run.rank(best, hide_test=False)
     num_params = sum(x.size for x in jax.tree.leaves(state.params))
     return Fitted(
         run.hyper,
         seed,
         ranks,
-        best_epoch if curve else 0,
+        selection.best_round or 0,
         tuple(curve),
         seconds(),
         run.seconds_compile - compiled_before,

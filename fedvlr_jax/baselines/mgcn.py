@@ -17,7 +17,7 @@ reads the user-item view (the fuser). With M modalities
 Loss: BPR + reg L2 + contrast [InfoNCE(side, view) over the users and over the positive items of the batch].
 
 The published code, run on KU with its own grid, has 36.8/15.0 (test HR@50/NDCG@50 in percent). At that code's rate,
-0.001, this one stands there from epoch 20 to 80, on a plateau of validation, and gains when training goes on.
+0.001, this one is there from epoch 20 to 80, on a plateau of validation, and gains when training goes on.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ items add what the nearest items by the given features have:
 
     p, q = LightGCN(users, items),    near = sum_m share_m A_m items,    s_ui = p_u . (q_i + near_i)
 
-with the graph A_m of the nearest items, share 0.1 of the visual and 0.9 of the textual one. Snapshot uses the whole
+with the graph A_m of the nearest items, share 0.1 of the visual and 0.9 of the textual one. Scoring uses the whole
 interaction graph; training only a principal part of it, of one of two kinds:
 
 * ``local``: in every epoch 30 % of the edges, drawn without replacement with probabilities proportional to
@@ -44,7 +44,7 @@ from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.types import Array, Dataset, PyTree
 
 KINDS = ("local", "global")
-SHARE = {"text": 0.9, "visual": 0.1}  # of the graphs of nearest items; a modality that stands alone has all
+SHARE = {"text": 0.9, "visual": 0.1}  # of the graphs of nearest items; a single modality has all
 KEPT = 0.3  # share of the edges in a local subgraph
 RANK = 16  # singular values of a global subgraph
 DROPOUT = 0.3

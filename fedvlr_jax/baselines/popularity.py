@@ -13,4 +13,4 @@ def fit(dataset: Dataset) -> Array:
     return jnp.asarray(train_counts(dataset), jnp.float32)
 
 
-popularity = Baseline(fit=fit, score=score_for_all, grid=({},))
+popularity = Baseline(fit=fit, score=score_for_all, grid=({},), printed=True)

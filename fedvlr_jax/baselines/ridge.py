@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import lapack, solve_triangular
 
-from fedvlr_jax.baselines.base import Grid, Hyper, score_table, train_matrix
+from fedvlr_jax.baselines.base import Hyper, HyperGrid, score_table, train_matrix
 from fedvlr_jax.types import Array, Dataset
 
 
@@ -50,7 +50,7 @@ def gram_factor(gram_ii: np.ndarray) -> np.ndarray:
 
 
 def ridge_tables(
-    factor_ri: np.ndarray, dataset: Dataset, features: Mapping[str, np.ndarray], grid: Grid
+    factor_ri: np.ndarray, dataset: Dataset, features: Mapping[str, np.ndarray], grid: HyperGrid
 ) -> Iterator[tuple[Hyper, Array]]:
     """`ridge_scores` of the train histories as tables of scores (`base.score_table`)."""
     for point, score_ui in ridge_scores(factor_ri, train_matrix(dataset), features, grid):
@@ -58,7 +58,7 @@ def ridge_tables(
 
 
 def ridge_scores(
-    factor_ri: np.ndarray, history_ui: np.ndarray, features: Mapping[str, np.ndarray], grid: Grid
+    factor_ri: np.ndarray, history_ui: np.ndarray, features: Mapping[str, np.ndarray], grid: HyperGrid
 ) -> Iterator[tuple[Hyper, np.ndarray]]:
     """s = R B at every point of a grid.
 
@@ -88,7 +88,7 @@ def ridge_scores(
 
 def _kernels(
     kernel: Kernel, features: dict[str, np.ndarray], points: Iterable[Hyper]
-) -> Iterator[tuple[Grid, Kernel]]:
+) -> Iterator[tuple[HyperGrid, Kernel]]:
     """The kernel of every group of points that share their strengths. The rows of X end with the F_m^T to come."""
     if not features:
         yield tuple(points), kernel

@@ -24,7 +24,7 @@ class TrainRows:
 
     Attributes:
       user_e, item_e: int32 [e].
-      below_e: int32 [e], how many candidates that the user does not have stand before the item of the row.
+      below_e: int32 [e], how many candidates that the user does not have come before the item of the row.
       start_u, length_u: int32 [u], where a user's rows start, and how many there are.
       pool_n: int32 [n], the items that negatives are drawn from, ascending.
     """
@@ -87,7 +87,7 @@ def draw_negatives(key: Array, rows: TrainRows, user_b: Array) -> Array:
     """One item for each user, uniform over the pool without the user's train history; int32 [b].
 
     A user has `below` candidates before the k-th item of the history (from 0), which does not fall with k; so the
-    candidate of rank r stands behind as many items of the history as have ``below <= r``. Users who have the whole
+    candidate of rank r comes after as many items of the history as have ``below <= r``. Users who have the whole
     pool get ``num_items``.
     """
     length_b = rows.length_u[user_b]
@@ -104,5 +104,5 @@ def draw_negatives(key: Array, rows: TrainRows, user_b: Array) -> Array:
 
     halvings = len(rows.user_e).bit_length()
     end_b, _ = jax.lax.fori_loop(0, halvings, halve, (low_b, high_b))
-    place_b = rank_b + end_b - rows.start_u[user_b]
-    return rows.pool_n.at[place_b].get(mode="fill", fill_value=rows.num_items)
+    position_b = rank_b + end_b - rows.start_u[user_b]
+    return rows.pool_n.at[position_b].get(mode="fill", fill_value=rows.num_items)

@@ -1,1 +1,1 @@
-"""The benchmark: many methods over seeds on one data set, and what is said about them."""
+"""The benchmark: many methods over seeds on one data set, and the report on them."""

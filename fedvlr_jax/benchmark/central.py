@@ -75,10 +75,10 @@ def _fit(
 
 
 def _spread(grid: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """`count` points in the middles of equal parts of a grid; all of them for 0, or where it is no larger."""
+    """`count` points in the middles of equal stretches of a grid; all of them for 0, or where it is no larger."""
     if not 0 < count < len(grid):
         return list(grid)
-    return [grid[int((part + 0.5) * len(grid) / count)] for part in range(count)]
+    return [grid[int((k + 0.5) * len(grid) / count)] for k in range(count)]
 
 
 _BUDGET = {"epochs": "epochs", "eval_every": "epochs_every", "patience": "epochs_patience"}

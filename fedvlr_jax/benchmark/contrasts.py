@@ -1,8 +1,9 @@
 """The paired tests of the benchmark: which comparisons are made, and one correction over all of them.
 
-Tested is NDCG@50 of the test rows. Every fedvlr method is compared with the base and the mlp variant of its host, and
-every method with its shuffled-feature and random-feature controls; of every further host, the method that validation
-prefers is compared with the centralised method that validation prefers. All these tests are corrected at once (Holm).
+Tested is `SELECTION_METRIC` on the test rows. Every fedvlr method is compared with the base and the mlp variant of
+its host, and every method with its shuffled-feature and random-feature controls; of every further host, the method
+that validation prefers is compared with the centralised method that validation prefers. All these tests are corrected
+at once (Holm).
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from fedvlr_jax.benchmark import order
-from fedvlr_jax.benchmark.published import HOSTS
+from fedvlr_jax.benchmark.published import PAPER_HOSTS
 from fedvlr_jax.benchmark.records import CENTRALISED, CONTROL, FEDERATED, MethodRuns
 from fedvlr_jax.evaluation.comparison import Comparison, compare, holm
-from fedvlr_jax.evaluation.metrics import seed_values
+from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, seed_values
 
 LEVEL = 0.05
 
@@ -24,7 +25,7 @@ class Contrast(NamedTuple):
 
     Attributes:
       method, against: names of the two methods.
-      result: of ``method`` minus ``against``, in NDCG@50 of the test rows.
+      result: of ``method`` minus ``against``, in `SELECTION_METRIC` on the test rows.
       p_holm: its p-value, corrected over the whole family.
     """
 
@@ -48,7 +49,7 @@ def make_contrasts(methods: Sequence[MethodRuns]) -> list[Contrast]:
       methods: on one data set; those without a finished run are left out.
     """
     methods = order.in_order(filter(order.has_numbers, methods))
-    value_of = {method.name: seed_values(method.ranks, "NDCG", 50) for method in methods}
+    value_of = {method.name: seed_values(method.ranks, SELECTION_METRIC) for method in methods}
     pairs = [(a.name, b.name) for a, b in _pairs(methods) if value_of[a.name].size]
     results = [compare(value_of[a], value_of[b]) for a, b in pairs]
     corrected = holm([result.p_value for result in results])
@@ -63,7 +64,7 @@ def _pairs(methods: Sequence[MethodRuns]) -> Iterator[tuple[MethodRuns, MethodRu
     for host in order.hosts_of(federated):
         if (
             strongest
-            and host not in HOSTS
+            and host not in PAPER_HOSTS
             and (best := order.best_on_validation(m for m in federated if m.host == host))
         ):
             yield best, strongest

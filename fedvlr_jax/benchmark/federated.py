@@ -125,7 +125,7 @@ def _datasets(task: Task, features: str, seeds: Sequence[int]) -> list[Dataset] 
 
 
 def _by_program(points: Sequence[Mapping]) -> list[tuple[str, list[int]]]:
-    """Indices of points by the part of them that changes the program."""
+    """Indices of points by the fields that change the program."""
     groups: dict[str, list[int]] = {}
     for k, point in enumerate(points):
         static, _ = split_point(point, TRACEABLE)

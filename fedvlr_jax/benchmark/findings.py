@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedvlr_jax.baselines import BASELINES, run_baselines, select
+from fedvlr_jax.benchmark.published import PAPER_METRICS
 from fedvlr_jax.data.buckets import heldout_targets
-from fedvlr_jax.evaluation.metrics import METRICS, summarise, warm_items
+from fedvlr_jax.evaluation.metrics import metric_values, summarise, warm_items
 from fedvlr_jax.evaluation.ranking import rank_all
 from fedvlr_jax.training.device_backend import DeviceBackend
 from fedvlr_jax.training.experiment import Experiment
@@ -19,7 +20,7 @@ from fedvlr_jax.types import Array, Bucket, Dataset, PyTree, Score
 
 
 def rank_by_index(dataset: Dataset, split: np.ndarray, *, without: Sequence[int] = ()) -> np.ndarray:
-    """How many candidates stand above each held-out item when all scores are equal and the lowest id wins.
+    """How many candidates rank above each held-out item when all scores are equal and the lowest id wins.
 
     Args:
       dataset: train items are no candidates.
@@ -39,9 +40,9 @@ def rank_by_index(dataset: Dataset, split: np.ndarray, *, without: Sequence[int]
 
 
 def constant_by_index(dataset: Dataset, *, without: Sequence[int] = ()) -> tuple[float, float]:
-    """HR@50 and NDCG@50 on test, fractions, of equal scores whose ties the lowest item id wins."""
+    """The paper's metrics (HR@50, NDCG@50) on test, fractions, of equal scores whose ties the lowest item id wins."""
     above = rank_by_index(dataset, dataset.test_item, without=without)
-    return tuple(float(METRICS[name](above, np.ones_like(above), 50).mean()) for name in ("HR", "NDCG"))
+    return tuple(float(metric_values(name, above, np.ones_like(above)).mean()) for name in PAPER_METRICS)
 
 
 def unseen_rows(dataset: Dataset) -> dict[str, int]:
@@ -83,8 +84,8 @@ def unseen_items_at(edge: float, dataset: Dataset, score: Score) -> Score:
 
 
 def _test_pair(summary: Mapping[str, Any]) -> tuple[float, float]:
-    """HR@50 and NDCG@50 of the test rows of a summary."""
-    return summary["test"]["HR@50"], summary["test"]["NDCG@50"]
+    """The paper's metrics of the test rows of a summary."""
+    return tuple(summary["test"][name] for name in PAPER_METRICS)
 
 
 def _warm(dataset: Dataset) -> np.ndarray:

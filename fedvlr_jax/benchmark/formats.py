@@ -43,7 +43,7 @@ def markdown(title: str, tables: Sequence[Table], notes: Sequence[str] = ()) -> 
 
 
 def latex(table: Table, notes: Sequence[str] = ()) -> str:
-    r"""One table as a booktabs ``tabular`` to be \input; title, sentence and notes stand before it as comments."""
+    r"""One table as a booktabs ``tabular`` to be \input; title, sentence and notes precede it as comments."""
     columns = len(table.columns)
     lines = [
         r"% needs \usepackage{booktabs}; to fit a page: \resizebox{\textwidth}{!}{\input{table}}",

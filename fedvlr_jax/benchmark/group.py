@@ -11,20 +11,19 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from fedvlr_jax.benchmark.programs import MethodPrograms, Point
+from fedvlr_jax.benchmark.programs import MethodPrograms, TracedPoint
 from fedvlr_jax.benchmark.records import CurvePoint
-from fedvlr_jax.evaluation.metrics import summarise
+from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, main_metrics, summarise
 from fedvlr_jax.io.interrupt import Interrupt
+from fedvlr_jax.training.counting import count_rounds, diverged_round
 from fedvlr_jax.training.schedule import Plan, RunProgress
 from fedvlr_jax.types import Dataset, Ranks, RoundInfo
-
-SELECTION = "NDCG@50"  # the validation metric that chooses rounds and points
 
 
 class Run(NamedTuple):
     """One run of a method: a point of its grid (traced settings by dotted name) and a seed."""
 
-    point: Point
+    point: TracedPoint
     seed: int
 
 
@@ -80,13 +79,13 @@ def train_group(
         for _ in range(calls):
             state, info = programs.run(group, state, length)
             infos.append(info)
-        infos = jax.device_get(infos)
+        info = RoundInfo(*(np.concatenate(field, axis=1) for field in zip(*jax.device_get(infos), strict=True)))
         seconds = time.perf_counter() - begin - (programs.seconds - before)
         begin, before = time.perf_counter(), programs.seconds
         ranks = programs.rank(group, state, hide_test=True)
         eval_seconds = time.perf_counter() - begin - (programs.seconds - before)
         for m, t in enumerate(track):
-            t.add(plan, [_of_run(info, m) for info in infos], seconds / len(runs))
+            t.add(plan, _of_run(info, m), seconds / len(runs))
             valid = summarise(_of_run(ranks, m), programs.warm_i)["valid"]
             moved = programs.megabytes_once + megabytes_per_round * t.progress.round
             t.evaluated(plan, valid, moved, eval_seconds / len(runs))
@@ -103,7 +102,7 @@ def _of_run(tree: Ranks | RoundInfo, m: int) -> Ranks | RoundInfo:
 
 @dataclasses.dataclass
 class _Track:
-    """Where one run of a group stands. Past its end it is carried along, and nothing of it changes."""
+    """The progress of one run of a group. Past its end it is carried along, and nothing of it changes."""
 
     progress: RunProgress = dataclasses.field(default_factory=RunProgress)
     curve: list[CurvePoint] = dataclasses.field(default_factory=list)
@@ -114,26 +113,16 @@ class _Track:
     def is_alive(self, plan: Plan) -> bool:
         return not (self.ended or self.failure or self.progress.is_finished(plan))
 
-    def add(self, plan: Plan, infos: Sequence[RoundInfo], seconds: float) -> None:
+    def add(self, plan: Plan, info: RoundInfo, seconds: float) -> None:
         """Count some rounds; a round in which all clients were left out ends the run."""
-        rounds = sum(len(info.loss) for info in infos)
         self.ended = not self.is_alive(plan)
         if self.ended:
             # The rounds of a group go on together; those of a run that is over are not counted.
-            self.progress = dataclasses.replace(self.progress, round=self.progress.round + rounds)
+            self.progress = dataclasses.replace(self.progress, round=self.progress.round + len(info.loss))
             return
-        for info in infos:
-            dead = np.flatnonzero(info.num_dropped >= info.num_clients)
-            if dead.size:
-                round_ = self.progress.round + int(dead[0]) + 1
-                self.failure = f"round {round_}: the loss or upload of every client is not finite"
-        self.progress = dataclasses.replace(
-            self.progress,
-            round=self.progress.round + rounds,
-            client_updates=self.progress.client_updates + sum(int(info.num_clients.sum()) for info in infos),
-            num_dropped=self.progress.num_dropped + sum(int(info.num_dropped.sum()) for info in infos),
-            seconds_train=self.progress.seconds_train + seconds,
-        )
+        if diverged := diverged_round(info):
+            self.failure = f"round {self.progress.round + diverged}: the loss or upload of every client is not finite"
+        self.progress = count_rounds(self.progress, info, seconds)
 
     def evaluated(self, plan: Plan, valid: dict, megabytes: float, seconds: float) -> None:
         """Note one evaluation, unless the run is over."""
@@ -141,9 +130,9 @@ class _Track:
         if self.ended or self.failure:
             return
         before = self.progress.best_round
-        self.progress = self.progress.evaluated(valid[SELECTION], seconds)
+        self.progress = self.progress.evaluated(valid[SELECTION_METRIC], seconds)
         self.improved = self.progress.best_round != before
-        shown = {name: valid[name] for name in ("HR@50", SELECTION)}
+        shown = {metric: valid[metric] for metric in main_metrics()}
         self.curve.append(CurvePoint(self.progress.round, shown, megabytes, self.progress.seconds_train))
 
     def outcome(self, ranks: Ranks, seconds_compile: float) -> Outcome:

@@ -1,4 +1,4 @@
-"""HR@50 and NDCG@50 of every method on groups of test rows: warm and cold, history length, item popularity."""
+"""The main metrics of every method on groups of test rows: warm and cold, history length, item popularity."""
 
 from __future__ import annotations
 
@@ -8,19 +8,17 @@ from typing import NamedTuple
 from fedvlr_jax.benchmark import order
 from fedvlr_jax.benchmark.records import MethodRuns
 from fedvlr_jax.evaluation.groups import GROUPINGS, group_means
-from fedvlr_jax.evaluation.metrics import seed_values
+from fedvlr_jax.evaluation.metrics import main_metrics, seed_values
 from fedvlr_jax.types import Dataset
 
-KINDS = ("HR", "NDCG")  # at 50
 
-
-class Groups(NamedTuple):
+class RowGroups(NamedTuple):
     """The groups of one grouping that hold test rows.
 
     Attributes:
       grouping: a key of `evaluation.groups.GROUPINGS`.
       names, sizes: of the groups, and the number of test rows in them.
-      means: by method and "HR@50" or "NDCG@50", the mean over rows and seeds of every group, fractions.
+      means: by method and main metric, the mean over rows and seeds of every group, fractions.
     """
 
     grouping: str
@@ -29,24 +27,24 @@ class Groups(NamedTuple):
     means: Mapping[str, Mapping[str, tuple[float, ...]]]
 
 
-def make_groups(methods: Sequence[MethodRuns], dataset: Dataset) -> list[Groups]:
+def make_groups(methods: Sequence[MethodRuns], dataset: Dataset) -> list[RowGroups]:
     """All groupings of the test rows; methods in the table's order, without those that have no finished run."""
     methods = order.in_order(filter(order.has_numbers, methods))
     found = []
-    for name, group_rows in GROUPINGS.items():
+    for label, group_rows in GROUPINGS.items():
         grouping = group_rows(dataset, dataset.test_item)
         means = {}
         for method in methods:
-            cells = {f"{kind}@50": group_means(seed_values(method.ranks, kind, 50), grouping) for kind in KINDS}
+            cells = {name: group_means(seed_values(method.ranks, name), grouping) for name in main_metrics()}
             means[method.name] = {metric: tuple(g.mean for g in groups if g.rows) for metric, groups in cells.items()}
         sizes = [int((grouping.group_u == group).sum()) for group in range(len(grouping.names))]
-        named = [(label, size) for label, size in zip(grouping.names, sizes, strict=True) if size]
-        labels, counts = zip(*named, strict=True) if named else ((), ())
-        found.append(Groups(name, labels, counts, means))
+        named = [(name, size) for name, size in zip(grouping.names, sizes, strict=True) if size]
+        names, counts = zip(*named, strict=True) if named else ((), ())
+        found.append(RowGroups(label, names, counts, means))
     return found
 
 
-def long_rows(groupings: Sequence[Groups]) -> Iterator[tuple[str, str, str, int, str, float]]:
+def long_rows(groupings: Sequence[RowGroups]) -> Iterator[tuple[str, str, str, int, str, float]]:
     """(method, grouping, group, rows, metric, mean) of every cell; the content of groups.csv."""
     for groups in groupings:
         for method, metrics in groups.means.items():

@@ -1,4 +1,4 @@
-"""The report as one HTML file that opens without a network: styles, script and pictures stand inside it."""
+"""The report as one HTML file that opens without a network: styles, script and pictures are inside it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from fedvlr_jax.benchmark.formats import split_bold
 from fedvlr_jax.benchmark.plots import Picture
-from fedvlr_jax.benchmark.tables import Block, Table
+from fedvlr_jax.benchmark.tables import Table, TableBlock
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1b1b1b; max-width: 1500px; }
@@ -91,7 +91,7 @@ def _table(table: Table) -> str:
     return "\n".join(parts)
 
 
-def _body(block: Block, table: Table) -> str:
+def _body(block: TableBlock, table: Table) -> str:
     lines = []
     if block.name:
         lines.append(f'<tr class="block"><td colspan="{len(table.columns)}">{escape(block.name)}</td></tr>')

@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 
 from fedvlr_jax.assembly import parse_names
 from fedvlr_jax.baselines import BASELINES
-from fedvlr_jax.benchmark.programs import Point
+from fedvlr_jax.benchmark.programs import TracedPoint
+from fedvlr_jax.benchmark.published import PAPER_HOSTS
 from fedvlr_jax.benchmark.records import CENTRALISED, CONTROL, FEDERATED
 from fedvlr_jax.errors import ConfigError, suggest
 from fedvlr_jax.fields import flatten, with_fields
+from fedvlr_jax.models.variants import VARIANTS
 from fedvlr_jax.types import Dataset
 
 LOCAL_ONLY = "local-only"
@@ -57,7 +59,7 @@ class Methods(NamedTuple):
 
 
 def list_methods(config: Mapping[str, Any], dataset: Dataset) -> Methods:
-    """All methods that the configuration asks for and the data set allows.
+    """All methods that the configuration names and the data set allows.
 
     Args:
       config: nested mapping with the fields of configs/benchmark/base.py.
@@ -87,13 +89,13 @@ def list_methods(config: Mapping[str, Any], dataset: Dataset) -> Methods:
 
 
 def _family(baseline: str) -> str:
-    return FEDERATED if baseline.startswith("fed_") else CENTRALISED
+    return CENTRALISED if BASELINES[baseline].megabytes is None else FEDERATED
 
 
 def _federated(config: Mapping[str, Any]) -> list[Method]:
     methods = []
-    for host in parse_names(config["hosts"]):
-        for variant in parse_names(config["variants"]):
+    for host in parse_names(config["hosts"]) or PAPER_HOSTS:
+        for variant in parse_names(config["variants"]) or VARIANTS:
             methods.append(_method(config, f"{host}+{variant}", host, variant, {}))
     for name in parse_names(config["own"]):
         host, _, variant = name.partition("+")
@@ -121,8 +123,8 @@ def _method(config: Mapping[str, Any], name: str, host: str, variant: str, fixed
 
 
 def _controls(config: Mapping[str, Any]) -> list[Method]:
-    asked = tuple(name.strip() for name in config["controls"].split(",") if name.strip())
-    for name in asked:
+    requested = tuple(name.strip() for name in config["controls"].split(",") if name.strip())
+    for name in requested:
         if name not in CONTROLS:
             raise ConfigError(f"controls: expected some of {', '.join(CONTROLS)}, found {name!r}")
     of = [m for m in _federated(config) if m.variant == "fedvlr"]
@@ -137,7 +139,7 @@ def _controls(config: Mapping[str, Any]) -> list[Method]:
             follows=m.name,
         )
         for m in of
-        for name in asked
+        for name in requested
     ]
 
 
@@ -157,11 +159,11 @@ def _impossible(method: Method, dataset: Dataset) -> str:
         return f"{dataset.name} has neither visual nor textual features"
     _, _, control = method.name.partition(", without ")
     if control in has and not has[control]:
-        return f"{dataset.name} does not have that modality in the first place"
+        return f"{dataset.name} does not have that modality at all"
     return ""
 
 
-def split_point(point: Point, traceable: frozenset[str]) -> tuple[dict[str, Any], Point]:
+def split_point(point: TracedPoint, traceable: frozenset[str]) -> tuple[dict[str, Any], TracedPoint]:
     """A point as (fields that change the program, numbers that it takes as arguments)."""
     static = {field: value for field, value in point.items() if field not in traceable}
     return static, {field: float(value) for field, value in point.items() if field in traceable}

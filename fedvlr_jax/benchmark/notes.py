@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 
 from fedvlr_jax.benchmark import order, tables
-from fedvlr_jax.benchmark.published import CONSTANT_NOTE, equals_constant
+from fedvlr_jax.benchmark.published import CONSTANT_NOTE, PAPER_METRICS, equals_constant
 from fedvlr_jax.benchmark.records import CENTRALISED, CONTROL, MethodRuns
-from fedvlr_jax.benchmark.table import COLD, RESAMPLES, WARM, Row
+from fedvlr_jax.benchmark.table import COLD, RESAMPLES, WARM, TableRow
 from fedvlr_jax.evaluation.groups import by_warmth
 from fedvlr_jax.evaluation.intervals import LEAST_USERS
+from fedvlr_jax.evaluation.metrics import SELECTION_METRIC
 from fedvlr_jax.types import Dataset
 
 
-def make_notes(rows: Sequence[Row], dataset: Dataset, environment: Mapping[str, Any]) -> list[str]:
+def make_notes(rows: Sequence[TableRow], dataset: Dataset, environment: Mapping[str, Any]) -> list[str]:
     """All notes that this table needs, plain sentences with Markdown's `code` marks.
 
     Args:
@@ -30,7 +31,8 @@ def make_notes(rows: Sequence[Row], dataset: Dataset, environment: Mapping[str, 
         _data(dataset),
         "Metrics are exact expectations under uniformly random order of equal scores, over the whole catalogue "
         "without the user's train items, never rounded before averaging.",
-        "Rounds, epochs and hyper-parameters were chosen by validation NDCG@50 alone; test rows chose nothing.",
+        f"Rounds, epochs and hyper-parameters were chosen by validation {SELECTION_METRIC} alone; test rows chose "
+        "nothing.",
         *_spread(rows, dataset),
         "tied: share of test rows whose item has the score of another candidate; constant: share of users whose "
         "candidates have one score. Both in percent.",
@@ -52,7 +54,7 @@ def _data(dataset: Dataset) -> str:
     )
 
 
-def _spread(rows: Sequence[Row], dataset: Dataset) -> list[str]:
+def _spread(rows: Sequence[TableRow], dataset: Dataset) -> list[str]:
     seeds = sorted({len(row.method.seeds) for row in rows if row.method.seeds})
     found = [
         f"±: sample standard deviation over seeds (seeds a method: {' or '.join(map(str, seeds)) or 'none'}), n/a "
@@ -66,17 +68,21 @@ def _spread(rows: Sequence[Row], dataset: Dataset) -> list[str]:
     return found
 
 
-def _marks(rows: Sequence[Row]) -> list[str]:
+def _marks(rows: Sequence[TableRow]) -> list[str]:
     marks = [
-        (tables.BELOW_POPULARITY, any(r.below_popularity for r in rows), "test NDCG@50 below that of popularity."),
+        (
+            tables.BELOW_POPULARITY,
+            any(r.below_popularity for r in rows),
+            f"test {SELECTION_METRIC} below that of popularity.",
+        ),
         (tables.NOT_FINITE, any(r.nonfinite_users for r in rows), "some scores were not finite; they rank last."),
         (tables.SOME_FAILED, any(r.method.failures for r in rows), "some or all runs failed, see Failures."),
     ]
     return [f"{mark} {meaning}" for mark, holds, meaning in marks if holds]
 
 
-def _published(rows: Sequence[Row], dataset: Dataset) -> list[str]:
-    if not any(row.scores["NDCG@50"].published is not None for row in rows):
+def _published(rows: Sequence[TableRow], dataset: Dataset) -> list[str]:
+    if not any(row.scores[name].published is not None for row in rows for name in PAPER_METRICS):
         return [f"The paper (arXiv 2410.08478) has no numbers for these methods on {dataset.name}."]
     found = [
         "published: table 2 of the paper (arXiv 2410.08478), as printed; other code, another treatment of ties, and "
@@ -87,7 +93,7 @@ def _published(rows: Sequence[Row], dataset: Dataset) -> list[str]:
     return found
 
 
-def _controls(rows: Sequence[Row], dataset: Dataset) -> list[str]:
+def _controls(rows: Sequence[TableRow], dataset: Dataset) -> list[str]:
     missing = [name for name, x in (("visual", dataset.V), ("textual", dataset.C)) if x is None]
     found = [f"The set has no {' and no '.join(missing)} features."] if missing else []
     if any(row.block == order.CONTROLS for row in rows):
@@ -101,7 +107,7 @@ def _controls(rows: Sequence[Row], dataset: Dataset) -> list[str]:
     return found
 
 
-def _tests(rows: Sequence[Row]) -> list[str]:
+def _tests(rows: Sequence[TableRow]) -> list[str]:
     strongest = order.best_on_validation(row.method for row in rows if row.method.family == CENTRALISED)
     found = [
         "Tests: paired permutation tests over users (a user's value is the mean over seeds), two-sided. d_z: mean "
@@ -109,8 +115,8 @@ def _tests(rows: Sequence[Row]) -> list[str]:
     ]
     if strongest:
         found.append(
-            f"The centralised method with the highest validation NDCG@50 is {strongest.name}; of every further "
-            "federated host, the method that validation prefers is tested against it."
+            f"The centralised method with the highest validation {SELECTION_METRIC} is {strongest.name}; of every "
+            "further federated host, the method that validation prefers is tested against it."
         )
     return found + _absent_controls([row.method for row in rows])
 

@@ -1,4 +1,4 @@
-"""Which block of the table a method stands in, what it is a control of, and which rows others refer to."""
+"""Which block of the table a method is in, what it is a control of, and which rows others refer to."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from fedvlr_jax.benchmark.published import HOSTS
+from fedvlr_jax.benchmark.published import PAPER_HOSTS
 from fedvlr_jax.benchmark.records import CONTROL, FEDERATED, MethodRuns
-from fedvlr_jax.evaluation.metrics import VALID, row_values
+from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, VALID, row_values
 from fedvlr_jax.models.variants import VARIANTS
 
 SHUFFLED, RANDOM = "shuffled features", "random features"
@@ -24,25 +24,25 @@ def block_of(method: MethodRuns) -> str:
     if method.family == CONTROL:
         return CONTROLS
     if method.family == FEDERATED:
-        return PAPER if method.host in HOSTS else FURTHER
+        return PAPER if method.host in PAPER_HOSTS else FURTHER
     return CENTRAL
 
 
 def control_kind(method: MethodRuns) -> str:
-    """What was done to the method that a control repeats, such as `SHUFFLED`; "" where the name has no such part."""
+    """What was done to the method that a control repeats, such as `SHUFFLED`; "" where the name has none."""
     return method.name.partition(", ")[2] if method.family == CONTROL else ""
 
 
 def in_order(methods: Iterable[MethodRuns]) -> list[MethodRuns]:
     """By block; there by host and variant in the paper's order, others as given."""
-    hosts, variants = list(HOSTS), list(VARIANTS)
+    hosts, variants = list(PAPER_HOSTS), list(VARIANTS)
 
-    def place(method: MethodRuns) -> tuple[int, int, int]:
+    def key(method: MethodRuns) -> tuple[int, int, int]:
         host = hosts.index(method.host) if method.host in hosts else len(hosts)
         variant = variants.index(method.variant) if method.variant in variants else len(variants)
         return BLOCKS.index(block_of(method)), host, variant
 
-    return sorted(methods, key=place)
+    return sorted(methods, key=key)
 
 
 def hosts_of(methods: Sequence[MethodRuns]) -> list[str]:
@@ -57,13 +57,13 @@ def has_numbers(method: MethodRuns) -> bool:
 
 
 def best_on_validation(methods: Iterable[MethodRuns]) -> MethodRuns | None:
-    """The method with the highest validation NDCG@50 (the first of equals); None where none has a validation row."""
-    scored = [(valid_ndcg(method), method) for method in methods if has_numbers(method)]
+    """The method with the highest validation metric (the first of equals); None where none has a validation row."""
+    scored = [(valid_value(method), method) for method in methods if has_numbers(method)]
     known = [(value, method) for value, method in scored if value is not None]
     return max(known, key=lambda pair: pair[0])[1] if known else None
 
 
-def valid_ndcg(method: MethodRuns) -> float | None:
-    """Validation NDCG@50, mean over users and seeds; what everything is chosen by."""
-    values = [row_values(ranks, "NDCG", 50, split=VALID) for ranks in method.ranks]
+def valid_value(method: MethodRuns) -> float | None:
+    """`SELECTION_METRIC` on validation, mean over users and seeds; what everything is chosen by."""
+    values = [row_values(ranks, SELECTION_METRIC, split=VALID) for ranks in method.ranks]
     return float(np.mean(values)) if values and values[0].size else None

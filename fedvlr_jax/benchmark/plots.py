@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 
 from fedvlr_jax.benchmark import order
-from fedvlr_jax.benchmark import plots_parts as parts
-from fedvlr_jax.benchmark.groups import Groups
+from fedvlr_jax.benchmark import plots_elements as elements
+from fedvlr_jax.benchmark.groups import RowGroups
 from fedvlr_jax.benchmark.records import CENTRALISED, FEDERATED, CurvePoint, MethodRuns
-from fedvlr_jax.benchmark.table import Row
-from fedvlr_jax.evaluation.metrics import VALID, seed_values
+from fedvlr_jax.benchmark.table import TableRow
+from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, VALID, main_metrics, seed_values
 from fedvlr_jax.io.figures import COLOURS, log_axis, new_figure, png_of
 from fedvlr_jax.models.variants import VARIANTS
 
@@ -20,7 +20,6 @@ _BLOCK_COLOURS = dict(zip(order.BLOCKS, ("#0072B2", "#D55E00", "#9A9A9A", "#009E
 _PALE = {"color": "#D5D9DE", "linewidth": 0.9, "zorder": 1}
 _HOLLOW = {"marker": "D", "markerfacecolor": "none", "markeredgecolor": "black", "markersize": 5, "linestyle": "none"}
 _OTHER = "other"
-_METRICS = ("NDCG@50", "HR@50")
 
 
 class Picture(NamedTuple):
@@ -32,7 +31,7 @@ class Picture(NamedTuple):
     png: bytes
 
 
-def draw_all(rows: Sequence[Row], groupings: Sequence[Groups]) -> list[Picture]:
+def draw_all(rows: Sequence[TableRow], groupings: Sequence[RowGroups]) -> list[Picture]:
     """Every picture that there is data for."""
     rows = [row for row in rows if row.method.seeds]
     history = next((groups for groups in groupings if groups.grouping == "history"), None)
@@ -45,17 +44,16 @@ def draw_all(rows: Sequence[Row], groupings: Sequence[Groups]) -> list[Picture]:
     return [picture for picture in found if picture]
 
 
-def draw_bars(rows: Sequence[Row]) -> Picture | None:
-    """Test NDCG@50 of all methods with intervals, sorted; published numbers as hollow markers."""
-    rows = sorted(
-        (row for row in rows if row.scores["NDCG@50"].mean is not None), key=lambda row: row.scores["NDCG@50"].mean
-    )
+def draw_bars(rows: Sequence[TableRow]) -> Picture | None:
+    """`SELECTION_METRIC` on test of all methods with intervals, sorted; published numbers as hollow markers."""
+    rows = [row for row in rows if row.scores[SELECTION_METRIC].mean is not None]
+    rows = sorted(rows, key=lambda row: row.scores[SELECTION_METRIC].mean)
     if not rows:
         return None
     figure = new_figure(9.5, 1.3 + 0.2 * len(rows))
     axes = figure.subplots()
     for y, row in enumerate(rows):
-        score = row.scores["NDCG@50"]
+        score = row.scores[SELECTION_METRIC]
         axes.barh(y, 100 * score.mean, height=0.72, color=_BLOCK_COLOURS[row.block])
         if score.low is not None:
             axes.plot([100 * score.low, 100 * score.high], [y, y], color="black", linewidth=1)
@@ -63,32 +61,34 @@ def draw_bars(rows: Sequence[Row]) -> Picture | None:
             axes.plot(100 * score.published, y, **_HOLLOW)
     axes.set_yticks(range(len(rows)), [row.method.name for row in rows], fontsize=8)
     axes.set_ylim(-0.7, len(rows) - 0.3)
-    axes.set_xlabel("test NDCG@50 in percent")
+    axes.set_xlabel(f"test {SELECTION_METRIC} in percent")
     handles = [
-        parts.patch(colour, block) for block, colour in _BLOCK_COLOURS.items() if any(r.block == block for r in rows)
+        elements.patch(colour, block)
+        for block, colour in _BLOCK_COLOURS.items()
+        if any(r.block == block for r in rows)
     ]
-    if any(row.scores["NDCG@50"].published is not None for row in rows):
-        handles.append(parts.stroke("published (see note)", **_HOLLOW))
+    if any(row.scores[SELECTION_METRIC].published is not None for row in rows):
+        handles.append(elements.stroke("published (see note)", **_HOLLOW))
     figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), frameon=False, fontsize=9)
     caption = "Mean over users and seeds, with 95 % intervals over users and seeds; hollow: as printed in the paper."
     return Picture("bars.png", "All methods", caption, png_of(figure))
 
 
 def draw_curves(methods: Sequence[MethodRuns]) -> Picture | None:
-    """Validation NDCG@50 against rounds, one panel a host and one for centralised methods."""
-    lines = {m.name: line for m in methods if (line := parts.over_seeds(m.curves, _round, _ndcg))}
-    panels = parts.panels([method for method in methods if method.name in lines])
+    """`SELECTION_METRIC` on validation against rounds, one panel a host and one for centralised methods."""
+    lines = {m.name: line for m in methods if (line := elements.over_seeds(m.curves, _round, _selected))}
+    panels = elements.panels([method for method in methods if method.name in lines])
     if not panels:
         return None
-    figure, all_axes = parts.panel_grid(len(panels))
+    figure, all_axes = elements.panel_grid(len(panels))
     for axes, (title, members) in zip(all_axes, panels, strict=True):
-        for method, colour in zip(members, parts.line_colours(members), strict=True):
+        for method, colour in zip(members, elements.line_colours(members), strict=True):
             line = lines[method.name]
-            axes.plot(line.x, line.mean, color=colour, linewidth=1.5, label=parts.short_name(method))
+            axes.plot(line.x, line.mean, color=colour, linewidth=1.5, label=elements.short_name(method))
             axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
         axes.set_xlabel("epochs" if title == order.CENTRAL else "rounds")
-        parts.head(axes, title)
-    figure.supylabel("validation NDCG@50 in percent", fontsize=10)
+        elements.head(axes, title)
+    figure.supylabel(f"validation {SELECTION_METRIC} in percent", fontsize=10)
     caption = "Mean over seeds and their whole range, up to the round that all seeds of a method reached."
     return Picture("learning_curves.png", "Learning curves", caption, png_of(figure))
 
@@ -96,16 +96,18 @@ def draw_curves(methods: Sequence[MethodRuns]) -> Picture | None:
 def draw_communication(methods: Sequence[MethodRuns]) -> Picture | None:
     """Validation metrics of the best round so far against megabytes, one column a variant."""
     methods = [method for method in methods if method.family == FEDERATED and method.megabytes_per_round]
-    lines = {metric: [(m, line) for m in methods if (line := _against_megabytes(m, metric))] for metric in _METRICS}
-    methods = [method for method, _ in lines["NDCG@50"]]
+    metrics = (SELECTION_METRIC, *(metric for metric in main_metrics() if metric != SELECTION_METRIC))
+    lines = {metric: [(m, line) for m in methods if (line := _against_megabytes(m, metric))] for metric in metrics}
+    metrics = [metric for metric in metrics if lines[metric]]
+    methods = [method for method, _ in lines[SELECTION_METRIC]]
     if not methods:
         return None
     columns = [column for column in (*VARIANTS, _OTHER) if any(_column(m) == column for m in methods)]
     owners = dict.fromkeys(map(_owner, methods))
     colour_of = {owner: COLOURS[o % len(COLOURS)] for o, owner in enumerate(owners)}
-    figure = new_figure(1.6 + 2.4 * len(columns), 6.0)
-    grid = figure.subplots(2, len(columns), sharex=True, sharey="row", squeeze=False)
-    for metric, row_axes in zip(_METRICS, grid, strict=True):
+    figure = new_figure(1.6 + 2.4 * len(columns), 3.0 * len(metrics))
+    grid = figure.subplots(len(metrics), len(columns), sharex=True, sharey="row", squeeze=False)
+    for metric, row_axes in zip(metrics, grid, strict=True):
         for column, axes in zip(columns, row_axes, strict=True):
             for method, line in lines[metric]:
                 colour = colour_of[_owner(method)]
@@ -120,32 +122,30 @@ def draw_communication(methods: Sequence[MethodRuns]) -> Picture | None:
     for column, axes in zip(columns, grid[0], strict=True):
         axes.set_title(column, fontsize=10)
     figure.supxlabel("megabytes between the server and all clients, both directions", fontsize=10)
-    handles = [parts.stroke(owner, color=colour) for owner, colour in colour_of.items()]
+    handles = [elements.stroke(owner, color=colour) for owner, colour in colour_of.items()]
     figure.legend(handles=handles, loc="outside right upper", fontsize=9)
-    caption = (
-        "The best round so far by validation NDCG@50, mean over seeds, against what was moved until then. Grey: the "
-    )
-    caption += "methods of the other panels. A dot alone: a method with a single exchange."
+    caption = f"The best round so far by validation {SELECTION_METRIC}, mean over seeds, against what was moved "
+    caption += "until then. Grey: the methods of the other panels. A dot alone: a method with a single exchange."
     return Picture("communication.png", "Quality against communication", caption, png_of(figure))
 
 
-def draw_history(methods: Sequence[MethodRuns], groups: Groups) -> Picture | None:
-    """Test NDCG@50 by the length of the user's history, one panel a host, with two references."""
-    panels = [(title, members) for title, members in parts.panels(methods) if title != order.CENTRAL]
+def draw_history(methods: Sequence[MethodRuns], groups: RowGroups) -> Picture | None:
+    """`SELECTION_METRIC` on test by the length of the user's history, one panel a host, with two references."""
+    panels = [(title, members) for title, members in elements.panels(methods) if title != order.CENTRAL]
     if not panels or not groups.names:
         return None
     strongest = order.best_on_validation(m for m in methods if m.family == CENTRALISED)
     references = dict.fromkeys(
         m.name for m in (strongest, next((m for m in methods if m.name == order.POPULARITY), None)) if m
     )
-    figure, all_axes = parts.panel_grid(len(panels))
+    figure, all_axes = elements.panel_grid(len(panels))
     ticks = [f"{name}\n({size})" for name, size in zip(groups.names, groups.sizes, strict=True)]
     for axes, (title, members) in zip(all_axes, panels, strict=True):
         for name, style in zip(references, ("--", ":"), strict=False):
-            values = 100 * np.array(groups.means[name]["NDCG@50"])
+            values = 100 * np.array(groups.means[name][SELECTION_METRIC])
             axes.plot(range(len(ticks)), values, style, color="black", linewidth=1, label=f"{name}, centralised")
-        for method, colour in zip(members, parts.line_colours(members), strict=True):
-            values = 100 * np.array(groups.means[method.name]["NDCG@50"])
+        for method, colour in zip(members, elements.line_colours(members), strict=True):
+            values = 100 * np.array(groups.means[method.name][SELECTION_METRIC])
             axes.plot(
                 range(len(ticks)),
                 values,
@@ -153,12 +153,12 @@ def draw_history(methods: Sequence[MethodRuns], groups: Groups) -> Picture | Non
                 color=colour,
                 linewidth=1.4,
                 markersize=4,
-                label=parts.short_name(method),
+                label=elements.short_name(method),
             )
         axes.set_xticks(range(len(ticks)), ticks, fontsize=8 if len(ticks) < 7 else 7)
-        parts.head(axes, title)
+        elements.head(axes, title)
     figure.supxlabel("train rows of the user (number of test rows)", fontsize=10)
-    figure.supylabel("test NDCG@50 in percent", fontsize=10)
+    figure.supylabel(f"test {SELECTION_METRIC} in percent", fontsize=10)
     caption = "Mean over rows and seeds; black: popularity and the centralised method that validation prefers."
     return Picture("history.png", "Quality by length of the history", caption, png_of(figure))
 
@@ -167,19 +167,26 @@ def _round(point: CurvePoint) -> int:
     return point.round
 
 
-def _ndcg(curve: parts.Curve) -> list[float]:
-    return [point.valid["NDCG@50"] for point in curve]
+def _selected(curve: elements.Curve) -> list[float]:
+    return [point.valid[SELECTION_METRIC] for point in curve]
 
 
-def _against_megabytes(method: MethodRuns, metric: str) -> parts.Line | None:
-    """The curve of a method over megabytes; a single point where it has no training loop."""
+def _against_megabytes(method: MethodRuns, metric: str) -> elements.Line | None:
+    """The curve of a method over megabytes; a single point where it has no training loop.
+
+    None where an earlier version, which did not have the metric, made the curve.
+    """
+    if any(metric not in point.valid for curve in method.curves for point in curve):
+        return None
     if any(method.curves):
-        return parts.over_seeds(method.curves, lambda p: p.megabytes, lambda curve: parts.best_so_far(curve, metric))
-    values_su = seed_values(method.ranks, metric.partition("@")[0], 50, split=VALID)
+        return elements.over_seeds(
+            method.curves, lambda p: p.megabytes, lambda curve: elements.best_so_far(curve, metric)
+        )
+    values_su = seed_values(method.ranks, metric, split=VALID)
     if not values_su.size:
         return None
     mean = np.array([100 * values_su.mean()])
-    return parts.Line(np.array([method.megabytes_per_round * np.mean(method.best_rounds)]), mean, mean, mean)
+    return elements.Line(np.array([method.megabytes_per_round * np.mean(method.best_rounds)]), mean, mean, mean)
 
 
 def _column(method: MethodRuns) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,18 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedvlr_jax.algorithm import Algorithm, build_algorithm, make_algorithm
+from fedvlr_jax.compiling import Compiler
 from fedvlr_jax.data.buckets import heldout_targets
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.evaluation.metrics import warm_items
-from fedvlr_jax.evaluation.ranking import rank_all
+from fedvlr_jax.evaluation.ranking import rank_all, without_test
 from fedvlr_jax.fields import with_fields
 from fedvlr_jax.training.experiment import configured_prior
 from fedvlr_jax.types import Array, ClientData, Content, Dataset, Prior, PyTree, Ranks, RoundInfo
 
-Point = dict[str, float]
+TracedPoint = dict[str, float]
 
 
-class Group(NamedTuple):
+class RunGroup(NamedTuple):
     """Runs that go through the programs together; every leaf has a leading axis ``m`` of runs.
 
     Attributes:
@@ -36,25 +36,28 @@ class Group(NamedTuple):
     own_content: bool
 
 
-class MethodPrograms:
-    """Compiles each program of a method at most once for each size of group; adds up the time in `seconds`.
+class MethodPrograms(Compiler):
+    """Compiles each program of a method at most once for each size of group.
 
     Args:
       settings: nested settings of the method; the traced fields keep their values where a point has none.
-      dataset: the data; features of the same shapes may take the place of its own.
+      dataset: the data; features of the same shapes may replace its own.
       clients: the same data as rounds read it.
     """
 
     def __init__(self, settings: Mapping[str, Any], dataset: Dataset, clients: ClientData):
+        super().__init__()
         self.settings, self.dataset = settings, dataset
-        for field, expected in (("store", "device"), ("devices", 1)):  # clients are not split over places here
+        for field, expected in (
+            ("store", "device"),
+            ("devices", 1),
+        ):  # clients are not split over devices or a store here
             found = settings["compute"][field]
             if found != expected:
                 raise ConfigError(f"compute.{field}: expected {expected} in a benchmark or a sweep, found {found}")
         self.algorithm = make_algorithm(settings, dataset)  # checks everything once, with plain numbers
         self.target_tu = heldout_targets(dataset)
         self.warm_i = warm_items(dataset.train_item, dataset.num_items)
-        self.seconds = 0.0
         self._chunk = settings["eval"]["chunk"]
         self._prior = None
         if self.algorithm.model.host.combine is not None:
@@ -73,7 +76,7 @@ class MethodPrograms:
         cost = self.algorithm.cost
         return (cost.bytes_down_per_client + cost.bytes_up_per_client) * self.algorithm.clients_per_round / 1e6
 
-    def group(self, points: Sequence[Point], datasets: Sequence[Dataset] | None = None) -> Group:
+    def group(self, points: Sequence[TracedPoint], datasets: Sequence[Dataset] | None = None) -> RunGroup:
         """A group of runs, one for each point; `datasets` gives every run features of its own."""
         names = points[0]
         point = {name: jnp.asarray([p[name] for p in points], jnp.float32) for name in names}
@@ -83,34 +86,32 @@ class MethodPrograms:
             own = [(self._content(dataset), self._prior_of(dataset)) for dataset in datasets]
             content, prior = jax.tree.map(lambda *x: jnp.stack(x), *own) if several else own[0]
             clients = clients._replace(content=content, prior=prior)
-        return Group(point, jax.device_put(clients), several)
+        return RunGroup(point, jax.device_put(clients), several)
 
-    def init(self, group: Group, seeds: Sequence[int]) -> PyTree:
+    def init(self, group: RunGroup, seeds: Sequence[int]) -> PyTree:
         """The states before the first round, [m, ...]."""
         keys = jnp.stack([jax.random.key(seed) for seed in seeds])
 
-        def init(point: Point, clients: ClientData, key: Array) -> PyTree:
+        def init(point: TracedPoint, clients: ClientData, key: Array) -> PyTree:
             del clients
             return self._at(point).init(key)
 
         return self._call("init", init, group, (keys,))
 
-    def run(self, group: Group, state: PyTree, num_rounds: int) -> tuple[PyTree, RoundInfo]:
+    def run(self, group: RunGroup, state: PyTree, num_rounds: int) -> tuple[PyTree, RoundInfo]:
         """`num_rounds` rounds of every run; RoundInfo is [m, rounds]."""
 
-        def run(point: Point, clients: ClientData, state: PyTree) -> tuple[PyTree, RoundInfo]:
+        def run(point: TracedPoint, clients: ClientData, state: PyTree) -> tuple[PyTree, RoundInfo]:
             return self._at(point).run(state, clients, num_rounds)
 
         return self._call(("run", num_rounds), run, group, (state,), donate=True)
 
-    def rank(self, group: Group, state: PyTree, *, hide_test: bool) -> Ranks:
-        """Where the held-out items stand in every run, NumPy [m, ...]; hidden test items are not handed over."""
+    def rank(self, group: RunGroup, state: PyTree, *, hide_test: bool) -> Ranks:
+        """Ranks of the held-out items in every run, NumPy [m, ...]; hidden test items are not handed over."""
         size = jax.tree.leaves(state)[0].shape[0]
-        target_tu = self.target_tu.copy()
-        if hide_test:
-            target_tu[1] = -1
+        target_tu = without_test(self.target_tu) if hide_test else self.target_tu
 
-        def rank(point: Point, clients: ClientData, state: PyTree, target_tu: Array) -> Ranks:
+        def rank(point: TracedPoint, clients: ClientData, state: PyTree, target_tu: Array) -> Ranks:
             algorithm = self._at(point)
             params = algorithm.snapshot(state, clients.content, clients.prior)
             return rank_all(algorithm.rank_score, params, clients.buckets, target_tu, chunk=self._chunk)
@@ -131,7 +132,7 @@ class MethodPrograms:
     def _at(self, point: Mapping[str, Array]) -> Algorithm:
         return build_algorithm(with_fields(self.settings, point), self.dataset)
 
-    def _call(self, name: Any, function: Callable, group: Group, arguments: tuple, *, donate: bool = False) -> Any:
+    def _call(self, name: Any, function: Callable, group: RunGroup, arguments: tuple, *, donate: bool = False) -> Any:
         """``function(point, clients, *arguments)`` over the runs of the group, compiled ahead of time."""
         size = jax.tree.leaves(arguments)[0].shape[0]
         key = (name, size, group.own_content, *group.point)
@@ -141,9 +142,7 @@ class MethodPrograms:
             over_runs = _one if size == 1 else jax.vmap
             mapped = over_runs(function, in_axes=(0, axes, *(0 for _ in arguments)))
             jitted = jax.jit(mapped, donate_argnums=(2,) if donate else ())
-            begin = time.perf_counter()
-            self._compiled[key] = jitted.lower(group.point, group.clients, *arguments).compile()
-            self.seconds += time.perf_counter() - begin
+            self._compiled[key] = self.compile(jitted, group.point, group.clients, *arguments)
         return self._compiled[key](group.point, group.clients, *arguments)
 
 

@@ -1,4 +1,4 @@
-"""The numbers of table 2 of the paper (arXiv 2410.08478), to stand beside ours; what is known about them.
+"""The numbers of table 2 of the paper (arXiv 2410.08478), to be shown beside ours; what is known about them.
 
 They are HR@50 and NDCG@50 in percent as printed, for seven data sets, in ``published_table2.csv``.
 """
@@ -10,16 +10,23 @@ import pathlib
 
 from fedvlr_jax.io.files import read_csv
 
-HOSTS = {"fedavg": "FedAvg", "fcf": "FCF", "fedncf": "FedNCF", "pfedrec": "PFedRec", "fedrap": "FedRAP"}
+PAPER_HOSTS = {"fedavg": "FedAvg", "fcf": "FCF", "fedncf": "FedNCF", "pfedrec": "PFedRec", "fedrap": "FedRAP"}
 """The federated frameworks of the paper, in its order, by the name of our host."""
 
-VARIANTS = {"base": "", "vbpr": "+VBPR", "mlp": "+MLP", "fedvlr": "+FedVLR"}
-CENTRALISED = {"vbpr": "VBPR", "bm3": "BM3", "mgcn": "MGCN", "pgl": "PGL"}
+PAPER_VARIANTS = {"base": "", "vbpr": "+VBPR", "mlp": "+MLP", "fedvlr": "+FedVLR"}
+PAPER_BASELINES = {"vbpr": "VBPR", "bm3": "BM3", "mgcn": "MGCN", "pgl": "PGL"}
 ROWS = {
-    **CENTRALISED,
-    **{f"{host}+{variant}": HOSTS[host] + suffix for host in HOSTS for variant, suffix in VARIANTS.items()},
+    **PAPER_BASELINES,
+    **{
+        f"{host}+{variant}": PAPER_HOSTS[host] + suffix
+        for host in PAPER_HOSTS
+        for variant, suffix in PAPER_VARIANTS.items()
+    },
 }
 """Rows of the paper by the name of our method; the paper has only some of the hosts' vbpr variants."""
+
+PAPER_METRICS = ("HR@50", "NDCG@50")
+"""What the paper prints of every method."""
 
 CONSTANT_NOTE = (
     "On KU the published FCF+FedVLR (55.39/15.97) equals, to the digit, what a scorer that gives all items one score "
@@ -39,10 +46,10 @@ def published(dataset: str, method: str) -> dict[str, float]:
       method: name of the method, such as "fcf+fedvlr" or "bm3".
 
     Returns:
-      Fractions by "HR@50" and "NDCG@50"; empty where the paper has no such number.
+      Fractions by the names of `PAPER_METRICS`; empty where the paper has no such number.
     """
     row = _table().get(ROWS.get(method, ""), {})
-    cells = {f"{metric}@50": row.get(f"{dataset}_{metric}".lower()) for metric in ("HR", "NDCG")}
+    cells = {metric: row.get(f"{dataset}_{metric.partition('@')[0]}".lower()) for metric in PAPER_METRICS}
     # Two decimals of percent are four of the fraction; without rounding 55.39 / 100 has a tail of digits.
     return {name: round(float(cell) / 100, 4) for name, cell in cells.items() if cell}
 

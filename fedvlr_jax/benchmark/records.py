@@ -15,7 +15,7 @@ class CurvePoint(NamedTuple):
 
     Attributes:
       round: communication rounds (federated) or epochs (centralised) so far.
-      valid: validation NDCG@50 and HR@50, fractions.
+      valid: the main metrics on validation, fractions.
       megabytes: 10^6 bytes moved between server and all clients so far, both directions; None for centralised ones.
       seconds: training time so far.
     """

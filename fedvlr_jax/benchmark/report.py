@@ -23,7 +23,7 @@ TEST_COLUMNS = ("method", "against", "difference", "effect_size", "better", "wor
 def write_report(
     methods: Sequence[MethodRuns], dataset: Dataset, workdir: pathlib.Path, environment: Mapping[str, Any]
 ) -> str:
-    """Writes everything that is said about a benchmark, each file in one step.
+    """Writes all files of a benchmark's report, each in one step.
 
     ``table.csv``, ``tests.csv`` and ``groups.csv`` hold fractions in full precision; ``table.md``, ``table.tex``,
     ``groups.md``, ``plots/*.png`` and ``report.html`` percent.

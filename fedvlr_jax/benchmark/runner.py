@@ -16,6 +16,7 @@ from fedvlr_jax.benchmark.task import Task
 from fedvlr_jax.data import fingerprint
 from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.evaluation.metrics import SELECTION_METRIC
 from fedvlr_jax.io.identity import claim_workdir
 from fedvlr_jax.io.interrupt import Interrupt, Interrupted
 from fedvlr_jax.settings import defaults
@@ -31,7 +32,7 @@ def run_benchmark(
     workdir: pathlib.Path,
     *,
     interrupt: Interrupt,
-    say: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> list[MethodRuns]:
     """Run all methods, or go on where an earlier call ended.
 
@@ -42,7 +43,7 @@ def run_benchmark(
       dataset: the data.
       workdir: a writable folder; each run gets a folder below ``workdir/runs/<method>``.
       interrupt: where signals are noted.
-      say: takes one line of progress.
+      report: takes one line of progress.
 
     Returns:
       One record a method, in the order of the table.
@@ -57,20 +58,20 @@ def run_benchmark(
     for name in config["baseline_points_of"]:
         if name not in learners:
             raise ConfigError(f"baseline_points_of: expected names among {', '.join(learners)}, found {name!r}")
-    asked = list_methods(config, dataset)
+    listed = list_methods(config, dataset)
     _require_same_benchmark(workdir, config, dataset)
     clients = make_client_data(dataset, growth=config["bucket_growth"])
     task = Task(config, dataset, clients, workdir, interrupt)
-    for note in asked.notes:
-        say(note)
-    return _run_all(task, asked, say)
+    for note in listed.notes:
+        report(note)
+    return _run_all(task, listed, report)
 
 
-def _run_all(task: Task, asked: Methods, say: Callable[[str], None]) -> list[MethodRuns]:
+def _run_all(task: Task, listed: Methods, report: Callable[[str], None]) -> list[MethodRuns]:
     records: dict[str, MethodRuns] = {}
     cache: dict[str, Any] = {}  # the programs of the latest method and its controls
-    clock = _Clock(asked.methods)
-    for method in _in_running_order(asked.methods):
+    clock = _Clock(listed.methods)
+    for method in _in_running_order(listed.methods):
         task.check_interrupt()
         begin = time.perf_counter()
         try:
@@ -83,8 +84,8 @@ def _run_all(task: Task, asked: Methods, say: Callable[[str], None]) -> list[Met
         except Exception as error:  # one broken method must not take the table down
             record = _failed(method, f"{type(error).__name__}: {error}")
         records[method.name] = record
-        say(clock.line(record, time.perf_counter() - begin))
-    return [records[method.name] for method in asked.methods]
+        report(clock.line(record, time.perf_counter() - begin))
+    return [records[method.name] for method in listed.methods]
 
 
 def _in_running_order(methods: Sequence[Method]) -> list[Method]:
@@ -121,10 +122,10 @@ class _Clock:
     def line(self, record: MethodRuns, seconds: float) -> str:
         self._done, self._spent = self._done + 1, self._spent + seconds
         left = self._spent / self._done * (self._total - self._done)
-        said = f"FAILED: {record.failures[0]}" if record.failures else f"{len(record.seeds)} seeds"
-        valid = [max(p.valid["NDCG@50"] for p in curve) for curve in record.curves if curve]
+        text = f"FAILED: {record.failures[0]}" if record.failures else f"{len(record.seeds)} seeds"
+        valid = [max(p.valid[SELECTION_METRIC] for p in curve) for curve in record.curves if curve]
         if valid:
-            said += f", valid NDCG@50 {100 * sum(valid) / len(valid):.2f} %"
+            text += f", valid {SELECTION_METRIC} {100 * sum(valid) / len(valid):.2f} %"
         return (
-            f"[{self._done}/{self._total}] {record.name}: {said} in {seconds:.0f} s; about {left / 60:.0f} min left"
+            f"[{self._done}/{self._total}] {record.name}: {text} in {seconds:.0f} s; about {left / 60:.0f} min left"
         )

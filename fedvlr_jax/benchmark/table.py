@@ -11,9 +11,18 @@ import numpy as np
 from fedvlr_jax.benchmark import order
 from fedvlr_jax.benchmark.published import published
 from fedvlr_jax.benchmark.records import MethodRuns
+from fedvlr_jax.data.buckets import heldout_targets
 from fedvlr_jax.evaluation.groups import by_warmth
 from fedvlr_jax.evaluation.intervals import Interval, mean_intervals
-from fedvlr_jax.evaluation.metrics import CUTOFFS, TEST, VALID, seed_values
+from fedvlr_jax.evaluation.metrics import (
+    CUTOFFS,
+    SELECTION_METRIC,
+    TEST,
+    VALID,
+    main_metrics,
+    printed_metrics,
+    seed_values,
+)
 from fedvlr_jax.types import Dataset, Ranks
 
 WARM, COLD = 0, 1  # groups of `by_warmth`
@@ -21,26 +30,26 @@ TIE_RATE, CONSTANT_RATE = "tie_rate", "constant_score_rate"
 RESAMPLES = 10_000  # of every interval
 
 
-class Metric(NamedTuple):
+class Column(NamedTuple):
     """A metric of the rows of one split, or of one group of test rows (`WARM`, `COLD`; None = all)."""
 
     name: str
-    kind: str
-    k: int
+    metric: str
     split: int = TEST
     group: int | None = None
 
 
-METRICS = (
-    *(Metric(f"{kind}@{k}", kind, k) for k in CUTOFFS for kind in ("HR", "NDCG")),
-    *(
-        Metric(f"{name} {kind}@50", kind, 50, group=group)
-        for name, group in (("test_warm", WARM), ("test_cold", COLD))
-        for kind in ("HR", "NDCG")
-    ),
-    Metric("valid NDCG@50", "NDCG", 50, split=VALID),
-)
-"""What the table has of every method; a name without a prefix is of all test rows."""
+def metric_columns() -> tuple[Column, ...]:
+    """What the table has of every method; a name without a prefix is of all test rows."""
+    return (
+        *(Column(metric, metric) for metric in printed_metrics(*CUTOFFS)),
+        *(
+            Column(f"{name} {metric}", metric, group=group)
+            for name, group in (("test_warm", WARM), ("test_cold", COLD))
+            for metric in main_metrics()
+        ),
+        Column(f"valid {SELECTION_METRIC}", SELECTION_METRIC, split=VALID),
+    )
 
 
 class Estimate(NamedTuple):
@@ -60,16 +69,16 @@ class Estimate(NamedTuple):
     published: float | None = None
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """A method and its numbers.
 
     Attributes:
       method: what it is computed from.
       block: one of `order.BLOCKS`.
-      scores: an estimate for each of `METRICS`, `TIE_RATE` (share of tied test rows) and `CONSTANT_RATE` (share of
-        users whose candidates have one score).
+      scores: an estimate for each of `metric_columns`, `TIE_RATE` (share of tied test rows) and `CONSTANT_RATE`
+        (share of users whose candidates have one score).
       nonfinite_users: users with scores that are not finite, mean over seeds.
-      below_popularity: whether test NDCG@50 is below popularity's.
+      below_popularity: whether `SELECTION_METRIC` on test is below popularity's.
       megabytes: 10^6 bytes moved until the best round, mean over seeds; None for centralised methods.
     """
 
@@ -81,7 +90,7 @@ class Row(NamedTuple):
     megabytes: float | None = None
 
 
-def make_rows(methods: Sequence[MethodRuns], dataset: Dataset) -> list[Row]:
+def make_rows(methods: Sequence[MethodRuns], dataset: Dataset) -> list[TableRow]:
     """The rows of the table, in its order (`order.in_order`).
 
     Args:
@@ -94,17 +103,17 @@ def make_rows(methods: Sequence[MethodRuns], dataset: Dataset) -> list[Row]:
     check(methods, dataset)
     group_u = by_warmth(dataset, dataset.test_item).group_u
     estimates = _estimates(list(filter(order.has_numbers, methods)), group_u)
-    floor = estimates.get((order.POPULARITY, "NDCG@50"), Estimate()).mean
+    floor = estimates.get((order.POPULARITY, SELECTION_METRIC), Estimate()).mean
     return [_row(method, dataset, estimates, floor) for method in order.in_order(methods)]
 
 
-def values_of(method: MethodRuns, metric: Metric, group_u: np.ndarray) -> np.ndarray:
-    """float64 [s, rows], a metric of every row under every seed; `group_u` is `by_warmth` of the test rows."""
-    values_su = seed_values(method.ranks, metric.kind, metric.k, split=metric.split)
-    return values_su if metric.group is None else values_su[:, group_u == metric.group]
+def values_of(method: MethodRuns, column: Column, group_u: np.ndarray) -> np.ndarray:
+    """float64 [s, rows], a column's values under every seed; `group_u` is `by_warmth` of the test rows."""
+    values_su = seed_values(method.ranks, column.metric, split=column.split)
+    return values_su if column.group is None else values_su[:, group_u == column.group]
 
 
-def long_rows(rows: Sequence[Row]) -> Iterator[tuple[str, str, *tuple[float | None, ...]]]:
+def long_rows(rows: Sequence[TableRow]) -> Iterator[tuple[str, str, *tuple[float | None, ...]]]:
     """(method, metric, mean, std, ci_low, ci_high, published) of every estimate; the content of table.csv."""
     for row in rows:
         for name, estimate in row.scores.items():
@@ -116,18 +125,18 @@ def check(methods: Sequence[MethodRuns], dataset: Dataset) -> None:
     names = [method.name for method in methods]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"expected methods with distinct names, found {', '.join(repeated)} more than once")
-    held_tu = np.stack([dataset.valid_item, dataset.test_item])
+    held_tu = heldout_targets(dataset)
     for method in methods:
         if any(not np.array_equal(ranks.item, held_tu) for ranks in method.ranks):
             raise ValueError(f"{method.name}: expected ranks of the held-out items of {dataset.name}, found others")
 
 
 def _estimates(methods: Sequence[MethodRuns], group_u: np.ndarray) -> dict[tuple[str, str], Estimate]:
-    """Every metric by (method, metric); those of the same rows and number of seeds share the bootstrap's draws."""
+    """Every estimate by (method, column); those of the same rows and number of seeds share the bootstrap's draws."""
     populations: dict[tuple, list[tuple[tuple[str, str], np.ndarray]]] = {}
-    for method, metric in itertools.product(methods, METRICS):
-        member = (method.name, metric.name), values_of(method, metric, group_u)
-        populations.setdefault((metric.split, metric.group, len(method.seeds)), []).append(member)
+    for method, column in itertools.product(methods, metric_columns()):
+        member = (method.name, column.name), values_of(method, column, group_u)
+        populations.setdefault((column.split, column.group, len(method.seeds)), []).append(member)
     found = {}
     for members in populations.values():
         names, values = zip(*members, strict=True)
@@ -141,16 +150,16 @@ def _estimates(methods: Sequence[MethodRuns], group_u: np.ndarray) -> dict[tuple
 
 def _row(
     method: MethodRuns, dataset: Dataset, estimates: Mapping[tuple[str, str], Estimate], floor: float | None
-) -> Row:
+) -> TableRow:
     known = published(dataset.name, method.name)
     scores = {
-        m.name: estimates.get((method.name, m.name), Estimate())._replace(published=known.get(m.name))
-        for m in METRICS
+        column.name: estimates.get((method.name, column.name), Estimate())._replace(published=known.get(column.name))
+        for column in metric_columns()
     }
     scores[TIE_RATE] = _spread([_tie_rate(ranks) for ranks in method.ranks])
     scores[CONSTANT_RATE] = _spread([float(np.mean(ranks.constant)) for ranks in method.ranks])
-    moved, ndcg = method.megabytes_per_round, scores["NDCG@50"].mean
-    return Row(
+    moved, ndcg = method.megabytes_per_round, scores[SELECTION_METRIC].mean
+    return TableRow(
         method=method,
         block=order.block_of(method),
         scores=scores,

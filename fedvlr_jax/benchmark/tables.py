@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 from fedvlr_jax.benchmark import order
 from fedvlr_jax.benchmark.contrasts import Contrast
-from fedvlr_jax.benchmark.groups import KINDS, Groups
-from fedvlr_jax.benchmark.published import equals_constant
-from fedvlr_jax.benchmark.table import CONSTANT_RATE, TIE_RATE, Estimate, Row
+from fedvlr_jax.benchmark.groups import RowGroups
+from fedvlr_jax.benchmark.published import PAPER_METRICS, equals_constant
+from fedvlr_jax.benchmark.table import CONSTANT_RATE, TIE_RATE, Estimate, TableRow
+from fedvlr_jax.evaluation.metrics import CUTOFFS, SELECTION_METRIC, main_metrics, printed_metrics
 
 NOTHING = "-"
 _WITH_BEST = (order.PAPER, order.FURTHER, order.CENTRAL)  # blocks whose highest mean is emphasised
@@ -20,7 +21,7 @@ BELOW_POPULARITY, NOT_FINITE, SOME_FAILED, LIKE_A_CONSTANT = "†", "§", "¶", 
 """Marks behind names of methods and published numbers."""
 
 
-class Block(NamedTuple):
+class TableBlock(NamedTuple):
     """Rows under one heading (none if the name is empty)."""
 
     name: str
@@ -28,48 +29,46 @@ class Block(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table of text cells; ``about`` says what stands in it, the first ``left`` columns are words, not numbers."""
+    """A table of text cells; ``about`` describes it, the first ``left`` columns are words, not numbers."""
 
     title: str
     about: str
     columns: tuple[str, ...]
-    blocks: list[Block]
+    blocks: list[TableBlock]
     left: int = 1
 
 
-def main_table(rows: Sequence[Row], dataset_name: str) -> Table:
-    """The headline: HR@50 and NDCG@50 with spread and interval, published numbers, warm and cold rows, ties."""
-    sure, plain = (
-        ("HR@50", "NDCG@50"),
-        ("test_warm HR@50", "test_warm NDCG@50", "test_cold HR@50", "test_cold NDCG@50"),
-    )
+def main_table(rows: Sequence[TableRow], dataset_name: str) -> Table:
+    """The headline: the main metrics with spread and interval, published numbers, warm and cold rows, ties."""
+    sure = main_metrics()
+    plain = [f"{group} {m}" for group in ("warm", "cold") for m in sure]
     best = {(b, m): _best([row for row in rows if row.block == b], m) for b in _WITH_BEST for m in sure}
 
-    def cells(row: Row) -> tuple[str, ...]:
+    def cells(row: TableRow) -> tuple[str, ...]:
         if not row.method.seeds:
-            full = ["failed", NOTHING]
+            full = ["failed", *(NOTHING for _ in sure[1:])]
         else:
             full = [_emphasise(_full(row.scores[m]), row.method.name == best.get((row.block, m))) for m in sure]
         mark = f" {LIKE_A_CONSTANT}" if equals_constant(dataset_name, row.method.name) else ""
-        known = [row.scores[m].published for m in sure]
+        known = [row.scores[m].published for m in PAPER_METRICS]
         return (
             _marked(row),
             *full,
             *(NOTHING if value is None else f"{percent(value)}{mark}" for value in known),
-            *(_short(row.scores[m]) for m in (*plain, "valid NDCG@50")),
+            *(_short(row.scores[m]) for m in (*(f"test_{m}" for m in plain), f"valid {SELECTION_METRIC}")),
             *(percent(row.scores[m].mean) for m in (TIE_RATE, CONSTANT_RATE)),
         )
 
-    columns = ("method", *sure, *(f"{m} published (see note)" for m in sure))
-    columns += ("warm HR@50", "warm NDCG@50", "cold HR@50", "cold NDCG@50", "validation NDCG@50", "tied", "constant")
+    columns = ("method", *sure, *(f"{m} published (see note)" for m in PAPER_METRICS))
+    columns += (*plain, f"validation {SELECTION_METRIC}", "tied", "constant")
     about = "Test rows, percent: mean ± standard deviation over seeds [95 % interval over users and seeds]. "
     about += "The highest mean of a block is bold, among controls none."
     return Table("Results", about, columns, _blocks(rows, cells))
 
 
-def cutoff_table(rows: Sequence[Row]) -> Table:
-    """HR and NDCG at the smaller cut-offs."""
-    metrics = ("HR@10", "NDCG@10", "HR@20", "NDCG@20")
+def cutoff_table(rows: Sequence[TableRow]) -> Table:
+    """The metrics at the smaller cut-offs."""
+    metrics = printed_metrics(*CUTOFFS[:-1])
     about = "Test rows, percent, as above."
     shown = [row for row in rows if row.method.seeds]
     return Table(
@@ -97,21 +96,21 @@ def test_table(contrasts: Sequence[Contrast]) -> Table:
         )
         for c in contrasts
     ]
-    about = "NDCG@50 of the test rows, percentage points, users paired. "
+    about = f"{SELECTION_METRIC} of the test rows, percentage points, users paired. "
     about += f"{len(rows)} tests, corrected together (Holm); the verdict is at the level 0.05 after the correction."
     return Table(
         "Tests",
         about if rows else "There is no pair of methods to compare.",
         (*columns, "verdict"),
-        [Block("", rows)],
+        [TableBlock("", rows)],
         left=2,
     )
 
 
-def cost_table(rows: Sequence[Row]) -> Table:
+def cost_table(rows: Sequence[TableRow]) -> Table:
     """What was chosen, and what each method costs."""
 
-    def cells(row: Row) -> tuple[str, ...]:
+    def cells(row: TableRow) -> tuple[str, ...]:
         method = row.method
         return (
             method.name,
@@ -133,28 +132,30 @@ def cost_table(rows: Sequence[Row]) -> Table:
     return Table("Settings and costs", about, columns, _blocks(rows, cells), left=2)
 
 
-def failure_table(rows: Sequence[Row]) -> Table:
+def failure_table(rows: Sequence[TableRow]) -> Table:
     """Every run that failed, and why."""
     lines = [(row.method.name, reason) for row in rows for reason in row.method.failures]
     about = "Runs that did not finish; their seeds are missing from the numbers above."
-    return Table("Failures", about if lines else "No run failed.", ("method", "reason"), [Block("", lines)], left=2)
+    return Table(
+        "Failures", about if lines else "No run failed.", ("method", "reason"), [TableBlock("", lines)], left=2
+    )
 
 
-def group_tables(groupings: Sequence[Groups], rows: Sequence[Row]) -> list[Table]:
+def group_tables(groupings: Sequence[RowGroups], rows: Sequence[TableRow]) -> list[Table]:
     """One table for each grouping of the test rows."""
     titles = {
         "warmth": ("Warm and cold items", "Whether the held-out item occurs in the train rows."),
         "history": ("Length of the history", "Train rows of the user."),
         "popularity": ("Popularity of the item", "Items by train rows, least popular tenth first."),
     }
-    tables = []
+    shown, tables = "/".join(main_metrics()), []
     for groups in groupings:
         title, about = titles[groups.grouping]
         columns = [f"{name} ({size} rows)" for name, size in zip(groups.names, groups.sizes, strict=True)]
         blocks = _blocks(
             [row for row in rows if row.method.seeds], lambda row, groups=groups: _group_cells(row, groups)
         )
-        tables.append(Table(title, f"{about} HR@50/NDCG@50 of the test rows, percent.", ("method", *columns), blocks))
+        tables.append(Table(title, f"{about} {shown} of the test rows, percent.", ("method", *columns), blocks))
     return tables
 
 
@@ -163,24 +164,24 @@ def percent(value: float | None) -> str:
     return NOTHING if value is None else f"{100 * value:.2f}"
 
 
-def _group_cells(row: Row, groups: Groups) -> tuple[str, ...]:
-    means = [groups.means[row.method.name][f"{kind}@50"] for kind in KINDS]
+def _group_cells(row: TableRow, groups: RowGroups) -> tuple[str, ...]:
+    means = [groups.means[row.method.name][metric] for metric in main_metrics()]
     return row.method.name, *("/".join(map(percent, pair)) for pair in zip(*means, strict=True))
 
 
-def _blocks(rows: Sequence[Row], cells: Callable[[Row], tuple[str, ...]]) -> list[Block]:
+def _blocks(rows: Sequence[TableRow], cells: Callable[[TableRow], tuple[str, ...]]) -> list[TableBlock]:
     """The rows under the headings of their blocks; no heading for a block without rows."""
-    blocks = [Block(name, [cells(row) for row in rows if row.block == name]) for name in order.BLOCKS]
+    blocks = [TableBlock(name, [cells(row) for row in rows if row.block == name]) for name in order.BLOCKS]
     return [block for block in blocks if block.rows]
 
 
-def _best(rows: Sequence[Row], metric: str) -> str | None:
+def _best(rows: Sequence[TableRow], metric: str) -> str | None:
     """The method with the highest mean, if there is any."""
     known = [row for row in rows if row.scores[metric].mean is not None]
     return max(known, key=lambda row: row.scores[metric].mean).method.name if known else None
 
 
-def _marked(row: Row) -> str:
+def _marked(row: TableRow) -> str:
     marks = [
         (BELOW_POPULARITY, row.below_popularity),
         (NOT_FINITE, row.nonfinite_users > 0),

@@ -1,4 +1,4 @@
-"""How the state of one client lies in a record of fixed size (pure; nothing here touches a file)."""
+"""How the state of one client is stored in a record of fixed size (pure; nothing here touches a file)."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Field(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """The places of all leaves of a client's state in one record of ``record_bytes`` bytes.
+    """The positions of all leaves of a client's state in one record of ``record_bytes`` bytes.
 
     Leaves follow each other in the order of the tree, each at a multiple of its own item size and the whole
-    record a multiple of the largest, so that arrays can be read where they lie; bytes between leaves are zero.
+    record a multiple of the largest, so that arrays can be read without a copy; bytes between leaves are zero.
 
     Attributes:
       treedef: structure of the state.
@@ -87,20 +87,20 @@ class Layout:
         if treedef != self.treedef:
             raise ValueError(f"expected client states of structure {self.treedef}, found {treedef}")
         records = np.zeros((count, self.record_bytes), np.uint8)
-        for field, place, leaf in zip(self.fields, self._places(records), leaves, strict=True):
-            if leaf.shape != place.shape or leaf.dtype != field.dtype:
+        for field, view, leaf in zip(self.fields, self._views(records), leaves, strict=True):
+            if leaf.shape != view.shape or leaf.dtype != field.dtype:
                 raise ValueError(
-                    f"{field.name}: expected {field.dtype.name}{list(place.shape)} for {count} clients, "
+                    f"{field.name}: expected {field.dtype.name}{list(view.shape)} for {count} clients, "
                     f"found {leaf.dtype}{list(leaf.shape)}"
                 )
-            place[...] = leaf
+            view[...] = leaf
         return records
 
     def unpack(self, records: np.ndarray) -> PyTree:
         """The states in `records` (uint8 [s, record_bytes], contiguous); leaves [s, ...] are views, not copies."""
-        return self.treedef.unflatten(self._places(records))
+        return self.treedef.unflatten(self._views(records))
 
-    def _places(self, records: np.ndarray) -> Iterator[np.ndarray]:
+    def _views(self, records: np.ndarray) -> Iterator[np.ndarray]:
         """Each leaf of `records` as a view [s, ...] of its type."""
         for field in self.fields:
             part = records[:, field.start : field.stop].view(field.dtype)

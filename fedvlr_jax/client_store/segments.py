@@ -37,7 +37,7 @@ _NAME = re.compile(r"\.?segment-(\d{10})\.bin(\.tmp)?")
 
 
 class Segment(NamedTuple):
-    """What a manifest says of one segment.
+    """What a manifest records of one segment.
 
     Attributes:
       name: name of its file.
@@ -58,14 +58,14 @@ def write_segment(
     """Write one segment durably; memory holds one chunk at a time.
 
     Args:
-      folder: where segments lie.
+      folder: where segments are stored.
       sequence: number of the segment, not used before by a segment of any manifest.
       layout: of the records.
       ids: int64 [n], ascending.
-      chunks: the records in the order of `ids`, in parts uint8 [m, layout.record_bytes], contiguous.
+      chunks: the records in the order of `ids`, in chunks uint8 [m, layout.record_bytes], contiguous.
 
     Raises:
-      CheckpointError: if it cannot be written (a full disk, say); nothing half-written remains.
+      CheckpointError: if it cannot be written (a full disk, for example); nothing half-written remains.
     """
     name = f"segment-{sequence:010d}.bin"
     temporary = folder / f".{name}.tmp"
@@ -73,9 +73,9 @@ def write_segment(
         with temporary.open("wb") as file:
             file.write(bytes(_HEADER_BYTES))
             checksum = 0
-            for part in itertools.chain([ids], chunks):
-                file.write(part.data)
-                checksum = zlib.crc32(part.data, checksum)
+            for chunk in itertools.chain([ids], chunks):
+                file.write(chunk.data)
+                checksum = zlib.crc32(chunk.data, checksum)
             size = file.tell()
             file.seek(0)
             file.write(_pack_header(layout, len(ids), sequence, checksum))
@@ -130,8 +130,8 @@ def read_records(
         descriptor = os.open(path, os.O_RDONLY)
         try:
             for row, slot in zip(rows.tolist(), slots.tolist(), strict=True):
-                place = target[slot * size : (slot + 1) * size]
-                found = os.preadv(descriptor, [place], first + row * size)
+                record = target[slot * size : (slot + 1) * size]
+                found = os.preadv(descriptor, [record], first + row * size)
                 if found != size:
                     _require(path, f"bytes of record {row}", size, found)
         finally:

@@ -1,4 +1,4 @@
-"""Reading the states of clients at the moment that a manifest stands for (see `store.py`)."""
+"""Reading the states of clients at the moment that a manifest describes (see `store.py`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedvlr_jax.io.identity import differences
 from fedvlr_jax.types import PyTree
 
 VERSION = 1  # of the manifest
-NEVER = 0  # source of a client that was never written; n > 0: its newest state lies in the n-th segment
+NEVER = 0  # source of a client that was never written; n > 0: its newest state is in the n-th segment
 
 Init = Callable[[np.ndarray], PyTree]
 
@@ -28,7 +28,7 @@ class View:
         """An empty view; see `restore`.
 
         Args:
-          folder: where the segments lie.
+          folder: where the segments are stored.
           layout: of one client's state.
           num_users: clients are ``0 <= id < num_users``.
           init: ids int64 [s] -> state [s, ...] of clients never written; a pure function of each id.
@@ -52,7 +52,7 @@ class View:
         verify: bool = True,
         **options: Any,
     ) -> Self:
-        """Restore exactly the content that `manifest` (of `Store.commit`) stands for.
+        """Restore exactly the content that `manifest` (of `Store.commit`) describes.
 
         Args:
           verify: read every segment and compare its checksum (about 1 s per GB); else sizes and headers only.
@@ -100,7 +100,7 @@ class View:
         return records
 
     def _adopt(self, segment: Segment, ids: np.ndarray) -> None:
-        """Append a segment: the newest states of `ids` lie there."""
+        """Append a segment: the newest states of `ids` are in it."""
         self._num_written += np.count_nonzero(self._source[ids] == NEVER)
         self._segments.append(segment)
         self._source[ids] = len(self._segments)

@@ -1,4 +1,4 @@
-"""Private states of more clients than a device (or the host) can hold, on disk.
+"""Private states of more clients than a device (or the memory of the CPU) can hold, on disk.
 
 New states are kept in memory until they are spilled to a segment file (`segments.py`), which never changes
 afterwards; the newest record of a client counts. A manifest, the ordered list of segments, is the whole content at
@@ -42,7 +42,7 @@ class Store(View):
     def __init__(
         self, folder: pathlib.Path | None, layout: Layout, num_users: int, init: Init, *, max_dirty_bytes: int
     ):
-        """A store in which no client was written; segments that lie in `folder` stay there until `retain`.
+        """A store in which no client was written; segments that are in `folder` stay there until `retain`.
 
         Args:
           folder: made if it is not there; None: everything stays in memory and nothing can be committed.
@@ -73,7 +73,7 @@ class Store(View):
         ids = self._require_ids(ids)
         records = self._layout.pack(states, ids.size)
         with self._lock:
-            self._place(ids)
+            self._assign_rows(ids)
             self._dirty[self._row[ids]] = records
             if self._folder is not None and self._num_dirty * self._layout.record_bytes > self._max_dirty_bytes:
                 self._spill()
@@ -81,14 +81,16 @@ class Store(View):
     def commit(self) -> dict[str, Any]:
         """Make everything written so far durable; only what changed since the last commit is written.
 
-        If more than `MAX_WASTE` records per client (or `MAX_SEGMENTS` files) have gathered, the newest ones are
-        rewritten to one new segment first, which takes time and space in proportion to all clients ever written.
+        If more than `MAX_WASTE` records per client (or `MAX_SEGMENTS` files) have gathered, the newest ones are first
+        rewritten to one new segment, a few MB at a time, which takes time and space in proportion to all clients ever
+        written. Earlier manifests stay readable.
 
         Returns:
           The manifest: JSON-ready, and with the segments in the folder all that `restore` needs.
 
         Raises:
-          CheckpointError: if the disk is full, say; everything is still in memory, and earlier manifests are intact.
+          CheckpointError: if it cannot be written (a full disk, for example); everything is still in memory, and
+            earlier manifests are intact.
           ValueError: if the store has no folder.
         """
         with self._lock:
@@ -103,19 +105,6 @@ class Store(View):
                 "layout": self._layout.describe(),
                 "segments": [segment._asdict() for segment in self._segments],
             }
-
-    def compact(self) -> None:
-        """Rewrite the newest records of all clients to one segment, a few MB at a time, whatever `commit` would do.
-
-        Earlier manifests stay readable; the next `commit` names the new segment.
-
-        Raises:
-          CheckpointError, ValueError: as `commit`.
-        """
-        with self._lock:
-            self._require_folder()
-            self._spill()
-            self._compact()
 
     def retain(self, manifests: Iterable[Mapping[str, Any]]) -> None:
         """Delete every segment that neither one of `manifests` nor the present content needs.
@@ -136,23 +125,13 @@ class Store(View):
             except OSError as error:
                 raise CheckpointError(f"expected to delete old segments in {folder}, found: {error}") from error
 
-    def snapshot(self, manifest: Mapping[str, Any]) -> View:
-        """A view of an earlier manifest of this store; its checksums are not read again.
-
-        Raises:
-          CheckpointError: if its segments were not retained.
-        """
-        return View.restore(
-            self._require_folder(), self._layout, self._source.size, self._init, manifest, verify=False
-        )
-
     def _read(self, ids: np.ndarray) -> np.ndarray:
         records = super()._read(ids)
         dirty = np.flatnonzero(self._source[ids] == _MEMORY)
         records[dirty] = self._dirty[self._row[ids[dirty]]]
         return records
 
-    def _place(self, ids: np.ndarray) -> None:
+    def _assign_rows(self, ids: np.ndarray) -> None:
         """Give each client that has none a row in memory."""
         source = self._source[ids]
         new = ids[source != _MEMORY]
@@ -169,15 +148,14 @@ class Store(View):
         """Move what is in memory to a new segment."""
         if self._num_dirty:
             order = np.argsort(self._dirty_ids[: self._num_dirty])
-            self._write(self._dirty_ids[order], (self._dirty[rows] for rows in self._parts(order)))
+            self._write(self._dirty_ids[order], (self._dirty[rows] for rows in self._chunks(order)))
             self._num_dirty = 0
 
     def _compact(self) -> None:
         """Replace all segments by one that holds the newest of their records; nothing may be in memory."""
-        if self._segments:
-            old = [read_ids(self._folder, segment, self._layout, verify=False) for segment in self._segments]
-            ids = np.unique(np.concatenate(old))
-            self._write(ids, (self._read(part) for part in self._parts(ids)), replace=True)
+        old = [read_ids(self._folder, segment, self._layout, verify=False) for segment in self._segments]
+        ids = np.unique(np.concatenate(old))
+        self._write(ids, (self._read(chunk) for chunk in self._chunks(ids)), replace=True)
 
     def _write(self, ids: np.ndarray, chunks: Iterable[np.ndarray], *, replace: bool = False) -> None:
         """Write a segment and append it to the content, or let it replace all that is there."""
@@ -187,8 +165,8 @@ class Store(View):
             self._segments.clear()
         self._adopt(segment, ids)
 
-    def _parts(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-        """Consecutive parts of a vector, each of as many entries as there are records in `CHUNK_BYTES`."""
+    def _chunks(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Consecutive chunks of a vector, each of as many entries as there are records in `CHUNK_BYTES`."""
         step = max(1, CHUNK_BYTES // max(1, self._layout.record_bytes))
         return (rows[begin : begin + step] for begin in range(0, rows.size, step))
 

@@ -40,7 +40,7 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     write_json(workdir / "environment.json", environment)
     print(f"benchmark of {dataset.name} in {workdir}", file=sys.stderr, flush=True)
     methods = run_benchmark(
-        config, dataset, workdir, interrupt=interrupt, say=lambda line: print(line, file=sys.stderr, flush=True)
+        config, dataset, workdir, interrupt=interrupt, report=lambda line: print(line, file=sys.stderr, flush=True)
     )
     print(write_report(methods, dataset, workdir, environment))
 

@@ -46,36 +46,36 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     from fedvlr_jax.io.files import prepare_workdir, write_json
     from fedvlr_jax.sweep.report import write_report
     from fedvlr_jax.sweep.runner import check_points, run_sweep
-    from fedvlr_jax.sweep.runs import Datasets, Shelf, delete_sweep
+    from fedvlr_jax.sweep.runs import Datasets, SweepStore, delete_sweep
     from fedvlr_jax.sweep.training import Trainer, require_vmap
 
     require_vmap(values.vmap)
     name = f"{pathlib.Path(values.sweep).stem}-{settings['data']['name']}"
-    shelf = Shelf(settings, sweep, pathlib.Path(values.workdir or f"runs/sweep-{name}").resolve(), Datasets())
+    store = SweepStore(settings, sweep, pathlib.Path(values.workdir or f"runs/sweep-{name}").resolve(), Datasets())
     if settings["dry_run"]:
         points = [] if sweep.kind == "optuna" else expand(sweep)
-        check_points(shelf, points)
+        check_points(store, points)
         print(
             "\n".join(
                 describe(points, group_by_program(points)) if points else ["optuna proposes its points on the way"]
             )
         )
         return
-    prepare_workdir(shelf.workdir)
+    prepare_workdir(store.workdir)
     if not values.resume:
-        delete_sweep(shelf.workdir)
+        delete_sweep(store.workdir)
     trainer = Trainer(
-        shelf=shelf,
+        store=store,
         vmap=values.vmap,
         interrupt=interrupt,
-        say=lambda line: print(line, file=sys.stderr, flush=True),
+        report=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    trainer.say(f"sweep {name} in {shelf.workdir}")
+    trainer.report(f"sweep {name} in {store.workdir}")
     found = run_sweep(trainer, shard=shard)
-    write_json(shelf.workdir / "environment.json", describe_environment(sys.argv, shelf.workdir))
+    write_json(store.workdir / "environment.json", describe_environment(sys.argv, store.workdir))
     config, changed = changed_fields(settings)
     train = [*cli.how_to_start("train"), f"--config={config}"]
-    print(write_report(sweep, found, shelf.workdir, title=f"Sweep {name}", train=train, base=changed))
+    print(write_report(sweep, found, store.workdir, title=f"Sweep {name}", train=train, base=changed))
 
 
 def changed_fields(settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

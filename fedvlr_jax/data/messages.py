@@ -23,21 +23,21 @@ def problem(
     row: int | None = None,
     field: str | None = None,
 ) -> DataError:
-    """An error that names the file, the place in it (both counted from 1), the rule and what broke it.
+    """An error that names the file, the position in it (counted from 1), the rule and what broke it.
 
     Args:
       file: the file.
       expected: the rule.
-      found: what stands there instead.
+      found: what is there instead.
       line: line of a text file, the header being line 1.
       row: row of an array; row r holds the item r - 1.
       field: column of the line.
     """
-    place = [str(file)]
-    place += [] if line is None else [f"line {line}"]
-    place += [] if row is None else [f"row {row} (itemID {row - 1})"]
-    place += [] if field is None else [f"field {field}"]
-    return DataError(f"{', '.join(place)}: expected {expected}, found {found}")
+    where = [str(file)]
+    where += [] if line is None else [f"line {line}"]
+    where += [] if row is None else [f"row {row} (itemID {row - 1})"]
+    where += [] if field is None else [f"field {field}"]
+    return DataError(f"{', '.join(where)}: expected {expected}, found {found}")
 
 
 def missing(folder: pathlib.Path, found: str) -> DataError:
@@ -48,6 +48,6 @@ def missing(folder: pathlib.Path, found: str) -> DataError:
         "Three ways to get going:\n"
         "  1. train on the embedded synthetic set, which needs no files: --config.data.name=synthetic\n"
         f"  2. put the folder with these files at {folder}\n"
-        "  3. if it lies elsewhere, point --config.data.dir, or the environment variable FEDVLR_DATA, at the folder "
+        "  3. if it is elsewhere, point --config.data.dir, or the environment variable FEDVLR_DATA, at the folder "
         f"that contains {folder.name}"
     )

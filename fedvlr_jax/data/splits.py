@@ -29,7 +29,7 @@ def make_split(rows: Interactions, num_users: int) -> Split:
     """Drops repeated pairs, splits by time where the file has no split, and checks the split.
 
     Raises:
-      DataError: a pair that stands in two splits, a split without rows, a user without train rows, or a user with
+      DataError: a pair in two splits, a split without rows, a user without train rows, or a user with
         several validation or several test rows.
     """
     if rows.split is None:
@@ -133,9 +133,9 @@ def _ages(user: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
     """int32 [rows], how many rows of the same user are strictly later."""
     order = np.lexsort((timestamp, user))
     user, timestamp = user[order], timestamp[order]
-    place = np.arange(len(user))
+    position = np.arange(len(user))
     ends = np.append((user[1:] != user[:-1]) | (timestamp[1:] != timestamp[:-1]), True)
-    last_of_time = place[ends][np.searchsorted(place[ends], place)]
+    last_of_time = position[ends][np.searchsorted(position[ends], position)]
     last_of_user = np.searchsorted(user, user, side="right") - 1
     age = np.empty(len(user), np.int32)
     age[order] = last_of_user - last_of_time

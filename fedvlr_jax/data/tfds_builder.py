@@ -7,7 +7,7 @@ A prepared copy holds two tfds data sets in array_record files, both usable with
     items/1.1.0     split "items", one example per item: item, and image and text where the set has them
 
 They hold a checked `Dataset`: repeated rows are dropped, features have unit norm. Reading one back gives an equal
-`Dataset`. A copy lies in a folder named after the hash of its source files, so a changed source is prepared anew.
+`Dataset`. The folder of a copy is named after the hash of its source files, so a changed source is prepared anew.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import numpy as np
 
 from fedvlr_jax.data.facts import fingerprint
 from fedvlr_jax.data.folder import read_folder, require_files
+from fedvlr_jax.data.histories import split_by_user
 from fedvlr_jax.errors import ConfigError, DataError
 from fedvlr_jax.extras import require_extra
 from fedvlr_jax.types import Dataset
@@ -59,7 +60,7 @@ def prepare(dataset: Dataset, copy: pathlib.Path) -> None:
     """Writes a prepared copy of a data set to the folder `copy`, all of it or nothing.
 
     Raises:
-      DataError: if the place cannot be written.
+      DataError: if the folder cannot be written.
       ConfigError: if the extra tfds is not installed.
     """
     try:
@@ -133,9 +134,8 @@ def _facts(dataset: Dataset) -> dict[str, Any]:
 
 
 def _clients(dataset: Dataset) -> Iterator[dict[str, Any]]:
-    ends = np.cumsum(np.bincount(dataset.train_user, minlength=dataset.num_users))
     rows = {"train": dataset.train_item} | ({} if dataset.train_age is None else {"age": dataset.train_age})
-    of_user = {name: np.split(values, ends[:-1]) for name, values in rows.items()}
+    of_user = {name: split_by_user(dataset, values) for name, values in rows.items()}
     for user in range(dataset.num_users):
         held_out = {"valid": dataset.valid_item[user], "test": dataset.test_item[user]}
         planted = {} if dataset.planted is None else {"planted": dataset.planted[user]}

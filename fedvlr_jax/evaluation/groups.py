@@ -57,7 +57,7 @@ def by_popularity(dataset: Dataset, item_u: np.ndarray) -> Grouping:
     """The popularity decile of the held-out item. Args: as `by_warmth`.
 
     All items of the catalogue are ordered by their train count; decile 1 holds the least popular tenth of *items*
-    (not of rows: most rows of a long-tailed set lie in the last deciles). Items with equal counts stay together, in
+    (not of rows: most rows of a long-tailed set are in the last deciles). Items with equal counts stay together, in
     the decile of the middle of their block, so that deciles hold a tenth of the items only roughly and some may be
     empty. The names give the counts.
     """

@@ -34,36 +34,6 @@ class Interval(NamedTuple):
     reason: str = ""
 
 
-def mean_interval(
-    values_su: np.ndarray,
-    *,
-    confidence: float = 0.95,
-    resamples: int = 10_000,
-    seed: int = 0,
-    least_users: int = LEAST_USERS,
-) -> Interval:
-    """Interval of the mean over all users and all seeds of a method.
-
-    Args:
-      values_su: [s, u], the metric of each user under each seed.
-      confidence: coverage, between 0 and 1.
-      resamples: bootstrap samples.
-      seed: of the draws; the same seed gives the same interval.
-      least_users: with fewer users there is no interval, but a reason.
-
-    Returns:
-      The interval. With one seed it is `statistics.bootstrap_interval`: it speaks of users only. With several, it
-      holds its level when users or the noise of single values dominate the error; when seeds do, five of them
-      cover about 92 % and three about 86 % instead of 95 %, since no resample leaves their range.
-
-    Raises:
-      ValueError: if the values are not [s, u] of at least one seed, or one of them is not finite.
-    """
-    return mean_intervals(
-        np.asarray(values_su)[None], confidence=confidence, resamples=resamples, seed=seed, least_users=least_users
-    )[0]
-
-
 def mean_intervals(
     values_msu: np.ndarray,
     *,
@@ -72,14 +42,22 @@ def mean_intervals(
     seed: int = 0,
     least_users: int = LEAST_USERS,
 ) -> list[Interval]:
-    """`mean_interval` of many metrics or methods of the same seeds and users, which share the draws.
+    """Intervals of the means over all users and all seeds, of several metrics or methods that share the draws.
 
     Args:
-      values_msu: [m, s, u].
-      confidence, resamples, seed, least_users: as of `mean_interval`, to which every interval is equal.
+      values_msu: [m, s, u], the values of m metrics or methods for the same seeds and users.
+      confidence: coverage, between 0 and 1.
+      resamples: bootstrap samples.
+      seed: of the draws; the same seed gives the same interval, however many share the draws.
+      least_users: with fewer users there is no interval, but a reason.
+
+    Returns:
+      One interval for each. With one seed it is `statistics.bootstrap_interval`: it speaks of users only. With
+      several, it holds its level when users or the noise of single values dominate the error; when seeds do, five of
+      them cover about 92 % and three about 86 % instead of 95 %, since no resample leaves their range.
 
     Raises:
-      ValueError: as `mean_interval`.
+      ValueError: if the values are not [m, s, u] of at least one seed, or one of them is not finite.
     """
     values_msu = np.stack([checked_seeds(values_su) for values_su in values_msu])
     _, num_seeds, num_users = values_msu.shape
@@ -110,7 +88,7 @@ def _resample(values_msu: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """float64 [m, r], means of the values over U drawn users and S - 1 drawn seeds."""
     num_metrics, num_seeds, num_users = values_msu.shape
     values_ux = np.pad(values_msu.reshape(-1, num_users).T, ((0, 0), (0, -num_metrics * num_seeds % _WIDTH)))
-    parts = np.split(values_ux, values_ux.shape[1] // _WIDTH, axis=1)
+    columns = np.split(values_ux, values_ux.shape[1] // _WIDTH, axis=1)
     rng = np.random.default_rng(seed)
     size = max(1, _BLOCK // num_users)
     means = []
@@ -119,7 +97,7 @@ def _resample(values_msu: np.ndarray, resamples: int, seed: int) -> np.ndarray:
         drawn_ru = rng.integers(num_users, size=(n, num_users)) + num_users * np.arange(n)[:, None]
         times_ru = np.bincount(drawn_ru.ravel(), minlength=n * num_users).reshape(n, num_users).astype(float)
         times_rs = rng.multinomial(num_seeds - 1, np.full(num_seeds, 1 / num_seeds), size=n)
-        sum_rx = np.concatenate([times_ru @ part_ux for part_ux in parts], axis=1)
+        sum_rx = np.concatenate([times_ru @ values_ux for values_ux in columns], axis=1)
         sum_rms = sum_rx[:, : num_metrics * num_seeds].reshape(n, num_metrics, num_seeds)
         means.append(np.einsum("rms,rs->mr", sum_rms, times_rs) / (num_users * (num_seeds - 1)))
     return np.concatenate(means, axis=1)
@@ -134,6 +112,6 @@ def _degrees_of_freedom(values_su: np.ndarray) -> float:
     between_seeds, between_users = mean_s.var(ddof=1) / num_seeds, mean_u.var(ddof=1) / num_users
     rest = np.sum(rest_su**2) / freedom[2] / values_su.size
     total = max(between_seeds + between_users - rest, between_seeds, between_users)
-    parts = np.array([between_seeds, between_users, rest])
-    # Without any spread every quantile is the mean; the quotient 0/0 is not asked.
-    return float(total**2 / np.sum(parts**2 / freedom)) if total else float(num_users - 1)
+    terms = np.array([between_seeds, between_users, rest])
+    # Without any spread every quantile is the mean; the quotient 0/0 is not computed.
+    return float(total**2 / np.sum(terms**2 / freedom)) if total else float(num_users - 1)

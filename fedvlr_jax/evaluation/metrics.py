@@ -7,13 +7,14 @@ at cut-off K is therefore  (1/e) sum_{r = g+1 .. min(g+e, K)} f(r).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from fedvlr_jax.types import Ranks
 
 CUTOFFS = (10, 20, 50)
+MAIN_CUTOFF = CUTOFFS[-1]
 VALID, TEST = 0, 1
 
 
@@ -32,7 +33,30 @@ def mrr(greater: np.ndarray, tied: np.ndarray, k: int) -> np.ndarray:
     return _expected_gain(greater, tied, 1 / np.arange(1, k + 1))
 
 
-METRICS = {"HR": hit_rate, "NDCG": ndcg, "MRR": mrr}
+METRICS: dict[str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]] = {"HR": hit_rate, "NDCG": ndcg, "MRR": mrr}
+"""``metric(greater, tied, k)`` of each row, by name. A new row here is in every summary and every printed table."""
+
+SUMMARY_ONLY = frozenset({"MRR"})
+"""Metrics that summaries have and printed tables leave out."""
+
+SELECTION_METRIC = f"NDCG@{MAIN_CUTOFF}"
+"""The validation metric that rounds, epochs and hyper-parameters are chosen by."""
+
+
+def printed_metrics(*cutoffs: int) -> tuple[str, ...]:
+    """The metrics of printed tables at these cut-offs, such as "HR@50", in the order of `METRICS`."""
+    return tuple(f"{name}@{k}" for k in cutoffs for name in METRICS if name not in SUMMARY_ONLY)
+
+
+def main_metrics() -> tuple[str, ...]:
+    """The metrics of printed tables at `MAIN_CUTOFF`."""
+    return printed_metrics(MAIN_CUTOFF)
+
+
+def metric_values(metric: str, greater: np.ndarray, tied: np.ndarray) -> np.ndarray:
+    """A metric such as "NDCG@50" of each row, float64; `greater` and `tied` are integer arrays of one shape."""
+    name, _, k = metric.partition("@")
+    return METRICS[name](greater, tied, int(k))
 
 
 def warm_items(train_item: np.ndarray, num_items: int) -> np.ndarray:
@@ -40,14 +64,14 @@ def warm_items(train_item: np.ndarray, num_items: int) -> np.ndarray:
     return np.bincount(train_item, minlength=num_items) > 0
 
 
-def row_values(ranks: Ranks, metric: str, k: int, *, split: int = TEST) -> np.ndarray:
-    """One metric ("HR", "NDCG" or "MRR") of every user with a held-out item in `split`, in user order."""
+def row_values(ranks: Ranks, metric: str, *, split: int = TEST) -> np.ndarray:
+    """A metric such as "NDCG@50" of every user with a held-out item in `split`, in user order."""
     has_row = np.asarray(ranks.item[split]) >= 0
     greater, tied = np.asarray(ranks.greater[split]), np.asarray(ranks.tied[split])
-    return METRICS[metric](greater[has_row], tied[has_row], k)
+    return metric_values(metric, greater[has_row], tied[has_row])
 
 
-def seed_values(ranks: Sequence[Ranks], metric: str, k: int, *, split: int = TEST) -> np.ndarray:
+def seed_values(ranks: Sequence[Ranks], metric: str, *, split: int = TEST) -> np.ndarray:
     """`row_values` of several runs on one data set, float64 [s, u]; what intervals, tests and groups take.
 
     Raises:
@@ -56,7 +80,7 @@ def seed_values(ranks: Sequence[Ranks], metric: str, k: int, *, split: int = TES
     first = np.asarray(ranks[0].item[split])
     if not all(np.array_equal(first, run.item[split]) for run in ranks):
         raise ValueError("expected runs on the same held-out items, found runs that differ")
-    return np.stack([row_values(run, metric, k, split=split) for run in ranks])
+    return np.stack([row_values(run, metric, split=split) for run in ranks])
 
 
 def summarise(ranks: Ranks, warm_i: np.ndarray) -> dict:

@@ -1,4 +1,4 @@
-"""Where the held-out items stand among all candidates, with ties counted instead of broken.
+"""Ranks of the held-out items among all candidates, with ties counted instead of broken.
 
 The candidates of a user are all items except the user's train history: the held-out validation item is a
 candidate when the test item is ranked, and the other way round. A score that is not finite (NaN, +inf or
@@ -22,6 +22,7 @@ from fedvlr_jax.evaluation.candidates import (
     order_key,
     without_history,
 )
+from fedvlr_jax.evaluation.metrics import TEST
 from fedvlr_jax.types import Array, BlockScore, Bucket, PyTree, Ranks, Score
 
 _WORST = np.iinfo(np.int32).max  # above every key
@@ -44,7 +45,7 @@ def rank_chunk(scores_ci: Array, history_cl: Array, target_tc: Array) -> tuple[A
     """
     key_ci = order_key(float32_scores(scores_ci))
     candidate_ci = without_history(key_ci, history_cl)
-    greater_tc, tied_tc = jax.vmap(_stand, in_axes=(None, None, 0))(key_ci, candidate_ci, target_tc)
+    greater_tc, tied_tc = jax.vmap(_target_rank, in_axes=(None, None, 0))(key_ci, candidate_ci, target_tc)
 
     # An excluded item is replaced by the best candidate, which moves neither the minimum nor the maximum.
     best_c1 = candidate_ci.max(axis=1, keepdims=True)
@@ -59,14 +60,14 @@ def rank_all(score: Score, params: PyTree, buckets: Sequence[Bucket], target_tu:
     x size with a `BlockScore`), whatever the number of users.
 
     Args:
-      score: `Score`; what it says of empty slots is ignored.
+      score: `Score`; its values for empty slots are ignored.
       params: whatever `score` needs.
-      buckets: the users and their train histories; every user stands in at most one slot.
+      buckets: the users and their train histories; every user is in at most one slot.
       target_tu: int32 [t, u], held-out items (validation, test), -1 where a user has none.
       chunk: most users scored at once.
 
     Returns:
-      The ranks; users that stand in no bucket have item -1.
+      The ranks; users that are in no bucket have item -1.
 
     Raises:
       ValueError: if `chunk` is not positive.
@@ -89,8 +90,15 @@ def rank_all(score: Score, params: PyTree, buckets: Sequence[Bucket], target_tu:
     return ranks
 
 
+def without_test(target_tu: np.ndarray) -> np.ndarray:
+    """The held-out items [t, u] with -1 in place of the test items, for evaluations that must not see them."""
+    hidden_tu = target_tu.copy()
+    hidden_tu[TEST] = -1
+    return hidden_tu
+
+
 def unranked(num_splits: int, num_users: int) -> Ranks:
-    """What is said of users that were not ranked (NumPy): no item, nothing above it, tied with itself alone."""
+    """The ranks of users that were not ranked (NumPy): no item, nothing above it, tied with itself alone."""
     shape = (num_splits, num_users)
     return Ranks(
         item=np.full(shape, -1, np.int32),
@@ -104,25 +112,25 @@ def unranked(num_splits: int, num_users: int) -> Ranks:
 def rank_block(
     score: Score, params: PyTree, block: Bucket, target_tb: Array, *, num_chunks: int
 ) -> tuple[Array, ...]:
-    """`rank_chunk` of all slots of a bucket, an equal part of them at a time; pure and jit-able.
+    """`rank_chunk` of all slots of a bucket, equally many of them at a time; pure and jit-able.
 
     Args:
       score, params: as for `rank_all`.
       block: b slots, a multiple of `num_chunks`.
       target_tb: int32 [t, b], the held-out items of its users, -1 where there is none.
-      num_chunks: parts.
+      num_chunks: how many chunks.
 
     Returns:
-      ``(greater_tb, tied_tb, constant_b, nonfinite_b)``; what it says of empty slots means nothing.
+      ``(greater_tb, tied_tb, constant_b, nonfinite_b)``; those of empty slots mean nothing.
     """
     num_slots = block.user.shape[0]
 
-    def rank_slots(part: tuple[Bucket, Array]) -> tuple[Array, ...]:
-        slots, target_ct = part
+    def rank_slots(chunk: tuple[Bucket, Array]) -> tuple[Array, ...]:
+        slots, target_ct = chunk
         return _rank_slots(score, params, slots, target_ct.T)
 
-    parts = jax.tree.map(lambda x: x.reshape(num_chunks, -1, *x.shape[1:]), (block, target_tb.T))
-    greater, tied, constant, nonfinite = jax.lax.map(rank_slots, parts)
+    chunks = jax.tree.map(lambda x: x.reshape(num_chunks, -1, *x.shape[1:]), (block, target_tb.T))
+    greater, tied, constant, nonfinite = jax.lax.map(rank_slots, chunks)
     joined = (jnp.moveaxis(x, 1, 0).reshape(-1, num_slots) for x in (greater, tied))
     return *joined, constant.reshape(-1), nonfinite.reshape(-1)
 
@@ -175,7 +183,7 @@ def _rank_in_blocks(score: BlockScore, params: PyTree, slots: Bucket, target_tc:
     )
 
 
-def _stand(key_ci: Array, candidate_ci: Array, target_c: Array) -> tuple[Array, Array]:
+def _target_rank(key_ci: Array, candidate_ci: Array, target_c: Array) -> tuple[Array, Array]:
     """Candidates above the target, and the size of its tie group, for every user of a chunk."""
     at_c1 = jnp.maximum(target_c, 0)[:, None]
     key_c1 = jnp.take_along_axis(key_ci, at_c1, axis=1)

@@ -54,7 +54,7 @@ def top_items(score: Score, params: PyTree, slots: Bucket, *, num_items: int, k:
 def largest(key_cn: Array, k: int) -> tuple[Array, Array]:
     """`jax.lax.top_k` of integers [c, n] with k <= n: values and positions, equal values in the order of positions.
 
-    `top_k` sorts whole rows where it has no faster way. An element of the k largest lies in one of the k groups of
+    `top_k` sorts whole rows where it has no faster way. An element of the k largest is in one of the k groups of
     neighbours with the largest maxima (of equal maxima the first): any group that comes before its own holds an
     element that comes before it. So only the maxima, n / g, and the elements of these groups, k g, are sorted.
     """

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.linalg import lapack
 
+from fedvlr_jax.data.histories import split_by_user
 from fedvlr_jax.types import Dataset, Prior
 
 
@@ -166,11 +167,8 @@ def recency(age: np.ndarray | None, settings: PriorSettings, size: int) -> np.nd
 
 def _clients(dataset: Dataset) -> list[tuple[np.ndarray, np.ndarray | None]]:
     """Items and ages of every client."""
-    ends = np.cumsum(np.bincount(dataset.train_user, minlength=dataset.num_users))[:-1]
-    ids = np.split(dataset.train_item, ends)
-    return list(
-        zip(ids, [None] * len(ids) if dataset.train_age is None else np.split(dataset.train_age, ends), strict=True)
-    )
+    ids, age = split_by_user(dataset, dataset.train_item), dataset.train_age
+    return list(zip(ids, [None] * len(ids) if age is None else split_by_user(dataset, age), strict=True))
 
 
 def _neighbours(features: Sequence[np.ndarray | None], seen_i: np.ndarray, sharpness: float) -> np.ndarray:

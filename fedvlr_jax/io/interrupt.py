@@ -10,7 +10,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(Exception):
-    """A run that stopped because of a signal; `signum` is its number, the message says how to go on."""
+    """A run that stopped because of a signal; `signum` is its number, the message tells how to go on."""
 
     def __init__(self, signum: int, message: str):
         super().__init__(message)
@@ -36,7 +36,7 @@ class Interrupt:
             signal.signal(number, handler)
 
     def stop_if_signalled(self, message: str) -> None:
-        """Raises Interrupted with the message after a signal; for places where nothing is left to save."""
+        """Raises Interrupted with the message after a signal; where nothing is left to save."""
         if self.signum is not None:
             raise Interrupted(self.signum, message)
 

@@ -8,11 +8,13 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+from fedvlr_jax.evaluation.metrics import SELECTION_METRIC
+
 PLAIN_SECONDS = 10.0
 
 
 class Progress:
-    """Shows round, loss, last validation NDCG@50, client updates per second and the time left."""
+    """Shows round, loss, last validation metric, client updates per second and the time left."""
 
     def __init__(self, rounds: int, *, start_round: int = 0, stream: TextIO | None = None):
         self._rounds, self._start, self._stream = rounds, start_round, stream or sys.stderr
@@ -48,7 +50,7 @@ class Progress:
         left = (now - self._begin) / max(round_ - self._start, 1) * (self._rounds - round_)
         head = f"round {round_}/{self._rounds}"
         valid = "-" if ndcg is None else f"{100 * ndcg:.2f} %"
-        tail = f"loss {loss:.4g} | valid NDCG@50 {valid} | {updates_per_second:,.0f} client updates/s"
+        tail = f"loss {loss:.4g} | valid {SELECTION_METRIC} {valid} | {updates_per_second:,.0f} client updates/s"
         tail += f" | at most {_clock(left)} left"
         if self._bar is not None:
             self._bar.set_description_str(head, refresh=False)

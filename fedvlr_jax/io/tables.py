@@ -8,15 +8,18 @@ from typing import Any
 import jax
 from tabulate import tabulate
 
-from fedvlr_jax.evaluation.metrics import CUTOFFS
+from fedvlr_jax.evaluation.metrics import CUTOFFS, SELECTION_METRIC, printed_metrics
 from fedvlr_jax.types import Dataset, PyTree
 
 
 def result_table(result: Mapping[str, Any], baselines: Iterable[Mapping[str, Any]]) -> str:
     """The run and the baselines under it, in percent; what is below popularity is called so."""
     baselines = list(baselines)
-    headers = ["", *(f"{metric}@{k}" for k in CUTOFFS for metric in ("HR", "NDCG"))]
-    headers += ["warm NDCG@50", "cold NDCG@50", "valid NDCG@50"]
+    headers = [
+        "",
+        *printed_metrics(*CUTOFFS),
+        *(f"{group} {SELECTION_METRIC}" for group in ("warm", "cold", "valid")),
+    ]
     rows = [_row(f"{result['host']} + {result['variant']}", result)]
     rows += [_row(_baseline_name(baseline), baseline["summary"]) for baseline in baselines]
     table = tabulate(rows, headers, floatfmt=".2f", missingval="-")
@@ -34,8 +37,8 @@ def result_table(result: Mapping[str, Any], baselines: Iterable[Mapping[str, Any
         shown = ", ".join(f"{name} {'-' if value is None else f'{value:.2f}'}" for name, value in correlation.items())
         lines.append(f"rank correlation of learned and planted preferences over users: {shown}")
     popularity = next((row["summary"] for row in baselines if row["name"] == "popularity"), None)
-    if popularity and _below(result["test"]["NDCG@50"], popularity["test"]["NDCG@50"]):
-        lines.append("This model is BELOW POPULARITY in NDCG@50.")
+    if popularity and _below(*(summary["test"][SELECTION_METRIC] for summary in (result, popularity))):
+        lines.append(f"This model is BELOW POPULARITY in {SELECTION_METRIC}.")
     return "\n".join(lines)
 
 
@@ -66,8 +69,9 @@ def cost_table(dataset: Dataset, cost: Any, evaluation: Mapping[str, Any]) -> st
 
 
 def _row(name: str, summary: Mapping[str, Any]) -> list[Any]:
-    test = [_scaled(summary["test"][f"{metric}@{k}"]) for k in CUTOFFS for metric in ("HR", "NDCG")]
-    return [name, *test, *(_scaled(summary[group]["NDCG@50"]) for group in ("test_warm", "test_cold", "valid"))]
+    test = [_scaled(summary["test"].get(metric)) for metric in printed_metrics(*CUTOFFS)]
+    groups = ("test_warm", "test_cold", "valid")
+    return [name, *test, *(_scaled(summary[group][SELECTION_METRIC]) for group in groups)]
 
 
 def _baseline_name(baseline: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ class CostReport(NamedTuple):
       public, private: pytrees of shapes and dtypes; `private` is one client's.
       num_public: public parameters.
       num_private_per_client: private parameters of one client.
-      bytes_down_per_client: a whole broadcast (all rows); a client that asks only for rows it touches pays
+      bytes_down_per_client: a whole broadcast (all rows); a client that downloads only rows it touches pays
         ``bytes_per_row`` for each, plus ``bytes_head``.
       bytes_up_per_client: a whole upload; it has the broadcast's shape.
       bytes_per_row: one item's row in all tables of the broadcast.

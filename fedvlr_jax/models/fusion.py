@@ -219,7 +219,7 @@ def project_modalities(
 
 
 def _tall_dot(x: Array, w: Array, dimensions: Any, precision: Any = None) -> Array:
-    """`tall_product` in the place of the `jax.lax.dot_general` that `nn.Dense` calls."""
+    """`tall_product` instead of the `jax.lax.dot_general` that `nn.Dense` calls."""
     del dimensions  # the last axis of x against the first of w: a matrix product
     return tall_product(x, w, precision)
 

@@ -67,7 +67,7 @@ class Model(NamedTuple):
       init_private: ``(key) -> {"theta", "variant"[, "item_table"]}`` of one client.
       publish: ``(public params, content) -> Broadcast``, differentiable: its pull-back is the server's gradient.
       penalty: ``(public params, round) -> []``, terms of D outside the views.
-      host, variant: the parts.
+      host, variant: what the model consists of.
       rounded: the type that public item rows are rounded to when a client scores them, and with them the factors of
         the products they enter; sums, states and cotangents keep theirs. None rounds nothing.
     """

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.settings import traceable_fields
-from fedvlr_jax.sweep.space import Point
+from fedvlr_jax.sweep.space import SweepPoint
 
 TRACEABLE = traceable_fields()
 ARGUMENTS = TRACEABLE | {"seed"}
@@ -23,11 +23,11 @@ class Program(NamedTuple):
       points: their indices, ascending.
     """
 
-    static: Point
+    static: SweepPoint
     points: tuple[int, ...]
 
 
-def group_by_program(points: Sequence[Point]) -> list[Program]:
+def group_by_program(points: Sequence[SweepPoint]) -> list[Program]:
     """The programs of the points, each point in exactly one, in the order of their first points."""
     found: dict[tuple, list[int]] = {}
     for k, point in enumerate(points):
@@ -36,12 +36,12 @@ def group_by_program(points: Sequence[Point]) -> list[Program]:
     return [Program(dict(static), tuple(members)) for static, members in found.items()]
 
 
-def traced(point: Point) -> dict[str, float]:
+def traced(point: SweepPoint) -> dict[str, float]:
     """The numbers of a point that its program takes as arguments, without the seed."""
     return {field: float(value) for field, value in point.items() if field in TRACEABLE}
 
 
-def describe(points: Sequence[Point], programs: Sequence[Program]) -> list[str]:
+def describe(points: Sequence[SweepPoint], programs: Sequence[Program]) -> list[str]:
     """What shares a program, and which fields keep apart what does not; one sentence a line."""
     shared = [field for field in points[0] if field in ARGUMENTS]
     lines = [f"{_count(len(programs), 'program')} for {_count(len(points), 'point')}"]

@@ -1,4 +1,4 @@
-"""How the points of a sweep stand, by validation alone, and the test metrics of the one that validation chose."""
+"""The points of a sweep ranked by validation alone, and the test metrics of the one that validation chose."""
 
 from __future__ import annotations
 
@@ -7,25 +7,24 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from fedvlr_jax.benchmark.storage import Stored
-from fedvlr_jax.sweep.runs import Runs
-from fedvlr_jax.sweep.space import Point, Sweep, seeds_of
+from fedvlr_jax.evaluation.metrics import main_metrics
+from fedvlr_jax.sweep.runs import SweepRuns
+from fedvlr_jax.sweep.space import Sweep, SweepPoint, seeds_of
 
-TEST_METRICS = ("HR@50", "NDCG@50")
 
-
-class Standing(NamedTuple):
+class LeaderboardRow(NamedTuple):
     """One point.
 
     Attributes:
       index: of the point.
       point: its fields.
       seeds: that it runs.
-      valid: validation NDCG@50 at the best round, by seed; None for a seed that has not finished.
+      valid: `SELECTION_METRIC` on validation at the best round, by seed; None for a seed that has not finished.
       failures: by seed, the reason; "" where there is none.
     """
 
     index: int
-    point: Point
+    point: SweepPoint
     seeds: tuple[int, ...]
     valid: tuple[float | None, ...]
     failures: tuple[str, ...]
@@ -57,8 +56,8 @@ class Spread(NamedTuple):
     std: float | None
 
 
-def stand(sweep: Sweep, points: Sequence[Point], runs: Runs) -> list[Standing]:
-    """All points, best first; what failed or has not run stands last, in the order of the points.
+def make_leaderboard(sweep: Sweep, points: Sequence[SweepPoint], runs: SweepRuns) -> list[LeaderboardRow]:
+    """All points, best first; what failed or has not run comes last, in the order of the points.
 
     Only the validation metric of `runs` is read.
     """
@@ -67,22 +66,22 @@ def stand(sweep: Sweep, points: Sequence[Point], runs: Runs) -> list[Standing]:
         seeds = seeds_of(sweep, point)
         of = [runs[k, seed] for seed in seeds]
         valid = tuple(run.result["best_valid"] if isinstance(run, Stored) else None for run in of)
-        found.append(Standing(k, point, seeds, valid, tuple(run if isinstance(run, str) else "" for run in of)))
+        found.append(LeaderboardRow(k, point, seeds, valid, tuple(run if isinstance(run, str) else "" for run in of)))
     return sorted(found, key=lambda s: (s.value is None, -(s.value or 0.0), s.index))
 
 
-def choose(standings: Sequence[Standing]) -> Standing | None:
+def choose(leaderboard: Sequence[LeaderboardRow]) -> LeaderboardRow | None:
     """The best point; None where no point has a value at every seed."""
-    return standings[0] if standings and standings[0].value is not None else None
+    return leaderboard[0] if leaderboard and leaderboard[0].value is not None else None
 
 
-def tested(best: Standing, runs: Runs) -> Mapping[str, Spread]:
+def tested(best: LeaderboardRow, runs: SweepRuns) -> Mapping[str, Spread]:
     """The test metrics of the chosen point, at the rounds that validation chose; {} without test rows."""
     results = [runs[best.index, seed].result["test"] for seed in best.seeds]
     return {
         name: Spread(statistics.fmean(values), spread(values))
-        for name in TEST_METRICS
-        if None not in (values := [result[name] for result in results])
+        for name in main_metrics()
+        if None not in (values := [result.get(name) for result in results])
     }
 
 

@@ -6,17 +6,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fedvlr_jax.extras import require_extra
-from fedvlr_jax.sweep.space import Point, Range, Sweep, tidy
+from fedvlr_jax.sweep.space import Range, Sweep, SweepPoint, tidy
 
-Score = Callable[[Sequence[Point]], Sequence[float | None]]
+ScorePoints = Callable[[Sequence[SweepPoint]], Sequence[float | None]]
 """The values (larger is better) of all points so far; None for a failed one. New points are run first."""
 
 
-def ask_points(sweep: Sweep, score: Score) -> list[Point]:
+def propose_points(sweep: Sweep, score: ScorePoints) -> list[SweepPoint]:
     """Propose points in batches, learning from the values of the earlier ones.
 
     Nothing is stored: with one seed the same values lead to the same proposals, so that a sweep which was stopped
-    asks again and finds its runs done.
+    proposes the same points again and finds their runs done.
 
     Args:
       sweep: of kind optuna.
@@ -32,7 +32,7 @@ def ask_points(sweep: Sweep, score: Score) -> list[Point]:
         import optuna
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=sweep.seed))
-    points: list[Point] = []
+    points: list[SweepPoint] = []
     while len(points) < sweep.samples:
         trials = [study.ask() for _ in range(min(sweep.batch, sweep.samples - len(points)))]
         points += [{field: _suggest(sweep, trial, field) for field in sweep.axes} for trial in trials]

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fedvlr_jax.evaluation.metrics import SELECTION_METRIC
 from fedvlr_jax.io.figures import new_figure, png_of
-from fedvlr_jax.sweep.leaderboard import Standing
+from fedvlr_jax.sweep.leaderboard import LeaderboardRow
 
 LOG_SPAN = 20.0  # positive numbers that span more than this have a logarithmic axis
 MOST_TICKS = 8
@@ -19,7 +20,7 @@ class Scale(NamedTuple):
     """One axis.
 
     Attributes:
-      height_p: place of every point in [0, 1].
+      height_p: position of every point in [0, 1].
       ticks: (height, label) pairs.
     """
 
@@ -49,18 +50,18 @@ def scale_of(values: Sequence[Any]) -> Scale:
     return Scale(height(number_p), [(float(height(number)), shown[number]) for number in ordered])
 
 
-def draw_parallel(standings: Sequence[Standing]) -> bytes:
+def draw_parallel(leaderboard: Sequence[LeaderboardRow]) -> bytes:
     """The picture as a PNG file; points without a value are grey and end before the last axis."""
     from matplotlib import colormaps
 
-    fields = list(standings[0].point)
-    scales = [scale_of([s.point[field] for s in standings]) for field in fields]
-    done = [p for p, s in enumerate(standings) if s.value is not None]
-    result = scale_of([100 * standings[p].value for p in done]) if done else Scale(np.zeros(0), [])
+    fields = list(leaderboard[0].point)
+    scales = [scale_of([s.point[field] for s in leaderboard]) for field in fields]
+    done = [p for p, s in enumerate(leaderboard) if s.value is not None]
+    result = scale_of([100 * leaderboard[p].value for p in done]) if done else Scale(np.zeros(0), [])
     result = Scale(result.height_p, [result.ticks[0], result.ticks[-1]] if len(result.ticks) > 1 else result.ticks)
     figure = new_figure(1.8 + 1.7 * (len(fields) + 1), 4.2)
     axes = figure.subplots()
-    for p in reversed(range(len(standings))):  # the best lines are drawn last, above the others
+    for p in reversed(range(len(leaderboard))):  # the best lines are drawn last, above the others
         heights = [scale.height_p[p] for scale in scales]
         if p in done:
             height = float(result.height_p[done.index(p)])
@@ -73,7 +74,7 @@ def draw_parallel(standings: Sequence[Standing]) -> bytes:
         for height, label in scale.ticks:
             box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8}
             axes.text(x + 0.03, height, label, fontsize=8, va="center", zorder=4, bbox=box)
-    axes.set_xticks(range(len(fields) + 1), [*fields, "validation NDCG@50\nin percent"], fontsize=9)
+    axes.set_xticks(range(len(fields) + 1), [*fields, f"validation {SELECTION_METRIC}\nin percent"], fontsize=9)
     axes.set_yticks([])
     axes.set_xlim(-0.1, len(fields) + 0.45)
     axes.set_title("wide: the best point by validation; dashed: failed or not run", fontsize=9, loc="left")

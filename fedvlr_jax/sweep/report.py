@@ -8,17 +8,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedvlr_jax.benchmark.formats import markdown
-from fedvlr_jax.benchmark.tables import NOTHING, Block, Table
+from fedvlr_jax.benchmark.tables import NOTHING, Table, TableBlock
+from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, main_metrics
 from fedvlr_jax.io.files import write_bytes, write_csv, write_json
-from fedvlr_jax.sweep.leaderboard import TEST_METRICS, Spread, Standing, choose, stand, tested
+from fedvlr_jax.sweep.leaderboard import LeaderboardRow, Spread, choose, make_leaderboard, tested
 from fedvlr_jax.sweep.plots import draw_parallel
 from fedvlr_jax.sweep.runner import Found
 from fedvlr_jax.sweep.space import Sweep
 
 NOTES = (
-    "Points are ranked by the mean over seeds of validation NDCG@50 at the best round of each run; the first of "
-    "equals wins. Test rows chose nothing, and are looked at for the chosen point alone.",
-    "A point of which a seed failed or has not run stands last. ±: sample standard deviation over seeds, n/a with "
+    f"Points are ranked by the mean over seeds of validation {SELECTION_METRIC} at the best round of each run; the "
+    "first of equals wins. Test rows chose nothing, and are looked at for the chosen point alone.",
+    "A point of which a seed failed or has not run comes last. ±: sample standard deviation over seeds, n/a with "
     "one. Metrics are tie-exact.",
 )
 
@@ -39,32 +40,32 @@ def write_report(
     Returns:
       The text of ``table.md``, best point first.
     """
-    standings = stand(sweep, found.points, found.runs)
-    best = choose(standings)
+    leaderboard = make_leaderboard(sweep, found.points, found.runs)
+    best = choose(leaderboard)
     test = tested(best, found.runs) if best else {}
-    summary = best_point(best, test, standings, train=train, base=base)
-    write_csv(workdir / "table.csv", *csv_table(standings, best, test))
+    summary = best_point(best, test, leaderboard, train=train, base=base)
+    write_csv(workdir / "table.csv", *csv_table(leaderboard, best, test))
     write_json(workdir / "best.json", summary)
-    said = f"To train the best point: `{summary['command']}`" if best else "No point has a value at every seed."
-    page = markdown(title, [text_table(standings, best, test)], [said, *NOTES])
+    advice = f"To train the best point: `{summary['command']}`" if best else "No point has a value at every seed."
+    page = markdown(title, [text_table(leaderboard, best, test)], [advice, *NOTES])
     write_bytes(workdir / "table.md", page.encode())
-    write_bytes(workdir / "parallel.png", draw_parallel(standings))
+    write_bytes(workdir / "parallel.png", draw_parallel(leaderboard))
     return page
 
 
 def best_point(
-    best: Standing | None,
+    best: LeaderboardRow | None,
     test: Mapping[str, Spread],
-    standings: Sequence[Standing],
+    leaderboard: Sequence[LeaderboardRow],
     *,
     train: Sequence[str],
     base: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The content of best.json; without a best point its fields are None."""
     counts = {
-        "points": len(standings),
-        "points_done": sum(s.status == "done" for s in standings),
-        "points_failed": sum(any(s.failures) for s in standings),
+        "points": len(leaderboard),
+        "points_done": sum(s.status == "done" for s in leaderboard),
+        "points_failed": sum(any(s.failures) for s in leaderboard),
     }
     if best is None:
         return {"point": None, **counts}
@@ -75,7 +76,7 @@ def best_point(
         "point": best.index,
         "fields": best.point,
         "seeds": best.seeds,
-        "valid": {"NDCG@50": {"mean": best.value, "std": best.std, "by_seed": best.valid}},
+        "valid": {SELECTION_METRIC: {"mean": best.value, "std": best.std, "by_seed": best.valid}},
         "test": {name: value._asdict() for name, value in test.items()},
         "arguments": arguments,
         "command": shlex.join([*train, *arguments]),
@@ -84,35 +85,44 @@ def best_point(
 
 
 def csv_table(
-    standings: Sequence[Standing], best: Standing | None, test: Mapping[str, Spread]
+    leaderboard: Sequence[LeaderboardRow], best: LeaderboardRow | None, test: Mapping[str, Spread]
 ) -> tuple[list[str], list[list[Any]]]:
     """(columns, rows): one row a point, best first; test columns are empty but for the best point."""
-    fields = list(standings[0].point)
-    columns = ["rank", "point", *fields, "seeds", "valid NDCG@50 mean", "valid NDCG@50 std"]
-    columns += [f"test {name} {part}" for name in TEST_METRICS for part in ("mean", "std")]
+    fields = list(leaderboard[0].point)
+    columns = ["rank", "point", *fields, "seeds", *(f"valid {SELECTION_METRIC} {part}" for part in ("mean", "std"))]
+    columns += [f"test {name} {part}" for name in main_metrics() for part in ("mean", "std")]
     rows = []
-    for rank, s in enumerate(standings, start=1):
+    for rank, s in enumerate(leaderboard, start=1):
         shown = test if best and s.index == best.index else {}
-        metrics = [part for name in TEST_METRICS for part in shown.get(name, (None, None))]
+        metrics = [part for name in main_metrics() for part in shown.get(name, (None, None))]
         seeds = " ".join(map(str, s.seeds))
         rows.append([rank, s.index, *s.point.values(), seeds, s.value, s.std, *metrics, s.status])
     return [*columns, "status"], rows
 
 
-def text_table(standings: Sequence[Standing], best: Standing | None, test: Mapping[str, Spread]) -> Table:
+def text_table(
+    leaderboard: Sequence[LeaderboardRow], best: LeaderboardRow | None, test: Mapping[str, Spread]
+) -> Table:
     """The same for people, in percent, the best point emphasised."""
-    fields = list(standings[0].point)
+    fields = list(leaderboard[0].point)
     rows = []
-    for s in standings:
+    for s in leaderboard:
         is_best = best is not None and s.index == best.index
         valid = NOTHING if s.value is None else _percent(Spread(s.value, s.std))
-        shown = [_percent(test[name]) if is_best and name in test else NOTHING for name in TEST_METRICS]
+        shown = [_percent(test[name]) if is_best and name in test else NOTHING for name in main_metrics()]
         cells = [f"{value:.{6}g}" if isinstance(value, float) else str(value) for value in s.point.values()]
         name = f"**{s.index}**" if is_best else str(s.index)
         rows.append((name, *cells, s.status, ", ".join(map(str, s.seeds)), valid, *shown))
-    columns = ("point", *fields, "status", "seeds", "validation NDCG@50", *(f"test {name}" for name in TEST_METRICS))
+    columns = (
+        "point",
+        *fields,
+        "status",
+        "seeds",
+        f"validation {SELECTION_METRIC}",
+        *(f"test {name}" for name in main_metrics()),
+    )
     about = "Percent, mean ± standard deviation over seeds, best first by validation."
-    return Table("Points", about, columns, [Block("", rows)], left=len(fields) + 3)
+    return Table("Points", about, columns, [TableBlock("", rows)], left=len(fields) + 3)
 
 
 def _percent(value: Spread) -> str:

@@ -16,7 +16,7 @@ from fedvlr_jax.errors import require_one_of
 from fedvlr_jax.fields import flatten, with_fields
 from fedvlr_jax.io.identity import claim_workdir, is_covered
 from fedvlr_jax.settings import defaults
-from fedvlr_jax.sweep.space import Point, Range, Sweep, seeds_of
+from fedvlr_jax.sweep.space import Range, Sweep, SweepPoint, seeds_of
 from fedvlr_jax.types import Dataset
 
 FREE = ("dry_run", "baselines", "checkpoint.", "data.dir", "data.source", "data.expect.")
@@ -27,7 +27,7 @@ OUTPUTS = ("sweep.json", "environment.json", "table.csv", "table.md", "best.json
 Key = tuple[int, int]
 """(index of the point, seed) of a run."""
 
-Runs = dict[Key, Stored | str | None]
+SweepRuns = dict[Key, Stored | str | None]
 """What became of runs: read back, the reason of a failure, or None where a run has not ended yet."""
 
 
@@ -59,8 +59,8 @@ class Datasets:
         return self._found[key]
 
 
-class Shelf(NamedTuple):
-    """Where the runs of a sweep lie.
+class SweepStore(NamedTuple):
+    """The folders in which the runs of a sweep are stored.
 
     Attributes:
       settings: nested settings of the swept configuration.
@@ -78,22 +78,22 @@ class Shelf(NamedTuple):
         """The folder of one run."""
         return self.workdir / "runs" / f"point{key[0]}-seed{key[1]}"
 
-    def settings_of(self, point: Point) -> dict[str, Any]:
+    def settings_of(self, point: SweepPoint) -> dict[str, Any]:
         """The configuration at a point."""
         return with_fields(self.settings, point)
 
-    def config(self, point: Point, seed: int) -> dict[str, Any]:
+    def config(self, point: SweepPoint, seed: int) -> dict[str, Any]:
         """What identifies a run: its settings and its data."""
         settings = self.settings_of({**point, "seed": seed})
         return {"settings": _kept(settings, ()), "data": self.datasets.fingerprint(settings)}
 
-    def read(self, points: Sequence[Point]) -> Runs:
-        """All runs of the points as they stand.
+    def read(self, points: Sequence[SweepPoint]) -> SweepRuns:
+        """All runs of the points, whether they are finished, failed or not run yet.
 
         Raises:
           ConfigError: a folder with a run of another configuration or other data, naming what differs.
         """
-        found: Runs = {}
+        found: SweepRuns = {}
         for k, point in enumerate(points):
             for seed in seeds_of(self.sweep, point):
                 folder = self.folder((k, seed))
@@ -102,15 +102,15 @@ class Shelf(NamedTuple):
         return found
 
 
-def require_same_sweep(shelf: Shelf) -> None:
+def require_same_sweep(store: SweepStore) -> None:
     """Refuse a workdir of another sweep or with other runs; note the identity of a new one.
 
     Raises:
       ConfigError: naming every field that differs, with both values.
     """
     remedy = "choose another --workdir, or --noresume to delete that sweep and start again"
-    identity = _identity(shelf.settings, shelf.sweep)
-    claim_workdir(shelf.workdir, "sweep", identity, remedy=remedy, added=defaults("config."))
+    identity = _identity(store.settings, store.sweep)
+    claim_workdir(store.workdir, "sweep", identity, remedy=remedy, added=defaults("config."))
 
 
 def delete_sweep(workdir: pathlib.Path) -> None:
@@ -124,12 +124,12 @@ def delete_sweep(workdir: pathlib.Path) -> None:
 def _identity(settings: Mapping[str, Any], sweep: Sweep) -> dict[str, Any]:
     """What the points and their runs follow from."""
     axes = {field: axis._asdict() if isinstance(axis, Range) else list(axis) for field, axis in sweep.axes.items()}
-    said = {"kind": sweep.kind, "seeds": "of the points" if "seed" in axes else sweep.seeds, "fields": axes}
+    identity = {"kind": sweep.kind, "seeds": "of the points" if "seed" in axes else sweep.seeds, "fields": axes}
     if sweep.kind != "grid":
-        said |= {"samples": sweep.samples, "seed": sweep.seed}
+        identity |= {"samples": sweep.samples, "seed": sweep.seed}
     if sweep.kind == "optuna":
-        said |= {"batch": sweep.batch}
-    return {"sweep": said, "config": _kept(settings, ("seed", *sweep.axes))}
+        identity |= {"batch": sweep.batch}
+    return {"sweep": identity, "config": _kept(settings, ("seed", *sweep.axes))}
 
 
 def _kept(settings: Mapping[str, Any], swept: Sequence[str]) -> dict[str, Any]:

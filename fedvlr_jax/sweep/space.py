@@ -1,6 +1,6 @@
-"""What a sweep file says, checked against the fields of a configuration, and the points it stands for.
+"""The content of a sweep file, checked against the fields of a configuration, and its points.
 
-Pure, and free of JAX: a slip of the pen in a sweep file is answered at once.
+Pure, and free of JAX: a typing error in a sweep file is reported at once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ KINDS = ("grid", "random", "optuna")
 FIXED = ("dry_run", "baselines", "checkpoint.seconds")  # change nothing of what a run computes
 DIGITS = 6  # significant digits of a drawn number, so that it can be typed again
 
-Point = dict[str, Any]
+SweepPoint = dict[str, Any]
 """The value of every swept field, by dotted name."""
 
 
@@ -91,7 +91,7 @@ def read_sweep(raw: Mapping[str, Any], leaves: Mapping[str, Any], known: Mapping
     )
 
 
-def expand(sweep: Sweep) -> list[Point]:
+def expand(sweep: Sweep) -> list[SweepPoint]:
     """The points of a grid (the last field changes fastest) or of a random draw (without repetitions).
 
     Every field is drawn from a stream of its own: another field or more samples leave the earlier draws alone.
@@ -107,7 +107,7 @@ def expand(sweep: Sweep) -> list[Point]:
     return [dict(zip(sweep.axes, values, strict=True)) for values in dict.fromkeys(zip(*columns, strict=True))]
 
 
-def seeds_of(sweep: Sweep, point: Point) -> tuple[int, ...]:
+def seeds_of(sweep: Sweep, point: SweepPoint) -> tuple[int, ...]:
     """The seeds that run at a point."""
     return (point["seed"],) if "seed" in point else sweep.seeds
 
@@ -117,7 +117,7 @@ def tidy(value: float, axis: Range) -> float:
     return min(max(float(f"{value:.{DIGITS}g}"), axis.low), axis.high)
 
 
-def name_of(point: Point) -> str:
+def name_of(point: SweepPoint) -> str:
     """A point in words: "server.lr=0.01, variant=base"."""
     return ", ".join(f"{field}={value}" for field, value in point.items())
 

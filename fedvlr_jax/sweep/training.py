@@ -14,10 +14,11 @@ from fedvlr_jax.benchmark.programs import MethodPrograms
 from fedvlr_jax.data import CONTROLS as FEATURES
 from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.evaluation.metrics import SELECTION_METRIC
 from fedvlr_jax.io.interrupt import Interrupt, Interrupted
 from fedvlr_jax.sweep.layout import Program, traced
-from fedvlr_jax.sweep.runs import Key, Shelf
-from fedvlr_jax.sweep.space import Point, name_of
+from fedvlr_jax.sweep.runs import Key, SweepStore
+from fedvlr_jax.sweep.space import SweepPoint, name_of
 from fedvlr_jax.training.results import make_result
 from fedvlr_jax.training.schedule import make_plan
 
@@ -30,20 +31,20 @@ class Trainer:
     """What all runs of one call share.
 
     Attributes:
-      shelf: where they are kept.
+      store: where they are stored.
       vmap: one of `VMAP`: whether runs of one program go side by side; auto: on accelerators.
       interrupt: where signals are noted.
-      say: takes one line of progress.
+      report: takes one line of progress.
       cache: compiled programs by their static fields: those of the latest, or all where batches come back to them.
     """
 
-    shelf: Shelf
+    store: SweepStore
     vmap: str
     interrupt: Interrupt
-    say: Callable[[str], None]
+    report: Callable[[str], None]
     cache: dict[tuple, MethodPrograms] = dataclasses.field(default_factory=dict)
 
-    def train(self, program: Program, points: Sequence[Point], keys: Sequence[Key]) -> None:
+    def train(self, program: Program, points: Sequence[SweepPoint], keys: Sequence[Key]) -> None:
         """Train and keep some runs of one program.
 
         A run that fails is kept with its reason, and the others go on; a crash fails the runs beside it.
@@ -51,7 +52,7 @@ class Trainer:
         Raises:
           Interrupted: after a signal. Finished runs are kept, those under way are not.
         """
-        size = group_size(self.vmap, self.shelf.sweep.group, jax.default_backend(), len(keys))
+        size = group_size(self.vmap, self.store.sweep.group, jax.default_backend(), len(keys))
         programs = None
         for start in range(0, len(keys), size):
             self.interrupt.stop_if_signalled(STOPPED)
@@ -66,19 +67,19 @@ class Trainer:
                 outcomes = [f"{type(error).__name__}: {error}"] * len(group)
             for key, outcome in zip(group, outcomes, strict=True):
                 self._keep(programs, points[key[0]], key, outcome)
-            self._report(points, group, outcomes, time.perf_counter() - begin)
+            self._report_group(points, group, outcomes, time.perf_counter() - begin)
 
-    def _programs(self, program: Program, point: Point) -> MethodPrograms:
+    def _programs(self, program: Program, point: SweepPoint) -> MethodPrograms:
         key = tuple(program.static.items())
         if key not in self.cache:
-            if self.shelf.sweep.kind != "optuna":
+            if self.store.sweep.kind != "optuna":
                 self.cache.clear()
-            settings = self.shelf.settings_of(point)  # of one of its points: the swept defaults need not make sense
-            dataset = self.shelf.datasets.of(settings)
+            settings = self.store.settings_of(point)  # of one of its points: the swept defaults need not make sense
+            dataset = self.store.datasets.of(settings)
             self.cache[key] = MethodPrograms(settings, dataset, make_client_data(dataset))
         return self.cache[key]
 
-    def _outcomes(self, programs: MethodPrograms, points: Sequence[Point], keys: Sequence[Key]) -> list[Outcome]:
+    def _outcomes(self, programs: MethodPrograms, points: Sequence[SweepPoint], keys: Sequence[Key]) -> list[Outcome]:
         features = programs.settings["data"]["features"]
         return train_group(
             programs,
@@ -89,27 +90,29 @@ class Trainer:
             interrupt=self.interrupt,
         )
 
-    def _keep(self, programs: MethodPrograms | None, point: Point, key: Key, outcome: Outcome | str) -> None:
-        folder, config = self.shelf.folder(key), self.shelf.config(point, key[1])
+    def _keep(self, programs: MethodPrograms | None, point: SweepPoint, key: Key, outcome: Outcome | str) -> None:
+        folder, config = self.store.folder(key), self.store.config(point, key[1])
         failure = outcome if isinstance(outcome, str) else outcome.failure
         if failure:
             storage.save_failure(folder, config, failure)
             return
-        settings = self.shelf.settings_of({**point, "seed": key[1]})
+        settings = self.store.settings_of({**point, "seed": key[1]})
         cost = programs.algorithm.cost
         result = make_result(settings, programs.dataset, cost, outcome.progress, outcome.ranks, None)
         result |= {"best_valid": outcome.progress.best_value, "megabytes_per_round": programs.megabytes_per_round}
         storage.save(folder, config, result, outcome.ranks, outcome.curve)
 
-    def _report(self, points: Sequence[Point], keys: Sequence[Key], outcomes: Sequence, seconds: float) -> None:
+    def _report_group(
+        self, points: Sequence[SweepPoint], keys: Sequence[Key], outcomes: Sequence, seconds: float
+    ) -> None:
         together = f"{len(keys)} side by side in " if len(keys) > 1 else ""
         for (k, seed), outcome in zip(keys, outcomes, strict=True):
             failure = outcome if isinstance(outcome, str) else outcome.failure
             value = None if failure else outcome.progress.best_value
-            said = f"FAILED: {failure}" if failure else "no validation rows"
+            text = f"FAILED: {failure}" if failure else "no validation rows"
             if value is not None:
-                said = f"valid NDCG@50 {100 * value:.2f} %"
-            self.say(f"point {k} ({name_of(points[k])}), seed {seed}: {said}; {together}{seconds:.1f} s")
+                text = f"valid {SELECTION_METRIC} {100 * value:.2f} %"
+            self.report(f"point {k} ({name_of(points[k])}), seed {seed}: {text}; {together}{seconds:.1f} s")
 
 
 def group_size(vmap: str, group: int, backend: str, runs: int) -> int:

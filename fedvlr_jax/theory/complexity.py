@@ -12,7 +12,7 @@ from tabulate import tabulate
 from fedvlr_jax.io.figures import COLOURS, new_figure, png_of, ticks_at
 from fedvlr_jax.io.files import write_bytes, write_csv, write_json
 from fedvlr_jax.theory.exponents import EXPONENT_COLUMNS, Exponent, exponent_row, exponent_table
-from fedvlr_jax.theory.growth import SIZES, Point
+from fedvlr_jax.theory.growth import SIZES, GrowthPoint
 from fedvlr_jax.theory.messages import Message
 from fedvlr_jax.theory.parameters import DIM, Cell, stated_width
 
@@ -81,7 +81,7 @@ def write_complexity(
     environment: Mapping[str, Any],
     cells: Sequence[Cell],
     messages: Sequence[Message],
-    points: Sequence[Point],
+    points: Sequence[GrowthPoint],
     exponents: Sequence[Exponent],
     text: str,
 ) -> None:
@@ -97,7 +97,7 @@ def write_complexity(
         write_bytes(workdir / "growth.png", draw(points))
 
 
-def _growth_rows(point: Point) -> list[tuple]:
+def _growth_rows(point: GrowthPoint) -> list[tuple]:
     return [
         (
             point.size,
@@ -112,7 +112,7 @@ def _growth_rows(point: Point) -> list[tuple]:
     ]
 
 
-def draw(points: Sequence[Point]) -> bytes:
+def draw(points: Sequence[GrowthPoint]) -> bytes:
     """A panel for each size: operations (lines) and median times (dashes), relative to the smallest."""
     sizes = list(dict.fromkeys(point.size for point in points))
     figure = new_figure(10, 6)

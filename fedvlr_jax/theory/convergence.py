@@ -12,8 +12,8 @@ from fedvlr_jax.theory.assumptions import outside
 from fedvlr_jax.theory.bounds import Bounds, Constants, stability_limit
 from fedvlr_jax.theory.exponents import Exponent, over_runs, require_runs
 from fedvlr_jax.theory.problem import make_problem
-from fedvlr_jax.theory.statements import Grid, Row, check_statements, constants_of, stationarity_of
-from fedvlr_jax.theory.trajectories import Runs, Sizes, initial_states, run_all
+from fedvlr_jax.theory.statements import CheckGrid, StatementRow, check_statements, constants_of, stationarity_of
+from fedvlr_jax.theory.trajectories import GridRuns, Sizes, initial_states, run_all
 from fedvlr_jax.types import Dataset
 
 
@@ -26,18 +26,18 @@ class Findings(NamedTuple):
       constants: the largest values met on the grid.
       blocks: largest Hessian eigenvalues of the public and the private block alone.
       outside: reasons why the settings are outside the assumptions; empty = inside.
-      unstated: settings at which the theorem says nothing, since L grew during the runs until eta > 1 / (L A).
+      unstated: settings at which the theorem states nothing, since L grew during the runs until eta > 1 / (L A).
       runs, grid: what was measured.
     """
 
-    rows: list[Row]
+    rows: list[StatementRow]
     exponents: list[Exponent]
     constants: Constants
     blocks: tuple[float, float]
     outside: list[str]
     unstated: list[str]
-    runs: list[Runs]
-    grid: Grid
+    runs: list[GridRuns]
+    grid: CheckGrid
 
     @property
     def holds(self) -> bool:
@@ -68,7 +68,9 @@ def check_convergence(
     _require_grid(check, dataset.num_users)
     problem = make_problem(settings, dataset)
     rates = rates_of(check)
-    grid = Grid(rates, check["cohorts"], check["rounds"], dataset.num_users, max(check["rounds"]) // check["probes"])
+    grid = CheckGrid(
+        rates, check["cohorts"], check["rounds"], dataset.num_users, max(check["rounds"]) // check["probes"]
+    )
     sizes = Sizes(
         max(check["rounds"]), check["probes"], check["draws"], check["curvature_seeds"], check["curvature_clients"]
     )
@@ -101,7 +103,7 @@ def rates_of(check: Mapping[str, Any]) -> list[float]:
     return [check["rate"] * float(np.sqrt(min(check["rounds"]) / rounds)) for rounds in check["rounds"]]
 
 
-def fit_exponents(runs: Sequence[Runs], grid: Grid) -> list[Exponent]:
+def fit_exponents(runs: Sequence[GridRuns], grid: CheckGrid) -> list[Exponent]:
     """Drift, bias, sampling variance and stationarity against what they grow with; intervals over seeds."""
     longest = max(runs, key=lambda run: run.steps)
     drift_era = longest.probe.drift_au[:, :, 0, 0].mean(axis=-1)  # before round 0 all rates start at the same state
@@ -111,11 +113,11 @@ def fit_exponents(runs: Sequence[Runs], grid: Grid) -> list[Exponent]:
         over_runs("drift against eta", (2, 2), np.asarray(grid.rates), drift_era[:, :, -1]),
         over_runs("bias against eta", (2, 2), np.asarray(grid.rates), longest.probe.bias_u[:, :, 0, 0].mean(axis=-1)),
     ]
-    part = [m for m, cohort in enumerate(grid.cohorts) if cohort < grid.num_clients]
-    cohort_m, n = np.asarray(grid.cohorts)[part], grid.num_clients
-    if len(part) > 1:
+    sampled = [m for m, cohort in enumerate(grid.cohorts) if cohort < grid.num_clients]
+    cohort_m, n = np.asarray(grid.cohorts)[sampled], grid.num_clients
+    if len(sampled) > 1:
         # Relative to the dissimilarity of the same state: how far clients have moved depends on n_s as well.
-        shares = [run.probe.sampling[:, :, part] / run.probe.dissimilarity[:, :, part] for run in runs]
+        shares = [run.probe.sampling[:, :, sampled] / run.probe.dissimilarity[:, :, sampled] for run in runs]
         corrected_em = np.mean(shares, axis=(0, 2, 4)) * (n - 1) / (n - cohort_m)
         name = "sampling variance over zeta^2, times (n-1)/(n-n_s), against n_s"
         found.append(over_runs(name, (-1, -1), cohort_m, corrected_em))
@@ -134,7 +136,7 @@ def fit_exponents(runs: Sequence[Runs], grid: Grid) -> list[Exponent]:
 
 
 def _require_grid(check: Mapping[str, Any], num_clients: int) -> None:
-    """ConfigError for sizes that cannot be run, or that say nothing."""
+    """ConfigError for sizes that cannot be run, or from which nothing can be concluded."""
     for name in ("steps", "cohorts", "rounds"):
         values = check[name]
         if len(set(values)) < 2:

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedvlr_jax.algorithm import Algorithm, make_algorithm
+from fedvlr_jax.compiling import compile_ahead
 from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.federated import sampling
@@ -61,7 +62,7 @@ class Cost(NamedTuple):
     seconds: np.ndarray
 
 
-class Point(NamedTuple):
+class GrowthPoint(NamedTuple):
     """One measured size: which one grows, its value, and the costs by program."""
 
     size: str
@@ -69,7 +70,9 @@ class Point(NamedTuple):
     costs: dict[str, Cost]
 
 
-def measure_growth(settings: Mapping[str, Any], report: Callable[[str], None] = lambda line: None) -> Iterator[Point]:
+def measure_growth(
+    settings: Mapping[str, Any], report: Callable[[str], None] = lambda line: None
+) -> Iterator[GrowthPoint]:
     """Measures all points of ``settings["growth"]``, one size growing from the common base point.
 
     Raises:
@@ -88,7 +91,7 @@ def measure_growth(settings: Mapping[str, Any], report: Callable[[str], None] = 
         programs = [compile_point(settings, dict(growth["base"]) | {size: value}) for value in values]
         seconds = _time_in_turn(programs, growth["repeats"])
         for value, compiled, times in zip(values, programs, seconds, strict=True):
-            yield Point(size, value, {name: _cost(run, times[name]) for name, run in compiled.items()})
+            yield GrowthPoint(size, value, {name: _cost(run, times[name]) for name, run in compiled.items()})
         report(f"{SIZES[size]} = {', '.join(map(str, values))}: measured")
 
 
@@ -114,7 +117,7 @@ def compile_point(settings: Mapping[str, Any], point: Mapping[str, int]) -> dict
 
     def compiled(program: Callable, counted: Callable | None, *arguments: Any, timed: bool = True) -> Compiled:
         counts = {} if counted is None else jax.jit(counted).lower(*arguments).cost_analysis()
-        return Compiled(jax.jit(program).lower(*arguments).compile(), counts, arguments, timed)
+        return Compiled(compile_ahead(jax.jit(program), *arguments)[0], counts, arguments, timed)
 
     def round_(state: FedState, data: ClientData) -> FedState:
         return algorithm.run(state, data, 1)[0]
@@ -147,7 +150,7 @@ def random_dataset(users: int, items: int, length: int, width: int) -> Dataset:
     )
 
 
-def fit_growth(points: Sequence[Point]) -> list[Exponent]:
+def fit_growth(points: Sequence[GrowthPoint]) -> list[Exponent]:
     """Exponents of every program and measure in every size; intervals over repeats (times) or points (all else)."""
     found = []
     for size in dict.fromkeys(point.size for point in points):

@@ -20,7 +20,7 @@ class Message(NamedTuple):
       host, variant: names.
       num_private: private parameters of a client, which are never sent.
       bytes_whole: down (and up, an upload has the broadcast's shape) when every row is sent, as softmax needs.
-      bytes_touched: the same for a client of median history that asks only for the rows it trains on.
+      bytes_touched: the same for a client of median history that downloads only the rows it trains on.
     """
 
     host: str

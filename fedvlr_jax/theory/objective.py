@@ -67,7 +67,7 @@ def make_total_loss(model: Model, client_loss: Callable, steps: int, server_l2: 
 
 
 def server_term(model: Model, public: PyTree, round_: Array, steps: int, l2: float) -> Array:
-    """The part of J that the server adds: the host's penalty, and the L2 term of the public parameters.
+    """The terms of J that the server adds: the host's penalty, and the L2 term of the public parameters.
 
     The server adds the gradient of its own terms once a round, but those of the clients once in each of A steps. So
     the penalty weighs 1/A in the objective that the algorithm descends; the L2 term is multiplied by A in the round

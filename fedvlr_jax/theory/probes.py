@@ -49,7 +49,7 @@ class Probe(NamedTuple):
     aggregate_p: Array
 
 
-class Path(NamedTuple):
+class ClientPath(NamedTuple):
     """One client's local steps; gradients are flat public vectors [p], exact at the start, stochastic as sent."""
 
     drift_a: Array
@@ -94,7 +94,7 @@ def make_probe(problem: Problem, steps: int, cohorts: int) -> Callable[[FedState
     return probe
 
 
-def _every_client(problem: Problem, state: FedState, follow: Callable) -> Path:
+def _every_client(problem: Problem, state: FedState, follow: Callable) -> ClientPath:
     """The paths of all clients [u, ...], in the order of the buckets, with the draws of the coming round."""
     key = sampling.stream(state.key, sampling.CLIENT, state.public.round)
     paths = []
@@ -113,14 +113,14 @@ def _cohort_weights(state: FedState, num_users: int, cohort: Array, cohorts: int
 
 def _make_path(
     problem: Problem, steps: int, eta: Array, broadcast: Broadcast, flat_pull: Callable, number: Array
-) -> Callable[[PrivateState, Array, Array], Path]:
-    """``(local, history_l, key) -> Path`` of one client, through the library's local update, one step at a time."""
+) -> Callable[[PrivateState, Array, Array], ClientPath]:
+    """``(local, history_l, key) -> ClientPath`` through the library's local update, one step at a time."""
     settings = problem.local(steps, eta)
     one_step = make_local_update(problem.model, settings._replace(steps=1))
     exact = jax.grad(problem.client_loss)
     stochastic = jax.grad(make_loss(problem.model, settings, number, all_items=False), 1)
 
-    def follow(local: PrivateState, history_l: Array, key: Array) -> Path:
+    def follow(local: PrivateState, history_l: Array, key: Array) -> ClientPath:
         work = draw_batch(settings, problem.num_items, history_l, key, touched_rows=False)
         draw = work.draw
         download = make_download(problem.model, broadcast.rows, broadcast.head, draw.positive_l, draw.input_l)
@@ -139,7 +139,7 @@ def _make_path(
         noise = estimators.noise(sent_ap, at_ap)
         bias = jnp.sum((jnp.mean(at_ap, axis=0) - start_p) ** 2)
         sent_p = jnp.mean(sent_ap, axis=0)
-        return Path(drift_a, moment_a, noise, bias, change_a, start_p, sent_p)
+        return ClientPath(drift_a, moment_a, noise, bias, change_a, start_p, sent_p)
 
     return follow
 

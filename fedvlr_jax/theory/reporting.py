@@ -15,12 +15,20 @@ from fedvlr_jax.io.files import write_bytes, write_csv, write_json
 from fedvlr_jax.theory.bounds import sampling_factor
 from fedvlr_jax.theory.convergence import Findings
 from fedvlr_jax.theory.exponents import EXPONENT_COLUMNS, exponent_row, exponent_table
-from fedvlr_jax.theory.statements import DRIFT, SAMPLING, STATEMENTS, TELESCOPED, THEOREM, Row, stationarity_of
+from fedvlr_jax.theory.statements import (
+    DRIFT,
+    SAMPLING,
+    STATEMENTS,
+    TELESCOPED,
+    THEOREM,
+    StatementRow,
+    stationarity_of,
+)
 
 
 def write_findings(findings: Findings, workdir: pathlib.Path, environment: Mapping[str, Any]) -> None:
     """Writes ``statements.csv``, ``exponents.csv``, ``constants.json``, ``verdicts.md`` and ``convergence.png``."""
-    write_csv(workdir / "statements.csv", Row._fields, findings.rows)
+    write_csv(workdir / "statements.csv", StatementRow._fields, findings.rows)
     write_csv(workdir / "exponents.csv", EXPONENT_COLUMNS, map(exponent_row, findings.exponents))
     record = findings.constants._asdict() | dict(zip(("L_public", "L_private"), findings.blocks, strict=True))
     write_json(workdir / "constants.json", record | {"outside": findings.outside, "environment": dict(environment)})
@@ -30,7 +38,7 @@ def write_findings(findings: Findings, workdir: pathlib.Path, environment: Mappi
 
 def verdicts(findings: Findings) -> str:
     """A line for each statement and for each exponent, as Markdown."""
-    groups: dict[str, list[Row]] = defaultdict(list)
+    groups: dict[str, list[StatementRow]] = defaultdict(list)
     for row in findings.rows:
         groups[row.statement].append(row)
     c, (public, private) = findings.constants, findings.blocks
@@ -53,7 +61,7 @@ def verdicts(findings: Findings) -> str:
     return "\n\n".join(parts)
 
 
-def _verdict(name: str, rows: Sequence[Row]) -> tuple[str, ...]:
+def _verdict(name: str, rows: Sequence[StatementRow]) -> tuple[str, ...]:
     """Both sides where the bound is tightest, and ratios over all settings."""
     ratios = [row.ratio for row in rows if np.isfinite(row.ratio)]
     compared = [row for row in rows if row.measured > 0 and np.isfinite(row.ratio)]
@@ -118,10 +126,10 @@ def _draw_stationarity(axes: Any, findings: Findings) -> None:
 
 def _draw_ratios(axes: Any, findings: Findings) -> None:
     names = [name for name in STATEMENTS if name != SAMPLING]
-    for place, name in enumerate(names):
+    for height, name in enumerate(names):
         ratios = [row.ratio for row in findings.rows if row.statement == name and np.isfinite(row.ratio)]
         colour = COLOURS[3] if name in (THEOREM, TELESCOPED) else COLOURS[2]
-        axes.semilogx(ratios, np.full(len(ratios), place), "|", color=colour, markersize=14)
+        axes.semilogx(ratios, np.full(len(ratios), height), "|", color=colour, markersize=14)
     axes.axvline(1, color="black", linewidth=1)
     axes.set_yticks(range(len(names)), names)
     _name(axes, "how loose: bound / measured, every setting", "ratio", "")

@@ -32,7 +32,7 @@ class Series(NamedTuple):
     private2: Array
 
 
-class Runs(NamedTuple):
+class GridRuns(NamedTuple):
     """All runs of one A: axes e seeds, r rates, m cohort sizes, t rounds, k probed rounds.
 
     Attributes:
@@ -79,7 +79,7 @@ def run_all(
     sizes: Sizes,
     check: Callable[[float], None] = lambda L: None,
     report: Callable[[str], None] = lambda line: None,
-) -> list[Runs]:
+) -> list[GridRuns]:
     """Runs and probes every combination of A, rate, n_s and seed; arrays come back as NumPy.
 
     Args:
@@ -107,7 +107,7 @@ def run_all(
         probed = probed._replace(aggregate_p=probed.aggregate_p[:, :, :, :0])  # large, and for tests only
         few = jax.tree.map(lambda x: x[: sizes.curvature_seeds], visited)
         curved = look(few, _own_keys(few.key))
-        runs.append(Runs(steps, *jax.tree.map(np.asarray, (series, probed, curved))))
+        runs.append(GridRuns(steps, *jax.tree.map(np.asarray, (series, probed, curved))))
         report(f"A = {steps}: {np.prod(shape[:3])} runs of {sizes.rounds} rounds, {np.prod(shape)} states probed")
     return runs
 

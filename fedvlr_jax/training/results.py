@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fedvlr_jax.evaluation.metrics import row_values, summarise, warm_items
+from fedvlr_jax.evaluation.metrics import main_metrics, row_values, summarise, warm_items
 from fedvlr_jax.evaluation.statistics import bootstrap_interval
 from fedvlr_jax.models.costs import CostReport
 from fedvlr_jax.training.schedule import RunProgress
@@ -96,7 +96,7 @@ def rank_correlations(learned_um: np.ndarray, planted_um: np.ndarray) -> dict[st
 
 def _intervals(ranks: Ranks) -> dict[str, tuple[float, float]]:
     """95 % user-bootstrap intervals of the main test metrics."""
-    values = {f"{metric}@50": row_values(ranks, metric, 50) for metric in ("HR", "NDCG")}
+    values = {metric: row_values(ranks, metric) for metric in main_metrics()}
     return {name: bootstrap_interval(x) for name, x in values.items() if x.size}
 
 

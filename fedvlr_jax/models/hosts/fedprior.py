@@ -1,12 +1,12 @@
 """FedPrior: FCF with FedVLR's views, ranked together with a federated item-to-item prior (`prior.py`).
 
-The trained part is FCF, s_ui = theta_u . g_i, in any variant. The prior comes from one secure sum of small client
+The trained model is FCF, s_ui = theta_u . g_i, in any variant. The prior comes from one secure sum of small client
 blocks before the first round; a client scores it on its own history, newer items first. When items are ranked, each
 client joins the two after standardising them over the catalogue, which makes one weight fit all users:
 
     z(prior_u) + model_weight z(s_u),   z(x) = (x - mean x) / std x
 
-The prior knows what follows what, which a sum over clients of their own pairs says exactly; the trained part knows
+The prior knows what follows what, which a sum over clients of their own pairs gives exactly; the trained model knows
 tastes, through the views, and needs rounds for them. Neither private state nor a single pair leaves a client.
 """
 

@@ -1,7 +1,7 @@
 """FedRAP (Li, Long & Zhou, ICLR 2024), additive personalisation: s_ui = theta_u . (g_i + P_u,i) + b_u.
 
 Every client keeps a private table P_u beside the public one. The loss adds -lambda ||P_u - D||_F^2 (mean over the
-rows used, so that the two tables say different things) and the server mu ||D||_1; both weights follow
+rows used, so that the two tables learn different things) and the server mu ||D||_1; both weights follow
 tanh(t / 10) over rounds t.
 """
 

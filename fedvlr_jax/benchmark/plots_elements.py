@@ -1,4 +1,4 @@
-"""Parts of the pictures: figures, panels, legends, and curves over seeds. Matplotlib is imported only when used."""
+"""Elements of the pictures: panels, legends, and curves over seeds. Matplotlib is imported only when used."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import numpy as np
 
 from fedvlr_jax.benchmark import order
 from fedvlr_jax.benchmark.records import CENTRALISED, FEDERATED, CurvePoint, MethodRuns
+from fedvlr_jax.evaluation.metrics import SELECTION_METRIC
 from fedvlr_jax.io.figures import COLOURS, new_figure
 from fedvlr_jax.models.variants import VARIANTS
 
-VARIANT_COLOURS = dict(zip(VARIANTS, ("#5F6B7A", "#E69F00", "#009E73", "#D55E00"), strict=True))
+VARIANT_COLOURS = dict(zip(VARIANTS, ("#5F6B7A", "#E69F00", "#009E73", "#D55E00"), strict=False))
 PANEL_COLUMNS = 3
 
 Curve = Sequence[CurvePoint]
@@ -35,7 +36,7 @@ def over_seeds(
 
     Args:
       curves: by seed; seeds without a point are left out.
-      x_of: place of a point.
+      x_of: x coordinate of a point.
       values_of: value of every point of a curve, fractions.
     """
     seeds = [
@@ -51,10 +52,10 @@ def over_seeds(
 
 
 def best_so_far(curve: Curve, metric: str) -> list[float]:
-    """A validation metric at the best round so far by validation NDCG@50, for every point."""
+    """A validation metric at the best round so far by `SELECTION_METRIC`, for every point."""
     best, values = curve[0], []
     for point in curve:
-        best = point if point.valid["NDCG@50"] > best.valid["NDCG@50"] else best
+        best = point if point.valid[SELECTION_METRIC] > best.valid[SELECTION_METRIC] else best
         values.append(best.valid[metric])
     return values
 
