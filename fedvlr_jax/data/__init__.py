@@ -35,7 +35,7 @@ __all__ = [
 
 SYNTHETIC = "synthetic"
 SOURCES = {"folder": read_folder, "tfds": load_prepared}
-CONTROLS = {"real": lambda dataset, seed: dataset, "shuffled": shuffle_features, "random": random_features}
+FEATURE_SOURCES = {"real": lambda dataset, seed: dataset, "shuffled": shuffle_features, "random": random_features}
 
 
 def data_root(setting: str | os.PathLike[str] | None) -> pathlib.Path:
@@ -97,7 +97,7 @@ def load_configured(settings: Mapping[str, Any], seed: int = 0) -> Dataset:
     Raises:
       DataError, ConfigError: as `load`.
     """
-    _require("features", settings["features"], CONTROLS)
+    _require("features", settings["features"], FEATURE_SOURCES)
     dataset = load(
         settings["name"],
         data_root(settings["dir"]),
@@ -107,7 +107,7 @@ def load_configured(settings: Mapping[str, Any], seed: int = 0) -> Dataset:
     )
     for sentence in check_sizes(dataset, settings["expect"]):
         warnings.warn(sentence, DataWarning, stacklevel=2)
-    return CONTROLS[settings["features"]](dataset, seed)
+    return FEATURE_SOURCES[settings["features"]](dataset, seed)
 
 
 def _require(field: str, name: str, known: Mapping[str, Any]) -> None:

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 from fedvlr_jax.benchmark import storage
 from fedvlr_jax.benchmark.programs import with_fields
 from fedvlr_jax.benchmark.storage import Stored
-from fedvlr_jax.data import CONTROLS as FEATURES
-from fedvlr_jax.data import fingerprint, load_configured
+from fedvlr_jax.data import FEATURE_SOURCES, fingerprint, load_configured
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.io.identity import claim_workdir, flatten, is_covered
 from fedvlr_jax.sweep.space import Range, Sweep, SweepPoint, seeds_of
@@ -49,9 +48,9 @@ class Datasets:
         return self._load(settings)[1]
 
     def _load(self, settings: Mapping[str, Any]) -> tuple[Dataset, dict[str, Any]]:
-        if settings["data"]["features"] not in FEATURES:
+        if settings["data"]["features"] not in FEATURE_SOURCES:
             raise ConfigError(
-                f"data.features: expected one of {', '.join(FEATURES)}, found {settings['data']['features']!r}"
+                f"data.features: expected one of {', '.join(FEATURE_SOURCES)}, found {settings['data']['features']!r}"
             )
         data = {**settings["data"], "features": "real"}
         key = json.dumps(data, sort_keys=True)
