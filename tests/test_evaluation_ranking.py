@@ -13,7 +13,6 @@ import pytest
 from ranking_oracle import NUM_ITEMS, chunks, largest_array, one_bucket, random_dataset, rank_of
 
 from fedvlr_jax.evaluation import ranking
-from fedvlr_jax.evaluation.ranking import without_test
 from fedvlr_jax.types import Bucket
 
 rank_chunk = jax.jit(ranking.rank_chunk)
@@ -89,7 +88,7 @@ def test_chunk_size_and_bucket_layout_do_not_change_ranks(chunk, layout):
 def test_hidden_test_items_are_not_ranked_and_validation_items_are():
     dataset = random_dataset(0, num_users=23, num_items=31)
     whole_tu = targets(dataset)
-    hidden_tu = without_test(whole_tu)
+    hidden_tu = ranking.without_test(whole_tu)
     np.testing.assert_array_equal(hidden_tu[0], whole_tu[0])
     assert (hidden_tu[1] == -1).all()
     assert (whole_tu[1] == targets(dataset)[1]).all()  # the argument is not changed

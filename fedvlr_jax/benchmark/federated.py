@@ -15,7 +15,7 @@ from fedvlr_jax.benchmark.programs import MethodPrograms
 from fedvlr_jax.benchmark.records import MethodRuns
 from fedvlr_jax.benchmark.searching import Key, Tried, choose_point, collect
 from fedvlr_jax.benchmark.task import Task
-from fedvlr_jax.data import CONTROLS as FEATURES
+from fedvlr_jax.data import FEATURE_SOURCES
 from fedvlr_jax.errors import TrainingError
 from fedvlr_jax.fields import with_fields
 from fedvlr_jax.settings import defaults, traceable_fields
@@ -121,7 +121,7 @@ def _programs(task: Task, settings: Mapping[str, Any], cache: dict[str, Any]) ->
 
 def _datasets(task: Task, features: str, seeds: Sequence[int]) -> list[Dataset] | None:
     """The data of each run of a control; every seed has its own shuffle or draw of the features."""
-    return None if features == "real" else [FEATURES[features](task.dataset, seed) for seed in seeds]
+    return None if features == "real" else [FEATURE_SOURCES[features](task.dataset, seed) for seed in seeds]
 
 
 def _by_program(points: Sequence[Mapping]) -> list[tuple[str, list[int]]]:

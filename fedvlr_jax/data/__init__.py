@@ -35,7 +35,7 @@ __all__ = [
 
 SYNTHETIC = "synthetic"
 SOURCES = {"folder": read_folder, "tfds": load_prepared}
-CONTROLS = {"real": lambda dataset, seed: dataset, "shuffled": shuffle_features, "random": random_features}
+FEATURE_SOURCES = {"real": lambda dataset, seed: dataset, "shuffled": shuffle_features, "random": random_features}
 
 
 def data_root(setting: str | os.PathLike[str] | None) -> pathlib.Path:
@@ -97,7 +97,7 @@ def load_configured(settings: Mapping[str, Any], seed: int = 0) -> Dataset:
     Raises:
       DataError, ConfigError: as `load`.
     """
-    require_one_of(CONTROLS, "data.features", settings["features"])
+    require_one_of(FEATURE_SOURCES, "data.features", settings["features"])
     dataset = load(
         settings["name"],
         data_root(settings["dir"]),
@@ -107,4 +107,4 @@ def load_configured(settings: Mapping[str, Any], seed: int = 0) -> Dataset:
     )
     for sentence in check_sizes(dataset, settings["expect"]):
         warnings.warn(sentence, DataWarning, stacklevel=2)
-    return CONTROLS[settings["features"]](dataset, seed)
+    return FEATURE_SOURCES[settings["features"]](dataset, seed)

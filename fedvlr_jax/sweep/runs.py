@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 from fedvlr_jax.benchmark import storage
 from fedvlr_jax.benchmark.storage import Stored
-from fedvlr_jax.data import CONTROLS as FEATURES
-from fedvlr_jax.data import fingerprint, load_configured
+from fedvlr_jax.data import FEATURE_SOURCES, fingerprint, load_configured
 from fedvlr_jax.errors import require_one_of
 from fedvlr_jax.fields import flatten, with_fields
 from fedvlr_jax.io.identity import claim_workdir, is_covered
@@ -50,7 +49,7 @@ class Datasets:
         return self._load(settings)[1]
 
     def _load(self, settings: Mapping[str, Any]) -> tuple[Dataset, dict[str, Any]]:
-        require_one_of(FEATURES, "data.features", settings["data"]["features"])
+        require_one_of(FEATURE_SOURCES, "data.features", settings["data"]["features"])
         data = {**settings["data"], "features": "real"}
         key = json.dumps(data, sort_keys=True)
         if key not in self._found:

@@ -11,7 +11,7 @@ import jax
 from fedvlr_jax.benchmark import storage
 from fedvlr_jax.benchmark.group import Outcome, Run, train_group
 from fedvlr_jax.benchmark.programs import MethodPrograms
-from fedvlr_jax.data import CONTROLS as FEATURES
+from fedvlr_jax.data import FEATURE_SOURCES
 from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.evaluation.metrics import SELECTION_METRIC
@@ -86,7 +86,9 @@ class Trainer:
             make_plan(programs.settings),
             [Run(traced(points[k]), seed) for k, seed in keys],
             megabytes_per_round=programs.megabytes_per_round,
-            datasets=None if features == "real" else [FEATURES[features](programs.dataset, seed) for _, seed in keys],
+            datasets=None
+            if features == "real"
+            else [FEATURE_SOURCES[features](programs.dataset, seed) for _, seed in keys],
             interrupt=self.interrupt,
         )
 

@@ -21,7 +21,7 @@ from fedvlr_jax.io.files import read_csv
 from fedvlr_jax.theory.messages import at_host
 from fedvlr_jax.types import Content, Dataset, PyTree
 
-HOSTS = {"FedAvg": "fedavg", "FCF": "fcf", "FedNCF": "fedncf", "PFedRec": "pfedrec", "FedRAP": "fedrap"}
+NAME_OF_HOST = {"FedAvg": "fedavg", "FCF": "fcf", "FedNCF": "fedncf", "PFedRec": "pfedrec", "FedRAP": "fedrap"}
 DIM = 64  # d, the width the paper states
 FEATURES = 512  # width of CLIP ViT-B/32 features
 VIEWS = 3  # |G|
@@ -129,14 +129,14 @@ def counted(settings: Mapping[str, Any], host: str, variant: str, users: int, it
         return features.size + 2 * users * features.shape[1]
     # The three inputs of operator mlp are the views of the three single-modality operators.
     operators = "id,visual,text" if variant == "MLP" else "sum,mlp,gate"
-    public, private, rows, head = _shapes(settings, HOSTS[host], variant, operators, features)
+    public, private, rows, head = _shapes(settings, NAME_OF_HOST[host], variant, operators, features)
     router = _size(private["variant"].get("phi")) if variant == "FedVLR" else 0
     if host == "FedNCF":
         everyone = _size((public["host"]["tables"], head)) + users * _size(private["theta"])
         gamma, project = public["variant"].get("gamma", {}), public["variant"].get("project", {})
         if not variant:
             return everyone
-        operator = _shapes(settings, HOSTS[host], "FedVLR", "mlp", features)[0]["variant"]["gamma"]["mlp"]
+        operator = _shapes(settings, NAME_OF_HOST[host], "FedVLR", "mlp", features)[0]["variant"]["gamma"]["mlp"]
         # Three projections of equal shape; here the ID table has width d and needs none.
         fused = features.size + 3 * _size(project["V"]) + _size(operator)
         return everyone + fused + router + _size(gamma.get("gate"))
