@@ -158,7 +158,7 @@ DATA = {
     "features": Field(
         "real",
         "controls of a gain: shuffled permutes their rows, random draws them from a Gaussian",
-        choices="data.CONTROLS",
+        choices="data.FEATURE_SOURCES",
     ),
 }
 
