@@ -1,6 +1,7 @@
 """The layers of the package: imports run downwards only, and each foreign package has its place.
 
 A new module or subpackage of fedvlr_jax is unknown to `LAYERS` and fails here until it has a row.
+`python tests/test_imports.py` draws the picture in CONTRIBUTING.md again.
 """
 
 from __future__ import annotations
@@ -74,6 +75,9 @@ NEVER = {"tensorflow", "torch", "keras"}
 READERS = ("data", "io", "client_store")
 READS = {"open", "read_text", "read_bytes", "load", "loadtxt", "genfromtxt", "fromfile", "memmap"}
 MAX_LINES = 300
+
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+PICTURE = re.compile(r"(?<=<!-- picture of the imports -->\n).*?(?=<!-- end of the picture -->)", re.DOTALL)
 
 
 def imported_names(tree: ast.Module, path: str) -> Iterator[tuple[int, str]]:
@@ -159,6 +163,42 @@ def shape_problems(path: str, source: str) -> list[str]:
     return found
 
 
+def imported_boxes() -> dict[str, set[str]]:
+    """The folders and modules at the root of the package, each with those that it imports."""
+    boxes: dict[str, set[str]] = {}
+    for path in files(PACKAGE):
+        box = pathlib.PurePosixPath(path).parts[1].removesuffix(".py")
+        names = [name.split(".") for _, name in imported_names(ast.parse((ROOT / path).read_text()), path)]
+        found = {parts[1] for parts in names if parts[0] == PACKAGE and len(parts) > 1} - {box}
+        boxes.setdefault(box, set()).update(found)
+    return {box: found & boxes.keys() for box, found in boxes.items() if box != "__init__"}
+
+
+def reached_from(box: str, boxes: dict[str, set[str]]) -> set[str]:
+    """All boxes at the ends of the ways that start with an arrow of `box`."""
+    reached, left = set(), [box]
+    while left:
+        new = boxes[left.pop()] - reached
+        reached |= new
+        left += new
+    return reached
+
+
+def without_detours(boxes: dict[str, set[str]]) -> dict[str, set[str]]:
+    """The arrows that do not follow from others: a -> c is left out where a -> b and a way from b to c say it."""
+    reached = {box: reached_from(box, boxes) for box in boxes}
+    implied = {a: {c for b in targets if a not in reached[b] for c in reached[b]} for a, targets in boxes.items()}
+    return {a: targets - implied[a] for a, targets in boxes.items()}
+
+
+def picture(boxes: dict[str, set[str]]) -> str:
+    """The boxes and arrows as a mermaid diagram in Markdown."""
+    folders = {box for box in boxes if (ROOT / PACKAGE / box).is_dir()}
+    lines = [f'{box}["{box}/"]' if box in folders else f'{box}("{box}.py")' for box in sorted(boxes)]
+    lines += [f"{box} --> {target}" for box in sorted(boxes) for target in sorted(boxes[box])]
+    return "\n".join(["```mermaid", "flowchart TD", *(f"    {line}" for line in lines), "```\n"])
+
+
 def files(*folders: str) -> list[str]:
     paths = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
     return [path.relative_to(ROOT).as_posix() for path in paths]
@@ -175,6 +215,18 @@ def test_library_files_are_documented_short_and_free_of_file_reading(path):
     source = (ROOT / path).read_text()
     problems = shape_problems(path, source) + reading_problems(path, source)
     assert not problems, "\n".join(problems)
+
+
+def test_the_picture_in_contributing_is_current():
+    (found,) = PICTURE.findall(CONTRIBUTING.read_text())
+    assert found == picture(without_detours(imported_boxes())), "run `python tests/test_imports.py`"
+
+
+def test_the_picture_leaves_out_what_follows_and_keeps_cycles():
+    chain = {"a": {"b"}, "b": {"c"}, "c": {"d"}, "d": set()}
+    assert without_detours(chain | {"a": {"b", "c", "d"}}) == chain
+    cycle = {"a": {"b", "c"}, "b": {"a", "c"}, "c": set()}
+    assert without_detours(cycle) == cycle
 
 
 def test_the_walk_finds_the_package():
@@ -256,3 +308,8 @@ def test_missing_docstrings_long_files_and_file_reading_are_found():
         f"{path}:3: open() reads a file; that belongs in data, io, client_store"
     ]
     assert reading_problems(f"{PACKAGE}/data/folder.py", source) == []
+
+
+if __name__ == "__main__":
+    drawn = picture(without_detours(imported_boxes()))
+    CONTRIBUTING.write_text(PICTURE.sub(lambda _: drawn, CONTRIBUTING.read_text()))

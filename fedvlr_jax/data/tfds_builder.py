@@ -64,12 +64,10 @@ def prepare(dataset: Dataset, copy: pathlib.Path) -> None:
       ConfigError: if the extra tfds is not installed.
     """
     try:
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=copy.parent, prefix=".preparing-") as scratch:
-            made = pathlib.Path(scratch, "copy")
-            with _quiet_tfds() as tfds:
-                _write(tfds, made, "clients", _client_features(tfds, dataset), _clients(dataset), _facts(dataset))
-                _write(tfds, made, "items", _item_features(tfds, dataset), _items(dataset), {})
+        with _quiet_tfds() as tfds, _scratch_beside(copy) as scratch:
+            made = scratch / "copy"
+            _write(tfds, made, "clients", _client_features(tfds, dataset), _clients(dataset), _facts(dataset))
+            _write(tfds, made, "items", _item_features(tfds, dataset), _items(dataset), {})
             shutil.rmtree(made / "downloads", ignore_errors=True)
             try:
                 made.rename(copy)
@@ -78,6 +76,14 @@ def prepare(dataset: Dataset, copy: pathlib.Path) -> None:
                     raise
     except OSError as error:
         raise DataError(f"{copy}: expected a folder that can be written, found {error}") from error
+
+
+@contextlib.contextmanager
+def _scratch_beside(copy: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A temporary folder in the one that `copy` is to be in, which is made."""
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=copy.parent, prefix=".preparing-") as scratch:
+        yield pathlib.Path(scratch)
 
 
 def read_prepared(copy: pathlib.Path) -> Dataset:
