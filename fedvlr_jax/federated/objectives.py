@@ -94,7 +94,7 @@ def multi_hot(position_l: Array, weight_l: Array, size: int) -> Array:
     return jnp.zeros(size, weight_l.dtype).at[position_l].add(weight_l, mode="drop")
 
 
-def _make_sampled(loss: Callable) -> Callable[..., Objective]:
+def _make_sampled(loss: Callable[[Draw, Array, Array], Array]) -> Callable[..., Objective]:
     def make(num_items: int, *, steps: int, negatives: int, holdout: float, confidence: float) -> Objective:
         def draw(key: Array, history_l: Array) -> Draw:
             real_l = (history_l < num_items).astype(float)

@@ -16,7 +16,7 @@ On all paths, a client whose loss, state or upload is not finite is left out, an
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -117,7 +117,7 @@ def _train_summed(
     begun = begin(model, settings, broadcast.rows, broadcast.head, draw_c, state_c, jax.vmap)
     loss = make_loss(begun.model, settings, round_, all_items=not path.step_rows)
 
-    def attempt(carry: tuple) -> tuple:
+    def attempt(carry: tuple[Array, Array, Any]) -> tuple[Array, Array, Any]:
         _, alive_c, _ = carry
         # A client that is left out must not get into the sums: zero times NaN is NaN.
         safe_c, pooled_c = keep_clients(alive_c, (begun.state, begun.download.pooled_jd))

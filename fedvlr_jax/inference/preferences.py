@@ -12,7 +12,7 @@ import numpy as np
 from fedvlr_jax.algorithm import Algorithm
 from fedvlr_jax.federated.mesh import whole
 from fedvlr_jax.federated.scoring import Snapshot
-from fedvlr_jax.types import Array, Bucket, Content, FedState
+from fedvlr_jax.types import Array, Bucket, Content, FedState, given
 
 SINGLE_MODALITIES = ("id", "visual", "text")
 
@@ -46,7 +46,7 @@ def learned_preferences(
 
 
 def _router_weights(algorithm: Algorithm, state: FedState, content: Content, bucket: Bucket) -> Array:
-    return algorithm.router_weights(algorithm.snapshot(state, content), bucket)
+    return given(algorithm.router_weights)(algorithm.snapshot(state, content), bucket)
 
 
 def _drop_shares(algorithm: Algorithm, state: FedState, content: Content, bucket: Bucket) -> Array:

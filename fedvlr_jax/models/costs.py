@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 
 from fedvlr_jax.models.model import Model
-from fedvlr_jax.types import Content, PyTree
+from fedvlr_jax.types import Array, Content, FedState, PyTree
 
 
 class CostReport(NamedTuple):
@@ -37,7 +37,7 @@ class CostReport(NamedTuple):
     bytes_state: int
 
 
-def cost_report(init: Callable, model: Model, content: Content, num_users: int) -> CostReport:
+def cost_report(init: Callable[[Array], FedState], model: Model, content: Content, num_users: int) -> CostReport:
     """Reads all sizes off the shapes of the initial state and of the broadcast."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(init, key)

@@ -7,6 +7,8 @@ client's loss, so differentiating at it gives the exact gradient of the items (e
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -15,7 +17,7 @@ from fedvlr_jax.types import Array, PyTree
 
 
 def make(
-    num_items: int, *, dim: int, init_scale: float, objective: str, confidence: float, ridge: float, **_
+    num_items: int, *, dim: int, init_scale: float, objective: str, confidence: float, ridge: float, **_: Any
 ) -> Host:
     """User factor theta_u [d], no bias; `confidence` and `ridge` (lambda) matter for objective `squared` only."""
 

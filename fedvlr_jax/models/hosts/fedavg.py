@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -19,7 +21,7 @@ def linear_score(theta: PyTree, head: PyTree, items: ItemRows) -> Array:
     return items.dot(theta["w"]) + theta["b"]
 
 
-def make(num_items: int, *, dim: int, init_scale: float, **_) -> Host:
+def make(num_items: int, *, dim: int, init_scale: float, **_: Any) -> Host:
     """alpha_u is proportional to the number of train positives of u."""
     return Host(
         init_private=lambda key: init_linear_head(key, dim, init_scale),

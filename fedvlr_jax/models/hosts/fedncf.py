@@ -9,6 +9,8 @@ from the user's: with rows that all clients share they are computed once, or bec
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -32,7 +34,7 @@ def init_layers(key: Array, dim: int) -> PyTree:
     }
 
 
-def make(num_items: int, *, dim: int, init_scale: float, **_) -> Host:
+def make(num_items: int, *, dim: int, init_scale: float, **_: Any) -> Host:
     """Private p_u, q_u [d]; public tables P, Q [i, d] and the layers; alpha_u equal."""
 
     def init_public(key: Array) -> PyTree:

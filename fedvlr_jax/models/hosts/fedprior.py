@@ -12,6 +12,8 @@ tastes, through the views, and needs rounds for them. Neither private state nor 
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from fedvlr_jax.models.hosts import fcf
@@ -25,7 +27,7 @@ def standardise(x_i: Array) -> Array:
     return centred_i / jnp.sqrt(jnp.mean(centred_i**2) + 1e-12)
 
 
-def make(num_items: int, *, model_weight: float, **options) -> Host:
+def make(num_items: int, *, model_weight: float, **options: Any) -> Host:
     """`model_weight` is the weight of the trained logits beside the prior's, both standardised."""
 
     def combine(s_i: Array, prior_i: Array) -> Array:

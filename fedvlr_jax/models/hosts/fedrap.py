@@ -7,11 +7,13 @@ tanh(t / 10) over rounds t.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from fedvlr_jax.models.hosts.fedavg import init_linear_head
 from fedvlr_jax.models.hosts.host import Host, ItemRows
-from fedvlr_jax.types import Array, PyTree
+from fedvlr_jax.types import Array, PyTree, given
 
 
 def curriculum(round_: Array) -> Array:
@@ -19,14 +21,16 @@ def curriculum(round_: Array) -> Array:
     return jnp.tanh(round_.astype(float) / 10)
 
 
-def make(num_items: int, *, dim: int, init_scale: float, additive_weight: float, sparsity_weight: float, **_) -> Host:
+def make(
+    num_items: int, *, dim: int, init_scale: float, additive_weight: float, sparsity_weight: float, **_: Any
+) -> Host:
     """`additive_weight` is lambda, `sparsity_weight` is mu; the private table starts at zero."""
 
     def score(theta: PyTree, head: PyTree, items: ItemRows) -> Array:
-        return items.dot(theta["w"]) + items.table_bd @ theta["w"] + theta["b"]
+        return items.dot(theta["w"]) + given(items.table_bd) @ theta["w"] + theta["b"]
 
     def regulariser(theta: PyTree, items: ItemRows, weight_b: Array, round_: Array) -> Array:
-        distance_b = jnp.sum((items.table_bd - items.tables["D"]) ** 2, axis=-1)
+        distance_b = jnp.sum((given(items.table_bd) - items.tables["D"]) ** 2, axis=-1)
         return -additive_weight * curriculum(round_) * jnp.sum(weight_b * distance_b)
 
     def server_penalty(D_id: Array, round_: Array) -> Array:

@@ -8,11 +8,11 @@ configuration and on the command line. The tests over that table judge it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from fedvlr_jax.types import Array, PyTree
+from fedvlr_jax.types import Array, PyTree, given
 
 
 def product(rows: Array, weights: Array, contract: Callable[..., Array] = jnp.matmul) -> Array:
@@ -25,7 +25,7 @@ def product(rows: Array, weights: Array, contract: Callable[..., Array] = jnp.ma
     return contract(rows, weights.astype(rows.dtype), preferred_element_type=jnp.float32)
 
 
-def _mix(views_bjd: Array, w_j: Array, **options) -> Array:
+def _mix(views_bjd: Array, w_j: Array, **options: Any) -> Array:
     return jnp.einsum("j,bjd->bd", w_j, views_bjd, **options)
 
 
@@ -49,7 +49,8 @@ class ItemRows(NamedTuple):
 
     def fused(self) -> Array:
         """g_i of every row, [b, d] (design: sum_j w_uj F_j,i plus the client's own offset)."""
-        g_bd = self.views_bjd[:, 0] if self.w_j is None else product(self.views_bjd, self.w_j, _mix)
+        views_bjd = given(self.views_bjd)
+        g_bd = views_bjd[:, 0] if self.w_j is None else product(views_bjd, self.w_j, _mix)
         return g_bd if self.offset_bd is None else g_bd + self.offset_bd
 
     def dot(self, q_d: Array) -> Array:
@@ -59,7 +60,8 @@ class ItemRows(NamedTuple):
         matrix product [c, j d] x [j d, i].
         """
         q_jd = q_d[None, :] if self.w_j is None else jnp.einsum("j,d->jd", self.w_j, q_d)
-        s_b = product(self.views_bjd.reshape(self.views_bjd.shape[0], -1), q_jd.reshape(-1))
+        views_bjd = given(self.views_bjd)
+        s_b = product(views_bjd.reshape(views_bjd.shape[0], -1), q_jd.reshape(-1))
         return s_b if self.offset_bd is None else s_b + self.offset_bd @ q_d
 
     def project(self, weight_dh: Array, *, shared: bool) -> Array:
@@ -70,7 +72,7 @@ class ItemRows(NamedTuple):
         """
         if not shared or self.w_j is None:
             return product(self.fused(), weight_dh)
-        g_bh = jnp.einsum("j,bjh->bh", self.w_j, product(self.views_bjd, weight_dh))
+        g_bh = jnp.einsum("j,bjh->bh", self.w_j, product(given(self.views_bjd), weight_dh))
         return g_bh if self.offset_bd is None else g_bh + self.offset_bd @ weight_dh
 
 
