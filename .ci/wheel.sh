@@ -41,7 +41,7 @@ cd "$scratch/empty"
 "$bin/python" -c '
 import importlib.metadata, fedvlr_jax
 assert fedvlr_jax.__version__ == importlib.metadata.version("fedvlr_jax"), fedvlr_jax.__version__'
-"$bin/fedvlr-train" --config.rounds=5 --config.baselines=False --workdir=run >/dev/null
+"$bin/fedvlr-train" --config.rounds=5 --config.variant=base --config.baselines=False --workdir=run >/dev/null
 test -s run/result.json || fail "expected run/result.json after fedvlr-train, found none"
 "$bin/fedvlr-evaluate" --workdir=run | grep -qx "All metrics are equal to those of result.json." ||
     fail "expected fedvlr-evaluate to find the metrics of the run again"
