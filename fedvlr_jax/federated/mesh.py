@@ -57,7 +57,7 @@ def whole(mesh: Mesh | None) -> NamedSharding | None:
 
 
 def replicate(x: PyTree, mesh: Mesh | None) -> PyTree:
-    """Host arrays, equal in all processes, on every device of the mesh."""
+    """Arrays in the memory of a process, equal in all processes, on every device of the mesh."""
     return x if mesh is None else _put(x, NamedSharding(mesh, P()))
 
 
@@ -152,7 +152,7 @@ def _split_bucket(bucket: Bucket, num_users: int, num_items: int, mesh: Mesh) ->
 
 
 def _put(tree: PyTree, sharding: NamedSharding) -> PyTree:
-    """Host arrays, equal in all processes, as arrays over the mesh."""
+    """Arrays in the memory of a process, equal in all processes, as arrays over the mesh."""
 
     def put(x: Any) -> Array:
         array = np.asarray(x)
