@@ -38,6 +38,7 @@ from fedvlr_jax.types import (
     PublicState,
     RoundInfo,
     Score,
+    content_of,
 )
 
 OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {
@@ -114,7 +115,7 @@ def make_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
 def build_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
     """`make_algorithm` without the check of ranges: the fields in `ranges.TRACEABLE` may be traced numbers."""
     num_users, num_items = dataset.num_users, dataset.num_items
-    content = Content(*(None if x is None else jnp.asarray(x) for x in (dataset.V, dataset.C)))
+    content = content_of(dataset)
     model = _make_model(settings, content, num_items)
     local = _local_settings(settings, num_items, settings["client"]["steps"])
     _require_path(settings, model, local)

@@ -22,6 +22,7 @@ from fedvlr_jax.evaluation.candidates import (
     order_key,
     without_history,
 )
+from fedvlr_jax.evaluation.metrics import TEST
 from fedvlr_jax.types import Array, BlockScore, Bucket, PyTree, Ranks, Score
 
 _WORST = np.iinfo(np.int32).max  # above every key
@@ -87,6 +88,13 @@ def rank_all(score: Score, params: PyTree, buckets: Sequence[Bucket], target_tu:
             found = Ranks(*jax.lax.map(rank_slots, chunks))
             ranks = jax.tree.map(lambda all_, part, at=chunks.user: _scatter(all_, part, at), ranks, found)
     return ranks
+
+
+def without_test(target_tu: np.ndarray) -> np.ndarray:
+    """The held-out items [t, u] with -1 in place of the test items, for evaluations that must not see them."""
+    hidden_tu = target_tu.copy()
+    hidden_tu[TEST] = -1
+    return hidden_tu
 
 
 def unranked(num_splits: int, num_users: int) -> Ranks:

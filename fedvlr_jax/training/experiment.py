@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
-
 from fedvlr_jax.algorithm import make_algorithm, parse_names
 from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.federated import prior
-from fedvlr_jax.types import ClientData, Content, Dataset, Prior
+from fedvlr_jax.types import ClientData, Dataset, Prior, content_of
 
 
 class Experiment(NamedTuple):
@@ -40,7 +38,7 @@ def make_experiment(settings: Mapping[str, Any], dataset: Dataset) -> Experiment
     if settings["compute"]["store"] == "device":
         clients = make_client_data(dataset)
     else:
-        clients = ClientData((), Content(*(None if x is None else jnp.asarray(x) for x in (dataset.V, dataset.C))))
+        clients = ClientData((), content_of(dataset))
     if algorithm.model.host.combine is not None:
         clients = clients._replace(prior=configured_prior(settings, dataset).of(dataset))
     return Experiment(settings, dataset, clients, algorithm)

@@ -10,7 +10,7 @@ from fedvlr_jax.errors import ConfigError
 
 
 class Plan(NamedTuple):
-    """The settings of the host loop.
+    """The settings of the loop.
 
     Attributes:
       seed: of everything random in the run.
@@ -87,7 +87,7 @@ class RunProgress:
 
 
 def make_plan(settings: Mapping[str, Any]) -> Plan:
-    """The checked settings of the host loop.
+    """The checked settings of the loop.
 
     Raises:
       ConfigError: if one of them is out of range.

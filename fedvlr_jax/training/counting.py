@@ -1,0 +1,31 @@
+"""What the rounds between two evaluations add to the progress of a run. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from fedvlr_jax.training.schedule import RunProgress
+from fedvlr_jax.types import RoundInfo
+
+
+def diverged_round(info: RoundInfo) -> int:
+    """The first round (from 1) in which every client was left out, so that nothing could be aggregated; else 0.
+
+    Args:
+      info: of consecutive rounds, [rounds].
+    """
+    diverged = np.flatnonzero(info.num_dropped >= info.num_clients)
+    return int(diverged[0]) + 1 if diverged.size else 0
+
+
+def count_rounds(progress: RunProgress, info: RoundInfo, seconds: float) -> RunProgress:
+    """The progress after the rounds of `info`, [rounds], which took `seconds`."""
+    return dataclasses.replace(
+        progress,
+        round=progress.round + len(info.loss),
+        client_updates=progress.client_updates + int(info.num_clients.sum()),
+        num_dropped=progress.num_dropped + int(info.num_dropped.sum()),
+        seconds_train=progress.seconds_train + seconds,
+    )
