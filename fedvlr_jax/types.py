@@ -31,7 +31,7 @@ NOWHERE = np.iinfo(np.int32).max
 """A row that is out of range in every table (`Bucket.row`)."""
 
 MODALITIES = {"D": "id", "V": "visual", "C": "text"}
-"""What is known of an item, in the order of every axis of modalities: the symbol, as in the settings and in `Content`,
+"""What is known of an item, in the order of every axis of modalities: the symbol, as in `Content` and the settings,
 and the name, as in operators and results."""
 
 

@@ -7,8 +7,12 @@ from typing import Any, NamedTuple
 
 from fedvlr_jax.algorithm import make_algorithm, parse_names
 from fedvlr_jax.data.buckets import make_client_data
+from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.federated import prior
 from fedvlr_jax.types import ClientData, Dataset, Prior, content_of
+
+WITHOUT_FEATURES = ("base",)
+"""Variants that read no item features."""
 
 
 class Experiment(NamedTuple):
@@ -32,8 +36,9 @@ def make_experiment(settings: Mapping[str, Any], dataset: Dataset) -> Experiment
     """The algorithm that the settings describe, with everything that it reads of a data set.
 
     Raises:
-      ConfigError: as `algorithm.make_algorithm`.
+      ConfigError: as `algorithm.make_algorithm`, and for a variant that fuses features which the data set lacks.
     """
+    _require_features(settings, dataset)
     algorithm = make_algorithm(settings, dataset)
     if settings["compute"]["store"] == "device":
         clients = make_client_data(dataset)
@@ -42,6 +47,16 @@ def make_experiment(settings: Mapping[str, Any], dataset: Dataset) -> Experiment
     if algorithm.model.host.combine is not None:
         clients = clients._replace(prior=configured_prior(settings, dataset).of(dataset))
     return Experiment(settings, dataset, clients, algorithm)
+
+
+def _require_features(settings: Mapping[str, Any], dataset: Dataset) -> None:
+    """Refuses to fuse nothing: a variant other than those of `WITHOUT_FEATURES` on data without any features."""
+    variant, on = settings["variant"], set(parse_names(settings["fusion"]["modalities"]))
+    if dataset.V is None and dataset.C is None and variant not in WITHOUT_FEATURES and on != {"D"}:
+        raise ConfigError(
+            f"variant {variant}: expected visual or textual features of the items, found none in {dataset.name}; "
+            f"without features train variant {' or '.join(WITHOUT_FEATURES)}, or set fusion.modalities to D"
+        )
 
 
 class ConfiguredPrior(NamedTuple):
