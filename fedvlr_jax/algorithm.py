@@ -44,6 +44,7 @@ from fedvlr_jax.types import (
     PyTree,
     RoundInfo,
     Score,
+    content_of,
 )
 
 
@@ -112,7 +113,7 @@ def make_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
 def build_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
     """`make_algorithm` without `check_settings`: the fields in `traceable_fields` may be traced numbers."""
     num_users, num_items = dataset.num_users, dataset.num_items
-    content = Content(*(None if x is None else jnp.asarray(x) for x in (dataset.V, dataset.C)))
+    content = content_of(dataset)
     model = configured_model(settings, content, num_items)
     local = local_settings(settings, num_items, settings["client"]["steps"])
     pipeline = make_pipeline(settings["aggregation"])

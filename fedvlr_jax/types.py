@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
@@ -36,6 +37,10 @@ def given(x: T | None) -> T:
 
 NOWHERE = np.iinfo(np.int32).max
 """A row that is out of range in every table (`Bucket.row`)."""
+
+MODALITIES = {"D": "id", "V": "visual", "C": "text"}
+"""What is known of an item, in the order of every axis of modalities: the symbol, as in `Content` and the settings,
+and the name, as in operators and results."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,6 +59,9 @@ class Dataset:
       dropped_duplicates: number of repeated (user, item) rows that were dropped while reading.
       train_age: int32 [rows], for every train row the number of its user's train rows with a later timestamp (0 =
         the latest; equal times share an age); None where the set has no timestamps.
+      user_ids, item_ids: [u] and [i], the ids that the caller knows users and items by, ascending: number k is
+        ``user_ids[k]``. None where the numbers are the ids.
+      item_titles: str [i], what to call an item; None where nobody said.
     """
 
     name: str
@@ -68,6 +76,9 @@ class Dataset:
     planted: np.ndarray | None = None
     dropped_duplicates: int = 0
     train_age: np.ndarray | None = None
+    user_ids: np.ndarray | None = None
+    item_ids: np.ndarray | None = None
+    item_titles: np.ndarray | None = None
 
 
 class Content(NamedTuple):
@@ -75,6 +86,11 @@ class Content(NamedTuple):
 
     V: Array | None
     C: Array | None
+
+
+def content_of(dataset: Dataset) -> Content:
+    """The features of a data set as device arrays."""
+    return Content(*(None if x is None else jnp.asarray(x) for x in (dataset.V, dataset.C)))
 
 
 class Bucket(NamedTuple):

@@ -11,6 +11,9 @@ from data_folders import GOOD, HEADER, NUM_ITEMS, features, raises, replaced, wr
 
 from fedvlr_jax.data.folder import read_folder
 from fedvlr_jax.data.messages import DataWarning
+from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.settings import default_settings, override
+from fedvlr_jax.training.experiment import make_experiment
 
 
 def read_quietly(folder):
@@ -108,11 +111,30 @@ def test_missing_interactions(tmp_path):
     raises(tmp_path, "found no inter.csv in it", *WAYS)
 
 
-def test_missing_features(tmp_path):
-    write_folder(tmp_path)
+def without_features(folder, rows=GOOD):
+    write_folder(folder, rows)
     for name in ("image_features.npy", "text_features.npy"):
-        (tmp_path / name).unlink()
-    raises(tmp_path, "found neither image_features.npy nor text_features.npy", *WAYS)
+        (folder / name).unlink()
+    return folder
+
+
+def test_without_feature_files_a_set_has_item_ids_alone(tmp_path):
+    dataset = read_folder(without_features(tmp_path / "tiny"))
+    assert dataset.V is None
+    assert dataset.C is None
+    assert dataset.num_items == 4  # those that occur
+    message = (
+        "variant fedvlr: expected visual or textual features of the items, found none in tiny; .*train variant base"
+    )
+    with pytest.raises(ConfigError, match=message):
+        make_experiment(default_settings(), dataset)
+    make_experiment(override(default_settings(), {"variant": "base"}), dataset)
+    make_experiment(override(default_settings(), {"fusion.modalities": "D"}), dataset)
+
+
+def test_without_feature_files_items_must_not_have_gaps(tmp_path):
+    folder = without_features(tmp_path, [*GOOD, "1,9,1.0,10,0"])
+    raises(folder, "line 9, field itemID: expected contiguous ids from 0", "found 9 although no row has 4")
 
 
 def test_interactions_are_a_folder(tmp_path):

@@ -15,7 +15,7 @@ from fedvlr_jax.io import files
 from fedvlr_jax.io.environment import ROOT, describe_environment
 from fedvlr_jax.io.identity import differences, require_same_run
 from fedvlr_jax.io.interrupt import Interrupt, Interrupted
-from fedvlr_jax.io.progress import Progress
+from fedvlr_jax.io.progress import ProgressDisplay, ProgressEvent
 from fedvlr_jax.io.writers import MetricWriter, read_metrics
 
 
@@ -90,11 +90,12 @@ class Terminal(io.StringIO):
 
 @pytest.mark.parametrize("stream", [Terminal(), io.StringIO()])
 def test_progress_shows_round_loss_metric_speed_and_time(stream):
-    with Progress(20, stream=stream) as progress:
-        progress.update(10, loss=5.25, ndcg=None, updates_per_second=1234.0)
-        progress.update(20, loss=0.5, ndcg=0.1234, updates_per_second=12345.6)
+    with ProgressDisplay(stream) as show:
+        show.note("compiling")
+        show(ProgressEvent(10, 20, 5.25, {"NDCG@50": None}, 1234.0, 4000.0))
+        show(ProgressEvent(20, 20, 0.5, {"NDCG@50": 0.1234}, 12345.6, 0.0))
     text = stream.getvalue()
-    for part in ("round 20/20", "loss 0.5", "NDCG@50 12.34 %", "12,346 client updates/s", "0:00 left"):
+    for part in ("round 20/20", "loss 0.5", "NDCG@50 12.34 %", "12,346 client updates/s", "0:00 left", "compiling"):
         assert part in text
 
 
@@ -102,9 +103,9 @@ def test_without_a_terminal_lines_come_every_ten_seconds_and_at_the_end(monkeypa
     clock = iter(np.arange(0.0, 100.0, 4.0))
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
     stream = io.StringIO()
-    with Progress(6, stream=stream) as progress:
+    with ProgressDisplay(stream) as show:
         for round_ in range(1, 7):
-            progress.update(round_, loss=1.0, ndcg=0.5, updates_per_second=1.0)
+            show(ProgressEvent(round_, 6, 1.0, {"NDCG@50": 0.5}, 1.0, 0.0))
     assert [text.split()[1] for text in stream.getvalue().splitlines()] == ["3/6", "6/6"]
 
 

@@ -216,7 +216,7 @@ def test_only_segments_of_the_latest_and_the_best_round_are_kept(undisturbed):
 
 def test_a_finished_run_is_evaluated_again_without_writing(undisturbed, tmp_path):
     run = experiment("disk", **RUN)
-    result, _ = run_job(run, tmp_path, interrupt=loop.Interrupt(), command=["train"])
+    result = run_job(run, tmp_path, command=["train"]).result
     before = sorted(tmp_path.rglob("*"))
     again = evaluate_job(run, tmp_path)
     assert again["test"] == result["test"]

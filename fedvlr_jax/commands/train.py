@@ -34,6 +34,7 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     from fedvlr_jax.data import load_configured
     from fedvlr_jax.federated.mesh import join_processes
     from fedvlr_jax.io.files import prepare_workdir
+    from fedvlr_jax.io.progress import ProgressDisplay
     from fedvlr_jax.io.tables import cost_table, result_table
     from fedvlr_jax.training.experiment import make_experiment
     from fedvlr_jax.training.job import delete_run, run_job
@@ -54,8 +55,11 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
         delete_run(workdir)
     print(f"{name} in {workdir}", file=sys.stderr, flush=True)
     experiment = make_experiment(settings, dataset)
-    result, baselines = run_job(experiment, workdir, interrupt=interrupt, command=sys.argv)
-    print(result_table(result, baselines))
+    with ProgressDisplay() as display:
+        job = run_job(
+            experiment, workdir, command=sys.argv, interrupt=interrupt, on_progress=display, note=display.note
+        )
+    print(result_table(job.result, job.baselines))
 
 
 def main() -> int:

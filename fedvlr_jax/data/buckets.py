@@ -8,11 +8,11 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from fedvlr_jax.types import Bucket, ClientData, Content, Dataset
+from fedvlr_jax.types import Bucket, ClientData, Dataset, content_of
 
 
 class Histories(NamedTuple):
-    """Every client's train items on the host, and the bucket that each client belongs to.
+    """Every client's train items in CPU memory, and the bucket that each client belongs to.
 
     Attributes:
       item: int32 [rows], train items, client after client, ascending within one.
@@ -84,5 +84,5 @@ def heldout_targets(dataset: Dataset) -> np.ndarray:
 def make_client_data(dataset: Dataset, *, min_length: int = 4, growth: float = 2.0) -> ClientData:
     """Buckets (see `make_buckets`) and features as device arrays."""
     buckets = make_buckets(dataset, min_length=min_length, growth=growth)
-    content = Content(*(None if x is None else jnp.asarray(x) for x in (dataset.V, dataset.C)))
-    return ClientData(tuple(Bucket(jnp.asarray(b.user), jnp.asarray(b.history)) for b in buckets), content)
+    device = tuple(Bucket(jnp.asarray(b.user), jnp.asarray(b.history)) for b in buckets)
+    return ClientData(device, content_of(dataset))

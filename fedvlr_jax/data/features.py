@@ -1,12 +1,15 @@
-"""Reading item features: one ``.npy`` file per modality, row = itemID."""
+"""Item features, read and checked: one ``.npy`` file per modality, row = itemID."""
 
 from __future__ import annotations
 
+import functools
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 
 from fedvlr_jax.data.messages import problem
+from fedvlr_jax.errors import DataError
 
 
 def read_features(file: pathlib.Path) -> np.ndarray:
@@ -25,12 +28,25 @@ def read_features(file: pathlib.Path) -> np.ndarray:
         raise problem(
             file, "a NumPy array file (.npy) of floats", (str(error) or "a broken header").splitlines()[0]
         ) from error
+    return checked_features(raw, functools.partial(problem, file))
+
+
+def checked_features(raw: np.ndarray, complain: Callable[..., DataError]) -> np.ndarray:
+    """The rows of an array [i, d] of floats at unit norm, float32.
+
+    Args:
+      raw: as it came in.
+      complain: ``(expected, found[, row=])`` makes the error; rows count from 1.
+
+    Raises:
+      DataError: as `read_features`.
+    """
     if raw.dtype.kind != "f" or raw.dtype.itemsize not in (2, 4, 8):
-        raise problem(file, "dtype float16, float32 or float64", str(raw.dtype))
+        raise complain("dtype float16, float32 or float64", str(raw.dtype))
     if raw.ndim != 2 or 0 in raw.shape:
-        raise problem(file, "an array [items, dimensions] of at least one each", f"shape {raw.shape}")
+        raise complain("an array [items, dimensions] of at least one each", f"shape {raw.shape}")
     features = raw.astype(np.float64)
-    _check_rows(file, features)
+    _check_rows(features, complain)
     return unit_rows(features)
 
 
@@ -40,12 +56,12 @@ def unit_rows(features: np.ndarray) -> np.ndarray:
     return (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32)
 
 
-def _check_rows(file: pathlib.Path, features: np.ndarray) -> None:
+def _check_rows(features: np.ndarray, complain: Callable[..., DataError]) -> None:
     bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if bad.size:
         values = features[bad[0]]
         value = values[~np.isfinite(values)][0]
-        raise problem(file, "finite features", f"{value} ({bad.size} such rows)", row=int(bad[0]) + 1)
+        raise complain("finite features", f"{value} ({bad.size} such rows)", row=int(bad[0]) + 1)
     zero = np.flatnonzero(~features.any(axis=1))
     if zero.size:
-        raise problem(file, "features of non-zero norm", f"only zeros ({zero.size} such rows)", row=int(zero[0]) + 1)
+        raise complain("features of non-zero norm", f"only zeros ({zero.size} such rows)", row=int(zero[0]) + 1)

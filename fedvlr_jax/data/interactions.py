@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedvlr_jax.data.messages import problem
+from fedvlr_jax.data.messages import Source, problem
 
 COLUMNS = ("userID", "itemID", "rating", "timestamp", "split_label")
 SPLITS = {"0": "train", "1": "validation", "2": "test"}
@@ -18,17 +18,17 @@ MAX_ID = 2**31 - 2  # ids and their count fit int32
 
 
 class Interactions(NamedTuple):
-    """The rows of an interaction file, in file order.
+    """The rows of a table of interactions, in its order.
 
     Attributes:
-      file: where they come from.
-      line: int64 [rows], line of each row in the file, the header being line 1.
+      source: where they come from.
+      line: int64 [rows], what messages call each row: its line in the file, the header being line 1.
       user, item: int64 [rows], ids of at least 0.
-      timestamp: int64 or float64 [rows], or None where the file has none.
-      split: int64 [rows] of 0 train, 1 validation, 2 test, or None where the file has none.
+      timestamp: int64 or float64 [rows], or None where there are none.
+      split: int64 [rows] of 0 train, 1 validation, 2 test, or None where there are none.
     """
 
-    file: pathlib.Path
+    source: Source
     line: np.ndarray
     user: np.ndarray
     item: np.ndarray
@@ -52,7 +52,7 @@ def read_interactions(file: pathlib.Path) -> Interactions:
     if "rating" in text:
         _numbers(file, lines, "rating", text["rating"])
     return Interactions(
-        file=file,
+        source=Source(str(file)),
         line=np.array(lines),
         user=_ids(file, lines, "userID", text["userID"]),
         item=_ids(file, lines, "itemID", text["itemID"]),

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fedvlr_jax.data.interactions import SPLITS, Interactions
-from fedvlr_jax.data.messages import DataWarning, problem
+from fedvlr_jax.data.messages import DataWarning
 
 TRAIN, VALID, TEST = range(3)
 LEAST_ROWS = 3  # one train, one validation and one test row
@@ -61,6 +61,7 @@ def _take(rows: Interactions, index: np.ndarray) -> Interactions:
 
 def _drop_duplicates(rows: Interactions) -> tuple[Interactions, int]:
     """Keeps the first row of every (user, item) pair; a pair in two splits is leakage and refused."""
+    source = rows.source
     pair = rows.user * (rows.item.max() + 1) + rows.item
     _, first, group = np.unique(pair, return_index=True, return_inverse=True)
     if rows.split is not None:
@@ -68,17 +69,19 @@ def _drop_duplicates(rows: Interactions) -> tuple[Interactions, int]:
         if leak.size:
             later, earlier = leak[0], first[group[leak[0]]]
             labels = [SPLITS[str(rows.split[n])] for n in (earlier, later)]
-            raise problem(
-                rows.file,
-                "a (userID, itemID) pair in one split only",
-                f"({rows.user[later]}, {rows.item[later]}) in {labels[1]} here and in {labels[0]} in line "
-                f"{rows.line[earlier]}",
+            raise source.problem(
+                f"a ({source.user}, {source.item}) pair in one split only",
+                f"({source.user_id(rows.user[later])}, {source.item_id(rows.item[later])}) in {labels[1]} here and "
+                f"in {labels[0]} in {source.row} {rows.line[earlier]}",
                 line=int(rows.line[later]),
-                field="split_label",
+                field=source.split,
             )
     dropped = len(pair) - len(first)
     if dropped:
-        message = f"{rows.file}: dropped {dropped} repeated (userID, itemID) rows, {len(first)} distinct rows remain"
+        message = (
+            f"{source.name}: dropped {dropped} repeated ({source.user}, {source.item}) rows, {len(first)} distinct "
+            "rows remain"
+        )
         warnings.warn(message, DataWarning, stacklevel=2)
     return _take(rows, np.sort(first)), dropped
 
@@ -89,12 +92,12 @@ def _leave_one_out(rows: Interactions, num_users: int) -> np.ndarray:
     Users with fewer than three distinct items cannot give both and keep a history, so all their rows are train
     rows: they take part in training, and no metric is computed for them.
     """
-    count = np.bincount(rows.user, minlength=num_users)
+    source, count = rows.source, np.bincount(rows.user, minlength=num_users)
     short = np.flatnonzero(count < LEAST_ROWS)
     if short.size:
         message = (
-            f"{rows.file}: {short.size} of {num_users} users have fewer than {LEAST_ROWS} distinct items (the first "
-            f"is userID {short[0]}); all their rows are train rows, none is held out"
+            f"{source.name}: {short.size} of {num_users} users have fewer than {LEAST_ROWS} distinct items (the "
+            f"first is {source.user} {source.user_id(short[0])}); all their rows are train rows, none is held out"
         )
         warnings.warn(message, DataWarning, stacklevel=2)
     from_end = np.cumsum(count)[rows.user] - 1 - np.arange(len(rows.user))
@@ -103,29 +106,28 @@ def _leave_one_out(rows: Interactions, num_users: int) -> np.ndarray:
 
 
 def _check_split(rows: Interactions, num_users: int) -> None:
+    source = rows.source
     for label, name in enumerate(SPLITS.values()):
         if not np.any(rows.split == label):
-            raise problem(rows.file, f"rows with split_label {label} ({name})", "none", field="split_label")
+            raise source.problem(f"rows with {source.split} {label} ({name})", "none", field=source.split)
     empty = np.flatnonzero(np.bincount(rows.user[rows.split == TRAIN], minlength=num_users) == 0)
     if empty.size:
         line = rows.line[rows.user == empty[0]]
-        raise problem(
-            rows.file,
-            f"at least one train row (split_label {TRAIN}) for every user",
-            f"none for userID {empty[0]}",
+        raise source.problem(
+            f"at least one train row ({source.split} {TRAIN}) for every user",
+            f"none for {source.user} {source.user_id(empty[0])}",
             line=int(line[0]),
-            field="split_label",
+            field=source.split,
         )
     for label in (VALID, TEST):
         several = np.flatnonzero(np.bincount(rows.user[rows.split == label]) > 1)
         if several.size:
             line = rows.line[(rows.user == several[0]) & (rows.split == label)]
-            raise problem(
-                rows.file,
-                f"at most one {SPLITS[str(label)]} row (split_label {label}) for every user",
-                f"{line.size} for userID {several[0]}, the first in line {line[0]}",
+            raise source.problem(
+                f"at most one {SPLITS[str(label)]} row ({source.split} {label}) for every user",
+                f"{line.size} for {source.user} {source.user_id(several[0])}, the first in {source.row} {line[0]}",
                 line=int(line[1]),
-                field="split_label",
+                field=source.split,
             )
 
 

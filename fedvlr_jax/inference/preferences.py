@@ -12,9 +12,9 @@ import numpy as np
 from fedvlr_jax.algorithm import Algorithm
 from fedvlr_jax.federated.mesh import whole
 from fedvlr_jax.federated.scoring import Snapshot
-from fedvlr_jax.types import Array, Bucket, Content, FedState, given
+from fedvlr_jax.types import MODALITIES, Array, Bucket, Content, FedState, given
 
-SINGLE_MODALITIES = ("id", "visual", "text")
+SINGLE_MODALITIES = tuple(MODALITIES.values())
 
 
 def learned_preferences(
@@ -52,7 +52,7 @@ def _router_weights(algorithm: Algorithm, state: FedState, content: Content, buc
 def _drop_shares(algorithm: Algorithm, state: FedState, content: Content, bucket: Bucket) -> Array:
     full_c = _margin(algorithm, algorithm.snapshot(state, content), bucket)
     drops = []
-    for modality in ("D", "V", "C"):
+    for modality in MODALITIES:
         changed_state, changed_content = _without(state, content, modality)
         drops.append(full_c - _margin(algorithm, algorithm.snapshot(changed_state, changed_content), bucket))
     drop_cm = jnp.maximum(jnp.stack(drops, axis=1), 0)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
 
 from fedvlr_jax.algorithm import Algorithm
+from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.evaluation.top import top_items
 from fedvlr_jax.federated.mesh import whole
 from fedvlr_jax.federated.scoring import Snapshot
-from fedvlr_jax.types import Array, Bucket, ClientData, FedState
+from fedvlr_jax.types import Array, Bucket, ClientData, Dataset, FedState
+
+EXCLUDED = ("train", "seen")
+HELD_OUT = 2  # items of a user that are in no history: one for validation, one for the test
 
 
 def recommend(
@@ -62,3 +67,79 @@ def recommend(
             real_c = slots.user < num_users
             item_uk[slots.user[real_c]], score_uk[slots.user[real_c]] = items[real_c], scores[real_c]
     return item_uk, score_uk
+
+
+def recommended_rows(
+    algorithm: Algorithm,
+    parts: Iterable[tuple[FedState, Bucket]],
+    clients: ClientData,
+    dataset: Dataset,
+    *,
+    k: int,
+    chunk: int,
+    users: np.ndarray | None = None,
+    exclude: str = "train",
+) -> np.ndarray:
+    """The k best items of some users, one row for each.
+
+    Args:
+      algorithm, parts, clients, chunk: as `recommend`.
+      dataset: what was trained on.
+      k: how many, at least 1; more than there are candidates are all of them.
+      users: numbers of the users, or None for all.
+      exclude: "train" leaves out the train history; "seen" also the user's validation and test item.
+
+    Returns:
+      A structured array with the fields user, rank (int32, from 1), item and score (float32); users and items in the
+      ids of the data set, where it has some. Users come in the order of their numbers, their best items first.
+
+    Raises:
+      ConfigError: a `k` below 1, or an `exclude` that does not exist.
+    """
+    if not isinstance(k, int | np.integer) or k < 1:
+        raise ConfigError(f"k: expected a whole number of at least 1, found {k!r}")
+    if exclude not in EXCLUDED:
+        raise ConfigError(f"exclude: expected one of {', '.join(EXCLUDED)}, found {exclude!r}")
+    best = recommend(
+        algorithm,
+        parts if users is None else _of_users(parts, users),
+        clients,
+        num_users=dataset.num_users,
+        num_items=dataset.num_items,
+        k=min(k + (HELD_OUT if exclude == "seen" else 0), dataset.num_items),
+        chunk=chunk,
+    )
+    item_uk, score_uk = _without_held_out(dataset, *best) if exclude == "seen" else best
+    return _rows(dataset, item_uk[:, :k], score_uk[:, :k])
+
+
+def _of_users(parts: Iterable[tuple[FedState, Bucket]], users: np.ndarray) -> Iterator[tuple[FedState, Bucket]]:
+    """The parts with the slots of some users alone."""
+    for state, bucket in parts:
+        chosen_c = np.isin(np.asarray(bucket.user), users)
+        if chosen_c.any():
+            yield state, Bucket(*(None if x is None else np.asarray(x)[chosen_c] for x in bucket))
+
+
+def _without_held_out(dataset: Dataset, item_uk: np.ndarray, score_uk: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same without validation and test items; what comes after them moves up."""
+    held_uk = (item_uk == dataset.valid_item[:, None]) | (item_uk == dataset.test_item[:, None])
+    order_uk = np.argsort(held_uk, axis=1, kind="stable")
+    items, scores = np.where(held_uk, -1, item_uk), np.where(held_uk, -np.inf, score_uk)
+    return np.take_along_axis(items, order_uk, axis=1), np.take_along_axis(scores, order_uk, axis=1)
+
+
+def _rows(dataset: Dataset, item_uk: np.ndarray, score_uk: np.ndarray) -> np.ndarray:
+    """One row for every recommended item; see `recommended_rows`."""
+    user, place = np.nonzero(item_uk >= 0)
+    item = item_uk[user, place]
+    columns: dict[str, Any] = {
+        "user": user if dataset.user_ids is None else dataset.user_ids[user],
+        "rank": place.astype(np.int32) + 1,
+        "item": item if dataset.item_ids is None else dataset.item_ids[item],
+        "score": score_uk[user, place],
+    }
+    rows = np.empty(user.size, [(name, values.dtype) for name, values in columns.items()])
+    for name, values in columns.items():
+        rows[name] = values
+    return rows

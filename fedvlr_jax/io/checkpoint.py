@@ -8,11 +8,13 @@ checkpoint is the latest, the best one it speaks of is there.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import pathlib
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -38,14 +40,15 @@ class Checkpoints:
     def __init__(self, folder: pathlib.Path, *, read_only: bool = False):
         """Open the folder; with `read_only` nothing in it is created, cleaned up or written."""
         self._keep = _LatestAndBest()
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=self._keep,
-            enable_async_checkpointing=False,
-            cleanup_tmp_directories=not read_only,
-            create=not read_only,
-            read_only=read_only,
-        )
-        self._manager = ocp.CheckpointManager(folder.resolve(), options=options, item_names=("state", "record"))
+        with _silent_orbax():
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=self._keep,
+                enable_async_checkpointing=False,
+                cleanup_tmp_directories=not read_only,
+                create=not read_only,
+                read_only=read_only,
+            )
+            self._manager = ocp.CheckpointManager(folder.resolve(), options=options, item_names=("state", "record"))
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -221,6 +224,18 @@ def _require_same_arrays(stored: Mapping[str, str], expected: Mapping[str, str])
     ]
     if lines:
         raise CheckpointError("the checkpoint holds other arrays than this model:\n  " + "\n  ".join(lines))
+
+
+@contextlib.contextmanager
+def _silent_orbax() -> Iterator[None]:
+    """Without the warnings that something was opened to be read only, which is what was asked for."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _first_line(error: Exception) -> str:

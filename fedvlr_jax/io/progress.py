@@ -1,10 +1,11 @@
-"""One line of progress: a bar on a terminal, else a plain line every ten seconds."""
+"""How a run goes on: one event for each evaluation, and a display of them for people."""
 
 from __future__ import annotations
 
 import sys
 import time
-from typing import TextIO
+from collections.abc import Mapping
+from typing import NamedTuple, TextIO
 
 from tqdm import tqdm
 
@@ -13,20 +14,43 @@ from fedvlr_jax.evaluation.metrics import SELECTION_METRIC
 PLAIN_SECONDS = 10.0
 
 
-class Progress:
-    """Shows round, loss, last validation metric, client updates per second and the time left."""
+class ProgressEvent(NamedTuple):
+    """What a run reports after each evaluation; `str` gives it as one line.
 
-    def __init__(self, rounds: int, *, start_round: int = 0, stream: TextIO | None = None):
-        self._rounds, self._start, self._stream = rounds, start_round, stream or sys.stderr
-        self.start()
-        layout = "{desc} |{bar:20}| {postfix}"
-        self._bar = (
-            tqdm(total=rounds, initial=start_round, file=self._stream, bar_format=layout, leave=False)
-            if self._stream.isatty()
-            else None
+    Attributes:
+      round: rounds done.
+      rounds: rounds at most; early stopping may end the run before.
+      loss: of the latest round, the mean over its clients.
+      valid: validation metrics by name ("NDCG@50"), fractions in [0, 1]; each is None without validation items.
+      updates_per_second: local trainings of clients per second of training.
+      seconds_left: until `rounds`, at the pace so far; early stopping makes it less.
+    """
+
+    round: int
+    rounds: int
+    loss: float
+    valid: Mapping[str, float | None]
+    updates_per_second: float
+    seconds_left: float
+
+    def __str__(self) -> str:
+        value = self.valid[SELECTION_METRIC]
+        shown = "-" if value is None else f"{100 * value:.2f} %"
+        return (
+            f"round {self.round}/{self.rounds} | loss {self.loss:.4g} | valid {SELECTION_METRIC} {shown} | "
+            f"{self.updates_per_second:,.0f} client updates/s | at most {_clock(self.seconds_left)} left"
         )
 
-    def __enter__(self) -> Progress:
+
+class ProgressDisplay:
+    """Shows the latest event: a bar on a terminal, else a plain line every ten seconds. A context manager."""
+
+    def __init__(self, stream: TextIO | None = None):
+        self._stream = stream or sys.stderr
+        self._last_line = time.monotonic()
+        self._bar: tqdm | None = None
+
+    def __enter__(self) -> ProgressDisplay:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -35,31 +59,29 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Say what is going on before the first rounds are done."""
-        if self._bar is not None:
-            self._bar.set_description_str(text)
+        if self._stream.isatty():
+            self._open_bar().set_description_str(text)
         else:
             print(text, file=self._stream, flush=True)
 
-    def start(self) -> None:
-        """Count the time left from now on."""
-        self._begin = self._last_line = time.monotonic()
-
-    def update(self, round_: int, *, loss: float, ndcg: float | None, updates_per_second: float) -> None:
-        """Show the state after `round_` rounds; `ndcg` is a fraction, or None without validation rows."""
-        now = time.monotonic()
-        left = (now - self._begin) / max(round_ - self._start, 1) * (self._rounds - round_)
-        head = f"round {round_}/{self._rounds}"
-        valid = "-" if ndcg is None else f"{100 * ndcg:.2f} %"
-        tail = f"loss {loss:.4g} | valid {SELECTION_METRIC} {valid} | {updates_per_second:,.0f} client updates/s"
-        tail += f" | at most {_clock(left)} left"
-        if self._bar is not None:
-            self._bar.set_description_str(head, refresh=False)
-            self._bar.set_postfix_str(tail, refresh=False)
-            self._bar.update(round_ - self._bar.n)
-            self._bar.refresh()
-        elif now - self._last_line >= PLAIN_SECONDS or round_ == self._rounds:
+    def __call__(self, event: ProgressEvent) -> None:
+        """Show an event."""
+        if self._stream.isatty():
+            head, _, tail = str(event).partition(" | ")
+            bar = self._open_bar()
+            bar.total, bar.n = event.rounds, event.round
+            bar.set_description_str(head, refresh=False)
+            bar.set_postfix_str(tail, refresh=False)
+            bar.refresh()
+        elif (now := time.monotonic()) - self._last_line >= PLAIN_SECONDS or event.round == event.rounds:
             self._last_line = now
-            print(f"{head} | {tail}", file=self._stream, flush=True)
+            print(event, file=self._stream, flush=True)
+
+    def _open_bar(self) -> tqdm:
+        if self._bar is None:
+            layout = "{desc} |{bar:20}| {postfix}"
+            self._bar = tqdm(total=0, file=self._stream, bar_format=layout, leave=False)
+        return self._bar
 
 
 def _clock(seconds: float) -> str:

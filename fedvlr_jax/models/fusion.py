@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 
 from fedvlr_jax.errors import ConfigError
-from fedvlr_jax.types import Array, Content, PyTree, given
+from fedvlr_jax.types import MODALITIES, Array, Content, PyTree, given
 
-MODALITIES = ("D", "V", "C")
+LETTERS = tuple(MODALITIES)
 
 
 class Operator(nn.Module):
@@ -99,7 +99,7 @@ class _Single(Operator):
     def __call__(self, e_id: Array, v_id: Array, c_id: Array) -> Array:
         if not self.present[self.which]:
             raise ConfigError(
-                f"fusion.operators: an operator of modality {MODALITIES[self.which]} alone needs that modality, "
+                f"fusion.operators: an operator of modality {LETTERS[self.which]} alone needs that modality, "
                 f"found fusion.modalities without it"
             )
         return (e_id, v_id, c_id)[self.which]
@@ -117,9 +117,7 @@ FUSION_OPS: dict[str, Callable[..., nn.Module]] = {
     "mlp": Mlp,
     "gate": Gate,
     "attention": Attention,
-    "id": _single(0),
-    "visual": _single(1),
-    "text": _single(2),
+    **{name: _single(which) for which, name in enumerate(MODALITIES.values())},
 }
 
 
@@ -145,7 +143,7 @@ def make_fusion(
     *,
     dim: int,
     heads: int = 4,
-    modalities: Sequence[str] = MODALITIES,
+    modalities: Sequence[str] = LETTERS,
     init_scale: float = 0.1,
     activation: Callable[[Array], Array] = nn.relu,
     rounded: jnp.dtype | None = None,

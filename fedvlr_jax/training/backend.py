@@ -1,4 +1,4 @@
-"""What the host loop needs of the compiled programs of a run, wherever private states lie."""
+"""What the loop needs of the compiled programs of a run, wherever private states lie."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedvlr_jax.types import Bucket, FedState, PyTree, Ranks, RoundInfo
 
 
 class Backend(Protocol):
-    """What the host loop needs of the compiled programs of a run, wherever private states lie.
+    """What the loop needs of the compiled programs of a run, wherever private states lie.
 
     A state is a `FedState` that the loop hands on from call to call; `advance` consumes it. What of it lies elsewhere
     belongs to the holder and always is that of the latest round.

@@ -1,4 +1,4 @@
-"""Part of a population as a round reads it: arrays of fixed shapes, built on the host in time O(its clients)."""
+"""Part of a population as a round reads it: arrays of fixed shapes, built on the CPU in time O(its clients)."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import numpy as np
 from fedvlr_jax.compiling import Compiler
 from fedvlr_jax.data.buckets import heldout_targets
 from fedvlr_jax.evaluation.metrics import warm_items
-from fedvlr_jax.evaluation.ranking import rank_all
+from fedvlr_jax.evaluation.ranking import rank_all, without_test
 from fedvlr_jax.federated.mesh import place_clients, rank_over_devices, replicate
 from fedvlr_jax.io.checkpoint import Checkpoints
 from fedvlr_jax.training.backend import abstract
@@ -83,9 +83,7 @@ class DeviceBackend(Compiler):
     def rank(self, state: PyTree, *, hide_test: bool) -> Ranks:
         """See `Backend`."""
         self.prepare()
-        target_tu = self.target_tu.copy()
-        if hide_test:
-            target_tu[1] = -1
+        target_tu = without_test(self.target_tu) if hide_test else self.target_tu
         return jax.device_get(self._rank(state, self.clients, replicate(target_tu, self._algorithm.mesh)))
 
     def advance(self, state: PyTree, num_rounds: int) -> tuple[PyTree, RoundInfo]:

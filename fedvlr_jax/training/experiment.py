@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
-
 from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.assembly import parse_names
 from fedvlr_jax.data.buckets import make_client_data
+from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.federated import prior
-from fedvlr_jax.types import ClientData, Content, Dataset, Prior
+from fedvlr_jax.types import ClientData, Dataset, Prior, content_of
+
+WITHOUT_FEATURES = ("base",)
+"""Variants that read no item features."""
 
 
 class Experiment(NamedTuple):
@@ -35,16 +37,27 @@ def make_experiment(settings: Mapping[str, Any], dataset: Dataset) -> Experiment
     """The algorithm that the settings describe, with everything that it reads of a data set.
 
     Raises:
-      ConfigError: as `algorithm.make_algorithm`.
+      ConfigError: as `algorithm.make_algorithm`, and for a variant that fuses features which the data set lacks.
     """
+    _require_features(settings, dataset)
     algorithm = make_algorithm(settings, dataset)
     if settings["compute"]["store"] == "device":
         clients = make_client_data(dataset)
     else:
-        clients = ClientData((), Content(*(None if x is None else jnp.asarray(x) for x in (dataset.V, dataset.C))))
+        clients = ClientData((), content_of(dataset))
     if algorithm.model.host.combine is not None:
         clients = clients._replace(prior=configured_prior(settings, dataset).of(dataset))
     return Experiment(settings, dataset, clients, algorithm)
+
+
+def _require_features(settings: Mapping[str, Any], dataset: Dataset) -> None:
+    """Refuses to fuse nothing: a variant other than those of `WITHOUT_FEATURES` on data without any features."""
+    variant, on = settings["variant"], set(parse_names(settings["fusion"]["modalities"]))
+    if dataset.V is None and dataset.C is None and variant not in WITHOUT_FEATURES and on != {"D"}:
+        raise ConfigError(
+            f"variant {variant}: expected visual or textual features of the items, found none in {dataset.name}; "
+            f"without features train variant {' or '.join(WITHOUT_FEATURES)}, or set fusion.modalities to D"
+        )
 
 
 class ConfiguredPrior(NamedTuple):

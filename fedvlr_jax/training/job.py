@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,14 +12,14 @@ from fedvlr_jax.baselines import run_baselines
 from fedvlr_jax.data.buckets import make_buckets
 from fedvlr_jax.errors import CheckpointError
 from fedvlr_jax.inference.preferences import learned_preferences
-from fedvlr_jax.inference.recommend import recommend
+from fedvlr_jax.inference.recommend import recommended_rows
 from fedvlr_jax.io.checkpoint import Checkpoints, delete_folder
 from fedvlr_jax.io.environment import describe_environment
 from fedvlr_jax.io.files import json_ready, read_json, write_arrays, write_csv, write_json
 from fedvlr_jax.io.interrupt import Interrupt
 from fedvlr_jax.settings import upgrade
 from fedvlr_jax.training.experiment import Experiment
-from fedvlr_jax.training.loop import Trained, rank_best, require_own, train
+from fedvlr_jax.training.loop import OnProgress, Trained, rank_best, require_own, train
 from fedvlr_jax.training.results import make_result, rank_arrays
 from fedvlr_jax.training.schedule import make_plan, read_progress
 
@@ -34,32 +34,49 @@ OUTPUTS = (
 )
 
 
+class Job(NamedTuple):
+    """A job that is done.
+
+    Attributes:
+      result: the content of result.json.
+      baselines: the rows of baselines.json, [] without.
+      trained: the run, or None where it was finished before, so that nothing was restored.
+    """
+
+    result: dict[str, Any]
+    baselines: list[dict[str, Any]]
+    trained: Trained | None
+
+
 def run_job(
-    experiment: Experiment, workdir: pathlib.Path, *, interrupt: Interrupt, command: Sequence[str]
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    experiment: Experiment,
+    workdir: pathlib.Path,
+    *,
+    command: Sequence[str],
+    interrupt: Interrupt | None = None,
+    on_progress: OnProgress | None = None,
+    note: Callable[[str], Any] | None = None,
+) -> Job:
     """Train (or go on, or find everything done) and write all files of a run.
 
     Args:
       experiment: what to train on what.
       workdir: a writable folder.
-      interrupt: where signals are noted.
       command: the command line, for environment.json.
-
-    Returns:
-      The content of result.json, and the rows of baselines.json.
+      interrupt, on_progress, note: as `loop.train`.
 
     Raises:
       UserError, Interrupted: as `loop.train`.
     """
-    result = finished_result(experiment, workdir)
+    result, trained = finished_result(experiment, workdir), None
     if result is None:
         write_json(workdir / "config.json", experiment.settings)
         write_json(workdir / "environment.json", describe_environment(command, workdir))
-        trained = train(experiment, workdir, interrupt=interrupt)
-        result = _result(experiment, trained)
+        trained = train(experiment, workdir, interrupt=interrupt, on_progress=on_progress, note=note)
+        result = result_of(experiment, trained)
         write_arrays(workdir / "ranks.npz", rank_arrays(trained.ranks))
         write_json(workdir / "result.json", result)
-    return result, _baselines(experiment, workdir)
+    return Job(result, _stored_baselines(experiment, workdir), trained)
 
 
 def evaluate_job(experiment: Experiment, workdir: pathlib.Path, *, num_best: int = 0) -> dict[str, Any]:
@@ -72,8 +89,9 @@ def evaluate_job(experiment: Experiment, workdir: pathlib.Path, *, num_best: int
     """
     trained = rank_best(experiment, workdir)
     if num_best:
-        _write_recommendations(experiment, trained, workdir / "recommendations.csv", num_best)
-    return _result(experiment, trained)
+        rows = recommendations(experiment, trained, k=num_best)
+        write_csv(workdir / "recommendations.csv", rows.dtype.names, rows.tolist())
+    return result_of(experiment, trained)
 
 
 def delete_run(workdir: pathlib.Path) -> None:
@@ -116,38 +134,37 @@ def stored_settings(workdir: pathlib.Path) -> dict[str, Any]:
     return upgrade(settings)
 
 
-def _result(experiment: Experiment, trained: Trained) -> dict[str, Any]:
-    settings, dataset, clients, algorithm = experiment
-    learned_um = None
-    if dataset.planted is not None:
-        learned_um = learned_preferences(algorithm, trained.parts(), clients.content, dataset.num_users)
+def result_of(experiment: Experiment, trained: Trained) -> dict[str, Any]:
+    """The content of result.json."""
+    settings, dataset, _, algorithm = experiment
+    learned_um = None if dataset.planted is None else preferences(experiment, trained)
     return json_ready(make_result(settings, dataset, algorithm.cost, trained.progress, trained.ranks, learned_um))
 
 
-def _write_recommendations(experiment: Experiment, trained: Trained, path: pathlib.Path, k: int) -> None:
+def recommendations(experiment: Experiment, trained: Trained, **options: Any) -> np.ndarray:
+    """`inference.recommend.recommended_rows` of a run, with its `options` k, users and exclude."""
     settings, dataset, clients, algorithm = experiment
-    item_uk, score_uk = recommend(
-        algorithm,
-        trained.parts(),
-        clients,
-        num_users=dataset.num_users,
-        num_items=dataset.num_items,
-        k=min(k, dataset.num_items),
-        chunk=settings["eval"]["chunk"],
-    )
-    user, place = np.nonzero(item_uk >= 0)
-    rows = zip(user, place + 1, item_uk[user, place], score_uk[user, place], strict=True)
-    write_csv(path, ("user", "rank", "item", "score"), ([x.item() for x in row] for row in rows))
+    return recommended_rows(algorithm, trained.parts(), clients, dataset, chunk=settings["eval"]["chunk"], **options)
 
 
-def _baselines(experiment: Experiment, workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """The rows of baselines.json; they depend on the data only, so they are computed once."""
+def preferences(experiment: Experiment, trained: Trained) -> np.ndarray:
+    """`inference.preferences.learned_preferences` of a run, float32 [u, 3]."""
+    _, dataset, clients, algorithm = experiment
+    return learned_preferences(algorithm, trained.parts(), clients.content, dataset.num_users)
+
+
+def baselines_of(experiment: Experiment) -> list[dict[str, Any]]:
+    """The rows of baselines.json; they depend on the data only."""
+    buckets = experiment.clients.buckets or make_buckets(experiment.dataset)
+    return json_ready([row._asdict() for row in run_baselines(experiment.dataset, buckets)])
+
+
+def _stored_baselines(experiment: Experiment, workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """The rows of baselines.json, computed once; none where the settings want none."""
     if not experiment.settings["baselines"]:
         return []
     rows = read_json(workdir / "baselines.json")
     if rows is None:
-        buckets = experiment.clients.buckets or make_buckets(experiment.dataset)
-        found = run_baselines(experiment.dataset, buckets)
-        rows = json_ready([row._asdict() for row in found])
+        rows = baselines_of(experiment)
         write_json(workdir / "baselines.json", rows)
     return rows

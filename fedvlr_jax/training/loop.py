@@ -1,4 +1,4 @@
-"""The host loop: rounds -> evaluation -> writing -> checkpoint, until the rounds or the patience are used up.
+"""The loop: rounds -> evaluation -> recording -> progress, until the rounds or the patience are used up.
 
 The round is chosen on validation: while training, the test items are not even handed to the evaluation. They are
 ranked once, at the end, with the state of the best round.
@@ -6,7 +6,6 @@ ranked once, at the end, with the state of the best round.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import pathlib
 import time
@@ -16,25 +15,25 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedvlr_jax.data import fingerprint
-from fedvlr_jax.errors import TrainingError
-from fedvlr_jax.evaluation.metrics import summarise
+from fedvlr_jax.errors import ConfigError, TrainingError
+from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, summarise
 from fedvlr_jax.federated.mesh import agreed
 from fedvlr_jax.io.checkpoint import Checkpoints
 from fedvlr_jax.io.identity import require_same_run
 from fedvlr_jax.io.interrupt import Interrupt, Interrupted
-from fedvlr_jax.io.progress import Progress
+from fedvlr_jax.io.progress import ProgressEvent
 from fedvlr_jax.io.writers import MetricWriter
 from fedvlr_jax.settings import upgrade
 from fedvlr_jax.training.backend import Backend
+from fedvlr_jax.training.counting import count_rounds, diverged_round
 from fedvlr_jax.training.device_backend import DeviceBackend
 from fedvlr_jax.training.experiment import Experiment
 from fedvlr_jax.training.memory import explained_memory
+from fedvlr_jax.training.recording import InMemory, Recorder, RunFiles
 from fedvlr_jax.training.saving import Saver
 from fedvlr_jax.training.schedule import Plan, RunProgress, make_plan, read_progress
 from fedvlr_jax.training.store_backend import StoreBackend
 from fedvlr_jax.types import Bucket, FedState, PyTree, Ranks, RoundInfo
-
-SELECTION = "NDCG@50"  # the validation metric that chooses the round
 
 
 class Trained(NamedTuple):
@@ -50,13 +49,27 @@ class Trained(NamedTuple):
     parts: Callable[[], Iterator[tuple[FedState, Bucket]]]
 
 
-def train(experiment: Experiment, workdir: pathlib.Path, *, interrupt: Interrupt | None = None) -> Trained:
+OnProgress = Callable[[ProgressEvent], Any]
+"""Called after every evaluation. The run ends there if it returns False, as if its rounds were used up; nothing else
+that it returns counts."""
+
+
+def train(
+    experiment: Experiment,
+    workdir: pathlib.Path,
+    *,
+    interrupt: Interrupt | None = None,
+    on_progress: OnProgress | None = None,
+    note: Callable[[str], Any] | None = None,
+) -> Trained:
     """Train one model, or go on with it where its last checkpoint in ``workdir/checkpoints`` ends.
 
     Args:
       experiment: what to train on what.
       workdir: a folder that exists; ``metrics.jsonl``, TensorBoard events and checkpoints are written there.
       interrupt: where signals are noted, if they shall save and stop the run.
+      on_progress: see `OnProgress`. A run that it ended goes on when it is trained again.
+      note: takes one line about what happens before the first evaluation.
 
     Raises:
       ConfigError, CheckpointError: as `make_plan`, `identity.require_same_run` and `Checkpoints`.
@@ -64,13 +77,15 @@ def train(experiment: Experiment, workdir: pathlib.Path, *, interrupt: Interrupt
       Interrupted: after a signal, when the state has been saved.
     """
     plan = make_plan(experiment.settings)
-    with Checkpoints(workdir / "checkpoints") as checkpoints, explained_memory(experiment):
+    with Checkpoints(workdir / "checkpoints") as checkpoints, explained_memory(experiment, RunFiles.kept):
         identity = identity_of(experiment)
         record = checkpoints.record()
         if record is not None:
             require_own(record, experiment)
         backend, progress = _programs(experiment, plan, workdir), read_progress(record)
         if not progress.is_finished(plan):
+            if note is not None:
+                note(f"compiling (rounds {progress.round} to {plan.rounds})")
             if record is None:
                 state = backend.init(plan.seed)
             else:
@@ -82,8 +97,32 @@ def train(experiment: Experiment, workdir: pathlib.Path, *, interrupt: Interrupt
                 commit=backend.commit,
                 retain=backend.retain,
             )
-            progress = _train_rounds(plan, backend, saver, workdir, state, progress, interrupt or Interrupt())
-        return _finish(backend, checkpoints, progress)
+            with MetricWriter(workdir, start_round=progress.round) as writer:
+                recorder = RunFiles(writer, saver)
+                progress = _train_rounds(plan, backend, recorder, state, progress, interrupt, on_progress)
+        best = backend.restore(checkpoints, progress.best_round, read_only=True)
+        return _finish(backend, best, progress)
+
+
+def train_in_memory(experiment: Experiment, *, on_progress: OnProgress | None = None) -> Trained:
+    """`train` without a workdir: nothing is read or written, and a run that ends early cannot go on.
+
+    Args:
+      experiment: what to train on what, with private states on the device (``compute.store``).
+      on_progress: see `OnProgress`.
+
+    Raises:
+      ConfigError: as `make_plan`, and for private states elsewhere.
+      TrainingError: if all clients of a round had to be dropped, or memory ran out.
+    """
+    plan, store = make_plan(experiment.settings), experiment.settings["compute"]["store"]
+    if store != "device":
+        raise ConfigError(f"compute.store: expected device where there is no workdir, found {store!r}")
+    with explained_memory(experiment, InMemory.kept):
+        backend, recorder = DeviceBackend(experiment, eval_chunk=plan.eval_chunk), InMemory()
+        state = backend.init(plan.seed)
+        progress = _train_rounds(plan, backend, recorder, state, RunProgress(), None, on_progress)
+        return _finish(backend, recorder.best, progress)
 
 
 def rank_best(experiment: Experiment, workdir: pathlib.Path) -> Trained:
@@ -96,7 +135,9 @@ def rank_best(experiment: Experiment, workdir: pathlib.Path) -> Trained:
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         record = checkpoints.require_record()
         require_own(record, experiment)
-        return _finish(_programs(experiment, plan, workdir), checkpoints, read_progress(record))
+        backend, progress = _programs(experiment, plan, workdir), read_progress(record)
+        best = backend.restore(checkpoints, progress.best_round, read_only=True)
+        return _finish(backend, best, progress)
 
 
 def identity_of(experiment: Experiment) -> dict[str, Any]:
@@ -123,95 +164,95 @@ def _programs(experiment: Experiment, plan: Plan, workdir: pathlib.Path) -> Back
 def _train_rounds(
     plan: Plan,
     backend: Backend,
-    saver: Saver,
-    workdir: pathlib.Path,
+    recorder: Recorder,
     state: PyTree,
     progress: RunProgress,
-    interrupt: Interrupt,
+    interrupt: Interrupt | None,
+    on_progress: OnProgress | None,
 ) -> RunProgress:
-    """All rounds that are left. The states of the last and of the best round are saved when it returns."""
+    """All rounds that are left. The recorder has the states of the last and of the best round when it returns."""
     # One length divides every stretch between evaluations, so one compiled program serves all of them.
-    length = math.gcd(plan.eval_every, plan.rounds, progress.round)
-    with (
-        MetricWriter(workdir, start_round=progress.round) as writer,
-        Progress(plan.rounds, start_round=progress.round) as bar,
-    ):
-        bar.note(f"compiling (rounds {progress.round} to {plan.rounds})")
-        backend.prepare(length)
-        progress = progress.add_seconds(compile=backend.seconds)
-        bar.start()
-        while not progress.is_finished(plan):
-            if signum := agreed(interrupt.signum or 0):
-                saver.save(state, progress)
-                raise Interrupted(
-                    signum, f"stopped after round {progress.round} of {plan.rounds}; the state is saved"
-                )
-            begin = time.perf_counter()
-            state, info = backend.advance(state, plan.next_evaluation(progress.round) - progress.round)
-            seconds = time.perf_counter() - begin
-            if dead := _dead_round(info):
-                saver.flush()
-                raise TrainingError(
-                    f"round {progress.round + dead}: the loss or upload of every client is not finite, nothing is "
-                    "left to aggregate. Lower --config.client.lr or --config.server.lr (with another --workdir); the "
-                    "checkpoints up to the last evaluation are intact"
-                )
-            progress = _count(progress, info, seconds)
-            begin = time.perf_counter()
-            valid = summarise(backend.rank(state, hide_test=True), backend.warm_i)["valid"]
-            progress = progress.evaluated(valid[SELECTION], time.perf_counter() - begin)
-            _report(writer, bar, progress, valid, info)
-            saver.offer(state, progress)
-    saver.save(state, progress)
+    backend.prepare(math.gcd(plan.eval_every, plan.rounds, progress.round))
+    progress = progress.add_seconds(compile=backend.seconds)
+    pace = _Pace(progress.round, time.perf_counter())
+    stopped = False
+    while not (stopped or progress.is_finished(plan)):
+        if signum := agreed((interrupt.signum if interrupt else None) or 0):
+            recorder.save(state, progress)
+            raise Interrupted(signum, f"stopped after round {progress.round} of {plan.rounds}; the state is saved")
+        begin = time.perf_counter()
+        state, info = backend.advance(state, plan.next_evaluation(progress.round) - progress.round)
+        seconds = time.perf_counter() - begin
+        if diverged := diverged_round(info):
+            recorder.flush()
+            raise TrainingError(
+                f"round {progress.round + diverged}: the loss or upload of every client is not finite, nothing is "
+                f"left to aggregate. Lower client.lr or server.lr{recorder.kept}"
+            )
+        progress = count_rounds(progress, info, seconds)
+        begin = time.perf_counter()
+        valid = summarise(backend.rank(state, hide_test=True), backend.warm_i)["valid"]
+        progress = progress.evaluated(valid[SELECTION_METRIC], time.perf_counter() - begin)
+        stopped = _report(recorder, on_progress, _event(plan, pace, progress, valid, info), progress, info)
+        recorder.offer(state, progress)
+    recorder.save(state, progress)
     return progress
 
 
-def _finish(backend: Backend, checkpoints: Checkpoints, progress: RunProgress) -> Trained:
-    """Restore the best round, and rank validation and test items with it."""
-    state = backend.restore(checkpoints, progress.best_round, read_only=True)
+def _finish(backend: Backend, best: PyTree, progress: RunProgress) -> Trained:
+    """Rank validation and test items with the state of the best round."""
     compiled = backend.seconds
     backend.prepare(None)
     begin = time.perf_counter()
-    ranks = backend.rank(state, hide_test=False)
+    ranks = backend.rank(best, hide_test=False)
     progress = progress.add_seconds(compile=backend.seconds - compiled, eval=time.perf_counter() - begin)
-    return Trained(progress, state, ranks, lambda: backend.parts(state))
+    return Trained(progress, best, ranks, lambda: backend.parts(best))
 
 
-def _dead_round(info: RoundInfo) -> int:
-    """The first round (from 1) in which all clients were dropped, else 0."""
-    dead = np.flatnonzero(info.num_dropped >= info.num_clients)
-    return int(dead[0]) + 1 if dead.size else 0
+class _Pace(NamedTuple):
+    """The round and the time at which training (went on) began."""
+
+    round: int
+    begin: float
+
+    def left(self, plan: Plan, round_: int) -> float:
+        """Seconds until the last round, at the pace so far."""
+        return (time.perf_counter() - self.begin) / max(round_ - self.round, 1) * (plan.rounds - round_)
 
 
-def _count(progress: RunProgress, info: RoundInfo, seconds: float) -> RunProgress:
-    """The progress after the rounds of `info`, which took `seconds`."""
-    return dataclasses.replace(
-        progress,
-        round=progress.round + len(info.loss),
-        client_updates=progress.client_updates + int(info.num_clients.sum()),
-        num_dropped=progress.num_dropped + int(info.num_dropped.sum()),
-        seconds_train=progress.seconds_train + seconds,
+def _event(
+    plan: Plan, pace: _Pace, progress: RunProgress, valid: Mapping[str, Any], info: RoundInfo
+) -> ProgressEvent:
+    return ProgressEvent(
+        round=progress.round,
+        rounds=plan.rounds,
+        loss=float(info.loss[-1]),
+        valid=valid,
+        updates_per_second=progress.updates_per_second,
+        seconds_left=pace.left(plan, progress.round),
     )
 
 
 def _report(
-    writer: MetricWriter, bar: Progress, progress: RunProgress, valid: Mapping[str, Any], info: RoundInfo
-) -> None:
-    """The line of metrics.jsonl, the TensorBoard events and the bar line of one evaluation."""
-    rate = progress.updates_per_second
-    writer.rounds(progress.round, loss=info.loss, update_norm=info.update_norm, num_dropped=info.num_dropped)
-    writer.evaluation(
-        {
-            "round": progress.round,
-            "loss": float(info.loss[-1]),
-            "update_norm": float(info.update_norm[-1]),
-            "num_clients": int(info.num_clients[-1]),
-            "num_dropped": int(info.num_dropped.sum()),
-            "valid": valid,
-            "best_round": progress.best_round,
-            "seconds_train": progress.seconds_train,
-            "seconds_eval": progress.seconds_eval,
-            "client_updates_per_second": rate,
-        }
-    )
-    bar.update(progress.round, loss=float(info.loss[-1]), ndcg=valid[SELECTION], updates_per_second=rate)
+    recorder: Recorder,
+    on_progress: OnProgress | None,
+    event: ProgressEvent,
+    progress: RunProgress,
+    info: RoundInfo,
+) -> bool:
+    """Write the line of metrics.jsonl and the TensorBoard events, then tell; whether the run was stopped."""
+    line = {
+        "round": event.round,
+        "loss": event.loss,
+        "update_norm": float(info.update_norm[-1]),
+        "num_clients": int(info.num_clients[-1]),
+        "num_dropped": int(info.num_dropped.sum()),
+        "valid": event.valid,
+        "best_round": progress.best_round,
+        "seconds_train": progress.seconds_train,
+        "seconds_eval": progress.seconds_eval,
+        "client_updates_per_second": event.updates_per_second,
+    }
+    recorder.write(line, info)
+    answer = None if on_progress is None else on_progress(event)
+    return bool(agreed(isinstance(answer, bool | np.bool_) and not answer))

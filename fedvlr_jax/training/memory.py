@@ -20,8 +20,8 @@ OPTIONS = (
 
 
 @contextlib.contextmanager
-def explained_memory(experiment: Experiment) -> Iterator[None]:
-    """Turns running out of memory into an error with a message.
+def explained_memory(experiment: Experiment, kept: str) -> Iterator[None]:
+    """Turns running out of memory into an error with a message that ends with what is `kept` of the run.
 
     Raises:
       TrainingError: naming the largest arrays of the run and the options that reduce them.
@@ -34,7 +34,7 @@ def explained_memory(experiment: Experiment) -> Iterator[None]:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TrainingError(
             f"out of memory ({reason}). The largest arrays are {', '.join(largest_arrays(experiment))}. To need "
-            f"less: {OPTIONS}. The last checkpoint is intact"
+            f"less: {OPTIONS}{kept}"
         ) from error
 
 

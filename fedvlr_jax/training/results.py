@@ -11,9 +11,8 @@ from fedvlr_jax.evaluation.metrics import main_metrics, row_values, summarise, w
 from fedvlr_jax.evaluation.statistics import bootstrap_interval
 from fedvlr_jax.models.costs import CostReport
 from fedvlr_jax.training.schedule import RunProgress
-from fedvlr_jax.types import Dataset, Ranks
+from fedvlr_jax.types import MODALITIES, Dataset, Ranks
 
-MODALITIES = ("id", "visual", "text")
 VALID_LABEL, TEST_LABEL = 1, 2  # as in the column split_label of inter.csv
 
 
@@ -86,7 +85,7 @@ def rank_correlations(learned_um: np.ndarray, planted_um: np.ndarray) -> dict[st
     A modality for which all users have one learned preference has no correlation (None).
     """
     values: dict[str, float | None] = {}
-    for m, name in enumerate(MODALITIES):
+    for m, name in enumerate(MODALITIES.values()):
         learned_u, planted_u = learned_um[:, m], planted_um[:, m]
         varies = np.isfinite(learned_u).all() and np.ptp(learned_u) > 0 and np.ptp(planted_u) > 0
         values[name] = _spearman(learned_u, planted_u) if varies else None

@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from fedvlr_jax.evaluation import selection
 from fedvlr_jax.settings import check_settings
 
 
 class Plan(NamedTuple):
-    """The settings of the host loop.
+    """The settings of the loop.
 
     Attributes:
       seed: of everything random in the run.
@@ -30,12 +31,12 @@ class Plan(NamedTuple):
 
     def next_evaluation(self, round_: int) -> int:
         """The first evaluated round after `round_`."""
-        return min((round_ // self.eval_every + 1) * self.eval_every, self.rounds)
+        return selection.next_evaluation(round_, self.eval_every, self.rounds)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunProgress:
-    """Where a run stands. It is part of every checkpoint, so that all sums go on after a restart.
+    """How far a run is. It is part of every checkpoint, so that all sums go on after a restart.
 
     Attributes:
       round: rounds done.
@@ -59,20 +60,15 @@ class RunProgress:
 
     def is_finished(self, plan: Plan) -> bool:
         """Whether the rounds, or the patience, are used up."""
-        return self.round >= plan.rounds or 0 < plan.patience <= self.evaluations_since_best
+        return self.round >= plan.rounds or self._selection().is_exhausted(plan.patience)
 
     def evaluated(self, value: float | None, seconds: float) -> RunProgress:
-        """After an evaluation of the current round that took `seconds` and gave `value` (larger is better).
+        """After an evaluation of the current round that took `seconds` and gave `value`, see `Selection.evaluated`."""
+        best = self._selection().evaluated(self.round, value)
+        return dataclasses.replace(self, seconds_eval=self.seconds_eval + seconds, **best._asdict())
 
-        Only a strict improvement moves the best round. Without validation rows (None) nothing can be chosen,
-        and the latest round counts as the best.
-        """
-        seconds += self.seconds_eval
-        if value is None or self.best_value is None or value > self.best_value:
-            best = {"best_round": self.round, "best_value": value, "evaluations_since_best": 0}
-        else:
-            best = {"evaluations_since_best": self.evaluations_since_best + 1}
-        return dataclasses.replace(self, seconds_eval=seconds, **best)
+    def _selection(self) -> selection.Selection:
+        return selection.Selection(self.best_round, self.best_value, self.evaluations_since_best)
 
     def add_seconds(self, **seconds: float) -> RunProgress:
         """With some more time on the named clocks (train, eval, compile)."""
@@ -87,7 +83,7 @@ class RunProgress:
 
 
 def make_plan(settings: Mapping[str, Any]) -> Plan:
-    """The settings of the host loop, after a check of all settings.
+    """The settings of the loop, after a check of all settings.
 
     Raises:
       ConfigError: as `check_settings`.

@@ -27,7 +27,7 @@ from fedvlr_jax.client_store.store import Store
 from fedvlr_jax.compiling import Compiler
 from fedvlr_jax.data.buckets import heldout_targets, make_histories
 from fedvlr_jax.evaluation.metrics import warm_items
-from fedvlr_jax.evaluation.ranking import rank_block, unranked
+from fedvlr_jax.evaluation.ranking import rank_block, unranked, without_test
 from fedvlr_jax.federated import sampling
 from fedvlr_jax.io.checkpoint import Checkpoints
 from fedvlr_jax.training.backend import abstract
@@ -87,7 +87,7 @@ class StoreBackend(Compiler):
         self._init_block = min(self._block, INIT_CLIENTS)
         self._store: Store | View | None = None
         self._round, self._publish, self._rank = None, None, {}
-        self._draw, self._init_clients = self._compile_host()
+        self._draw, self._init_clients = self._compile_cpu()
 
     def init(self, seed: int) -> FedState:
         """See `Backend`."""
@@ -140,7 +140,7 @@ class StoreBackend(Compiler):
         """int [s], ascending: the cohort of a round."""
         if self._size == self._num_users:
             return np.arange(self._num_users)
-        words = np.asarray(self._draw(jax.device_put(key, _host()), np.int32(number)))
+        words = np.asarray(self._draw(jax.device_put(key, _cpu()), np.int32(number)))
         return sampling.cohort_ids(words, self._size)
 
     def fetch(self, ids: np.ndarray, before: np.ndarray) -> Fetched:
@@ -168,9 +168,7 @@ class StoreBackend(Compiler):
     def rank(self, state: FedState, *, hide_test: bool) -> Ranks:
         """See `Backend`."""
         self.prepare()
-        target_tu = self._target_tu.copy()
-        if hide_test:
-            target_tu[1] = -1
+        target_tu = without_test(self._target_tu) if hide_test else self._target_tu
         ranks = unranked(len(target_tu), self._num_users)
         snapshot = self._publish(state, self._clients)
         for part, block in _ahead(self.parts(state)):
@@ -203,7 +201,7 @@ class StoreBackend(Compiler):
 
     def _init(self, key: Array) -> Callable[[np.ndarray], PrivateState]:
         """``ids [s] -> PrivateState [s, ...]`` of clients that were never written."""
-        key = jax.device_put(key, _host())
+        key = jax.device_put(key, _cpu())
 
         def init(ids: np.ndarray) -> PrivateState:
             padded = np.pad(ids, (0, -ids.size % self._init_block)).astype(np.int32).reshape(-1, self._init_block)
@@ -212,9 +210,9 @@ class StoreBackend(Compiler):
 
         return init
 
-    def _compile_host(self) -> tuple[Callable, Callable]:
+    def _compile_cpu(self) -> tuple[Callable, Callable]:
         """The algorithm's `cohort_words` (None if that is everybody) and `init_clients` of a block of clients."""
-        at = SingleDeviceSharding(_host())
+        at = SingleDeviceSharding(_cpu())
         key = jax.ShapeDtypeStruct((), self.abstract_state.key.dtype, sharding=at)
         number, ids = (jax.ShapeDtypeStruct(shape, jnp.int32, sharding=at) for shape in ((), (self._init_block,)))
         draw = None
@@ -270,7 +268,7 @@ def _abstract_bucket(size: int, width: int) -> Bucket:
     return Bucket(slots, jax.ShapeDtypeStruct((size, width), jnp.int32), slots)
 
 
-def _host() -> jax.Device:
+def _cpu() -> jax.Device:
     """A device that draws and initialises clients beside the rounds: the CPU where there is one."""
     try:
         return jax.local_devices(backend="cpu")[0]
