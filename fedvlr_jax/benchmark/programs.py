@@ -17,7 +17,7 @@ from fedvlr_jax.evaluation.metrics import warm_items
 from fedvlr_jax.evaluation.ranking import rank_all, without_test
 from fedvlr_jax.fields import with_fields
 from fedvlr_jax.training.experiment import configured_prior
-from fedvlr_jax.types import Array, ClientData, Content, Dataset, Prior, PyTree, Ranks, RoundInfo
+from fedvlr_jax.types import Array, ClientData, Dataset, Prior, PyTree, Ranks, RoundInfo, content_of
 
 TracedPoint = dict[str, float]
 
@@ -83,7 +83,7 @@ class MethodPrograms(Compiler):
         clients = self._clients
         several = datasets is not None and len(datasets) > 1
         if datasets is not None:  # one run alone goes through the same program with other features
-            own = [(self._content(dataset), self._prior_of(dataset)) for dataset in datasets]
+            own = [(content_of(dataset), self._prior_of(dataset)) for dataset in datasets]
             content, prior = jax.tree.map(lambda *x: jnp.stack(x), *own) if several else own[0]
             clients = clients._replace(content=content, prior=prior)
         return RunGroup(point, jax.device_put(clients), several)
@@ -122,9 +122,6 @@ class MethodPrograms(Compiler):
     def keep(self, better_m: np.ndarray, state: PyTree, best: PyTree) -> PyTree:
         """`state` where a run is better than ever, else `best`."""
         return _keep(jnp.asarray(better_m), state, best)
-
-    def _content(self, dataset: Dataset) -> Content:
-        return Content(*(None if x is None else jnp.asarray(x) for x in (dataset.V, dataset.C)))
 
     def _prior_of(self, dataset: Dataset) -> Prior | None:
         return None if self._prior is None else self._prior.of(dataset)

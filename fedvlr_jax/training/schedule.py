@@ -63,7 +63,7 @@ class RunProgress:
         return self.round >= plan.rounds or self._selection().is_exhausted(plan.patience)
 
     def evaluated(self, value: float | None, seconds: float) -> RunProgress:
-        """After an evaluation of the current round that took `seconds` and gave `value`, see `Selection.evaluated`."""
+        """After an evaluation of the current round that took `seconds` and gave `value`: `Selection.evaluated`."""
         best = self._selection().evaluated(self.round, value)
         return dataclasses.replace(self, seconds_eval=self.seconds_eval + seconds, **best._asdict())
 
