@@ -8,6 +8,7 @@ at cut-off K is therefore  (1/e) sum_{r = g+1 .. min(g+e, K)} f(r).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -83,7 +84,7 @@ def seed_values(ranks: Sequence[Ranks], metric: str, *, split: int = TEST) -> np
     return np.stack([row_values(run, metric, split=split) for run in ranks])
 
 
-def summarise(ranks: Ranks, warm_i: np.ndarray) -> dict:
+def summarise(ranks: Ranks, warm_i: np.ndarray) -> dict[str, Any]:
     """All metrics of one evaluation.
 
     Args:
@@ -100,7 +101,7 @@ def summarise(ranks: Ranks, warm_i: np.ndarray) -> dict:
     """
     item_tu, greater_tu, tied_tu = (np.asarray(x) for x in (ranks.item, ranks.greater, ranks.tied))
     warm_tu = np.asarray(warm_i, bool)[np.maximum(item_tu, 0)]
-    summary: dict = {}
+    summary: dict[str, Any] = {}
     for name, t in (("valid", VALID), ("test", TEST)):
         has_row = item_tu[t] >= 0
         groups = {"": has_row, "_warm": has_row & warm_tu[t], "_cold": has_row & ~warm_tu[t]}

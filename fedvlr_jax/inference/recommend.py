@@ -118,7 +118,7 @@ def _of_users(parts: Iterable[tuple[FedState, Bucket]], users: np.ndarray) -> It
     for state, bucket in parts:
         chosen_c = np.isin(np.asarray(bucket.user), users)
         if chosen_c.any():
-            yield state, Bucket(*(None if x is None else np.asarray(x)[chosen_c] for x in bucket))
+            yield state, jax.tree.map(lambda x, at=chosen_c: np.asarray(x)[at], bucket)
 
 
 def _without_held_out(dataset: Dataset, item_uk: np.ndarray, score_uk: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

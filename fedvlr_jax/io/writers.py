@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from tensorboardX import SummaryWriter
 
 from fedvlr_jax.io.files import json_ready, write_bytes
@@ -34,7 +35,7 @@ class MetricWriter:
         self._file.close()
         self._events.close()
 
-    def rounds(self, last_round: int, **series: Sequence[float]) -> None:
+    def rounds(self, last_round: int, **series: Sequence[float] | np.ndarray) -> None:
         """Write one scalar for each of the consecutive rounds that end with `last_round`."""
         for name, values in series.items():
             for offset, value in enumerate(values):

@@ -68,7 +68,7 @@ class InMemory:
 
     kept: ClassVar[str] = ""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.best: PyTree | None = None
 
     def write(self, line: Mapping[str, Any], info: RoundInfo) -> None:
