@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from configs.base import get_config
+from fedvlr_jax.models.hosts import HOSTS
+from fedvlr_jax.models.variants import VARIANTS
 from fedvlr_jax.types import Bucket, ClientData, Content, Dataset
 
-HOST_NAMES = ("fedavg", "fcf", "fedncf", "pfedrec", "fedrap", "fedprior")
-VARIANT_NAMES = ("base", "mlp", "vbpr", "fedvlr")
+HOST_NAMES = tuple(HOSTS)
+VARIANT_NAMES = tuple(VARIANTS)
 
 SMALL = {
     "fusion__dim": 8,
