@@ -77,7 +77,7 @@ def test_a_server_and_devices_that_exchange_messages_equal_a_simulated_run(host,
         fusion__operators="id,visual",
         server__clients_per_round=COHORT,
         aggregation__transforms=transforms,
-        aggregation__clip_norm=0.05,  # which most uploads exceed
+        aggregation__clip_norm=0.2,  # which some uploads exceed
         aggregation__noise_multiplier=0.1,
     )
     algorithm, data = make_algorithm(tree, DATASET), client_data(DATASET)
