@@ -14,18 +14,18 @@ from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.federated import objectives, sampling
 from fedvlr_jax.models.hosts import HOSTS
 from fedvlr_jax.models.hosts.host import ItemRows
-from fedvlr_jax.models.router import ACTIVATIONS, ROUTERS
+from fedvlr_jax.models.router import make_mlp
 from fedvlr_jax.types import Bucket
 
 DATASET = tiny_dataset()
 
 
 def test_router_has_12547_parameters_and_returns_weights():
-    router = ROUTERS["mlp"](64, 3, ACTIVATIONS["relu"])
+    router = make_mlp(64, 3, jax.nn.relu)
     pooled_jd = jax.random.normal(jax.random.key(0), (3, 64))
-    phi = router.init(jax.random.key(1))
-    assert sum(x.size for x in jax.tree.leaves(phi)) == 12_547
-    w_j = np.asarray(router.weights(phi, pooled_jd))
+    params = router.init(jax.random.key(1))
+    assert sum(x.size for x in jax.tree.leaves(params)) == 12_547
+    w_j = np.asarray(router.weights(params, pooled_jd))
     assert w_j.shape == (3,)
     assert (w_j > 0).all()
     np.testing.assert_allclose(w_j.sum(), 1, rtol=1e-6)
@@ -33,10 +33,10 @@ def test_router_has_12547_parameters_and_returns_weights():
 
 def test_router_normalises_once():
     """A confident router stays confident; a second softmax would flatten (0.98, 0.02, 0) to (0.57, 0.22, 0.21)."""
-    router = ROUTERS["mlp"](4, 3, ACTIVATIONS["relu"])
-    phi = jax.tree.map(jnp.zeros_like, router.init(jax.random.key(1)))
-    phi["params"]["out"]["bias"] = jnp.log(jnp.array([0.98, 0.0199, 0.0001]))
-    np.testing.assert_allclose(router.weights(phi, jnp.zeros((3, 4))), [0.98, 0.0199, 0.0001], rtol=1e-5)
+    router = make_mlp(4, 3, jax.nn.relu)
+    params = jax.tree.map(jnp.zeros_like, router.init(jax.random.key(1)))
+    params["params"]["out"]["bias"] = jnp.log(jnp.array([0.98, 0.0199, 0.0001]))
+    np.testing.assert_allclose(router.weights(params, jnp.zeros((3, 4))), [0.98, 0.0199, 0.0001], rtol=1e-5)
 
 
 def test_negatives_are_uniform_over_the_catalogue_without_the_history():

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from laws.rounds import clients_of, drawn_negatives, late_state
 from problems import (
     HOST_NAMES,
     VARIANT_NAMES,
@@ -138,33 +139,12 @@ def naive_round(host, variant, public, privates, dataset, draws, item_lr):
     return new_public, stepped, np.dot(alpha, losses) / alpha.sum(), norm
 
 
-def draw_negatives(dataset, data, key):
-    """The negatives that the round draws, [a, l n] by user."""
-    rows, draws = histories(dataset), {}
-    for bucket in data.buckets:
-        for u, history_l in zip(bucket.user.tolist(), bucket.history, strict=True):
-            client = jax.random.fold_in(sampling.stream(key, sampling.CLIENT, ROUND), u)
-            drawn = sampling.sample_negatives(client, history_l, dataset.num_items, STEPS, NEGATIVES)
-            draws[u] = np.asarray(drawn[:, : len(rows[u])]).reshape(STEPS, -1)
-    return draws
-
-
 def set_up(dataset, host, variant, **overrides):
     """The algorithm and a state in round `ROUND`, with private item tables that are not zero."""
     common = {"client__l2": L2, "server__l2": SERVER_L2, "host__table_lr": TABLE_LR}
     common |= {"host__additive_weight": ADDITIVE, "host__sparsity_weight": SPARSITY}
     algorithm = make_algorithm(settings(host__name=host, variant=variant, **common, **overrides), dataset)
-    state = jax.jit(algorithm.init)(jax.random.key(3))
-    private = state.private.params
-    if "item_table" in private:
-        private = private | {"item_table": 0.3 * jax.random.normal(jax.random.key(8), private["item_table"].shape)}
-    public = state.public.replace(round=jnp.asarray(ROUND, jnp.int32))
-    return algorithm, state.replace(public=public, private=state.private.replace(params=private))
-
-
-def clients_of(private, dataset):
-    """The private parameters of every client."""
-    return [jax.tree.map(lambda x, u=u: x[u], private) for u in range(dataset.num_users)]
+    return algorithm, late_state(algorithm, ROUND)
 
 
 def check_round(host, variant, *, item_lr=0.0, **overrides):
@@ -174,7 +154,8 @@ def check_round(host, variant, *, item_lr=0.0, **overrides):
     private, data = start.private.params, client_data(dataset)
     end, info = jax.jit(algorithm.run, static_argnums=2)(start, data, 1)
 
-    privates, draws = clients_of(private, dataset), draw_negatives(dataset, data, start.key)
+    privates = clients_of(private, dataset)
+    draws = drawn_negatives(dataset, data, start.key, ROUND, steps=STEPS, negatives=NEGATIVES)
     with jax.numpy_rank_promotion("allow"):
         new_public, stepped, loss, norm = naive_round(
             host, variant, start.public.params, privates, dataset, draws, item_lr

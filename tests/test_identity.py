@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from laws.rounds import clients_of, drawn_negatives
 from problems import client_data, histories, relative_difference, settings, spread, tiny_dataset
 
 from fedvlr_jax.algorithm import make_algorithm
-from fedvlr_jax.federated import sampling
 from fedvlr_jax.models.fusion import FUSION_OPS, make_fusion
 from fedvlr_jax.types import Content
 
@@ -67,18 +67,10 @@ def test_round_equals_algorithm_1_in_float64(operators, path):
         data = client_data(dataset)
         new, _ = jax.jit(algorithm.run, static_argnums=2)(state, data, 1)
 
-        rows = histories(dataset)
-        key = sampling.stream(state.key, sampling.CLIENT, 0)
-        draws = {}
-        for bucket in data.buckets:
-            for u, history_l in zip(bucket.user.tolist(), bucket.history, strict=True):
-                drawn = sampling.sample_negatives(jax.random.fold_in(key, u), history_l, dataset.num_items, 2, 3)
-                draws[u] = np.asarray(drawn[:, : len(rows[u])]).reshape(2, -1)
+        draws = drawn_negatives(dataset, data, state.key, 0, steps=2, negatives=3)
         private = {
-            u: jax.tree.map(
-                lambda x, u=u: x[u], (state.private.params["theta"], state.private.params["variant"]["phi"])
-            )
-            for u in range(dataset.num_users)
+            u: (params["theta"], params["variant"]["phi"])
+            for u, params in enumerate(clients_of(state.private.params, dataset))
         }
         params, expected_private = naive_round(
             state.public.params["variant"],
@@ -96,8 +88,6 @@ def test_round_equals_algorithm_1_in_float64(operators, path):
         expected = jax.tree.map(lambda a, b: a - b, params, state.public.params["variant"])
         assert max(np.abs(x).max() for x in jax.tree.leaves(expected)) > 1e-6
         assert relative_difference(moved, expected) <= 1e-12
-        for u, parts in expected_private.items():
-            got = jax.tree.map(
-                lambda x, u=u: x[u], (new.private.params["theta"], new.private.params["variant"]["phi"])
-            )
-            assert relative_difference(got, parts) <= 1e-12
+        for u, now in enumerate(clients_of(new.private.params, dataset)):
+            got = (now["theta"], now["variant"]["phi"])
+            assert relative_difference(got, expected_private[u]) <= 1e-12

@@ -9,21 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import HOST_NAMES, VARIANT_NAMES, client_data, relative_difference, settings, spread, tiny_dataset
+from laws import hosts
+from laws.rounds import DATASET, after
+from problems import HOST_NAMES, VARIANT_NAMES, client_data, relative_difference, settings, spread
 
 from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.federated.client import draw_batch, make_local_update
 from fedvlr_jax.federated.private_state import gather_clients
-
-DATASET = tiny_dataset()
-
-
-def after(rounds: int, data=None, **overrides):
-    """State and info after some rounds of a configuration."""
-    algorithm = make_algorithm(settings(**overrides), DATASET)
-    state = jax.jit(algorithm.init)(jax.random.key(0))
-    return jax.jit(algorithm.run, static_argnums=2)(state, data or client_data(DATASET), rounds)
-
 
 PATHS = ("fused", "picked", "gathered")
 # Every host in two variants, the paths in turn; private item tables have one path beside uploads.
@@ -37,14 +29,7 @@ COVERING = [("fused", "fedavg", "base"), ("gathered", "fcf", "fedvlr"), ("fused"
 
 @pytest.mark.parametrize(("path", "host", "variant"), spread(CASES, COVERING))
 def test_paths_equal_uploads_path(path, host, variant):
-    common = {"host__name": host, "variant": variant, "host__additive_weight": 0.3, "server__clients_per_round": 9}
-    fused, info = after(2, compute__path=path, **common)
-    uploads, info_uploads = after(2, compute__path="uploads", **common)
-    start = jax.jit(make_algorithm(settings(**common), DATASET).init)(jax.random.key(0))
-    assert relative_difference(start.public.params, fused.public.params) > 1e-4
-    for a, b in ((fused.public, uploads.public), (fused.private, uploads.private), (info, info_uploads)):
-        assert relative_difference(a, b) <= 1e-6
-    chex.assert_tree_all_finite(fused.public.params)
+    hosts.paths_agree(host, variant, (path,))
 
 
 @pytest.mark.parametrize(
@@ -83,19 +68,12 @@ def test_a_client_alone_gives_the_upload_it_gives_among_others(touched_rows, obj
             assert relative_difference(alone, jax.tree.map(lambda x, c=c: x[c], together)) <= 1e-12
 
 
-LAYOUTS = [*itertools.product(["fedavg", "fedrap"], ["fedvlr"], ["fused", "uploads"]), ("fcf", "base", "fused")]
-
-
-@pytest.mark.parametrize(("host", "variant", "path"), spread(LAYOUTS, LAYOUTS[-1:]))
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("host", "variant", "path"), list(itertools.product(["fedavg", "fedrap"], ["fedvlr"], ["fused", "uploads"]))
+)
 def test_layout_changes_nothing(host, variant, path):
-    common = {"host__name": host, "variant": variant, "compute__path": path, "server__clients_per_round": 7}
-    reference, _ = after(3, **common)
-    shuffled = client_data(DATASET, order=np.random.default_rng(1).permutation(DATASET.num_users))
-    other_buckets = client_data(DATASET, widths=(4, 16))
-    for data, chunk in ((None, 1), (None, 3), (shuffled, 0), (other_buckets, 2)):
-        state, _ = after(3, data=data, compute__chunk=chunk, **common)
-        assert relative_difference(state.public, reference.public) <= 1e-6
-        assert relative_difference(state.private, reference.private) <= 1e-6
+    hosts.layout_changes_nothing(host, variant, path)
 
 
 def test_only_the_cohort_moves_and_its_private_state_persists():

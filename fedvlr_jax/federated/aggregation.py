@@ -169,7 +169,7 @@ def make_trimmed_mean(*, trim: float, **_: Any) -> Aggregator:
         # The product is computed in float32 here and may fall below a whole number that it equals exactly.
         cut = jnp.floor(trim * count + 1e-4).astype(count.dtype)
         rank = jnp.arange(ordered.shape[0]).reshape((-1,) + (1,) * count.ndim)
-        kept = (rank >= cut) & (rank < count - cut)
+        kept = (rank >= cut[None]) & (rank < (count - cut)[None])
         return jnp.sum(jnp.where(kept, ordered, 0.0), axis=0) / jnp.maximum(count - 2 * cut, 1)
 
     return _make_order_statistic(trimmed_mean)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fedvlr_jax.models.hosts.host import Host
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class HostFactory:
     """A row of `HOSTS`; calling it makes the host.
 

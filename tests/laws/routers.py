@@ -1,0 +1,103 @@
+"""Laws of ROUTERS: weights are weights, a closed form is the plain steps, and fedvlr trains with any of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedvlr_jax.models.router import ROUTERS, Router
+from fedvlr_jax.types import Array
+from laws.judging import require_close, require_equal, require_finite, require_form
+from laws.rounds import open_paths, require_paths_agree
+
+DIM, NUM_VIEWS, STEPS, LR = 5, 3, 4, 0.7
+
+
+def make_router(name: str) -> Router:
+    """The row of that name for `NUM_VIEWS` views."""
+    return ROUTERS[name](DIM, NUM_VIEWS, jax.nn.relu)
+
+
+def weights_are_weights(name: str) -> None:
+    """Non-negative and summing to one, for any history."""
+    router = make_router(name)
+    phi = router.init(jax.random.key(0))
+    require_finite(f"router {name}: initial parameters are not finite", phi)
+    for scale in (0.0, 1.0, 100.0):
+        w_j = router.weights(phi, scale * jax.random.normal(jax.random.key(1), (NUM_VIEWS, DIM)))
+        assert w_j.shape == (NUM_VIEWS,), f"router {name}: expected a weight for each view, found {w_j.shape}"
+        require_finite(f"router {name}: weights are not finite", w_j)
+        assert (w_j >= 0).all(), f"router {name}: weights are negative: {w_j}"
+        total = float(jnp.sum(w_j))
+        assert abs(total - 1) < 1e-5, f"router {name}: weights sum to {total}, not to one"
+
+
+def it_is_pure(name: str) -> None:
+    """The same key and history give the same parameters and weights, made once or twice, compiled or not."""
+    pooled_jd = jax.random.normal(jax.random.key(1), (NUM_VIEWS, DIM))
+    first, second = (make_router(name) for _ in range(2))
+    phi, again = (router.init(jax.random.key(0)) for router in (first, second))
+    require_equal(f"router {name}: init is not a function of the key", phi, again)
+    w_j = first.weights(phi, pooled_jd)
+    require_equal(f"router {name}: weights are not a function", second.weights(again, pooled_jd), w_j)
+    require_close(f"router {name}: jit changes its weights", jax.jit(first.weights)(phi, pooled_jd), w_j, rtol=1e-5)
+
+
+def the_closed_form_equals_plain_steps(name: str) -> None:
+    """SGD steps on random linear losses of the weights: parameters and the cotangent of the history, in float64."""
+    with jax.enable_x64(True):
+        router = make_router(name)
+        if router.closed_form is None:
+            return
+        phi = jax.tree.map(lambda x: x.astype(float), router.init(jax.random.key(0)))
+        pooled_jd = jax.random.normal(jax.random.key(1), (NUM_VIEWS, DIM))
+        found, expected = (
+            jax.jit(steps, static_argnums=0)(router, phi, pooled_jd) for steps in (_closed_steps, _plain_steps)
+        )
+        require_form(f"router {name}: its closed form returns other parameters", found, expected)
+        message = f"router {name}: its closed form is not the plain steps"
+        require_close(message, found, expected, rtol=1e-6, atol=1e-9)
+        moved = max(
+            float(jnp.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (expected[0], phi)), strict=True)
+        )
+        assert moved > 1e-3, f"router {name}: steps move its parameters by {moved} at most"
+
+
+def _plain_steps(router: Router, phi: Any, pooled_jd: Array) -> tuple[Any, Array]:
+    total = jnp.zeros_like(pooled_jd)
+    for cost_j in _costs():
+        of_phi, of_pooled = jax.grad(lambda phi, h, c=cost_j: c @ router.weights(phi, h), (0, 1))(phi, pooled_jd)
+        phi, total = jax.tree.map(lambda x, g: x - LR * g, phi, of_phi), total + of_pooled
+    return phi, total
+
+
+def _closed_steps(router: Router, phi: Any, pooled_jd: Array) -> tuple[Any, Array]:
+    closed = router.closed_form
+    summary, unsummarise = jax.vjp(lambda h: closed.summarise(phi, h), pooled_jd)
+    moving, total = closed.start(phi), jax.tree.map(jnp.zeros_like, summary)
+    for cost_j in _costs():
+        of_moving, of_summary = jax.grad(lambda m, s, c=cost_j: c @ closed.weights(m, s), (0, 1))(moving, summary)
+        moving = jax.tree.map(lambda x, g: x - LR * g, moving, of_moving)
+        total = jax.tree.map(jnp.add, total, of_summary)
+    return closed.finish(phi, pooled_jd, moving), unsummarise(total)[0]
+
+
+def _costs() -> np.ndarray:
+    return np.random.default_rng(2).normal(size=(STEPS, NUM_VIEWS))
+
+
+def fedvlr_trains_on_all_paths(name: str) -> None:
+    """Two finite rounds, the same on every path."""
+    common = {"fusion__router": name, "fusion__operators": "id,visual"}
+    require_paths_agree(f"router {name}", open_paths(**common), **common)
+
+
+LAWS = {
+    weights_are_weights: (),
+    it_is_pure: (),
+    the_closed_form_equals_plain_steps: (),
+    fedvlr_trains_on_all_paths: ("mlp", "bias"),
+}

@@ -1,0 +1,97 @@
+"""How a deployment drives the core: a server and devices that share nothing but messages give what `run` gives.
+
+server                                     device u
+broadcast, pull_back = open_round(public)
+                  -- broadcast -->
+                                           state, upload, loss = client_round(broadcast, state, history, keys, t)
+                  <-- upload, alpha --
+carry = aggregator.add(carry, upload, alpha)
+public = close_round(public, pull_back, mean(carry))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from problems import client_data, relative_difference, settings, spread, tiny_dataset
+
+from fedvlr_jax.algorithm import Algorithm, make_algorithm
+from fedvlr_jax.federated import sampling
+from fedvlr_jax.federated.server import Aggregate
+
+DATASET = tiny_dataset(num_users=6, num_items=24)
+COHORT, ROUNDS = 4, 3
+
+
+class Programs(NamedTuple):
+    """What is compiled once: three programs of the server, and that of a device."""
+
+    open_round: Callable
+    client_round: Callable
+    add: Callable
+    close_round: Callable
+
+
+def compiled(algorithm: Algorithm) -> Programs:
+    def add(carry, upload, alpha):
+        """An aggregator takes chunks of clients; here is one at a time."""
+        return algorithm.pipeline.aggregator.add(carry, *jax.tree.map(lambda x: x[None], (upload, alpha)))
+
+    server = algorithm.server
+    return Programs(*map(jax.jit, (server.open_round, algorithm.client_round, add, server.close_round)))
+
+
+def deployed_round(algorithm, programs, public, states, histories, content, key):
+    """The public state after one round; the private states of the cohort are replaced in the dict `states`."""
+    number, pipeline = public.round, algorithm.pipeline
+    broadcast, pull_back = programs.open_round(public, content)
+    cohort = sampling.cohort_ids(np.asarray(algorithm.cohort_words(key, number)), COHORT)
+    keys = [
+        sampling.entity_keys(sampling.stream(key, purpose, number), cohort)
+        for purpose in (sampling.CLIENT, sampling.TRANSFORM)
+    ]
+    carry, weight = pipeline.aggregator.init(broadcast, COHORT), 0.0
+    for u, *own_keys in zip(cohort.tolist(), *keys, strict=True):
+        states[u], upload, _ = programs.client_round(broadcast, states[u], histories[u], *own_keys, number)
+        length = jnp.sum(histories[u] < DATASET.num_items).astype(float)
+        alpha = jnp.ones(()) if pipeline.transform.fixed_weights else algorithm.model.host.client_weight(length)
+        carry, weight = programs.add(carry, upload, alpha), weight + alpha
+    mean = pipeline.mean(Aggregate(carry, weight, loss=None, num_dropped=None), COHORT, key, number)
+    public, _ = programs.close_round(public, pull_back, mean)
+    return public
+
+
+CASES = [(*model, names) for model in (("fcf", "fedvlr"), ("fedrap", "base")) for names in ("", "clip,noise")]
+
+
+@pytest.mark.parametrize(("host", "variant", "transforms"), spread(CASES, CASES[1:3]))
+def test_a_server_and_devices_that_exchange_messages_equal_a_simulated_run(host, variant, transforms):
+    tree = settings(
+        host__name=host,
+        variant=variant,
+        fusion__operators="id,visual",
+        server__clients_per_round=COHORT,
+        aggregation__transforms=transforms,
+        aggregation__clip_norm=0.2,  # which some uploads exceed
+        aggregation__noise_multiplier=0.1,
+    )
+    algorithm, data = make_algorithm(tree, DATASET), client_data(DATASET)
+    start = jax.jit(algorithm.init)(jax.random.key(0))
+    simulated, _ = jax.jit(algorithm.run, static_argnums=2)(start, data, ROUNDS)
+
+    programs, public = compiled(algorithm), start.public
+    histories = dict(zip(data.buckets[0].user.tolist(), data.buckets[0].history, strict=True))
+    states = {u: jax.tree.map(lambda x, u=u: x[u], start.private) for u in histories}
+    for _ in range(ROUNDS):
+        public = deployed_round(algorithm, programs, public, states, histories, data.content, start.key)
+
+    assert relative_difference(simulated.public.params, start.public.params) > 1e-4
+    assert relative_difference(public, simulated.public) <= 1e-6
+    private = jax.tree.map(lambda *x: jnp.stack(x), *(states[u] for u in sorted(states)))
+    assert relative_difference(private, simulated.private) <= 1e-6
+    assert all(program._cache_size() == 1 for program in programs)
