@@ -58,7 +58,7 @@ def from_arrays(
 
     Args:
       users, items: [rows], hashable ids of one kind: all str, all int, all tuples, ...
-      timestamps: [rows], finite numbers or datetime64; needed where there are no `splits`.
+      timestamps: [rows], finite numbers, datetimes or datetime64; needed where there are no `splits`.
       splits: [rows], 0 or "train", 1 or "validation", 2 or "test".
       visual, textual: floats [i, d], rows in the order of `item_ids`, or by default of the sorted ids that occur; or
         a mapping from ids to vectors [d]. An item of such a mapping that nobody took is an item too: nothing is known
@@ -186,8 +186,9 @@ def _interactions(source: Source, rows: Mapping[str, np.ndarray]) -> Interaction
 
 
 def _times(source: Source, values: np.ndarray) -> np.ndarray:
-    if values.dtype.kind == "O":
-        values = np.array(values.tolist())
+    if values.dtype.kind == "O":  # Python's datetimes, or numbers that some frames hand out as objects
+        dates = all(hasattr(value, "timestamp") and value == value for value in values)
+        values = np.array([value.timestamp() if dates else value for value in values])
     if values.dtype.kind not in "iufM":
         expected = "numbers or datetime64"
         raise source.problem(expected, f"{shown(values.flat[0])} (dtype {values.dtype})", field=source.timestamp)
