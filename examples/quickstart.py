@@ -5,13 +5,15 @@ python examples/quickstart.py          (with fedvlr_jax installed, or PYTHONPATH
 
 from __future__ import annotations
 
+from typing import Any
+
 import fedvlr_jax
 
 
-def main(rounds: int = 40) -> None:
-    """Everything in memory; nothing is written."""
+def main(**changes: Any) -> None:
+    """Everything in memory; nothing is written. `changes` are settings: ``main(rounds=100)``."""
     dataset = fedvlr_jax.load_dataset("synthetic")  # no files: 204 users, each with a planted preference
-    settings = {"host.name": "fcf", "variant": "fedvlr", "rounds": rounds}
+    settings = {"host.name": "fcf", "variant": "fedvlr", "rounds": 40, **changes}
     fitted = fedvlr_jax.fit(dataset, settings, on_progress=print)
     print(f"test NDCG@50: {100 * fitted.metrics['test']['NDCG@50']:.1f} %")
 

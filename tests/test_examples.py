@@ -15,7 +15,7 @@ def run(name: str, capsys, **arguments) -> str:
 
 
 def test_quickstart(capsys):
-    out = run("quickstart.py", capsys, rounds=4)
+    out = run("quickstart.py", capsys, **{"rounds": 4, "client.steps": 1, "fusion.operators": "id,visual,text"})
     assert len(re.findall(r"round 4/4 \| loss", out)) == 1
     assert re.search(r"test NDCG@50: \d+\.\d %", out)
     assert len(re.findall(r"\d\. item \d+ \(score", out)) == 5
