@@ -238,7 +238,8 @@ def preferences(fitted: Fitted) -> np.ndarray:
     True
 
     Returns:
-      float32 [u, 3], in the order of `MODALITIES`; 0 for a modality that the data or the model lacks.
+      float32 [u, 3], in the order of `MODALITIES`; 0 for a modality that the data or the model lacks, and for item
+      identity where it is in item tables of the host's own (fedncf) in place of D.
     """
     return job.preferences(fitted.experiment, fitted.trained)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import datetime
 import warnings
 
 import numpy as np
@@ -136,7 +137,8 @@ def test_times_split_and_later_rows_of_equal_times_count_as_later():
     assert dataset.item_ids[dataset.test_item].tolist() == ["pot", "jug"]
     assert dataset.item_ids[dataset.valid_item].tolist() == ["tea", "pot"]
     dates = np.array(TIMES, "datetime64[D]")
-    assert_equal(kitchen(splits=None, timestamps=dates), kitchen(splits=None, timestamps=TIMES))
+    for times in (dates, [datetime.datetime(2020, 1, day, tzinfo=datetime.UTC) for day in TIMES]):
+        assert_equal(kitchen(splits=None, timestamps=times), kitchen(splits=None, timestamps=TIMES))
 
 
 def test_repeated_rows_are_dropped_counted_and_named_as_the_caller_does():
@@ -239,7 +241,7 @@ def test_a_frame_gives_what_its_columns_give():
 @pytest.mark.parametrize("library", ["pandas", "polars"])
 def test_a_frame_of_a_library(library):
     frames = pytest.importorskip(library, reason=f"needs {library}, which the package does not")
-    columns = {"userID": USERS, "itemID": ITEMS, "timestamp": np.array(TIMES, "datetime64[s]")}
+    columns = {"userID": USERS, "itemID": ITEMS, "timestamp": np.array(TIMES, "datetime64[ms]")}
     assert_equal(from_frame(frames.DataFrame(columns)), kitchen(splits=None, timestamps=TIMES))
 
 

@@ -206,7 +206,7 @@ def files(*folders: str) -> list[str]:
     return [path.relative_to(ROOT).as_posix() for path in paths]
 
 
-@pytest.mark.parametrize("path", files(PACKAGE, "configs", "experiments", "benchmarks", "tests"))
+@pytest.mark.parametrize("path", files(PACKAGE, "configs", "experiments", "benchmarks", "examples", "tests"))
 def test_imports_stand_in_their_place(path):
     problems = import_problems(path, (ROOT / path).read_text())
     assert not problems, "\n".join(problems)

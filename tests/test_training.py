@@ -1,4 +1,4 @@
-"""The host loop: evaluated rounds, selection on validation, early stopping, and resuming to the bit."""
+"""The loop: evaluated rounds, selection on validation, early stopping, and resuming to the bit."""
 
 from __future__ import annotations
 

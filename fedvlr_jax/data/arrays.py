@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from fedvlr_jax.types import Dataset
 Column = Sequence[Any] | np.ndarray
 """One value a row: a list, an array, or what has ``to_numpy()``, as columns of frames have."""
 
-Features = np.ndarray | Sequence[Sequence[float]] | Mapping[Hashable, Any]
+Features = np.ndarray | Sequence[Sequence[float]] | Mapping[Any, Any]
 """An array with one row for each item, or a vector by item id."""
 
 LABELS = {int(label): int(label) for label in SPLITS} | {name: int(label) for label, name in SPLITS.items()}
@@ -35,7 +35,7 @@ def from_arrays(
     name: str = "arrays",
     *,
     item_ids: Column | None = None,
-    item_titles: Sequence[str] | Mapping[Hashable, str] | None = None,
+    item_titles: Sequence[str] | Mapping[Any, str] | None = None,
 ) -> Dataset:
     """A data set from interactions in memory; row n says that ``users[n]`` took ``items[n]``.
 
@@ -58,7 +58,7 @@ def from_arrays(
 
     Args:
       users, items: [rows], hashable ids of one kind: all str, all int, all tuples, ...
-      timestamps: [rows], finite numbers or datetime64; needed where there are no `splits`.
+      timestamps: [rows], finite numbers, datetimes or datetime64; needed where there are no `splits`.
       splits: [rows], 0 or "train", 1 or "validation", 2 or "test".
       visual, textual: floats [i, d], rows in the order of `item_ids`, or by default of the sorted ids that occur; or
         a mapping from ids to vectors [d]. An item of such a mapping that nobody took is an item too: nothing is known
@@ -86,7 +86,7 @@ def from_frame(
     name: str = "frame",
     *,
     item_ids: Column | None = None,
-    item_titles: Sequence[str] | Mapping[Hashable, str] | None = None,
+    item_titles: Sequence[str] | Mapping[Any, str] | None = None,
 ) -> Dataset:
     """A data set from a frame of pandas, polars, or anything whose ``frame[column]`` has ``to_numpy()``.
 
@@ -119,26 +119,15 @@ def _assemble(
     columns: Mapping[str, Column | None],
     features: Mapping[str, Features | None],
     item_ids: Column | None,
-    item_titles: Sequence[str] | Mapping[Hashable, str] | None,
+    item_titles: Sequence[str] | Mapping[Any, str] | None,
 ) -> Dataset:
     """The data set of `from_arrays`; the columns have the names of fields of `Source`."""
-    if columns["timestamp"] is None and columns["split"] is None:
-        expected = (
-            f"{source.split} labels, or a {source.timestamp} to split by (last = test, second last = validation)"
-        )
-        raise source.problem(expected, "neither")
-    rows = {part: as_column(source, getattr(source, part), x) for part, x in columns.items() if x is not None}
-    for part, values in rows.items():
-        if len(values) != len(rows["user"]):
-            expected = f"{len(rows['user'])} values as of {source.user}"
-            raise source.problem(expected, f"{len(values)}", field=getattr(source, part))
-    if not len(rows["user"]):
-        raise source.problem("at least one interaction", "none")
+    rows = _checked_rows(source, columns)
     user_ids = distinct_ids(source, source.user, rows["user"])
     order = _item_order(source, rows["item"], features, item_ids)
     item_ids = distinct_ids(source, source.item, order)
     source = source._replace(user_ids=user_ids, item_ids=item_ids)
-    split = make_split(_interactions(source, rows), len(user_ids))
+    split = make_split(_interactions(source, rows, user_ids, item_ids), len(user_ids))
     # Row numbers[n] of what comes in the order of the ids belongs to item n.
     numbers = np.argsort(numbers_of(item_ids, order))
     V, C = (_features(source, name, order, numbers, values) for name, values in features.items())
@@ -155,6 +144,23 @@ def _assemble(
     )
 
 
+def _checked_rows(source: Source, columns: Mapping[str, Column | None]) -> dict[str, np.ndarray]:
+    """The columns that there are, all of one length."""
+    if columns["timestamp"] is None and columns["split"] is None:
+        expected = (
+            f"{source.split} labels, or a {source.timestamp} to split by (last = test, second last = validation)"
+        )
+        raise source.problem(expected, "neither")
+    rows = {part: as_column(source, getattr(source, part), x) for part, x in columns.items() if x is not None}
+    for part, values in rows.items():
+        if len(values) != len(rows["user"]):
+            expected = f"{len(rows['user'])} values as of {source.user}"
+            raise source.problem(expected, f"{len(values)}", field=getattr(source, part))
+    if not len(rows["user"]):
+        raise source.problem("at least one interaction", "none")
+    return rows
+
+
 def _item_order(
     source: Source, items: np.ndarray, features: Mapping[str, Features | None], item_ids: Column | None
 ) -> np.ndarray:
@@ -169,8 +175,10 @@ def _item_order(
     return distinct_ids(source, source.item, as_ids([x for ids in (occurring, *mapped) for x in ids.tolist()]))
 
 
-def _interactions(source: Source, rows: Mapping[str, np.ndarray]) -> Interactions:
-    item = numbers_of(source.item_ids, rows["item"])
+def _interactions(
+    source: Source, rows: Mapping[str, np.ndarray], user_ids: np.ndarray, item_ids: np.ndarray
+) -> Interactions:
+    item = numbers_of(item_ids, rows["item"])
     absent = np.flatnonzero(item < 0)
     if absent.size:
         found = f"{shown(rows['item'][absent[0]])} ({absent.size} such rows)"
@@ -178,7 +186,7 @@ def _interactions(source: Source, rows: Mapping[str, np.ndarray]) -> Interaction
     return Interactions(
         source=source,
         line=np.arange(len(item)),
-        user=numbers_of(source.user_ids, rows["user"]),
+        user=numbers_of(user_ids, rows["user"]),
         item=item,
         timestamp=_times(source, rows["timestamp"]) if "timestamp" in rows else None,
         split=_labels(source, rows["split"]) if "split" in rows else None,
@@ -186,8 +194,9 @@ def _interactions(source: Source, rows: Mapping[str, np.ndarray]) -> Interaction
 
 
 def _times(source: Source, values: np.ndarray) -> np.ndarray:
-    if values.dtype.kind == "O":
-        values = np.array(values.tolist())
+    if values.dtype.kind == "O":  # Python's datetimes, or numbers that some frames hand out as objects
+        dates = all(hasattr(value, "timestamp") and value == value for value in values)
+        values = np.array([value.timestamp() if dates else value for value in values])
     if values.dtype.kind not in "iufM":
         expected = "numbers or datetime64"
         raise source.problem(expected, f"{shown(values.flat[0])} (dtype {values.dtype})", field=source.timestamp)
@@ -238,7 +247,7 @@ def _feature_problem(
 
 
 def _titles(
-    source: Source, order: np.ndarray, numbers: np.ndarray, titles: Sequence[str] | Mapping[Hashable, str]
+    source: Source, order: np.ndarray, numbers: np.ndarray, titles: Sequence[str] | Mapping[Any, str]
 ) -> np.ndarray:
     if isinstance(titles, Mapping):
         titles = [titles.get(x, "") for x in order.tolist()]

@@ -1,0 +1,24 @@
+"""The examples in the docstrings of the public API give what they say."""
+
+from __future__ import annotations
+
+import doctest
+
+import pytest
+
+import fedvlr_jax
+from fedvlr_jax import api
+from fedvlr_jax.data import arrays
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    dataset = fedvlr_jax.load_dataset("synthetic", synthetic={"num_users": 20, "num_interactions": 200})
+    return fedvlr_jax.fit(dataset, {"variant": "base", "rounds": 2})
+
+
+@pytest.mark.parametrize("module", [fedvlr_jax, api, arrays])
+def test_examples_give_what_they_say(module, fitted):
+    found = doctest.testmod(module, extraglobs={"fitted": fitted}, optionflags=doctest.ELLIPSIS)
+    assert found.attempted > 0
+    assert found.failed == 0
