@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.federated.aggregation import AGGREGATORS
 from fedvlr_jax.federated.mesh import join_processes, make_mesh, padded_rows
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -78,6 +79,22 @@ def test_eight_devices_and_then_three_equal_one_after_twenty_rounds(tmp_path):
     trained(tmp_path / "several", 8, rounds=10, **common)
     several = trained(tmp_path / "several", 3, **common)
     assert_same(several, one, tolerance=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("aggregator", AGGREGATORS)
+def test_two_and_four_devices_join_uploads_as_one_does(tmp_path, aggregator):
+    common = {
+        "rounds": 4,
+        "variant": "base",
+        "server__clients_per_round": 6,
+        "aggregation__aggregator": aggregator,
+        "aggregation__transforms": "clip",
+        "aggregation__clip_norm": 0.2,
+    }
+    one = trained(tmp_path / "1", 1, **common)
+    for devices in (2, 4):
+        assert_same(trained(tmp_path / str(devices), devices, **common), one, tolerance=1e-5)
 
 
 @pytest.mark.slow

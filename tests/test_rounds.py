@@ -33,16 +33,6 @@ def test_paths_equal_uploads_path(path, host, variant):
 
 
 @pytest.mark.parametrize(
-    "objective", ["softmax", "squared", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bce", "bpr"))]
-)
-def test_fused_path_equals_uploads_path_for_every_objective(objective):
-    fused, _ = after(2, compute__path="fused", objective=objective)
-    uploads, _ = after(2, compute__path="uploads", objective=objective)
-    assert relative_difference(fused.public, uploads.public) <= 1e-6
-    assert relative_difference(fused.private, uploads.private) <= 1e-6
-
-
-@pytest.mark.parametrize(
     ("touched_rows", "objective"),
     spread(itertools.product([True, False], ["bce", "softmax"]), [(True, "bce"), (False, "softmax")]),
 )

@@ -31,8 +31,14 @@ class Sent(NamedTuple):
 
 
 def make_aggregator(name: str) -> Aggregator:
-    """The row of that name with the settings of ``config.aggregation``."""
-    return AGGREGATORS[name](**(settings()["aggregation"] | {"trim": TRIM}))
+    """The row of that name with the settings of ``config.aggregation``, made and compiled once for all laws."""
+    return _compiled(AGGREGATORS[name])
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(row: Callable[..., Aggregator]) -> Aggregator:
+    made = row(**(settings()["aggregation"] | {"trim": TRIM}))
+    return made._replace(add=jax.jit(made.add), finish=jax.jit(made.finish))
 
 
 def broadcast() -> Broadcast:
@@ -192,7 +198,8 @@ def devices_merge_to_one(name: str) -> None:
         parts = np.array_split(np.arange(NUM_CLIENTS), count)
         carries = [carried(aggregator, [clients_at(of, part)]) for part in parts]
         stacked = jax.tree.map(lambda *x: jnp.stack(x), *carries)
-        merged = jax.vmap(lambda carry: aggregator.merge(carry, "devices"), axis_name="devices")(stacked)
+        merge = jax.vmap(lambda carry: aggregator.merge(carry, "devices"), axis_name="devices")
+        merged = jax.jit(merge)(stacked)
         for k in range(count):
             found = aggregator.finish(jax.tree.map(lambda x, k=k: x[k], merged), jnp.sum(of.alpha_c))
             message = f"aggregator {name}: {count} devices do not merge to one"

@@ -6,6 +6,8 @@ A baseline with a training loop is judged with its initial parameters; how it tr
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,7 @@ from ranking_oracle import one_bucket, random_dataset
 
 from fedvlr_jax.baselines import BASELINES
 from fedvlr_jax.baselines.learner import Learner
-from fedvlr_jax.types import Bucket, Dataset
+from fedvlr_jax.types import Bucket, Dataset, PyTree
 from laws.judging import require_close, require_equal, require_finite
 
 DATASET = random_dataset(1, 12, 14)
@@ -28,8 +30,13 @@ def scores(name: str, dataset: Dataset = DATASET, chunk: Bucket = EVERYBODY) -> 
     if not isinstance(row, Learner):
         return row.score(row.fit(dataset, **hyper), chunk)
     inputs = row.prepare(dataset, **{k: v for k, v in hyper.items() if k in row.static})
-    p_ud, q_id = row.represent(row.init(jax.random.key(0), inputs, 8), inputs)
+    p_ud, q_id = _represented(inputs, row.init, row.represent)
     return p_ud.at[chunk.user].get(mode="fill", fill_value=0) @ q_id.T
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _represented(inputs: PyTree, init: Callable, represent: Callable) -> tuple[jax.Array, jax.Array]:
+    return represent(init(jax.random.key(0), inputs, 8), inputs)
 
 
 def scores_are_finite_numbers(name: str) -> None:

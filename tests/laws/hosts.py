@@ -42,7 +42,11 @@ def make_host(name: str) -> Host:
 
 def example(host: Host, seed: int = 1) -> Example:
     """Random parameters and items with three views."""
-    keys = iter(jax.random.split(jax.random.key(seed), 8))
+    return jax.jit(lambda key: _example(host, key))(jax.random.key(seed))
+
+
+def _example(host: Host, key: Array) -> Example:
+    keys = iter(jax.random.split(key, 8))
 
     def normal(*shape: int) -> Array:
         return jax.random.normal(next(keys), shape)
@@ -71,7 +75,7 @@ def private_state_is_a_finite_function_of_the_key(name: str) -> None:
 
 def scores_are_finite_numbers(name: str) -> None:
     host = make_host(name)
-    s_i = host.score(*example(host))
+    s_i = jax.jit(host.score)(*example(host))
     assert s_i.shape == (NUM_ITEMS,), f"host {name}: expected scores [{NUM_ITEMS}], found {s_i.shape}"
     assert jnp.issubdtype(s_i.dtype, jnp.floating), f"host {name}: expected floating-point scores, found {s_i.dtype}"
     require_finite(f"host {name}: scores are not finite", s_i)
@@ -81,9 +85,10 @@ def scores_are_row_local(name: str) -> None:
     """A client that scores the rows it touches gets the scores it gets from all rows."""
     host = make_host(name)
     theta, head, items = example(host)
-    s_i = host.score(theta, head, items)
+    score = jax.jit(host.score)
+    s_i = score(theta, head, items)
     for index in (np.array([4]), np.array([7, 0, 3]), np.arange(NUM_ITEMS)[::-1]):
-        found = host.score(theta, head, rows_at(items, index))
+        found = score(theta, head, rows_at(items, index))
         message = f"host {name}: scores are not row-local: they depend on which other rows are scored"
         require_close(message, found, s_i[index], rtol=1e-5, atol=1e-5)
 
@@ -95,9 +100,8 @@ def a_linear_score_is_linear(name: str) -> None:
         return
     theta, head, items = example(host)
     at = [items.views_bjd, 10 * example(host, seed=2).items.views_bjd]
-    first, second, middle = (
-        host.score(theta, head, items._replace(views_bjd=views)) for views in (*at, (at[0] + at[1]) / 2)
-    )
+    score = jax.jit(lambda views: host.score(theta, head, items._replace(views_bjd=views)))
+    first, second, middle = (score(views) for views in (*at, (at[0] + at[1]) / 2))
     message = f"host {name}: linear is set, but the score is not linear in g_i"
     require_close(message, middle, (first + second) / 2, rtol=1e-4, atol=1e-4)
 
@@ -225,7 +229,7 @@ def a_device_goes_on_where_it_stopped(name: str) -> None:
 @in_float64
 def a_round_equals_algorithm_1(name: str, **overrides: Any) -> None:
     """One pull-back a round equals differentiating through the fusion in every client and step."""
-    tree = settings(host__name=name, **(COMMON | overrides))
+    tree = settings(host__name=name, compute__path="uploads", **(COMMON | overrides))
     algorithm, data = make_algorithm(tree, SMALL), client_data(SMALL)
     start = late_state(algorithm, ROUND)
     end, _ = jax.jit(algorithm.run, static_argnums=2)(start, data, 1)
@@ -249,11 +253,12 @@ def paths_agree(name: str, variant: str = "base", paths: tuple[str, ...] | None 
 def layout_changes_nothing(name: str, variant: str = "base", path: str = "fused") -> None:
     """Neither the order of clients nor buckets nor chunks, on a part of the clients."""
     common = {"host__name": name, "variant": variant, "compute__path": path, "server__clients_per_round": 7}
-    reference, _ = after(3, **common)
+    start = jax.jit(make_algorithm(settings(**common), DATASET).init)(jax.random.key(0))
+    reference, _ = after(3, start=start, **common)
     shuffled = client_data(DATASET, order=np.random.default_rng(1).permutation(DATASET.num_users))
     other_buckets = client_data(DATASET, widths=(4, 16))
     for data, chunk in ((None, 1), (None, 3), (shuffled, 0), (other_buckets, 2)):
-        state, _ = after(3, data=data, compute__chunk=chunk, **common)
+        state, _ = after(3, data=data, start=start, compute__chunk=chunk, **common)
         for a, b in ((state.public, reference.public), (state.private, reference.private)):
             difference = relative_difference(a, b)
             assert difference <= 1e-6, f"host {name}: layout of clients changes a run by {difference}"

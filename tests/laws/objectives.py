@@ -50,8 +50,9 @@ def scores_read(draw: Draw, s_i: Array, padding: float = 0.0) -> tuple[Array, Ar
 
 def losses_are_finite_numbers(name: str) -> None:
     objective, draw, s_i = example(name)
+    value_and_gradient = jax.jit(jax.value_and_grad(lambda s_i: loss(objective, draw, s_i)))
     for scale in (0.0, 1.0, 300.0):
-        value, gradient = jax.value_and_grad(lambda s: loss(objective, draw, s))(scale * s_i)
+        value, gradient = value_and_gradient(scale * s_i)
         assert value.shape == (), f"objective {name}: expected a loss [], found {value.shape}"
         assert np.isfinite(value), f"objective {name}: its loss is not finite at scores of size {scale}"
         assert np.isfinite(gradient).all(), f"objective {name}: its gradient is not finite at scores of size {scale}"
@@ -81,7 +82,7 @@ def a_better_positive_lowers_the_loss(name: str) -> None:
     objective, draw, s_i = example(name)
     targets = np.asarray(draw.positive_l)[np.asarray(draw.target_l) > 0]
     assert targets.size, f"objective {name}: no positive is a target"
-    gradient_i = np.asarray(jax.grad(lambda s: loss(objective, draw, s))(s_i))
+    gradient_i = np.asarray(jax.jit(jax.grad(lambda s_i: loss(objective, draw, s_i)))(s_i))
     assert (gradient_i[targets] < 0).all(), f"objective {name}: a positive that scores higher does not lower the loss"
 
 
@@ -117,7 +118,8 @@ def draws_are_those_of_the_client(name: str) -> None:
 
 def paths_agree(name: str) -> None:
     """All paths that the objective may take train the same model, with FCF in the variant fedvlr."""
-    require_paths_agree(f"objective {name}", open_paths(objective=name), objective=name)
+    common = {"objective": name, "fusion__operators": "id,visual"}
+    require_paths_agree(f"objective {name}", open_paths(**common), **common)
 
 
 LAWS = {

@@ -14,16 +14,22 @@ from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.federated import sampling
 from fedvlr_jax.federated.paths import PATHS
 from fedvlr_jax.models.model import ITEM_TABLE
-from fedvlr_jax.types import ClientData, Dataset, FedState
+from fedvlr_jax.types import ClientData, Dataset, FedState, RoundInfo
 
 DATASET = tiny_dataset()
 
 
-def after(rounds: int, data: ClientData | None = None, dataset: Dataset = DATASET, **overrides: Any) -> tuple:
-    """State and info after some rounds of a configuration, from key 0."""
+def after(
+    rounds: int,
+    data: ClientData | None = None,
+    dataset: Dataset = DATASET,
+    start: FedState | None = None,
+    **overrides: Any,
+) -> tuple[FedState, RoundInfo]:
+    """State and info after some rounds of a configuration, from `start` or from key 0."""
     algorithm = make_algorithm(settings(**overrides), dataset)
-    state = jax.jit(algorithm.init)(jax.random.key(0))
-    return jax.jit(algorithm.run, static_argnums=2)(state, data or client_data(dataset), rounds)
+    start = start or jax.jit(algorithm.init)(jax.random.key(0))
+    return jax.jit(algorithm.run, static_argnums=2)(start, data or client_data(dataset), rounds)
 
 
 def late_state(algorithm: Algorithm, round_: int, seed: int = 3) -> FedState:
@@ -80,13 +86,13 @@ def require_paths_agree(about: str, paths: list[str], **overrides: Any) -> None:
     """Two rounds on each of the paths equal two rounds on the path `uploads`, and something moves."""
     algorithm = make_algorithm(settings(**overrides), DATASET)
     start = jax.jit(algorithm.init)(jax.random.key(0))
-    uploads, info_uploads = after(2, compute__path="uploads", **overrides)
+    uploads, info_uploads = after(2, start=start, compute__path="uploads", **overrides)
     for x in jax.tree.leaves((uploads.public.params, uploads.private.params)):
         assert np.isfinite(x).all(), f"{about}: not finite after two rounds"
     moved = relative_difference(start.public.params, uploads.public.params)
     assert moved > 1e-4, f"{about}: two rounds move the public parameters by {moved} of their size"
     for path in paths:
-        state, info = after(2, compute__path=path, **overrides)
+        state, info = after(2, start=start, compute__path=path, **overrides)
         for a, b in ((state.public, uploads.public), (state.private, uploads.private), (info, info_uploads)):
             difference = relative_difference(a, b)
             assert difference <= 1e-6, f"{about}: paths do not agree: {path} is {difference} from uploads"

@@ -23,14 +23,18 @@ DIM, CHANGED = 8, 4
 
 def make_model(name: str, host: str = "fcf", content: Content = CONTENT, modalities: str = "D,V,C") -> Model:
     """The variant of that name as `make_algorithm` makes it."""
-    tree = settings(variant=name, host__name=host, fusion__modalities=modalities, fusion__operators="sum,gate")
+    tree = settings(variant=name, host__name=host, fusion__modalities=modalities, fusion__operators="sum,id")
     return configured_model(tree, content, DATASET.num_items)
 
 
 def rows_of(variant: Variant, content: Content = CONTENT, seed: int = 0) -> tuple[Any, dict[str, jax.Array]]:
     """Public parameters and row tables."""
-    params = jax.jit(variant.init_public)(jax.random.key(seed))
-    return params, jax.jit(variant.rows)(params, content)
+
+    def both(key: jax.Array, content: Content) -> tuple[Any, dict[str, jax.Array]]:
+        params = variant.init_public(key)
+        return params, variant.rows(params, content)
+
+    return jax.jit(both)(jax.random.key(seed), content)
 
 
 def rows_lead_with_the_items(name: str) -> None:
@@ -59,8 +63,9 @@ def rows_are_row_local(name: str) -> None:
     params, rows = rows_of(variant)
     features = Content(*(x.at[CHANGED].set(-x[CHANGED][::-1]) for x in CONTENT))
     moved = params | {"D": params["D"].at[CHANGED].add(1.0)}
+    rows_of_params = jax.jit(variant.rows)
     for other_params, content in ((params, features), (moved, CONTENT)):
-        found = jax.jit(variant.rows)(other_params, content)
+        found = rows_of_params(other_params, content)
         for table, x in rows.items():
             differs_i = np.abs(np.asarray(x - found[table])).reshape(DATASET.num_items, -1).max(axis=1) > 1e-6
             differs_i[CHANGED] = False
