@@ -76,7 +76,7 @@ def chain(transforms: Sequence[UploadTransform]) -> UploadTransform:
 
 
 def upload_norm(upload: Upload) -> Array:
-    """L2 norm of a whole upload, rows and head, []; finite and without overflow for every finite upload."""
+    """L2 norm of a whole upload, rows and head, []; no square overflows, only a norm that is itself too large."""
     leaves = jax.tree.leaves((upload.rows, upload.head))
     largest = jnp.max(jnp.stack([jnp.max(jnp.abs(x)) for x in leaves]))
     scale = jnp.where(largest > 0, largest, 1.0)
@@ -86,7 +86,7 @@ def upload_norm(upload: Upload) -> Array:
 def make_clip(*, clip_norm: float, **_: Any) -> UploadTransform:
     """Scales an upload so that its L2 norm is at most `clip_norm`.
 
-    An upload that is not finite becomes zero: the bound holds for whatever a client sends.
+    An upload whose norm is not finite becomes zero: the bound holds for whatever a client sends.
     """
 
     def client(key: Array, upload: Upload, memory: PyTree) -> tuple[Upload, PyTree]:

@@ -76,7 +76,8 @@ class Attention(Operator):
     """Multi-head attention over the item's own modality tokens, averaged over the tokens that are present.
 
     The tokens of one item attend to each other only, so the operator stays row-local. A modality that is
-    switched off is masked as a key and left out of the average.
+    switched off is masked as a key and left out of the average. The keys' bias shifts all logits of a query alike,
+    so it has neither effect nor gradient.
     """
 
     @nn.compact

@@ -26,7 +26,7 @@ class Variant(NamedTuple):
     """One way to represent items.
 
     Attributes:
-      init_public: ``(key) -> params``; params always hold ``"D"``.
+      init_public: ``(key) -> params``; they hold ``"D"`` [i, d] wherever `rows` has "views".
       rows: ``(params, content) -> {"views": [i, j, d], ...}``, the row tables of the broadcast; "views" is
         missing where the host has item tables of its own and the variant adds nothing to them.
       init_private: ``(key) -> params`` of one client.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ from problems import settings, tiny_dataset
 from fedvlr_jax.assembly import configured_model
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.models.model import Model
-from fedvlr_jax.models.variants import Variant
+from fedvlr_jax.models.variants import VARIANTS, Variant
 from fedvlr_jax.types import Content
 from laws.judging import require_close, require_equal, require_finite
 
@@ -21,27 +23,47 @@ CONTENT = Content(jnp.asarray(DATASET.V), jnp.asarray(DATASET.C))
 DIM, CHANGED = 8, 4
 
 
+class Published(NamedTuple):
+    """A host in a variant, public parameters, row tables, and ``(params, content) -> rows`` compiled."""
+
+    model: Model
+    params: Any
+    rows: dict[str, jax.Array]
+    rows_of: Callable[..., dict[str, jax.Array]]
+
+
 def make_model(name: str, host: str = "fcf", content: Content = CONTENT, modalities: str = "D,V,C") -> Model:
     """The variant of that name as `make_algorithm` makes it."""
     tree = settings(variant=name, host__name=host, fusion__modalities=modalities, fusion__operators="sum,id")
     return configured_model(tree, content, DATASET.num_items)
 
 
-def rows_of(variant: Variant, content: Content = CONTENT, seed: int = 0) -> tuple[Any, dict[str, jax.Array]]:
-    """Public parameters and row tables."""
+def first_rows(variant: Variant, content: Content) -> tuple[Any, dict[str, jax.Array]]:
+    """Initial public parameters and row tables."""
 
     def both(key: jax.Array, content: Content) -> tuple[Any, dict[str, jax.Array]]:
         params = variant.init_public(key)
         return params, variant.rows(params, content)
 
-    return jax.jit(both)(jax.random.key(seed), content)
+    return jax.jit(both)(jax.random.key(0), content)
+
+
+def published(name: str, host: str = "fcf") -> Published:
+    """The variant of that name with all modalities, made and compiled once for all laws."""
+    return _published(name, VARIANTS[name], host)
+
+
+@functools.lru_cache(maxsize=16)
+def _published(name: str, row: Any, host: str) -> Published:
+    del row  # the same name with another row is another variant
+    model = make_model(name, host)
+    return Published(model, *first_rows(model.variant, CONTENT), jax.jit(model.variant.rows))
 
 
 def rows_lead_with_the_items(name: str) -> None:
     """``"views"`` [i, j, d] and tables [i, ...], finite; D [i, d] among the parameters wherever there are views."""
     for host in ("fcf", "fedncf"):  # without and with item tables of its own
-        model = make_model(name, host)
-        params, rows = rows_of(model.variant)
+        model, params, rows, _ = published(name, host)
         if not model.host.has_item_tables:
             assert "views" in rows, (
                 f"variant {name}: expected views for a host without item tables, found {set(rows)}"
@@ -59,13 +81,11 @@ def rows_lead_with_the_items(name: str) -> None:
 
 def rows_are_row_local(name: str) -> None:
     """Another item's features, or its row of D, change no other row."""
-    variant = make_model(name).variant
-    params, rows = rows_of(variant)
+    _, params, rows, rows_of = published(name)
     features = Content(*(x.at[CHANGED].set(-x[CHANGED][::-1]) for x in CONTENT))
     moved = params | {"D": params["D"].at[CHANGED].add(1.0)}
-    rows_of_params = jax.jit(variant.rows)
     for other_params, content in ((params, features), (moved, CONTENT)):
-        found = rows_of_params(other_params, content)
+        found = rows_of(other_params, content)
         for table, x in rows.items():
             differs_i = np.abs(np.asarray(x - found[table])).reshape(DATASET.num_items, -1).max(axis=1) > 1e-6
             differs_i[CHANGED] = False
@@ -80,8 +100,8 @@ def private_state_is_a_function_of_the_key(name: str) -> None:
 
 def a_router_weighs_the_views(name: str) -> None:
     """Several views need a router, whose parameters are the private ``"phi"``."""
-    variant = make_model(name).variant
-    _, rows = rows_of(variant)
+    model, _, rows, _ = published(name)
+    variant = model.variant
     private = variant.init_private(jax.random.key(3))
     if variant.router is None:
         assert rows["views"].shape[1] == 1, f"variant {name}: several views and no router"
@@ -94,10 +114,10 @@ def a_router_weighs_the_views(name: str) -> None:
 
 
 def a_bonus_is_row_local(name: str) -> None:
-    variant = make_model(name).variant
+    model, _, rows, _ = published(name)
+    variant = model.variant
     if variant.bonus is None:
         return
-    _, rows = rows_of(variant)
     private = variant.init_private(jax.random.key(3))
     bonus_i = variant.bonus(private, rows)
     assert bonus_i.shape == (DATASET.num_items,), f"variant {name}: expected a bonus [b], found {bonus_i.shape}"
@@ -111,10 +131,9 @@ def a_missing_modality_is_refused_or_harmless(name: str) -> None:
     without = [CONTENT._replace(V=None), CONTENT._replace(C=None), Content(None, None)]
     for content, modalities in [*((c, "D,V,C") for c in without), *((CONTENT, m) for m in ("V,C", "D,C", "D,V"))]:
         try:
-            variant = make_model(name, content=content, modalities=modalities).variant
+            _, rows = first_rows(make_model(name, content=content, modalities=modalities).variant, content)
         except ConfigError:
             continue
-        _, rows = rows_of(variant, content)
         require_finite(f"variant {name}: rows are not finite without a modality", rows)
 
 
