@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import pathlib
+import warnings
 
 import numpy as np
 
-from fedvlr_jax.data.messages import problem
+from fedvlr_jax.data.messages import DataWarning, problem
+
+EQUAL = 1e-6  # unit rows that are nowhere further apart differ by rounding alone
 
 
 def read_features(file: pathlib.Path) -> np.ndarray:
-    """The rows of a feature file at unit norm, float32 [i, d].
+    """The rows of a feature file at unit norm, float32 [i, d]; features that tell no items apart are a `DataWarning`.
 
     Raises:
       DataError: no array file, a dtype other than float16, float32 or float64, not two dimensions, or a row with
@@ -31,7 +34,9 @@ def read_features(file: pathlib.Path) -> np.ndarray:
         raise problem(file, "an array [items, dimensions] of at least one each", f"shape {raw.shape}")
     features = raw.astype(np.float64)
     _check_rows(file, features)
-    return unit_rows(features)
+    features = unit_rows(features)
+    _warn_of_poor_features(file, features)
+    return features
 
 
 def unit_rows(features: np.ndarray) -> np.ndarray:
@@ -49,3 +54,14 @@ def _check_rows(file: pathlib.Path, features: np.ndarray) -> None:
     zero = np.flatnonzero(~features.any(axis=1))
     if zero.size:
         raise problem(file, "features of non-zero norm", f"only zeros ({zero.size} such rows)", row=int(zero[0]) + 1)
+
+
+def _warn_of_poor_features(file: pathlib.Path, features: np.ndarray) -> None:
+    """Unit rows that are all one, or of one column, which the norm leaves nothing but a sign."""
+    if features.shape[1] == 1:
+        found = "a single column, of which the unit norm leaves nothing but the sign"
+    elif len(features) > 1 and np.ptp(features, axis=0).max() <= EQUAL:
+        found = "the same row for all items"
+    else:
+        return
+    warnings.warn(f"{file}: expected features that tell items apart, found {found}", DataWarning, stacklevel=2)

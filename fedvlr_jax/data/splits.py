@@ -12,6 +12,7 @@ from fedvlr_jax.data.messages import DataWarning, problem
 
 TRAIN, VALID, TEST = range(3)
 LEAST_ROWS = 3  # one train, one validation and one test row
+MANY = 0.05  # share of the users from which on a split is said to contradict the times
 
 
 class Split(NamedTuple):
@@ -33,12 +34,14 @@ def make_split(rows: Interactions, num_users: int) -> Split:
         several validation or several test rows.
     """
     if rows.split is None:
-        # A stable sort by user and time: at equal times the later line counts as the later interaction.
-        rows = _take(rows, np.lexsort((rows.timestamp, rows.user)))
+        # At equal times the larger itemID counts as the later interaction, whatever the order of lines.
+        rows = _take(rows, np.lexsort((rows.item, rows.time, rows.user)))
         rows, dropped = _drop_duplicates(rows)
         rows = rows._replace(split=_leave_one_out(rows, num_users))
     else:
         rows, dropped = _drop_duplicates(rows)
+        if rows.time is not None:
+            _warn_of_late_train_rows(rows, num_users)
     _check_split(rows, num_users)
     train = _take(rows, np.flatnonzero(rows.split == TRAIN))
     train = _take(train, np.lexsort((train.item, train.user)))
@@ -48,7 +51,7 @@ def make_split(rows: Interactions, num_users: int) -> Split:
         valid_item=_held_out(rows, VALID, num_users),
         test_item=_held_out(rows, TEST, num_users),
         dropped_duplicates=dropped,
-        train_age=None if train.timestamp is None else _ages(train.user, train.timestamp),
+        train_age=None if train.time is None else _ages(train.user, train.time),
     )
 
 
@@ -60,7 +63,10 @@ def _take(rows: Interactions, index: np.ndarray) -> Interactions:
 
 
 def _drop_duplicates(rows: Interactions) -> tuple[Interactions, int]:
-    """Keeps the first row of every (user, item) pair; a pair in two splits is leakage and refused."""
+    """Keeps one row of every (user, item) pair, the earliest; a pair in two splits is leakage and refused.
+
+    Without times the first line is kept: then nothing depends on which one it is.
+    """
     pair = rows.user * (rows.item.max() + 1) + rows.item
     _, first, group = np.unique(pair, return_index=True, return_inverse=True)
     if rows.split is not None:
@@ -80,6 +86,9 @@ def _drop_duplicates(rows: Interactions) -> tuple[Interactions, int]:
     if dropped:
         message = f"{rows.file}: dropped {dropped} repeated (userID, itemID) rows, {len(first)} distinct rows remain"
         warnings.warn(message, DataWarning, stacklevel=2)
+        if rows.time is not None:
+            by_pair = np.lexsort((rows.time, group))
+            first = by_pair[np.searchsorted(group[by_pair], np.arange(len(first)))]
     return _take(rows, np.sort(first)), dropped
 
 
@@ -97,9 +106,37 @@ def _leave_one_out(rows: Interactions, num_users: int) -> np.ndarray:
             f"is userID {short[0]}); all their rows are train rows, none is held out"
         )
         warnings.warn(message, DataWarning, stacklevel=2)
+    _warn_of_ties(rows, count)
     from_end = np.cumsum(count)[rows.user] - 1 - np.arange(len(rows.user))
     label = np.select([from_end == 0, from_end == 1], [TEST, VALID], TRAIN)
     return np.where(count[rows.user] < LEAST_ROWS, TRAIN, label)
+
+
+def _warn_of_ties(rows: Interactions, count: np.ndarray) -> None:
+    """Counts the users whose held-out items equal times leave open; rows are sorted by user, time and item."""
+    last = (np.cumsum(count) - 1)[count >= LEAST_ROWS]
+    tied = (rows.time[last] == rows.time[last - 1]) | (rows.time[last - 1] == rows.time[last - 2])
+    if tied.any():
+        message = (
+            f"{rows.file}: for {tied.sum()} of {len(count)} users equal timestamps leave open which items are held out "
+            f"(the first is userID {rows.user[last[tied][0]]}); the larger itemID counts as the later one"
+        )
+        warnings.warn(message, DataWarning, stacklevel=2)
+
+
+def _warn_of_late_train_rows(rows: Interactions, num_users: int) -> None:
+    """Counts the users with a train row after a held-out row: a model then learns from what came later."""
+    latest = np.full(num_users, np.iinfo(np.int64).min)
+    train, held_out = rows.split == TRAIN, rows.split != TRAIN
+    np.maximum.at(latest, rows.user[train], rows.time[train])
+    late = np.unique(rows.user[held_out][rows.time[held_out] < latest[rows.user[held_out]]])
+    users = len(np.unique(rows.user[held_out]))
+    if late.size > MANY * users:
+        message = (
+            f"{rows.file}: {late.size} of {users} users have a held-out item that is earlier than one of their train "
+            f"items (the first is userID {late[0]}); the split does not follow the timestamps"
+        )
+        warnings.warn(message, DataWarning, stacklevel=2)
 
 
 def _check_split(rows: Interactions, num_users: int) -> None:
@@ -129,12 +166,12 @@ def _check_split(rows: Interactions, num_users: int) -> None:
             )
 
 
-def _ages(user: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
+def _ages(user: np.ndarray, time: np.ndarray) -> np.ndarray:
     """int32 [rows], how many rows of the same user are strictly later."""
-    order = np.lexsort((timestamp, user))
-    user, timestamp = user[order], timestamp[order]
+    order = np.lexsort((time, user))
+    user, time = user[order], time[order]
     position = np.arange(len(user))
-    ends = np.append((user[1:] != user[:-1]) | (timestamp[1:] != timestamp[:-1]), True)
+    ends = np.append((user[1:] != user[:-1]) | (time[1:] != time[:-1]), True)
     last_of_time = position[ends][np.searchsorted(position[ends], position)]
     last_of_user = np.searchsorted(user, user, side="right") - 1
     age = np.empty(len(user), np.int32)
