@@ -49,7 +49,8 @@ def read_interactions(file: pathlib.Path) -> Interactions:
     """Read ``userID,itemID[,rating],timestamp,split_label`` in any order of columns.
 
     Either `timestamp` or `split_label` may be absent. Times are compared exactly, however they are written. Ratings
-    are checked to be numbers and not used: feedback is implicit. Unknown columns are refused, because a misspelled `split_label` would silently give another split.
+    are checked to be numbers and not used: feedback is implicit. Unknown columns are refused, because a misspelled
+    `split_label` would silently give another split.
 
     Raises:
       DataError: a file that cannot be read, is empty, lacks a column or has an unknown one, or has a field that

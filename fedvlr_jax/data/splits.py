@@ -118,8 +118,8 @@ def _warn_of_ties(rows: Interactions, count: np.ndarray) -> None:
     tied = (rows.time[last] == rows.time[last - 1]) | (rows.time[last - 1] == rows.time[last - 2])
     if tied.any():
         message = (
-            f"{rows.file}: for {tied.sum()} of {len(count)} users equal timestamps leave open which items are held out "
-            f"(the first is userID {rows.user[last[tied][0]]}); the larger itemID counts as the later one"
+            f"{rows.file}: for {tied.sum()} of {len(count)} users equal timestamps leave open which items are held "
+            f"out (the first is userID {rows.user[last[tied][0]]}); the larger itemID counts as the later one"
         )
         warnings.warn(message, DataWarning, stacklevel=2)
 
