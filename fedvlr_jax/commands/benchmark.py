@@ -29,6 +29,7 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     from fedvlr_jax.data import load_configured
     from fedvlr_jax.io.environment import describe_environment
     from fedvlr_jax.io.files import prepare_workdir, write_json
+    from fedvlr_jax.io.lock import own
 
     if "train" not in values.config:
         raise ConfigError("--config: expected a benchmark, such as configs/benchmark/ku.py, found one training run")
@@ -37,12 +38,17 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     dataset = load_configured(config["train"]["data"])
     workdir = prepare_workdir(pathlib.Path(values.workdir or f"runs/benchmark-{dataset.name}"))
     environment = describe_environment(sys.argv, workdir) | {"date": datetime.date.today().isoformat()}
-    write_json(workdir / "environment.json", environment)
-    print(f"benchmark of {dataset.name} in {workdir}", file=sys.stderr, flush=True)
-    methods = run_benchmark(
-        config, dataset, workdir, interrupt=interrupt, report=lambda line: print(line, file=sys.stderr, flush=True)
-    )
-    print(write_report(methods, dataset, workdir, environment))
+    with own(workdir):
+        write_json(workdir / "environment.json", environment)
+        print(f"benchmark of {dataset.name} in {workdir}", file=sys.stderr, flush=True)
+        methods = run_benchmark(
+            config,
+            dataset,
+            workdir,
+            interrupt=interrupt,
+            report=lambda line: print(line, file=sys.stderr, flush=True),
+        )
+        print(write_report(methods, dataset, workdir, environment))
 
 
 def main() -> int:

@@ -5,6 +5,7 @@ python experiments/evaluate.py --workdir=runs/KU-fcf-fedvlr-s0 [--data_dir=/wher
 --recommend=K also writes recommendations.csv into the workdir: every user's K best items outside of the history.
 """
 
+import contextlib
 import pathlib
 
 from absl import flags
@@ -26,6 +27,7 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     from fedvlr_jax.data import load_configured
     from fedvlr_jax.io.files import read_json
     from fedvlr_jax.io.identity import differences
+    from fedvlr_jax.io.lock import own
     from fedvlr_jax.io.tables import result_table
     from fedvlr_jax.training.experiment import make_experiment
     from fedvlr_jax.training.job import evaluate_job, stored_settings
@@ -39,7 +41,8 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
         settings["data"]["dir"] = values.data_dir
     dataset = load_configured(settings["data"], settings["seed"])
     experiment = make_experiment(settings, dataset)
-    result = evaluate_job(experiment, workdir, num_best=values.recommend)
+    with own(workdir) if values.recommend else contextlib.nullcontext():
+        result = evaluate_job(experiment, workdir, num_best=values.recommend)
     print(result_table(result, read_json(workdir / "baselines.json") or []))
     stored = read_json(workdir / "result.json")
     if stored is None:

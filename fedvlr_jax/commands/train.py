@@ -34,6 +34,7 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     from fedvlr_jax.data import load_configured
     from fedvlr_jax.federated.mesh import join_processes
     from fedvlr_jax.io.files import prepare_workdir
+    from fedvlr_jax.io.lock import own
     from fedvlr_jax.io.tables import cost_table, result_table
     from fedvlr_jax.training.experiment import make_experiment
     from fedvlr_jax.training.job import delete_run, run_job
@@ -50,11 +51,12 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
         return
     name = f"{dataset.name}-{settings['host']['name']}-{settings['variant']}-s{settings['seed']}"
     workdir = prepare_workdir(pathlib.Path(values.workdir or f"runs/{name}"))
-    if not values.resume:
-        delete_run(workdir)
-    print(f"{name} in {workdir}", file=sys.stderr, flush=True)
-    experiment = make_experiment(settings, dataset)
-    result, baselines = run_job(experiment, workdir, interrupt=interrupt, command=sys.argv)
+    with own(workdir):
+        if not values.resume:
+            delete_run(workdir)
+        print(f"{name} in {workdir}", file=sys.stderr, flush=True)
+        experiment = make_experiment(settings, dataset)
+        result, baselines = run_job(experiment, workdir, interrupt=interrupt, command=sys.argv)
     print(result_table(result, baselines))
 
 
