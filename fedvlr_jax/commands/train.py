@@ -33,6 +33,7 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     from fedvlr_jax.algorithm import make_algorithm
     from fedvlr_jax.data import load_configured
     from fedvlr_jax.federated.mesh import join_processes
+    from fedvlr_jax.io.environment import require_backend
     from fedvlr_jax.io.files import prepare_workdir
     from fedvlr_jax.io.lock import own
     from fedvlr_jax.io.tables import cost_table, result_table
@@ -44,6 +45,7 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
         join_processes(values.coordinator, values.num_processes, values.process_id)
     settings = cli.plain_settings(values.config)
     make_plan(settings)  # refuses bad values before any data is read
+    require_backend()
     dataset = load_configured(settings["data"], settings["seed"])
     algorithm = make_algorithm(settings, dataset)
     if settings["dry_run"]:

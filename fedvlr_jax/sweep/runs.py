@@ -133,8 +133,8 @@ def delete_sweep(workdir: pathlib.Path) -> None:
             with hold(folder):
                 pass
         shutil.rmtree(workdir / "runs", ignore_errors=True)
-        for name in OUTPUTS:
-            (workdir / name).unlink(missing_ok=True)
+        for path in [*(workdir / name for name in OUTPUTS), *workdir.glob("environment-*.json")]:
+            path.unlink(missing_ok=True)
 
 
 def _identity(settings: Mapping[str, Any], sweep: Sweep) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from fedvlr_jax.errors import TrainingError
 from fedvlr_jax.evaluation.metrics import summarise
 from fedvlr_jax.federated.mesh import agreed
 from fedvlr_jax.io.checkpoint import Checkpoints
+from fedvlr_jax.io.elapsed import elapsed
 from fedvlr_jax.io.identity import require_same_run
 from fedvlr_jax.io.interrupt import Interrupt, Interrupted
 from fedvlr_jax.io.progress import Progress
@@ -136,8 +137,8 @@ def _train_rounds(
         MetricWriter(workdir, start_round=progress.round) as writer,
         Progress(plan.rounds, start_round=progress.round) as bar,
     ):
-        bar.note(f"compiling (rounds {progress.round} to {plan.rounds})")
-        backend.prepare(length)
+        with elapsed(bar.note, f"compiling (rounds {progress.round} to {plan.rounds})"):
+            backend.prepare(length)
         progress = progress.add_seconds(compile=backend.seconds)
         bar.start()
         while not progress.is_finished(plan):
