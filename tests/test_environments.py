@@ -11,7 +11,7 @@ import time
 import pytest
 from commands import ROOT, arguments, run_here
 
-from fedvlr_jax.commands.compilation_cache import use_compilation_cache
+from fedvlr_jax.io.compilation_cache import use_compilation_cache
 from fedvlr_jax.io.elapsed import elapsed
 
 

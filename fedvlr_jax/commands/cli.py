@@ -22,8 +22,8 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from fedvlr_jax.commands import config_files
-from fedvlr_jax.commands.compilation_cache import use_compilation_cache
 from fedvlr_jax.errors import ConfigError, UserError, suggest
+from fedvlr_jax.io.compilation_cache import use_compilation_cache
 from fedvlr_jax.io.files import discard_output
 from fedvlr_jax.io.interrupt import Interrupt, Interrupted
 from fedvlr_jax.settings import tidy, unknown_field

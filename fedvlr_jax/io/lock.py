@@ -27,8 +27,8 @@ from fedvlr_jax.io.files import write_json
 
 try:
     import fcntl
-except ImportError:  # no POSIX
-    fcntl = None
+except ImportError:  # not POSIX
+    fcntl = None  # type: ignore[assignment]
 
 LOCK, NOTE = ".lock", "lock.json"
 HEARTBEAT, STALE = 10.0, 60.0  # seconds between two signs of life, and without any until an owner counts as dead
