@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 
 import pytest
 from commands import arguments, run_here
@@ -53,7 +54,9 @@ def test_going_on_under_other_code_says_so_and_keeps_both_environments(monkeypat
         monkeypatch.setattr(environment, "_commit", lambda commit=commit: commit)
         with pytest.warns(RunWarning, match=f"going on under other code .*now '{commit}'.*; environment-"):
             assert train(monkeypatch, capsys, copied, rounds=rounds)[0] == 0
-    assert train(monkeypatch, capsys, copied, rounds=50)[0] == 0  # a warning would be an error
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*going on under other code")
+        assert train(monkeypatch, capsys, copied, rounds=50)[0] == 0
     assert read_json(copied / "environment-1.json") == first
     assert read_json(copied / "environment-2.json")["commit"] == "a" * 40
     assert read_json(copied / "environment.json")["commit"] == "b" * 40

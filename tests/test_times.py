@@ -108,7 +108,7 @@ def test_both_readers_agree(tmp_path):
     slow = read_interactions(folder / "inter.csv")
     for name in ("line", "user", "item", "split"):
         np.testing.assert_array_equal(getattr(fast, name), getattr(slow, name))
-    np.testing.assert_array_equal(np.argsort(fast.time), np.argsort(slow.time))
+    np.testing.assert_array_equal(np.argsort(fast.timestamp), np.argsort(slow.timestamp))
 
 
 @settings(max_examples=30, deadline=None)

@@ -40,7 +40,6 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     workdir = prepare_workdir(pathlib.Path(values.workdir or f"runs/benchmark-{dataset.name}"))
     environment = describe_environment(sys.argv, workdir) | {"date": datetime.date.today().isoformat()}
     with own(workdir):
-        write_environment(workdir, environment)
         print(f"benchmark of {dataset.name} in {workdir}", file=sys.stderr, flush=True)
         methods = run_benchmark(
             config,
@@ -48,6 +47,7 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
             workdir,
             interrupt=interrupt,
             report=lambda line: print(line, file=sys.stderr, flush=True),
+            on_start=lambda: write_environment(workdir, environment),
         )
         print(write_report(methods, dataset, workdir, environment))
 

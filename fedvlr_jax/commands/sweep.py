@@ -72,8 +72,8 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
         report=lambda line: print(line, file=sys.stderr, flush=True),
     )
     trainer.report(f"sweep {name} in {store.workdir}")
-    found = run_sweep(trainer, shard=shard)
-    write_environment(store.workdir, describe_environment(sys.argv, store.workdir))
+    environment = describe_environment(sys.argv, store.workdir)
+    found = run_sweep(trainer, shard=shard, on_start=lambda: write_environment(store.workdir, environment))
     config, changed = changed_fields(settings)
     train = [*cli.how_to_start("train"), f"--config={config}"]
     print(write_report(sweep, found, store.workdir, title=f"Sweep {name}", train=train, base=changed))

@@ -32,7 +32,7 @@ class Interactions(NamedTuple):
       file: where they come from.
       line: int64 [rows], line of each row in the file, the header being line 1.
       user, item: int64 [rows], ids of at least 0.
-      time: int64 [rows], equal where two timestamps are equal and larger where one is later, or None where the file
+      timestamp: int64 [rows], equal where two times are equal and larger where one is later, or None where the file
         has none.
       split: int64 [rows] of 0 train, 1 validation, 2 test, or None where the file has none.
     """
@@ -41,7 +41,7 @@ class Interactions(NamedTuple):
     line: np.ndarray
     user: np.ndarray
     item: np.ndarray
-    time: np.ndarray | None
+    timestamp: np.ndarray | None
     split: np.ndarray | None
 
 
@@ -78,7 +78,7 @@ def _from_plain(file: pathlib.Path, columns: dict[str, Column] | None) -> Intera
         line=np.arange(2, len(user) + 2),
         user=user,
         item=columns["itemID"].number,
-        time=time and time.number,
+        timestamp=time and time.number,
         split=split and split.number,
     )
 
@@ -110,7 +110,7 @@ def _from_text(file: pathlib.Path, content: bytes) -> Interactions:
         line=np.array(lines),
         user=user,
         item=item,
-        time=_times(file, lines, text["timestamp"]) if "timestamp" in text else None,
+        timestamp=_times(file, lines, text["timestamp"]) if "timestamp" in text else None,
         split=_splits(file, lines, text["split_label"]) if "split_label" in text else None,
     )
 

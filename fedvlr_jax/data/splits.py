@@ -35,12 +35,12 @@ def make_split(rows: Interactions, num_users: int) -> Split:
     """
     if rows.split is None:
         # At equal times the larger itemID counts as the later interaction, whatever the order of lines.
-        rows = _take(rows, np.lexsort((rows.item, rows.time, rows.user)))
+        rows = _take(rows, np.lexsort((rows.item, rows.timestamp, rows.user)))
         rows, dropped = _drop_duplicates(rows)
         rows = rows._replace(split=_leave_one_out(rows, num_users))
     else:
         rows, dropped = _drop_duplicates(rows)
-        if rows.time is not None:
+        if rows.timestamp is not None:
             _warn_of_late_train_rows(rows, num_users)
     _check_split(rows, num_users)
     train = _take(rows, np.flatnonzero(rows.split == TRAIN))
@@ -51,7 +51,7 @@ def make_split(rows: Interactions, num_users: int) -> Split:
         valid_item=_held_out(rows, VALID, num_users),
         test_item=_held_out(rows, TEST, num_users),
         dropped_duplicates=dropped,
-        train_age=None if train.time is None else _ages(train.user, train.time),
+        train_age=None if train.timestamp is None else _ages(train.user, train.timestamp),
     )
 
 
@@ -86,8 +86,8 @@ def _drop_duplicates(rows: Interactions) -> tuple[Interactions, int]:
     if dropped:
         message = f"{rows.file}: dropped {dropped} repeated (userID, itemID) rows, {len(first)} distinct rows remain"
         warnings.warn(message, DataWarning, stacklevel=2)
-        if rows.time is not None:
-            by_pair = np.lexsort((rows.time, group))
+        if rows.timestamp is not None:
+            by_pair = np.lexsort((rows.timestamp, group))
             first = by_pair[np.searchsorted(group[by_pair], np.arange(len(first)))]
     return _take(rows, np.sort(first)), dropped
 
@@ -115,7 +115,7 @@ def _leave_one_out(rows: Interactions, num_users: int) -> np.ndarray:
 def _warn_of_ties(rows: Interactions, count: np.ndarray) -> None:
     """Counts the users whose held-out items equal times leave open; rows are sorted by user, time and item."""
     last = (np.cumsum(count) - 1)[count >= LEAST_ROWS]
-    tied = (rows.time[last] == rows.time[last - 1]) | (rows.time[last - 1] == rows.time[last - 2])
+    tied = (rows.timestamp[last] == rows.timestamp[last - 1]) | (rows.timestamp[last - 1] == rows.timestamp[last - 2])
     if tied.any():
         message = (
             f"{rows.file}: for {tied.sum()} of {len(count)} users equal timestamps leave open which items are held "
@@ -126,11 +126,12 @@ def _warn_of_ties(rows: Interactions, count: np.ndarray) -> None:
 
 def _warn_of_late_train_rows(rows: Interactions, num_users: int) -> None:
     """Counts the users with a train row after a held-out row: a model then learns from what came later."""
-    latest = np.full(num_users, np.iinfo(np.int64).min)
+    _, place = np.unique(rows.timestamp, return_inverse=True)
     train, held_out = rows.split == TRAIN, rows.split != TRAIN
-    np.maximum.at(latest, rows.user[train], rows.time[train])
-    late = np.unique(rows.user[held_out][rows.time[held_out] < latest[rows.user[held_out]]])
-    users = len(np.unique(rows.user[held_out]))
+    latest = np.full(num_users, -1)
+    np.maximum.at(latest, rows.user[train], place[train])
+    user = rows.user[held_out]
+    late, users = np.unique(user[place[held_out] < latest[user]]), len(np.unique(user))
     if late.size > MANY * users:
         message = (
             f"{rows.file}: {late.size} of {users} users have a held-out item that is earlier than one of their train "
@@ -166,12 +167,12 @@ def _check_split(rows: Interactions, num_users: int) -> None:
             )
 
 
-def _ages(user: np.ndarray, time: np.ndarray) -> np.ndarray:
+def _ages(user: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
     """int32 [rows], how many rows of the same user are strictly later."""
-    order = np.lexsort((time, user))
-    user, time = user[order], time[order]
+    order = np.lexsort((timestamp, user))
+    user, timestamp = user[order], timestamp[order]
     position = np.arange(len(user))
-    ends = np.append((user[1:] != user[:-1]) | (time[1:] != time[:-1]), True)
+    ends = np.append((user[1:] != user[:-1]) | (timestamp[1:] != timestamp[:-1]), True)
     last_of_time = position[ends][np.searchsorted(position[ends], position)]
     last_of_user = np.searchsorted(user, user, side="right") - 1
     age = np.empty(len(user), np.int32)

@@ -73,7 +73,7 @@ def write_environment(workdir: pathlib.Path, environment: Mapping[str, Any]) -> 
         lines = differences(before, now, origin="before")
         if lines:
             kept = next(p for n in range(1, 10**6) if not (p := workdir / f"environment-{n}.json").exists())
-            path.rename(kept)
+            write_json(kept, stored)  # a copy: shards of a sweep may do this at one time
             message = f"{workdir}: going on under other code ({'; '.join(lines)}); {kept.name} keeps what was before"
             warnings.warn(message, RunWarning, stacklevel=2)
     write_json(path, environment)
