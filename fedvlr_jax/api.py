@@ -16,6 +16,7 @@ from fedvlr_jax.data.ids import as_column, numbers_of
 from fedvlr_jax.data.messages import Source, shown
 from fedvlr_jax.errors import ConfigError, DataError
 from fedvlr_jax.io.files import prepare_workdir, read_json
+from fedvlr_jax.io.lock import own
 from fedvlr_jax.settings import check_settings, default_settings, override
 from fedvlr_jax.training import job
 from fedvlr_jax.training.experiment import Experiment, make_experiment
@@ -155,10 +156,11 @@ def train(
     """
     experiment = make_experiment(_settings(dataset, overrides, baselines), dataset)
     folder = prepare_workdir(pathlib.Path(workdir))
-    if not resume:
-        job.delete_run(folder)
-    done = job.run_job(experiment, folder, command=sys.argv, on_progress=on_progress)
-    return Fitted(experiment, done.trained or rank_best(experiment, folder), done.result, done.baselines)
+    with own(folder):
+        if not resume:
+            job.delete_run(folder)
+        done = job.run_job(experiment, folder, command=sys.argv, on_progress=on_progress)
+        return Fitted(experiment, done.trained or rank_best(experiment, folder), done.result, done.baselines)
 
 
 def restore(workdir: Path, dataset: Dataset | None = None) -> Fitted:

@@ -29,6 +29,10 @@ class TrainingError(UserError):
     """A run that cannot go on with these settings, such as one in which every client diverges."""
 
 
+class RunWarning(UserWarning):
+    """What a reader of a run's result should know about it."""
+
+
 def suggest(name: str, known: Iterable[str], prefix: str = "", suffix: str = "") -> str:
     """The end of a message about an unknown name: "; did you mean x?", or "" where nothing known is spelled alike.
 

@@ -25,13 +25,14 @@ class Bounds(NamedTuple):
 
     def __str__(self) -> str:
         low = f"{'above' if self.above else 'at least'} {self.low:g}"
-        return low if self.below == math.inf else f"{low} and below {self.below:g}"
+        return low if self.below == math.inf else f"{low} and below {self.below:.10g}"
 
 
 NOT_NEGATIVE = Bounds(0)
 POSITIVE = Bounds(0, above=True)
 ONE_OR_MORE = Bounds(1)
 SHARE = Bounds(0, below=1)
+SEED = Bounds(0, below=2**32)  # a key of JAX takes 32 bits of a seed and drops the others
 
 
 class Field(NamedTuple):

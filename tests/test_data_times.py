@@ -21,11 +21,6 @@ def test_split_by_time(tmp_path):
     assert (list(dataset.valid_item), list(dataset.test_item)) == ([2, 0], [3, 4])
 
 
-def test_equal_times_count_in_file_order(tmp_path):
-    dataset = read_folder(write_folder(tmp_path, **timed(["0,3,5", "0,1,5", "0,4,5", "0,0,1"])))
-    assert (list(dataset.train_item), list(dataset.valid_item), list(dataset.test_item)) == ([0, 3], [1], [4])
-
-
 def test_neighbouring_nanoseconds_are_told_apart(tmp_path):
     start = 1_700_000_000_000_000_000  # float64 has steps of 256 here
     rows = [f"0,{item},{start + after}" for item, after in ((3, 3), (2, 0), (1, 2), (0, 1))]

@@ -19,6 +19,7 @@ GRID = tuple({"reach": reach} for reach in (0.5, 0.0))
 
 def fit_grid(dataset: Dataset, grid: HyperGrid) -> Iterator[tuple[Hyper, Array]]:
     """Scores of all users, float32 [u, i], at every point; a point holds fields of `prior.PriorSettings`."""
+    prior.warn_without_times(dataset, prior.PriorSettings())
     for hyper in grid:
         settings = prior.PriorSettings(**hyper)
         found = prior.make_prior(dataset, prior.federate(dataset, settings), (dataset.V, dataset.C), settings)

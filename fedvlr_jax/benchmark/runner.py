@@ -33,6 +33,7 @@ def run_benchmark(
     *,
     interrupt: Interrupt,
     report: Callable[[str], None],
+    on_start: Callable[[], None] = lambda: None,
 ) -> list[MethodRuns]:
     """Run all methods, or go on where an earlier call ended.
 
@@ -44,6 +45,7 @@ def run_benchmark(
       workdir: a writable folder; each run gets a folder below ``workdir/runs/<method>``.
       interrupt: where signals are noted.
       report: takes one line of progress.
+      on_start: called once nothing can be refused any more, before the first run.
 
     Returns:
       One record a method, in the order of the table.
@@ -60,6 +62,7 @@ def run_benchmark(
             raise ConfigError(f"baseline_points_of: expected names among {', '.join(learners)}, found {name!r}")
     listed = list_methods(config, dataset)
     _require_same_benchmark(workdir, config, dataset)
+    on_start()
     clients = make_client_data(dataset, growth=config["bucket_growth"])
     task = Task(config, dataset, clients, workdir, interrupt)
     for note in listed.notes:

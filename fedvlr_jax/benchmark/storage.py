@@ -23,7 +23,7 @@ class Stored:
     def __init__(self, folder: pathlib.Path, result: Mapping[str, Any]):
         self.ranks: Ranks = ranks_of(read_arrays(folder / "ranks.npz"))
         self.result = result
-        self.curve = tuple(CurvePoint(**point) for point in read_json(folder / "curve.json") or ())
+        self.curve = tuple(CurvePoint(**point) for point in read_json(folder / "curve.json", list) or ())
 
 
 def find(

@@ -27,22 +27,29 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     from fedvlr_jax.benchmark.report import write_report
     from fedvlr_jax.benchmark.runner import run_benchmark
     from fedvlr_jax.data import load_configured
-    from fedvlr_jax.io.environment import describe_environment
-    from fedvlr_jax.io.files import prepare_workdir, write_json
+    from fedvlr_jax.io.environment import describe_environment, require_backend, write_environment
+    from fedvlr_jax.io.files import prepare_workdir
+    from fedvlr_jax.io.lock import own
 
     if "train" not in values.config:
         raise ConfigError("--config: expected a benchmark, such as configs/benchmark/ku.py, found one training run")
     config = values.config.to_dict()
     config["train"] = cli.plain_settings(values.config.train)
+    require_backend()
     dataset = load_configured(config["train"]["data"])
     workdir = prepare_workdir(pathlib.Path(values.workdir or f"runs/benchmark-{dataset.name}"))
     environment = describe_environment(sys.argv, workdir) | {"date": datetime.date.today().isoformat()}
-    write_json(workdir / "environment.json", environment)
-    print(f"benchmark of {dataset.name} in {workdir}", file=sys.stderr, flush=True)
-    methods = run_benchmark(
-        config, dataset, workdir, interrupt=interrupt, report=lambda line: print(line, file=sys.stderr, flush=True)
-    )
-    print(write_report(methods, dataset, workdir, environment))
+    with own(workdir):
+        print(f"benchmark of {dataset.name} in {workdir}", file=sys.stderr, flush=True)
+        methods = run_benchmark(
+            config,
+            dataset,
+            workdir,
+            interrupt=interrupt,
+            report=lambda line: print(line, file=sys.stderr, flush=True),
+            on_start=lambda: write_environment(workdir, environment),
+        )
+        print(write_report(methods, dataset, workdir, environment))
 
 
 def main() -> int:

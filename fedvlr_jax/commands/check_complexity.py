@@ -24,7 +24,7 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> int:
     """Count, measure, write the files, print the verdicts."""
     # Imported here, so that a slip of the pen in a flag is answered before JAX is loaded.
     from fedvlr_jax.data import load_configured
-    from fedvlr_jax.io.environment import describe_environment
+    from fedvlr_jax.io.environment import describe_environment, require_backend
     from fedvlr_jax.io.files import prepare_workdir
     from fedvlr_jax.theory import complexity
     from fedvlr_jax.theory.growth import fit_growth, measure_growth
@@ -34,6 +34,7 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> int:
     if "growth" not in values.config:
         raise ConfigError("--config: expected a check, such as configs/theory/complexity.py, found a training run")
     settings = cli.plain_settings(values.config)
+    require_backend(float32=False)
     dataset = load_configured(settings["data"])
     workdir = prepare_workdir(pathlib.Path(values.workdir or "runs/complexity"))
 

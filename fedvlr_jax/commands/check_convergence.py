@@ -29,7 +29,7 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> int:
     import jax
 
     from fedvlr_jax.data import load_configured
-    from fedvlr_jax.io.environment import describe_environment
+    from fedvlr_jax.io.environment import describe_environment, require_backend
     from fedvlr_jax.io.files import prepare_workdir
     from fedvlr_jax.theory.convergence import check_convergence
     from fedvlr_jax.theory.reporting import verdicts, write_findings
@@ -40,6 +40,7 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> int:
     if settings["check"]["precision"] not in ("float32", "float64"):
         raise ConfigError(f"check.precision: expected float32 or float64, found {settings['check']['precision']!r}")
     jax.config.update("jax_enable_x64", settings["check"]["precision"] == "float64")
+    require_backend(float32=False)
     dataset = load_configured(settings["data"])
     workdir = prepare_workdir(pathlib.Path(values.workdir or f"runs/convergence-{dataset.name}"))
     start = time.perf_counter()

@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import pathlib
 import re
 import shlex
@@ -21,6 +23,7 @@ from ml_collections import ConfigDict, config_flags
 
 from fedvlr_jax.commands import config_files
 from fedvlr_jax.errors import ConfigError, UserError, suggest
+from fedvlr_jax.io.compilation_cache import use_compilation_cache
 from fedvlr_jax.io.files import discard_output
 from fedvlr_jax.io.interrupt import Interrupt, Interrupted
 from fedvlr_jax.settings import tidy, unknown_field
@@ -48,6 +51,11 @@ def run(
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     values, argv = flags.FlagValues(), list(sys.argv)
     define(values)
+    about_cache = (
+        "find compiled programs of earlier calls, see docs/guides/train.md; --nocompilation_cache compiles anew"
+    )
+    flags.DEFINE_bool("compilation_cache", True, about_cache, flag_values=values)
+    _print_anything()
     if {"-h", "--help", "-help"} & set(argv[1:]):
         print(_as_started(about.strip()), values.get_help(), *([help_text()] if with_config else []), sep="\n")
         return 0
@@ -57,6 +65,7 @@ def run(
     with Interrupt() as interrupt:
         try:
             _parse(values, argv)
+            use_compilation_cache(os.environ, on=values.compilation_cache)
             return body(values, interrupt) or 0
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -70,6 +79,13 @@ def run(
             discard_output(sys.stdout)  # `... | head`: nobody is listening
             return 0
     return 0
+
+
+def _print_anything() -> None:
+    """Where a locale lacks a character, print "?" for it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def how_to_start(name: str) -> list[str]:
@@ -102,11 +118,16 @@ def _define_config(values: flags.FlagValues, argv: list[str]) -> None:
 
 def _with_config(argv: list[str]) -> list[str]:
     """The command line with its configuration file as it is found, the default one where it names none."""
-    place = next((k for k, argument in enumerate(argv) if k and re.match(r"--?config(=|$)", argument)), None)
-    if place is None:
+    place = _place_of_config(argv)
+    if not place:
         return [argv[0], f"--config={config_files.FOLDER / f'{DEFAULT_CONFIG}.py'}", *argv[1:]]
     words = 1 if "=" in argv[place] else 2  # --config=FILE or --config FILE
     return [*argv[:place], f"--config={_found(config_file(argv))}", *argv[place + words :]]
+
+
+def _place_of_config(argv: list[str]) -> int:
+    """Where --config is in the command line, 0 where it is not."""
+    return next((k for k, argument in enumerate(argv) if k and re.match(r"--?config(=|$)", argument)), 0)
 
 
 def _found(config: str) -> str:
@@ -123,6 +144,8 @@ def plain_settings(config: ConfigDict) -> dict[str, Any]:
 def _parse(values: flags.FlagValues, argv: list[str]) -> None:
     """Parse the command line into `values`; ConfigError for everything that is wrong with it."""
     path = config_file(argv)
+    if "config" in values and (second := config_file(["", *argv[_place_of_config(argv) + 1 :]])):
+        raise ConfigError(f"--config: expected one configuration file, found {path} and {second}")
     if "config" in values and not pathlib.Path(path.partition(":")[0]).is_file():
         raise ConfigError(f"--config={path}: no such file; configs/ has {config_files.names()}")
     config_files.make_importable(path.partition(":")[0])

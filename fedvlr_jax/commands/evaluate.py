@@ -5,6 +5,7 @@ python experiments/evaluate.py --workdir=runs/KU-fcf-fedvlr-s0 [--data_dir=/wher
 --recommend=K also writes recommendations.csv into the workdir: every user's K best items outside of the history.
 """
 
+import contextlib
 import pathlib
 
 from absl import flags
@@ -24,24 +25,28 @@ def define(values: flags.FlagValues) -> None:
 def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     """Restore, rank, print."""
     from fedvlr_jax.data import load_configured
-    from fedvlr_jax.io.files import read_json
+    from fedvlr_jax.io.environment import require_backend
     from fedvlr_jax.io.identity import differences
+    from fedvlr_jax.io.lock import own
     from fedvlr_jax.io.tables import result_table
     from fedvlr_jax.training.experiment import make_experiment
     from fedvlr_jax.training.job import evaluate_job, stored_settings
+    from fedvlr_jax.training.stored import stored_baselines, stored_result
 
     del interrupt  # nothing to save
     if values.workdir is None:
         raise ConfigError("--workdir is missing: give the folder of a training run")
+    require_backend()
     workdir = pathlib.Path(values.workdir)
     settings = stored_settings(workdir)
     if values.data_dir is not None:
         settings["data"]["dir"] = values.data_dir
     dataset = load_configured(settings["data"], settings["seed"])
     experiment = make_experiment(settings, dataset)
-    result = evaluate_job(experiment, workdir, num_best=values.recommend)
-    print(result_table(result, read_json(workdir / "baselines.json") or []))
-    stored = read_json(workdir / "result.json")
+    with own(workdir) if values.recommend else contextlib.nullcontext():
+        result = evaluate_job(experiment, workdir, num_best=values.recommend)
+    print(result_table(result, stored_baselines(workdir) or []))
+    stored = stored_result(workdir)
     if stored is None:
         print("The run is not finished; these are the metrics of its best checkpoint so far.")
         return

@@ -18,10 +18,12 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     """Compute and print."""
     from fedvlr_jax.benchmark import findings
     from fedvlr_jax.data import load_configured
+    from fedvlr_jax.io.environment import require_backend
     from fedvlr_jax.training.experiment import make_experiment
 
     del interrupt  # nothing to save
     settings = cli.plain_settings(values.config)
+    require_backend()
     dataset = load_configured(settings["data"], settings["seed"])
     experiment = make_experiment(settings, dataset)
 

@@ -42,14 +42,15 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     if shard != (1, 1) and not values.resume:
         raise ConfigError("--noresume would delete the points of other shards; delete the workdir and start them all")
     # Imported here, so that a slip of the pen in a flag or in the sweep is answered before JAX is loaded.
-    from fedvlr_jax.io.environment import describe_environment
-    from fedvlr_jax.io.files import prepare_workdir, write_json
+    from fedvlr_jax.io.environment import describe_environment, require_backend, write_environment
+    from fedvlr_jax.io.files import prepare_workdir
     from fedvlr_jax.sweep.report import write_report
     from fedvlr_jax.sweep.runner import check_points, run_sweep
     from fedvlr_jax.sweep.runs import Datasets, SweepStore, delete_sweep
     from fedvlr_jax.sweep.training import Trainer, require_vmap
 
     require_vmap(values.vmap)
+    require_backend()
     name = f"{pathlib.Path(values.sweep).stem}-{settings['data']['name']}"
     store = SweepStore(settings, sweep, pathlib.Path(values.workdir or f"runs/sweep-{name}").resolve(), Datasets())
     if settings["dry_run"]:
@@ -71,8 +72,8 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
         report=lambda line: print(line, file=sys.stderr, flush=True),
     )
     trainer.report(f"sweep {name} in {store.workdir}")
-    found = run_sweep(trainer, shard=shard)
-    write_json(store.workdir / "environment.json", describe_environment(sys.argv, store.workdir))
+    environment = describe_environment(sys.argv, store.workdir)
+    found = run_sweep(trainer, shard=shard, on_start=lambda: write_environment(store.workdir, environment))
     config, changed = changed_fields(settings)
     train = [*cli.how_to_start("train"), f"--config={config}"]
     print(write_report(sweep, found, store.workdir, title=f"Sweep {name}", train=train, base=changed))

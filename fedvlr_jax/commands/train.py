@@ -33,7 +33,9 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     from fedvlr_jax.algorithm import make_algorithm
     from fedvlr_jax.data import load_configured
     from fedvlr_jax.federated.mesh import join_processes
+    from fedvlr_jax.io.environment import require_backend
     from fedvlr_jax.io.files import prepare_workdir
+    from fedvlr_jax.io.lock import own
     from fedvlr_jax.io.progress import ProgressDisplay
     from fedvlr_jax.io.tables import cost_table, result_table
     from fedvlr_jax.training.experiment import make_experiment
@@ -44,6 +46,7 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
         join_processes(values.coordinator, values.num_processes, values.process_id)
     settings = cli.plain_settings(values.config)
     make_plan(settings)  # refuses bad values before any data is read
+    require_backend()
     dataset = load_configured(settings["data"], settings["seed"])
     algorithm = make_algorithm(settings, dataset)
     if settings["dry_run"]:
@@ -51,14 +54,15 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
         return
     name = f"{dataset.name}-{settings['host']['name']}-{settings['variant']}-s{settings['seed']}"
     workdir = prepare_workdir(pathlib.Path(values.workdir or f"runs/{name}"))
-    if not values.resume:
-        delete_run(workdir)
-    print(f"{name} in {workdir}", file=sys.stderr, flush=True)
-    experiment = make_experiment(settings, dataset)
-    with ProgressDisplay() as display:
-        job = run_job(
-            experiment, workdir, command=sys.argv, interrupt=interrupt, on_progress=display, note=display.note
-        )
+    with own(workdir):
+        if not values.resume:
+            delete_run(workdir)
+        print(f"{name} in {workdir}", file=sys.stderr, flush=True)
+        experiment = make_experiment(settings, dataset)
+        with ProgressDisplay() as display:
+            job = run_job(
+                experiment, workdir, command=sys.argv, interrupt=interrupt, on_progress=display, note=display.note
+            )
     print(result_table(job.result, job.baselines))
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import functools
 import pathlib
+import warnings
 from collections.abc import Callable
 
 import numpy as np
 
-from fedvlr_jax.data.messages import problem
+from fedvlr_jax.data.messages import DataWarning, problem
 from fedvlr_jax.errors import DataError
+
+EQUAL = 1e-6  # unit rows that are nowhere further apart differ by rounding alone
 
 
 def read_features(file: pathlib.Path) -> np.ndarray:
-    """The rows of a feature file at unit norm, float32 [i, d].
+    """The rows of a feature file at unit norm, float32 [i, d]; features that tell no items apart are a `DataWarning`.
 
     Raises:
       DataError: no array file, a dtype other than float16, float32 or float64, not two dimensions, or a row with
@@ -47,7 +50,9 @@ def checked_features(raw: np.ndarray, complain: Callable[..., DataError]) -> np.
         raise complain("an array [items, dimensions] of at least one each", f"shape {raw.shape}")
     features = raw.astype(np.float64)
     _check_rows(features, complain)
-    return unit_rows(features)
+    features = unit_rows(features)
+    _warn_of_poor_features(features, complain)
+    return features
 
 
 def unit_rows(features: np.ndarray) -> np.ndarray:
@@ -65,3 +70,14 @@ def _check_rows(features: np.ndarray, complain: Callable[..., DataError]) -> Non
     zero = np.flatnonzero(~features.any(axis=1))
     if zero.size:
         raise complain("features of non-zero norm", f"only zeros ({zero.size} such rows)", row=int(zero[0]) + 1)
+
+
+def _warn_of_poor_features(features: np.ndarray, complain: Callable[..., DataError]) -> None:
+    """Unit rows that are all one, or of one column, which the norm leaves nothing but a sign."""
+    if features.shape[1] == 1:
+        found = "a single column, of which the unit norm leaves nothing but the sign"
+    elif len(features) > 1 and np.ptp(features, axis=0).max() <= EQUAL:
+        found = "the same row for all items"
+    else:
+        return
+    warnings.warn(str(complain("features that tell items apart", found)), DataWarning, stacklevel=2)

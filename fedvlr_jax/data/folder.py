@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pathlib
+import warnings
 
 import numpy as np
 
 from fedvlr_jax.data.features import read_features
 from fedvlr_jax.data.interactions import Interactions, read_interactions
-from fedvlr_jax.data.messages import FILES, missing, problem
+from fedvlr_jax.data.messages import FILES, DataWarning, missing, problem
 from fedvlr_jax.data.splits import make_split
 from fedvlr_jax.types import Dataset
 
@@ -71,6 +72,9 @@ def _count_items(rows: Interactions, files: list[pathlib.Path], features: list[n
             line=int(rows.line[outside[0]]),
             field="itemID",
         )
+    if rows.item.min() == 1 and rows.item.max() == num_items - 1:
+        message = f"{rows.source.name}: the lowest itemID is 1, and row 1 of the features (itemID 0) belongs to no interaction; "
+        warnings.warn(f"{message}if ids are counted from 1, that row is one item too many", DataWarning, stacklevel=2)
     return num_items
 
 

@@ -1,20 +1,28 @@
-"""Reading ``inter.csv``: every row parsed and checked on its own, before any rule that spans rows."""
+"""Reading ``inter.csv``: every row parsed and checked on its own, before any rule that spans rows.
+
+A plain table is read by `plain`, all rows at once. Everything else, and whatever breaks a rule, goes through the csv
+module, value by value, which finds the line of the first fault.
+"""
 
 from __future__ import annotations
 
 import csv
-import math
+import io
 import pathlib
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedvlr_jax.data.messages import Source, problem
+from fedvlr_jax.data.messages import DataWarning, Source, problem
+from fedvlr_jax.data.plain import Column, read_plain
+from fedvlr_jax.data.times import is_time, order_times, warn_of_mixed_units
 
 COLUMNS = ("userID", "itemID", "rating", "timestamp", "split_label")
 SPLITS = {"0": "train", "1": "validation", "2": "test"}
 MAX_ID = 2**31 - 2  # ids and their count fit int32
+ID_WIDTH = 10  # digits of the largest
 
 
 class Interactions(NamedTuple):
@@ -24,7 +32,8 @@ class Interactions(NamedTuple):
       source: where they come from.
       line: int64 [rows], what messages call each row: its line in the file, the header being line 1.
       user, item: int64 [rows], ids of at least 0.
-      timestamp: int64 or float64 [rows], or None where there are none.
+      timestamp: int64 or float64 [rows], equal where two times are equal and larger where one is later, or None where
+        there are none.
       split: int64 [rows] of 0 train, 1 validation, 2 test, or None where there are none.
     """
 
@@ -39,33 +48,78 @@ class Interactions(NamedTuple):
 def read_interactions(file: pathlib.Path) -> Interactions:
     """Read ``userID,itemID[,rating],timestamp,split_label`` in any order of columns.
 
-    Either `timestamp` or `split_label` may be absent. Ratings are checked to be numbers and not used: feedback is
-    implicit. Unknown columns are refused, because a misspelled `split_label` would silently give another split.
+    Either `timestamp` or `split_label` may be absent. Times are compared exactly, however they are written. Ratings
+    are checked to be numbers and not used: feedback is implicit. Unknown columns are refused, because a misspelled
+    `split_label` would silently give another split.
 
     Raises:
       DataError: a file that cannot be read, is empty, lacks a column or has an unknown one, or has a field that
         does not parse.
     """
-    text, lines = _read_columns(file)
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise problem(file, "a readable file", error.strerror or str(error)) from error
+    return _from_plain(file, read_plain(content)) or _from_text(file, content)
+
+
+def _from_plain(file: pathlib.Path, columns: dict[str, Column] | None) -> Interactions | None:
+    """The rows of a plain table; None where there is none, or one that breaks a rule."""
+    if columns is None or not _is_good(columns):
+        return None
+    if "rating" in columns:
+        _warn_of_ratings(file, columns["rating"].number)
+    time = columns.get("timestamp")
+    if time is not None:
+        warn_of_mixed_units(file, time.number / 10**time.places)
+    user, split = columns["userID"].number, columns.get("split_label")
+    return Interactions(
+        source=Source(str(file)),
+        line=np.arange(2, len(user) + 2),
+        user=user,
+        item=columns["itemID"].number,
+        timestamp=time and time.number,
+        split=split and split.number,
+    )
+
+
+def _is_good(columns: dict[str, Column]) -> bool:
+    """Whether a plain table has the right columns, and every column values of the right kind."""
+    if _header_fault(list(columns)) is not None:
+        return False
+    whole = [columns[name] for name in ("userID", "itemID", "split_label") if name in columns]
+    ids = (columns["userID"], columns["itemID"])
+    return (
+        all(column.places == 0 for column in whole)
+        and all(column.width <= ID_WIDTH and column.number.max() <= MAX_ID for column in ids)
+        and all(column.width == 1 and column.number.max() <= 2 for column in whole[2:])
+    )
+
+
+def _from_text(file: pathlib.Path, content: bytes) -> Interactions:
+    """The rows of any table, checked value by value."""
+    text, lines = _read_columns(file, content)
     if not lines:
         raise problem(file, "at least one interaction below the header", "none")
     if "rating" in text:
-        _numbers(file, lines, "rating", text["rating"])
+        _check_each(file, lines, "rating", text["rating"], is_time, "a finite number")
+        _warn_of_ratings(file, np.array(list(map(float, text["rating"]))))
+    user, item = (_ids(file, lines, name, text[name]) for name in ("userID", "itemID"))
     return Interactions(
         source=Source(str(file)),
         line=np.array(lines),
-        user=_ids(file, lines, "userID", text["userID"]),
-        item=_ids(file, lines, "itemID", text["itemID"]),
-        timestamp=_numbers(file, lines, "timestamp", text["timestamp"]) if "timestamp" in text else None,
+        user=user,
+        item=item,
+        timestamp=_times(file, lines, text["timestamp"]) if "timestamp" in text else None,
         split=_splits(file, lines, text["split_label"]) if "split_label" in text else None,
     )
 
 
-def _read_columns(file: pathlib.Path) -> tuple[dict[str, list[str]], list[int]]:
+def _read_columns(file: pathlib.Path, content: bytes) -> tuple[dict[str, list[str]], list[int]]:
     """Values by column and the line number of every row; blank lines are skipped."""
     flat, lines, reader = [], [], None
     try:
-        with open(file, encoding="utf-8-sig", newline="") as stream:
+        with io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream, strict=True)
             header = next(filter(None, reader), None)
             _check_header(file, header)
@@ -80,33 +134,37 @@ def _read_columns(file: pathlib.Path) -> tuple[dict[str, list[str]], list[int]]:
         raise problem(file, "UTF-8 text", f"{error.reason} after line {reader.line_num}") from error
     except csv.Error as error:
         raise problem(file, "comma-separated values", str(error), line=reader.line_num) from error
-    except OSError as error:
-        raise problem(file, "a readable file", error.strerror or str(error)) from error
     return {name: flat[k::width] for k, name in enumerate(header)}, lines
 
 
 def _check_header(file: pathlib.Path, header: list[str] | None) -> None:
     if header is None:
         raise problem(file, f"a header {','.join(COLUMNS)} and interactions below it", "an empty file")
+    fault = _header_fault(header)
+    if fault is not None:
+        raise problem(file, *fault, line=1)
+
+
+def _header_fault(header: Sequence[str]) -> tuple[str, str] | None:
+    """What a header should have, and what it has instead; None for a good one."""
     found = ",".join(header)
     for name in header:
         if name not in COLUMNS:
-            raise problem(
-                file, f"the columns {','.join(COLUMNS)}", f"an unknown column {name!r} in {found!r}", line=1
-            )
+            return f"the columns {','.join(COLUMNS)}", f"an unknown column {name!r} in {found!r}"
         if header.count(name) > 1:
-            raise problem(file, "every column once", f"{name!r} {header.count(name)} times in {found!r}", line=1)
+            return "every column once", f"{name!r} {header.count(name)} times in {found!r}"
     for name in ("userID", "itemID"):
         if name not in header:
-            raise problem(file, f"the columns {','.join(COLUMNS)}", f"no {name} in {found!r}", line=1)
+            return f"the columns {','.join(COLUMNS)}", f"no {name} in {found!r}"
     if "split_label" not in header and "timestamp" not in header:
         expected = "a column split_label, or a column timestamp to split by (last = test, second last = validation)"
-        raise problem(file, expected, f"neither in {found!r}", line=1)
+        return expected, f"neither in {found!r}"
+    return None
 
 
 def _ids(file: pathlib.Path, lines: list[int], field: str, values: Sequence[str]) -> np.ndarray:
     def is_id(value: str) -> bool:
-        return value.isascii() and value.isdecimal() and len(value) <= 10 and int(value) <= MAX_ID
+        return value.isascii() and value.isdecimal() and len(value) <= ID_WIDTH and int(value) <= MAX_ID
 
     _check_each(file, lines, field, values, is_id, f"a whole number from 0 to {MAX_ID}")
     return np.array(list(map(int, values)))
@@ -118,20 +176,20 @@ def _splits(file: pathlib.Path, lines: list[int], values: Sequence[str]) -> np.n
     return np.array(list(map(int, values)))
 
 
-def _numbers(file: pathlib.Path, lines: list[int], field: str, values: Sequence[str]) -> np.ndarray:
-    """int64 where all values are whole numbers (float64 would merge neighbouring nanoseconds), else float64."""
+def _times(file: pathlib.Path, lines: list[int], values: Sequence[str]) -> np.ndarray:
+    _check_each(file, lines, "timestamp", values, is_time, "a finite number")
+    warn_of_mixed_units(file, np.array(list(map(float, values))))
+    return order_times(values)
 
-    def is_finite(value: str) -> bool:
-        try:
-            return math.isfinite(float(value))
-        except ValueError:
-            return False
 
-    _check_each(file, lines, field, values, is_finite, "a finite number")
-    try:
-        return np.array(list(map(int, values)), np.int64)
-    except (ValueError, OverflowError):
-        return np.array(list(map(float, values)))
+def _warn_of_ratings(file: pathlib.Path, rating: np.ndarray) -> None:
+    """Feedback is implicit, so that a bad rating counts as much as a good one; zero and below may mean dislike."""
+    low = int((rating <= 0).sum())
+    if low:
+        message = (
+            f"{file}, field rating: {low} of {len(rating)} rows have a rating of zero or below; ratings are not "
+        )
+        warnings.warn(f"{message}used, so these rows count as positive feedback too", DataWarning, stacklevel=2)
 
 
 def _check_each(

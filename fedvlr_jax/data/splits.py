@@ -12,6 +12,7 @@ from fedvlr_jax.data.messages import DataWarning
 
 TRAIN, VALID, TEST = range(3)
 LEAST_ROWS = 3  # one train, one validation and one test row
+MANY = 0.05  # share of the users from which on a split is said to contradict the times
 
 
 class Split(NamedTuple):
@@ -33,12 +34,14 @@ def make_split(rows: Interactions, num_users: int) -> Split:
         several validation or several test rows.
     """
     if rows.split is None:
-        # A stable sort by user and time: at equal times the later line counts as the later interaction.
-        rows = _take(rows, np.lexsort((rows.timestamp, rows.user)))
+        # At equal times the larger itemID counts as the later interaction, whatever the order of lines.
+        rows = _take(rows, np.lexsort((rows.item, rows.timestamp, rows.user)))
         rows, dropped = _drop_duplicates(rows)
         rows = rows._replace(split=_leave_one_out(rows, num_users))
     else:
         rows, dropped = _drop_duplicates(rows)
+        if rows.timestamp is not None:
+            _warn_of_late_train_rows(rows, num_users)
     _check_split(rows, num_users)
     train = _take(rows, np.flatnonzero(rows.split == TRAIN))
     train = _take(train, np.lexsort((train.item, train.user)))
@@ -60,7 +63,10 @@ def _take(rows: Interactions, index: np.ndarray) -> Interactions:
 
 
 def _drop_duplicates(rows: Interactions) -> tuple[Interactions, int]:
-    """Keeps the first row of every (user, item) pair; a pair in two splits is leakage and refused."""
+    """Keeps one row of every (user, item) pair, the earliest; a pair in two splits is leakage and refused.
+
+    Without times the first line is kept: then nothing depends on which one it is.
+    """
     source = rows.source
     pair = rows.user * (rows.item.max() + 1) + rows.item
     _, first, group = np.unique(pair, return_index=True, return_inverse=True)
@@ -83,6 +89,9 @@ def _drop_duplicates(rows: Interactions) -> tuple[Interactions, int]:
             "rows remain"
         )
         warnings.warn(message, DataWarning, stacklevel=2)
+        if rows.timestamp is not None:
+            by_pair = np.lexsort((rows.timestamp, group))
+            first = by_pair[np.searchsorted(group[by_pair], np.arange(len(first)))]
     return _take(rows, np.sort(first)), dropped
 
 
@@ -100,9 +109,41 @@ def _leave_one_out(rows: Interactions, num_users: int) -> np.ndarray:
             f"first is {source.user} {source.user_id(short[0])}); all their rows are train rows, none is held out"
         )
         warnings.warn(message, DataWarning, stacklevel=2)
+    _warn_of_ties(rows, count)
     from_end = np.cumsum(count)[rows.user] - 1 - np.arange(len(rows.user))
     label = np.select([from_end == 0, from_end == 1], [TEST, VALID], TRAIN)
     return np.where(count[rows.user] < LEAST_ROWS, TRAIN, label)
+
+
+def _warn_of_ties(rows: Interactions, count: np.ndarray) -> None:
+    """Counts the users whose held-out items equal times leave open; rows are sorted by user, time and item."""
+    source, last = rows.source, (np.cumsum(count) - 1)[count >= LEAST_ROWS]
+    tied = (rows.timestamp[last] == rows.timestamp[last - 1]) | (rows.timestamp[last - 1] == rows.timestamp[last - 2])
+    if tied.any():
+        message = (
+            f"{source.name}: for {tied.sum()} of {len(count)} users equal {source.timestamp}s leave open which items "
+            f"are held out (the first is {source.user} {source.user_id(rows.user[last[tied][0]])}); the larger "
+            f"{source.item} counts as the later one"
+        )
+        warnings.warn(message, DataWarning, stacklevel=2)
+
+
+def _warn_of_late_train_rows(rows: Interactions, num_users: int) -> None:
+    """Counts the users with a train row after a held-out row: a model then learns from what came later."""
+    _, place = np.unique(rows.timestamp, return_inverse=True)
+    train, held_out = rows.split == TRAIN, rows.split != TRAIN
+    latest = np.full(num_users, -1)
+    np.maximum.at(latest, rows.user[train], place[train])
+    user = rows.user[held_out]
+    source = rows.source
+    late, users = np.unique(user[place[held_out] < latest[user]]), len(np.unique(user))
+    if late.size > MANY * users:
+        message = (
+            f"{source.name}: {late.size} of {users} users have a held-out item that is earlier than one of their "
+            f"train items (the first is {source.user} {source.user_id(late[0])}); the split does not follow the "
+            f"{source.timestamp}s"
+        )
+        warnings.warn(message, DataWarning, stacklevel=2)
 
 
 def _check_split(rows: Interactions, num_users: int) -> None:

@@ -16,6 +16,7 @@ neither punished nor lifted for being unseen; it scores like its neighbours.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ import numpy as np
 from scipy.linalg import lapack
 
 from fedvlr_jax.data.histories import split_by_user
+from fedvlr_jax.data.messages import DataWarning
 from fedvlr_jax.types import Dataset, Prior
 
 
@@ -121,6 +123,17 @@ def federate(dataset: Dataset, settings: PriorSettings) -> ItemWeights:
     blocks = (client_block(ids, age, settings) for ids, age in _clients(dataset))
     sums = add_blocks(blocks, dataset.num_items)
     return ItemWeights(solve_weights(sums, settings), sums.count_i, megabytes_once(dataset))
+
+
+def warn_without_times(dataset: Dataset, settings: PriorSettings) -> None:
+    """A `DataWarning` where the settings ask for an order of time that the data lacks: what is left is EASE."""
+    if dataset.train_age is None and (settings.reach or settings.next_weight):
+        warnings.warn(
+            f"{dataset.name}: the prior orders histories by time, and the data has no timestamps: all pairs of a "
+            "history count alike, and the next-item model is left out",
+            DataWarning,
+            stacklevel=2,
+        )
 
 
 def megabytes_once(dataset: Dataset) -> float:

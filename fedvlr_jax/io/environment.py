@@ -7,10 +7,15 @@ import os
 import pathlib
 import platform
 import subprocess
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+
+from fedvlr_jax.errors import ConfigError, RunWarning
+from fedvlr_jax.io.files import read_json, write_json
+from fedvlr_jax.io.identity import differences
 
 PACKAGES = (
     "fedvlr_jax",
@@ -23,6 +28,9 @@ PACKAGES = (
     "ml_collections",
     "tensorflow-datasets",
 )
+CODE = ("commit", "python", "packages", "x64")
+"""What of an environment computes; the rest is where it does."""
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -47,6 +55,44 @@ def describe_environment(arguments: Sequence[str], workdir: pathlib.Path) -> dic
         "devices": [device.device_kind for device in jax.devices()],
         "x64": bool(jax.config.jax_enable_x64),
     }
+
+
+def write_environment(workdir: pathlib.Path, environment: Mapping[str, Any]) -> None:
+    """Write ``environment.json``; the one of an earlier call is kept if its code was another, and a warning says so.
+
+    Args:
+      workdir: the run's folder; the earlier environments in it are ``environment-1.json`` and so on.
+      environment: of this call, as of `describe_environment`.
+    """
+    if jax.process_index():
+        return
+    path = workdir / "environment.json"
+    stored = read_json(path)
+    if stored is not None:
+        before, now = ({name: found.get(name) for name in CODE} for found in (stored, environment))
+        lines = differences(before, now, origin="before")
+        if lines:
+            kept = next(p for n in range(1, 10**6) if not (p := workdir / f"environment-{n}.json").exists())
+            write_json(kept, stored)  # a copy: shards of a sweep may do this at one time
+            message = f"{workdir}: going on under other code ({'; '.join(lines)}); {kept.name} keeps what was before"
+            warnings.warn(message, RunWarning, stacklevel=2)
+    write_json(path, environment)
+
+
+def require_backend(*, float32: bool = True) -> None:
+    """Refuse an environment in which JAX finds no device, or computes in another precision than training is in.
+
+    Raises:
+      ConfigError: naming the environment variable.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # an AssertionError without words where a plugin is missing
+        wanted = jax.config.jax_platforms or "any platform"
+        reason = str(error).splitlines()[0] if str(error) else "it is not installed"
+        raise ConfigError(f"JAX has no device of {wanted} (JAX_PLATFORMS): {reason}") from error
+    if float32 and jax.config.jax_enable_x64:
+        raise ConfigError("JAX_ENABLE_X64: expected JAX in float32, in which models train and rank, found float64")
 
 
 def _shorten(argument: str, workdir: pathlib.Path) -> str:

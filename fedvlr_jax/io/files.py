@@ -25,9 +25,16 @@ def prepare_workdir(workdir: pathlib.Path) -> pathlib.Path:
       The absolute path.
 
     Raises:
-      ConfigError: if the folder cannot be created or written, with the reason of the operating system.
+      ConfigError: if the folder cannot be created or written, with the reason of the operating system; or if its
+        name has characters that the locale cannot spell, which a checkpoint could not be written to.
     """
     workdir = workdir.resolve()
+    try:
+        str(workdir).encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"--workdir={workdir}: expected a name in UTF-8, see the locale (LC_ALL=C.UTF-8)"
+        ) from error
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=workdir):
@@ -59,9 +66,30 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     write_bytes(path, f"{text}\n".encode())
 
 
-def read_json(path: pathlib.Path) -> Any | None:
-    """The content of a JSON file, or None if there is no such file."""
-    return json.loads(path.read_text()) if path.is_file() else None
+def read_json(path: pathlib.Path, kind: type = dict) -> Any | None:
+    """The content of a JSON file, or None if there is no such file.
+
+    Args:
+      path: of the file.
+      kind: what it holds, dict or list.
+
+    Raises:
+      ConfigError: a file that is cut short, empty, or holds something else.
+    """
+    if not path.is_file():
+        return None
+    content = path.read_bytes()
+    try:
+        value = json.loads(content)
+        found = f"a {type(value).__name__}"
+    except ValueError as error:
+        value, found = None, str(error) if content.strip() else "an empty file"
+    if not isinstance(value, kind):
+        name = {dict: "object", list: "array"}[kind]
+        raise ConfigError(
+            f"{path}: expected a JSON {name}, found {found}; delete this file, or choose another --workdir"
+        )
+    return value
 
 
 def read_csv(path: pathlib.Path) -> list[dict[str, str]]:

@@ -21,10 +21,11 @@ class MetricWriter:
     def __init__(self, workdir: pathlib.Path, *, start_round: int):
         """Continue after `start_round`: lines (and events) of later rounds are dropped, they will come again."""
         path = workdir / "metrics.jsonl"
-        kept = [line for line in read_metrics(path) if line["round"] <= start_round]
-        write_bytes(path, "".join(_to_line(line) for line in kept).encode())
-        writes = jax.process_index() == 0
-        self._file = (path if writes else pathlib.Path(os.devnull)).open("a")
+        writes = jax.process_index() == 0  # of several processes: a file that another replaces is lost
+        if writes:
+            kept = [line for line in read_metrics(path) if line["round"] <= start_round]
+            write_bytes(path, "".join(_to_line(line) for line in kept).encode())
+        self._file = (path if writes else pathlib.Path(os.devnull)).open("a", encoding="utf-8")
         purge = start_round + 1 if start_round else None
         self._events = SummaryWriter(str(workdir), purge_step=purge, write_to_disk=writes)
 
@@ -54,7 +55,7 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
     """The complete lines of a ``metrics.jsonl``; a last line cut short by a kill is left out."""
     if not path.is_file():
         return []
-    complete, _, _ = path.read_text().rpartition("\n")
+    complete, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
     return [json.loads(line) for line in complete.splitlines()]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedvlr_jax.fields import NOT_NEGATIVE, ONE_OR_MORE, POSITIVE, SHARE, Bounds, Field
+from fedvlr_jax.fields import NOT_NEGATIVE, ONE_OR_MORE, POSITIVE, SEED, SHARE, Bounds, Field
 from fedvlr_jax.models.hosts import HOSTS
 
 OPTIMIZERS = "assembly.OPTIMIZERS"
@@ -19,7 +19,7 @@ def _generator(default: float, about: str, unit: str = "") -> Field:
 
 
 RUN = {
-    "seed": Field(0, "of everything random in the run", NOT_NEGATIVE),
+    "seed": Field(0, "of everything random in the run", SEED),
     "rounds": Field(400, "T, communication rounds at most", ONE_OR_MORE, unit="rounds"),
     "objective": Field(
         "softmax",

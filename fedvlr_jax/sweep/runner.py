@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from fedvlr_jax.algorithm import make_algorithm
@@ -24,12 +24,15 @@ class Found(NamedTuple):
     runs: SweepRuns
 
 
-def run_sweep(trainer: Trainer, *, shard: tuple[int, int] = (1, 1)) -> Found:
+def run_sweep(
+    trainer: Trainer, *, shard: tuple[int, int] = (1, 1), on_start: Callable[[], None] = lambda: None
+) -> Found:
     """Run all points of this shard, or go on where an earlier call ended.
 
     Args:
       trainer: with the sweep, its configuration and its workdir.
       shard: (i, n), this is shard i of n.
+      on_start: called once nothing can be refused any more, before the first run.
 
     Returns:
       Every point, with the runs of all shards that the workdir holds.
@@ -46,8 +49,10 @@ def run_sweep(trainer: Trainer, *, shard: tuple[int, int] = (1, 1)) -> Found:
         points = expand(store.sweep)
         programs = check_points(store, points)
         require_same_sweep(store)
+        on_start()
         return Found(points, _run(trainer, points, points_of_shard(programs, shard)))
     require_same_sweep(store)
+    on_start()
     values: list[float | None] = []
     runs: SweepRuns = {}
 

@@ -14,6 +14,7 @@ from fedvlr_jax.data import FEATURE_SOURCES, fingerprint, load_configured
 from fedvlr_jax.errors import require_one_of
 from fedvlr_jax.fields import flatten, with_fields
 from fedvlr_jax.io.identity import claim_workdir, is_covered
+from fedvlr_jax.io.lock import hold
 from fedvlr_jax.settings import defaults
 from fedvlr_jax.sweep.space import Range, Sweep, SweepPoint, seeds_of
 from fedvlr_jax.types import Dataset
@@ -77,6 +78,15 @@ class SweepStore(NamedTuple):
         """The folder of one run."""
         return self.workdir / "runs" / f"point{key[0]}-seed{key[1]}"
 
+    def make_folder(self, key: Key) -> pathlib.Path:
+        """The folder of one run, made where there is none."""
+        self.folder(key).mkdir(parents=True, exist_ok=True)
+        return self.folder(key)
+
+    def is_finished(self, key: Key) -> bool:
+        """Whether the folder of one run holds its result."""
+        return (self.folder(key) / "result.json").exists()
+
     def settings_of(self, point: SweepPoint) -> dict[str, Any]:
         """The configuration at a point."""
         return with_fields(self.settings, point)
@@ -113,11 +123,18 @@ def require_same_sweep(store: SweepStore) -> None:
 
 
 def delete_sweep(workdir: pathlib.Path) -> None:
-    """Delete a sweep and its runs, and nothing else; a folder without a sweep is left as it is."""
+    """Delete a sweep and its runs, and nothing else; a folder without a sweep is left as it is.
+
+    Raises:
+      ConfigError: another process trains one of the runs; nothing is deleted then.
+    """
     if (workdir / "sweep.json").is_file():
+        for folder in (workdir / "runs").glob("*"):
+            with hold(folder):
+                pass
         shutil.rmtree(workdir / "runs", ignore_errors=True)
-        for name in OUTPUTS:
-            (workdir / name).unlink(missing_ok=True)
+        for path in [*(workdir / name for name in OUTPUTS), *workdir.glob("environment-*.json")]:
+            path.unlink(missing_ok=True)
 
 
 def _identity(settings: Mapping[str, Any], sweep: Sweep) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedvlr_jax.errors import ConfigError, require_one_of, suggest
-from fedvlr_jax.fields import as_type_of
+from fedvlr_jax.fields import SEED, as_type_of
 
 KINDS = ("grid", "random", "optuna")
 FIXED = ("dry_run", "baselines", "checkpoint.seconds")  # change nothing of what a run computes
@@ -76,6 +76,8 @@ def read_sweep(raw: Mapping[str, Any], leaves: Mapping[str, Any], known: Mapping
     for name, least in {"samples": 1, "seed": 0, "batch": 1, "group": 0}.items():
         if type(full[name]) is not int or full[name] < least:
             raise ConfigError(f"sweep: {name}: expected an integer of at least {least}, found {full[name]!r}")
+    if not SEED.hold(full["seed"]):
+        raise ConfigError(f"sweep: seed: expected an integer, {SEED}, found {full['seed']}")
     axes = {field: _axis(field, value, leaves[field], kind) for field, value in _flat(full["fields"], leaves).items()}
     if not axes:
         raise ConfigError("sweep: fields: expected at least one field with its values, found none")
@@ -177,8 +179,8 @@ def _typed(where: str, value: Any, default: Any) -> Any:
 
 
 def _seeds(seeds: Any, axes: Mapping[str, Any], default: int) -> tuple[int, ...]:
-    if not isinstance(seeds, list | tuple) or any(type(s) is not int or s < 0 for s in seeds):
-        raise ConfigError(f"sweep: seeds: expected a list of integers of at least 0, found {seeds!r}")
+    if not isinstance(seeds, list | tuple) or any(type(s) is not int or not SEED.hold(s) for s in seeds):
+        raise ConfigError(f"sweep: seeds: expected a list of integers of {SEED}, found {seeds!r}")
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"sweep: seeds: expected distinct seeds, found {list(seeds)}")
     if seeds and "seed" in axes:

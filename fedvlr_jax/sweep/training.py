@@ -16,6 +16,7 @@ from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.evaluation.metrics import SELECTION_METRIC
 from fedvlr_jax.io.interrupt import Interrupt, Interrupted
+from fedvlr_jax.io.lock import hold
 from fedvlr_jax.sweep.layout import Program, traced
 from fedvlr_jax.sweep.runs import Key, SweepStore
 from fedvlr_jax.sweep.space import SweepPoint, name_of
@@ -47,27 +48,34 @@ class Trainer:
     def train(self, program: Program, points: Sequence[SweepPoint], keys: Sequence[Key]) -> None:
         """Train and keep some runs of one program.
 
-        A run that fails is kept with its reason, and the others go on; a crash fails the runs beside it.
+        A run that fails is kept with its reason, and the others go on; a crash fails the runs beside it. Runs that
+        another process finished meanwhile are left out.
 
         Raises:
+          ConfigError: another process trains one of the runs.
           Interrupted: after a signal. Finished runs are kept, those under way are not.
         """
         size = group_size(self.vmap, self.store.sweep.group, jax.default_backend(), len(keys))
-        programs = None
         for start in range(0, len(keys), size):
             self.interrupt.stop_if_signalled(STOPPED)
             group = keys[start : start + size]
-            begin = time.perf_counter()
-            try:
-                programs = self._programs(program, points[program.points[0]])
-                outcomes = self._outcomes(programs, points, group)
-            except (Interrupted, KeyboardInterrupt):
-                raise
-            except Exception as error:  # one broken program must not take the sweep down
-                outcomes = [f"{type(error).__name__}: {error}"] * len(group)
-            for key, outcome in zip(group, outcomes, strict=True):
-                self._keep(programs, points[key[0]], key, outcome)
-            self._report_group(points, group, outcomes, time.perf_counter() - begin)
+            with hold(*map(self.store.make_folder, group)):
+                left = [key for key in group if not self.store.is_finished(key)]
+                if left:
+                    self._train_group(program, points, left)
+
+    def _train_group(self, program: Program, points: Sequence[SweepPoint], group: Sequence[Key]) -> None:
+        begin, programs = time.perf_counter(), None
+        try:
+            programs = self._programs(program, points[program.points[0]])
+            outcomes = self._outcomes(programs, points, group)
+        except (Interrupted, KeyboardInterrupt):
+            raise
+        except Exception as error:  # one broken program must not take the sweep down
+            outcomes = [f"{type(error).__name__}: {error}"] * len(group)
+        for key, outcome in zip(group, outcomes, strict=True):
+            self._keep(programs, points[key[0]], key, outcome)
+        self._report_group(points, group, outcomes, time.perf_counter() - begin)
 
     def _programs(self, program: Program, point: SweepPoint) -> MethodPrograms:
         key = tuple(program.static.items())

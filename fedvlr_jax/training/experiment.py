@@ -75,4 +75,6 @@ class ConfiguredPrior(NamedTuple):
 
 def configured_prior(settings: Mapping[str, Any], dataset: Dataset) -> ConfiguredPrior:
     """Federates and solves the prior that ``config.prior`` describes."""
-    return ConfiguredPrior(settings, prior.federate(dataset, prior.PriorSettings(**settings["prior"])))
+    prior_settings = prior.PriorSettings(**settings["prior"])
+    prior.warn_without_times(dataset, prior_settings)
+    return ConfiguredPrior(settings, prior.federate(dataset, prior_settings))

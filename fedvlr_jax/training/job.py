@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -10,18 +11,19 @@ import numpy as np
 
 from fedvlr_jax.baselines import run_baselines
 from fedvlr_jax.data.buckets import make_buckets
-from fedvlr_jax.errors import CheckpointError
+from fedvlr_jax.errors import CheckpointError, ConfigError, RunWarning
 from fedvlr_jax.inference.preferences import learned_preferences
 from fedvlr_jax.inference.recommend import recommended_rows
 from fedvlr_jax.io.checkpoint import Checkpoints, delete_folder
-from fedvlr_jax.io.environment import describe_environment
+from fedvlr_jax.io.environment import describe_environment, write_environment
 from fedvlr_jax.io.files import json_ready, read_json, write_arrays, write_csv, write_json
 from fedvlr_jax.io.interrupt import Interrupt
-from fedvlr_jax.settings import upgrade
+from fedvlr_jax.settings import check_settings, upgrade
 from fedvlr_jax.training.experiment import Experiment
 from fedvlr_jax.training.loop import OnProgress, Trained, rank_best, require_own, train
 from fedvlr_jax.training.results import make_result, rank_arrays
 from fedvlr_jax.training.schedule import make_plan, read_progress
+from fedvlr_jax.training.stored import stored_baselines, stored_result
 
 OUTPUTS = (
     "config.json",
@@ -71,11 +73,17 @@ def run_job(
     result, trained = finished_result(experiment, workdir), None
     if result is None:
         write_json(workdir / "config.json", experiment.settings)
-        write_json(workdir / "environment.json", describe_environment(command, workdir))
+        write_environment(workdir, describe_environment(command, workdir))
         trained = train(experiment, workdir, interrupt=interrupt, on_progress=on_progress, note=note)
         result = result_of(experiment, trained)
         write_arrays(workdir / "ranks.npz", rank_arrays(trained.ranks))
         write_json(workdir / "result.json", result)
+    if result["rounds"] > experiment.settings["rounds"]:
+        asked = experiment.settings["rounds"]
+        message = (
+            f"{workdir}: the run has {result['rounds']} rounds, more than the {asked} asked for, and this is its "
+        )
+        warnings.warn(f"{message}result; another --workdir trains {asked}", RunWarning, stacklevel=2)
     return Job(result, _stored_baselines(experiment, workdir), trained)
 
 
@@ -96,7 +104,8 @@ def evaluate_job(experiment: Experiment, workdir: pathlib.Path, *, num_best: int
 
 def delete_run(workdir: pathlib.Path) -> None:
     """Delete what an earlier run left in a workdir (the files this program writes, nothing else)."""
-    for path in [*(workdir / name for name in OUTPUTS), *workdir.glob("events.out.tfevents.*")]:
+    found = [path for pattern in ("events.out.tfevents.*", "environment-*.json") for path in workdir.glob(pattern)]
+    for path in [*(workdir / name for name in OUTPUTS), *found]:
         path.unlink(missing_ok=True)
     for name in ("checkpoints", "store"):
         delete_folder(workdir / name)
@@ -114,7 +123,7 @@ def finished_result(experiment: Experiment, workdir: pathlib.Path) -> dict[str, 
     if record is None:
         return None
     require_own(record, experiment)
-    progress, result = read_progress(record), read_json(workdir / "result.json")
+    progress, result = read_progress(record), stored_result(workdir)
     is_current = result is not None and (result["rounds"], result["best_round"]) == (
         progress.round,
         progress.best_round,
@@ -127,11 +136,18 @@ def stored_settings(workdir: pathlib.Path) -> dict[str, Any]:
 
     Raises:
       CheckpointError: if there are none.
+      ConfigError: if they make no sense.
     """
-    settings = read_json(workdir / "config.json")
-    if settings is None:
+    file = workdir / "config.json"
+    stored = read_json(file)
+    if stored is None:
         raise CheckpointError(f"--workdir={workdir}: no config.json there; give the folder of a training run")
-    return upgrade(settings)
+    try:
+        settings = upgrade(stored)
+        check_settings(settings)
+    except (ConfigError, TypeError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{file}: expected the settings of a run, found other content: {error}") from error
+    return settings
 
 
 def result_of(experiment: Experiment, trained: Trained) -> dict[str, Any]:
@@ -163,7 +179,7 @@ def _stored_baselines(experiment: Experiment, workdir: pathlib.Path) -> list[dic
     """The rows of baselines.json, computed once; none where the settings want none."""
     if not experiment.settings["baselines"]:
         return []
-    rows = read_json(workdir / "baselines.json")
+    rows = stored_baselines(workdir)
     if rows is None:
         rows = baselines_of(experiment)
         write_json(workdir / "baselines.json", rows)

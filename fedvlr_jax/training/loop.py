@@ -19,6 +19,7 @@ from fedvlr_jax.errors import ConfigError, TrainingError
 from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, summarise
 from fedvlr_jax.federated.mesh import agreed
 from fedvlr_jax.io.checkpoint import Checkpoints
+from fedvlr_jax.io.elapsed import elapsed
 from fedvlr_jax.io.identity import require_same_run
 from fedvlr_jax.io.interrupt import Interrupt, Interrupted
 from fedvlr_jax.io.progress import ProgressEvent
@@ -84,12 +85,12 @@ def train(
             require_own(record, experiment)
         backend, progress = _programs(experiment, plan, workdir), read_progress(record)
         if not progress.is_finished(plan):
-            if note is not None:
-                note(f"compiling (rounds {progress.round} to {plan.rounds})")
-            if record is None:
-                state = backend.init(plan.seed)
-            else:
-                state = backend.restore(checkpoints, progress.round, read_only=False)
+            with elapsed(note or (lambda text: None), f"compiling (rounds {progress.round} to {plan.rounds})"):
+                if record is None:
+                    state = backend.init(plan.seed)
+                else:
+                    state = backend.restore(checkpoints, progress.round, read_only=False)
+                backend.prepare(_stretch(plan, progress))
             saver = Saver(
                 checkpoints,
                 seconds=plan.save_seconds,
@@ -161,6 +162,11 @@ def _programs(experiment: Experiment, plan: Plan, workdir: pathlib.Path) -> Back
     return StoreBackend(experiment, workdir / "store", eval_chunk=plan.eval_chunk)
 
 
+def _stretch(plan: Plan, progress: RunProgress) -> int:
+    """Rounds of one program call: a divisor of every stretch between evaluations, so that one program serves all."""
+    return math.gcd(plan.eval_every, plan.rounds, progress.round)
+
+
 def _train_rounds(
     plan: Plan,
     backend: Backend,
@@ -171,8 +177,7 @@ def _train_rounds(
     on_progress: OnProgress | None,
 ) -> RunProgress:
     """All rounds that are left. The recorder has the states of the last and of the best round when it returns."""
-    # One length divides every stretch between evaluations, so one compiled program serves all of them.
-    backend.prepare(math.gcd(plan.eval_every, plan.rounds, progress.round))
+    backend.prepare(_stretch(plan, progress))
     progress = progress.add_seconds(compile=backend.seconds)
     pace = _Pace(progress.round, time.perf_counter())
     stopped = False

@@ -1,0 +1,35 @@
+"""The time that something takes which says nothing itself, such as compiling."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+
+@contextlib.contextmanager
+def elapsed(say: Callable[[str], None], text: str, *, every: float | None = None) -> Iterator[None]:
+    """Say a text at once, and again with the seconds since then while active.
+
+    Args:
+      say: takes a line; it is called from another thread.
+      text: what is going on.
+      every: seconds between two lines; by default 1 on a terminal, where a line replaces the last one, else 10.
+    """
+    begin, end = time.monotonic(), threading.Event()
+    pause = every or (1.0 if sys.stderr.isatty() else 10.0)
+
+    def repeat() -> None:
+        while not end.wait(pause):
+            say(f"{text}, {time.monotonic() - begin:.0f} s so far")
+
+    say(text)
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
