@@ -73,8 +73,11 @@ def _count_items(rows: Interactions, files: list[pathlib.Path], features: list[n
             field="itemID",
         )
     if rows.item.min() == 1 and rows.item.max() == num_items - 1:
-        message = f"{rows.source.name}: the lowest itemID is 1, and row 1 of the features (itemID 0) belongs to no interaction; "
-        warnings.warn(f"{message}if ids are counted from 1, that row is one item too many", DataWarning, stacklevel=2)
+        message = (
+            f"{rows.source.name}: the lowest itemID is 1, and row 1 of the features (itemID 0) belongs to no "
+            "interaction; if ids are counted from 1, that row is one item too many"
+        )
+        warnings.warn(message, DataWarning, stacklevel=2)
     return num_items
 
 
