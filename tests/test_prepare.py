@@ -145,8 +145,8 @@ def test_what_may_be_a_slip_is_counted(tmp_path):
     assert ratings.startswith("2 rows have a rating of zero or below")
     assert times.startswith("2 rows have a time of zero or below")
     assert ties == (
-        "equal times decide what is held out of 1 of 4 users: at equal times the row with the larger original item id "
-        "is the later one"
+        "equal times decide what is held out of 1 of 4 users: at equal times the row with the larger original item "
+        "id is the later one"
     )
 
 

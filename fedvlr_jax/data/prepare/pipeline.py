@@ -92,14 +92,14 @@ def make(
     _warn_about(rows, names)
     report(f"filtering {len(rows.user):,} rows")
     rows, steps = _filter(settings, rows, names)
+    if settings["order"] == "time":
+        rows = rows.take(splits.chronological(rows))
     split = _split(settings, rows)
     rows = splits.with_train_rows(split.rows)
     steps.append(("users with train rows", sizes(rows)))
     _require_all_splits(rows)
     _warn_about_ties(split.tied_users, rows)
     rows, names = without_gaps(rows, names)
-    if settings["order"] == "time":
-        rows = rows.take(splits.chronological(rows))
     report(f"joining features of {len(names.items):,} items" if raw.features else "no features")
     features = {name: join(name, source, names.items) for name, source in raw.features.items()}
     titles, untitled = join_titles(raw.titles, names.items)
