@@ -164,6 +164,16 @@ def test_mmrec_with_labels_features_and_mappings(tmp_path):
     np.testing.assert_array_equal(found[:2], features[[2, 0]])
 
 
+def test_mmrec_with_a_mapping_that_merges_or_lacks_items_is_refused(tmp_path):
+    write_text(tmp_path, "x.inter", "userID\titemID\n0\t0\n0\t1\n")
+    write_text(tmp_path, "i_id_mapping.csv", "asin\titemID\nB0\t0\nB0\t1\n")
+    refused("mmrec", tmp_path, "i_id_mapping.csv", "every original id once", "1 repeated")
+    write_text(tmp_path, "i_id_mapping.csv", "asin\titemID\nB0\t0\n")
+    refused("mmrec", tmp_path, "i_id_mapping.csv", "every id of the interactions", "none for 1")
+    write_text(tmp_path, "i_id_mapping.csv", "asin\titemID\n0\tB0\n")
+    refused("mmrec", tmp_path, "i_id_mapping.csv", "line 2", "field itemID", "a whole number", "'B0'")
+
+
 def test_recbole_with_types_in_the_header(tmp_path):
     header = ("user_id:token", "item_id:token", "rating:float", "timestamp:float")
     folder = write_text(tmp_path, "x.inter", lines([header, *ROWS], "\t"))
@@ -232,6 +242,8 @@ def test_two_kinds_of_files_are_refused(tmp_path):
         ("@\n\n1,2,3,4\n\n1,2,3,4,5\n", ("line 5", "4 fields", "found 5")),
         ("@\n1,,3,4\n", ("line 2", "field movieId", "an id", "''")),
         ("@\n1,2,3,4\n1, 2,3,4\n", ("line 3", "field movieId", "without spaces", "' 2'")),
+        ("@\n1,2,1_0,4\n", ("line 2", "field rating", "'1_0'")),
+        ("@\n1,2,3,1_0\n", ("line 2", "field timestamp", "'1_0'")),
         ("@\n1,2,good,4\n", ("line 2", "field rating", "a finite number", "'good'")),
         ("@\n1,2,3,4\n1,3,nan,4\n", ("line 3", "field rating", "'nan'")),
         ("@\n1,2,3,4\n1,3,3,2014-07-23\n", ("line 3", "field timestamp", "'2014-07-23'")),
@@ -278,6 +290,13 @@ def test_latin_1_is_no_utf_8(tmp_path):
 def test_byte_order_marks_and_blank_lines_change_nothing(tmp_path, text):
     write_text(tmp_path, "x.csv", text.format("userID,itemID\na,b\n\nc,d\n"))
     assert [row[:2] for row in rows_of(read("csv", tmp_path))] == [("a", "b"), ("c", "d")]
+
+
+def test_a_byte_order_mark_is_no_part_of_an_id(tmp_path):
+    write_text(tmp_path, "x.csv", "\ufeffa,b\nc,d\n")
+    assert [row[:2] for row in rows_of(read("csv", tmp_path, names="userID,itemID"))] == [("a", "b"), ("c", "d")]
+    write_text(tmp_path, "x.csv", "\ufeffuserID::itemID\na::b\n")
+    assert [row[:2] for row in rows_of(read("csv", tmp_path, separator="::", quoted="no"))] == [("a", "b")]
 
 
 def test_windows_line_ends_change_nothing(tmp_path):

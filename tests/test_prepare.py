@@ -97,7 +97,7 @@ def test_a_second_call_changes_nothing_and_other_content_is_refused(tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "[1]", "1"])
 def test_a_folder_of_the_users_is_left_alone(tmp_path, content):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "prepared.json").write_text(content)
@@ -170,6 +170,11 @@ def test_a_threshold_and_the_core_are_counted(tmp_path):
     steps = table(tmp_path, {"min_rating": "3", "core.per_user": 3, "core.per_item": 2}).facts["steps"]
     assert [size["rows"] for size in steps.values()] == [14, 12, 12, 9, 9]
     assert "ratings of at least 3" in steps
+
+
+def test_small_numbers_are_a_count_such_as_days(tmp_path):
+    rows = [(user, item, rating, 16_000 + time - START) for user, item, rating, time in ROWS]
+    assert table(tmp_path, rows=rows).facts["time"]["unit"] == "count"
 
 
 @pytest.mark.parametrize("by", ["ratio", "global-time"])

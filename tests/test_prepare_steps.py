@@ -173,6 +173,12 @@ def test_ids_are_ordered_as_numbers_only_where_all_are(names, expected):
     assert [names[k] for k in order_ids(names)] == expected
 
 
+def test_shares_are_those_that_are_written():
+    """In floating point, 0.29 * 100 is below 29."""
+    rows = as_rows([(0, item, item) for item in range(100)])
+    assert np.bincount(splits.by_ratio(rows, 0.0, 0.29).rows.label).tolist() == [71, 0, 29]
+
+
 def test_a_threshold_keeps_what_reaches_it():
     rows = as_rows([(0, 0, 0), (0, 1, 0), (0, 2, 0)])._replace(rating=np.array([2, 0, 1], np.int32))
     assert filters.rated(rows, ["1.0", "4", "4.5"], 4.0).item.tolist() == [0, 2]

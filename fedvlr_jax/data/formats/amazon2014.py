@@ -39,7 +39,7 @@ def _titles(file: pathlib.Path) -> dict[str, str]:
                 continue
             try:
                 row = ast.literal_eval(text.strip())
-                item, title = row["asin"], row.get("title", "")
+                item, title = row["asin"], str(row.get("title", ""))
             except (ValueError, SyntaxError, KeyError, TypeError, AttributeError) as error:
                 raise problem(file, "a Python dict with the key 'asin'", text.strip()[:40], line=line) from error
             if title.strip():

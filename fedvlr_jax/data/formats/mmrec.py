@@ -49,6 +49,8 @@ def _mapping(file: pathlib.Path, number: str) -> dict[str, str]:
             raise problem(file, "a whole number", repr(row[at]), line=line, field=number)
         rows[row[at]] = row[1 - at]
     del rows[number]
+    if len(set(rows.values())) < len(rows):
+        raise problem(file, "every original id once", f"{len(rows) - len(set(rows.values()))} repeated ones")
     return rows
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ def is_id(text: str) -> bool:
 
 def _is_finite(text: str) -> bool:
     try:
-        return bool(np.isfinite(float(text)))
+        return "_" not in text and math.isfinite(float(text))
     except ValueError:
         return False
 

@@ -14,7 +14,7 @@ from fedvlr_jax.data.messages import problem
 MAX_DECIMALS = 18
 UNITS = {"s": (1e8, 1e11), "ms": (1e11, 1e14), "us": (1e14, 1e17), "ns": (1e17, 1e20)}
 """Which numbers are times since 1970 in a unit: from 1973 to 5138 in seconds, and so on, without overlap."""
-COUNTS = "days"  # smaller numbers: days, or any count that grows with time
+COUNT = "count"  # smaller numbers: days, positions, or whatever else grows with time
 
 
 def read_times(column: Coded, refuse: Callable[[int, str], None]) -> Times:
@@ -48,7 +48,7 @@ def _decimal(text: str) -> decimal.Decimal | None:
         value = decimal.Decimal(text)
     except decimal.InvalidOperation:
         return None
-    return value if value.is_finite() else None
+    return value if value.is_finite() and "_" not in text else None
 
 
 def _exponent(value: decimal.Decimal) -> int:
@@ -72,9 +72,9 @@ def find_unit(times: Times, locate: Callable[[int], tuple[pathlib.Path, int]]) -
     unit_r = np.searchsorted([low for low, _ in UNITS.values()], value / 10.0**times.decimals, side="right")
     rows = np.flatnonzero(value > 0)
     if not rows.size:
-        return COUNTS
+        return COUNT
     other = rows[unit_r[rows] != unit_r[rows[0]]]
-    names = (COUNTS, *UNITS)
+    names = (COUNT, *UNITS)
     if other.size:
         file, line = locate(int(other[0]))
         first = locate(int(rows[0]))[1]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedvlr_jax.data.formats import FORMATS
-from fedvlr_jax.data.formats.times import COUNTS, UNITS
+from fedvlr_jax.data.formats.times import COUNT, UNITS
 from fedvlr_jax.errors import ConfigError, choose, suggest
 from fedvlr_jax.fields import SHARE, Bounds, Field, flatten, nest
 
@@ -24,7 +24,7 @@ FIELDS: dict[str, Field] = {
     "split.valid": Field(0.1, "share of validation rows; global-time and ratio", SHARE),
     "split.test": Field(0.1, "share of test rows; global-time and ratio", SHARE),
     "time.unit": Field(
-        "", 'of the raw times; "" = found by their size, mixed ones refused', choices=("", COUNTS, *UNITS)
+        "", 'of the raw times; "" = found by their size, mixed ones refused', choices=("", COUNT, *UNITS)
     ),
     "order": Field(
         "time", "of the rows of inter.csv: by user, time and item, or as in the file", choices=("time", "file")

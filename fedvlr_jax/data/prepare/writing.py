@@ -49,12 +49,11 @@ def earlier_facts(out: pathlib.Path) -> dict[str, Any] | None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     try:
-        facts = json.loads((out / FACTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return dict(json.loads((out / FACTS).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise DataError(
             f"--out={out}: expected no such folder, an empty one, or one of an earlier call, found other content"
         ) from error
-    return dict(facts)
 
 
 def write(out: pathlib.Path, prepared: Prepared) -> None:
