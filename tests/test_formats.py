@@ -242,6 +242,7 @@ def test_two_kinds_of_files_are_refused(tmp_path):
         ("@\n\n1,2,3,4\n\n1,2,3,4,5\n", ("line 5", "4 fields", "found 5")),
         ("@\n1,,3,4\n", ("line 2", "field movieId", "an id", "''")),
         ("@\n1,2,3,4\n1, 2,3,4\n", ("line 3", "field movieId", "without spaces", "' 2'")),
+        ('@\n1,2,3,4\n1,"2\n3",4,5\n', ("field movieId", "on one line", "'2\\n3'")),
         ("@\n1,2,1_0,4\n", ("line 2", "field rating", "'1_0'")),
         ("@\n1,2,3,1_0\n", ("line 2", "field timestamp", "'1_0'")),
         ("@\n1,2,good,4\n", ("line 2", "field rating", "a finite number", "'good'")),

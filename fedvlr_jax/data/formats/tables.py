@@ -21,8 +21,8 @@ LABELS = {"0": 0, "1": 1, "2": 2, "train": 0, "valid": 1, "validation": 1, "test
 
 
 def is_id(text: str) -> bool:
-    """Whether a text can be an id: it is not empty and has no spaces around."""
-    return bool(text) and text == text.strip()
+    """Whether a text can be an id: it is not empty, has no spaces around, and is on one line."""
+    return bool(text) and text == text.strip() and "\n" not in text and "\r" not in text
 
 
 def _is_finite(text: str) -> bool:
@@ -39,7 +39,7 @@ class Rule(NamedTuple):
     expected: str
 
 
-ID = Rule(is_id, "an id without spaces around")
+ID = Rule(is_id, "an id on one line without spaces around")
 RULES = {
     "user": ID,
     "item": ID,

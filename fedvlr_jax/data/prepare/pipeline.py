@@ -100,12 +100,9 @@ def make(
     _require_all_splits(rows)
     _warn_about_ties(split.tied_users, rows)
     rows, names = without_gaps(rows, names)
-    report(f"joining features of {len(names.items):,} items" if raw.features else "no features")
+    report(f"joining features of {len(names.items):,} items" if raw.features else "the raw files have no features")
     features = {name: join(name, source, names.items) for name, source in raw.features.items()}
-    titles, untitled = join_titles(raw.titles, names.items)
-    missing = {name: found.missing for name, found in features.items()}
-    missing |= {"title": untitled} if raw.titles else {}
-    _warn_about_imputed(missing, len(names.items))
+    titles, missing = _titles_and_missing(raw, features, names.items)
     facts = {
         **identity,
         "steps": {name: size._asdict() for name, size in steps},
@@ -119,6 +116,19 @@ def make(
     }
     arrays = {name: found.features for name, found in features.items()}
     return Prepared(rows, names, titles, arrays, missing, facts)
+
+
+def _titles_and_missing(
+    raw: RawData, features: Mapping[str, Imputed], items: list[str]
+) -> tuple[list[str], dict[str, np.ndarray]]:
+    """The title of every item, and the imputed items by modality and "title", each of which is warned about."""
+    titles, untitled = join_titles(raw.titles, items)
+    missing = {name: found.missing for name, found in features.items()} | ({"title": untitled} if raw.titles else {})
+    for name, numbers in missing.items():
+        if len(numbers):
+            instead = f"get {MISSING_TITLE!r}" if name == "title" else "get the mean of the others"
+            _warn(f"{len(numbers)} of {len(items)} items have no {name} and {instead} (listed in missing.npz)")
+    return titles, missing
 
 
 def _filter(settings: Mapping[str, Any], rows: Rows, names: Names) -> tuple[Rows, list[tuple[str, Sizes]]]:
@@ -190,13 +200,6 @@ def _warn_about_ties(tied_users: int, rows: Rows) -> None:
     if tied_users:
         total = sizes(rows).users
         _warn(f"equal times decide what is held out of {tied_users} of {total} users: {TIE_RULE}")
-
-
-def _warn_about_imputed(missing: Mapping[str, Any], num_items: int) -> None:
-    for name, items in missing.items():
-        if len(items):
-            instead = f"get {MISSING_TITLE!r}" if name == "title" else "get the mean of the others"
-            _warn(f"{len(items)} of {num_items} items have no {name} and {instead} (listed in missing.npz)")
 
 
 def _warn(message: str) -> None:
