@@ -7,6 +7,8 @@ import json
 import os
 import pathlib
 import re
+import subprocess
+import sys
 import warnings
 from collections import Counter
 
@@ -225,9 +227,14 @@ def test_features_of_other_items_are_refused(tmp_path):
 
 
 def test_without_the_extra_the_line_that_installs_it_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ConfigError, match=re.escape('pip install "fedvlr_jax[prepare]"')):
         table(tmp_path)
+
+
+def test_training_and_the_tables_of_formats_load_no_pyarrow():
+    code = "import sys, fedvlr_jax.training.job, fedvlr_jax.data.prepare.pipeline; sys.exit('pyarrow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 # The command
