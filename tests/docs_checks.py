@@ -19,7 +19,12 @@ from tests.commands import ROOT
 PACKAGE = "fedvlr_jax"
 FOLDERS = (PACKAGE, "configs", "experiments", "examples", "benchmarks", "tests", "docs")
 SUBPACKAGES = tuple(path.parent.name for path in (ROOT / PACKAGE).glob("*/__init__.py"))
-BASE_CONFIGS = ("configs/base.py", "configs/benchmark/base.py", "configs/theory/convergence.py")
+BASE_CONFIGS = (
+    "configs/base.py",
+    "configs/benchmark/base.py",
+    "configs/theory/convergence.py",
+    "configs/prepare/csv.py",
+)
 
 
 class Page(NamedTuple):

@@ -59,6 +59,8 @@ RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}
 EVERYWHERE = {"jax", "flax", "optax", "numpy"}
 PLACES = {  # foreign packages beyond these, by the start of a file's path
     "fedvlr_jax/data/": {"tensorflow_datasets"},
+    "fedvlr_jax/data/formats/": {"pyarrow"},
+    "fedvlr_jax/data/prepare/writing": {"pyarrow"},
     "fedvlr_jax/baselines/": {"scipy", "threadpoolctl"},
     "fedvlr_jax/federated/prior": {"scipy"},
     "fedvlr_jax/evaluation/": {"scipy"},
@@ -72,6 +74,7 @@ PLACES = {  # foreign packages beyond these, by the start of a file's path
     "configs/": {"ml_collections", "absl", "configs"},
     "benchmarks/": {"configs", "tabulate", "measure", "numpy_client", "random_data"},
     "fedvlr_jax/commands/": {"ml_collections", "absl"},
+    "fedvlr_jax/commands/prepare": {"tabulate"},
 }
 NEVER = {"tensorflow", "torch", "keras"}
 READERS = ("data", "io", "client_store")

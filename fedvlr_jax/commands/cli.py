@@ -38,6 +38,7 @@ def run(
     about: str,
     define: Callable[[flags.FlagValues], None],
     with_config: bool,
+    help_text: Callable[[], str] = help_text,
 ) -> int:
     """Parse the command line, run `body`, and turn what it raises into an exit code.
 
@@ -46,6 +47,7 @@ def run(
       about: the help text.
       define: defines the command's own flags.
       with_config: whether there are ``--config=FILE`` and ``--config.FIELD=VALUE``.
+      help_text: gives the fields of the configuration for ``--help``.
     """
     logging.set_verbosity(logging.ERROR)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"

@@ -1,0 +1,114 @@
+"""The canonical folder, written beside its place and renamed when it is whole."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fedvlr_jax.data.prepare.features import FILES
+from fedvlr_jax.data.prepare.rows import Names, Rows
+from fedvlr_jax.errors import DataError
+
+FACTS = "prepared.json"
+COLUMNS = ("userID", "itemID", "rating", "timestamp", "split_label")
+
+
+class Prepared(NamedTuple):
+    """A prepared set.
+
+    Attributes:
+      rows, names: with labels and ids from 0 without gaps.
+      titles: of every item, "" where the raw files have none.
+      features: [i, d] by modality.
+      missing: numbers of the imputed items, by modality and "title".
+      facts: what ``prepared.json`` has.
+    """
+
+    rows: Rows
+    names: Names
+    titles: Sequence[str]
+    features: Mapping[str, np.ndarray]
+    missing: Mapping[str, np.ndarray]
+    facts: Mapping[str, Any]
+
+
+def earlier_facts(out: pathlib.Path) -> dict[str, Any] | None:
+    """``prepared.json`` of an earlier call; None where `out` is free, that is absent or an empty folder.
+
+    Raises:
+      DataError: `out` holds anything else.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    try:
+        return dict(json.loads((out / FACTS).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(
+            f"--out={out}: expected no such folder, an empty one, or one of an earlier call, found other content"
+        ) from error
+
+
+def write(out: pathlib.Path, prepared: Prepared) -> None:
+    """Writes all files, whole or not at all.
+
+    Raises:
+      DataError: the folder cannot be written.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        made = pathlib.Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-preparing-"))
+        try:
+            _write_files(made, prepared)
+            made.chmod(0o755)
+            os.rename(made, out)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+    except OSError as error:
+        raise DataError(
+            f"--out={out}: expected a folder that can be written, found {error.strerror or error}"
+        ) from error
+
+
+def _write_files(folder: pathlib.Path, prepared: Prepared) -> None:
+    _write_interactions(folder / "inter.csv", prepared.rows, prepared.names.ratings)
+    (folder / "ids").mkdir()
+    _write_ids(folder / "ids" / "users.csv", ("userID", "original"), enumerate(prepared.names.users))
+    items = ((n, *row) for n, row in enumerate(zip(prepared.names.items, prepared.titles, strict=True)))
+    _write_ids(folder / "ids" / "items.csv", ("itemID", "original", "title"), items)
+    for name, array in prepared.features.items():
+        np.save(folder / FILES[name], array)
+    if prepared.missing:
+        arrays: dict[str, Any] = dict(prepared.missing)
+        np.savez(folder / "missing.npz", **arrays)
+    text = json.dumps(prepared.facts, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / FACTS).write_text(f"{text}\n", encoding="utf-8")
+
+
+def _write_interactions(file: pathlib.Path, rows: Rows, ratings: list[str]) -> None:
+    """``inter.csv`` without the columns that the raw files lack."""
+    import pyarrow as pa
+    from pyarrow import csv as arrow_csv
+
+    text = None if rows.rating is None else pa.array(ratings, pa.string()).take(pa.array(rows.rating))
+    columns = dict(zip(COLUMNS, (rows.user, rows.item, text, rows.time, rows.label), strict=True))
+    there = {name: column for name, column in columns.items() if column is not None}
+    with open(file, "wb") as stream:
+        stream.write(f"{','.join(there)}\n".encode())
+        arrow_csv.write_csv(
+            pa.table(there), stream, arrow_csv.WriteOptions(include_header=False, quoting_style="none")
+        )
+
+
+def _write_ids(file: pathlib.Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    with open(file, "w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)

@@ -1,0 +1,353 @@
+"""Every raw format on a small file of its own, and the faults that real files have."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from fedvlr_jax.data.formats import FORMATS
+from tests.commands import ROOT
+from tests.raw_files import (
+    ROWS,
+    TITLES,
+    lines,
+    read,
+    refused,
+    rows_of,
+    some_features,
+    write_text,
+)
+
+HEADER = ("userId", "movieId", "rating", "timestamp")
+UNRATED = [(user, item, None, time) for user, item, _, time in ROWS]
+
+
+def movielens(folder, rows=ROWS, name="ratings.csv", header=HEADER):
+    return write_text(folder, name, lines([header, *rows]))
+
+
+# Each format
+
+
+def test_movielens_csv_with_titles(tmp_path):
+    movies = 'movieId,title,genres\n10,"Tea, green",A|B\n20,Café,\n30,"The ""cup""",C\n40,Pot,D\n'
+    raw = read("movielens", write_text(movielens(tmp_path), "movies.csv", movies))
+    assert rows_of(raw) == ROWS
+    assert raw.titles == TITLES
+    assert [file.name for file in raw.files] == ["ratings.csv", "movies.csv"]
+
+
+def test_movielens_dat_with_two_colons_in_latin_1(tmp_path):
+    folder = write_text(tmp_path, "ratings.dat", lines(ROWS, "::"))
+    write_text(folder, "movies.dat", "10::Tea: green (1999)::A|B\n20::Café::C\n", "latin-1")
+    raw = read("movielens", folder)
+    assert rows_of(raw) == ROWS
+    assert raw.titles == {"10": "Tea: green (1999)", "20": "Café"}
+
+
+def test_movielens_100k(tmp_path):
+    folder = write_text(tmp_path, "u.data", lines(ROWS, "\t"))
+    rest = "|01-Jan-1995||http://x|" + "|".join("0" * 19)
+    write_text(folder, "u.item", f"10|Tea{rest}\n20|Café{rest}\n", "latin-1")
+    raw = read("movielens", folder)
+    assert rows_of(raw) == ROWS
+    assert raw.titles == {"10": "Tea", "20": "Café"}
+
+
+@pytest.mark.parametrize("end", ["", ".gz"])
+def test_amazon_2023_as_json_lines(tmp_path, end):
+    objects = [
+        {"rating": float(r), "title": "x", "images": [], "parent_asin": i, "user_id": u, "timestamp": 1000 * t}
+        for u, i, r, t in ROWS
+    ]
+    folder = write_text(tmp_path, f"Cards.jsonl{end}", "".join(json.dumps(row) + "\n" for row in objects))
+    meta = [{"parent_asin": item, "title": title, "price": None} for item, title in TITLES.items()]
+    write_text(folder, f"meta_Cards.jsonl{end}", "".join(json.dumps(row) + "\n" for row in meta))
+    raw = read("amazon2023", folder)
+    assert rows_of(raw) == [(u, i, r, 1000 * t) for u, i, r, t in ROWS]
+    assert raw.titles == TITLES
+
+
+def test_amazon_2023_as_csv(tmp_path):
+    folder = movielens(tmp_path, name="Cards.csv", header=("user_id", "parent_asin", "rating", "timestamp"))
+    assert rows_of(read("amazon2023", folder)) == ROWS
+
+
+def test_amazon_2014_with_binary_features(tmp_path):
+    folder = write_text(tmp_path, "ratings_Baby.csv", lines(ROWS))
+    write_text(folder, "meta_Baby.json.gz", "{'asin': '10', 'title': 'Tea'}\n{'asin': '20', 'price': 1.5}\n")
+    features = some_features(2, 4096)
+    records = b"".join(
+        name + row.astype("<f4").tobytes() for name, row in zip((b"10        ", b"40        "), features, strict=True)
+    )
+    (folder / "image_features_Baby.b").write_bytes(records)
+    raw = read("amazon2014", folder)
+    assert rows_of(raw) == ROWS
+    assert raw.titles == {"10": "Tea"}
+    found, there = raw.features["image"](["40", "20", "10"])
+    assert there.tolist() == [True, False, True]
+    np.testing.assert_array_equal(found[[2, 0]], features)
+
+
+@pytest.mark.parametrize("item_first", [False, True])
+def test_ninerec_finds_the_order_of_its_columns(tmp_path, item_first):
+    rows = [(f"v{i}", f"u{u}", t) if item_first else (f"u{u}", f"v{i}", t) for u, i, _, t in ROWS]
+    folder = write_text(tmp_path, "KU_pair.csv", lines(rows))
+    write_text(folder, "KU_item.csv", "v10,茶,Tea\nv20,咖啡,Café\nv30,x,\nv40,y,Pot\nv50,z,Jug\n")
+    raw = read("ninerec", folder)
+    assert rows_of(raw) == [(f"u{u}", f"v{i}", None, t) for u, i, _, t in ROWS]
+    assert raw.titles == {"v10": "Tea", "v20": "Café", "v40": "Pot", "v50": "Jug"}
+    assert "item,user" in raw.notes[0] if item_first else "user,item" in raw.notes[0]
+
+
+def test_ninerec_takes_numbers_where_both_columns_are_listed(tmp_path):
+    folder = write_text(tmp_path, "KU_pair.csv", lines([(1, 1, 5), (1, 2, 6), (2, 3, 7)]))
+    write_text(folder, "KU_item.csv", "1,a\n2,b\n3,c\n")
+    assert rows_of(read("ninerec", folder))[0][:2] == ("1", "1")
+    assert [row[1] for row in rows_of(read("ninerec", folder))] == ["1", "2", "3"]
+
+
+def test_ninerec_that_fits_both_ways_is_refused(tmp_path):
+    folder = write_text(tmp_path, "KU_pair.csv", lines([(1, 2, 5), (2, 1, 6)]))
+    write_text(folder, "KU_item.csv", "1,a\n2,b\n")
+    refused("ninerec", folder, "KU_pair.csv", "--config.read.columns", "both by the 2 ids")
+    assert rows_of(read("ninerec", folder, columns="item,user,timestamp"))[0] == ("2", "1", None, 5)
+    (folder / "KU_item.csv").unlink()
+    refused("ninerec", folder, "neither by the 0 ids")
+
+
+def test_microlens_pairs_with_times(tmp_path):
+    folder = write_text(tmp_path, "MicroLens-x_pairs.csv", lines([("user", "item", "timestamp"), *_unrated()]))
+    write_text(folder, "MicroLens-x_titles.csv", 'item,title\n10,"Tea, green"\n20,Café\n')
+    raw = read("microlens", folder)
+    assert rows_of(raw) == UNRATED
+    assert raw.titles == {"10": "Tea, green", "20": "Café"}
+
+
+def _unrated():
+    return [(user, item, time) for user, item, _, time in ROWS]
+
+
+def test_microlens_sequences_are_in_order_of_time(tmp_path):
+    folder = write_text(tmp_path, "MicroLens-x_pairs.tsv", "u1\t5 3 4\nu2\t3 5\n")
+    write_text(folder, "MicroLens-x_titles.csv", "3,Tea\n")
+    raw = read("microlens", folder)
+    assert rows_of(raw) == [
+        ("u1", "5", None, 0),
+        ("u1", "3", None, 1),
+        ("u1", "4", None, 2),
+        ("u2", "3", None, 0),
+        ("u2", "5", None, 1),
+    ]
+    assert raw.titles == {"3": "Tea"}
+
+
+def test_mmrec_with_labels_features_and_mappings(tmp_path):
+    header = ("userID", "itemID", "rating", "timestamp", "x_label")
+    rows = [(0, 1, "5.0", 16000, 0), (0, 0, "5.0", 16001, 1), (1, 2, "5.0", 16002, 2), (1, 1, "4.0", 16003, 2)]
+    folder = write_text(tmp_path, "baby.inter", lines([header, *rows], "\t"))
+    write_text(folder, "i_id_mapping.csv", "asin\titemID\nB0\t0\nB1\t1\nB2\t2\n")
+    features = some_features(3)
+    np.save(folder / "image_feat.npy", features)
+    raw = read("mmrec", folder)
+    assert rows_of(raw) == [
+        ("0", "B1", "5.0", 16000),
+        ("0", "B0", "5.0", 16001),
+        ("1", "B2", "5.0", 16002),
+        ("1", "B1", "4.0", 16003),
+    ]
+    assert raw.label.tolist() == [0, 1, 2, 2]
+    found, there = raw.features["image"](["B2", "B0", "B9"])
+    assert there.tolist() == [True, True, False]
+    np.testing.assert_array_equal(found[:2], features[[2, 0]])
+
+
+def test_mmrec_with_a_mapping_that_merges_or_lacks_items_is_refused(tmp_path):
+    write_text(tmp_path, "x.inter", "userID\titemID\n0\t0\n0\t1\n")
+    write_text(tmp_path, "i_id_mapping.csv", "asin\titemID\nB0\t0\nB0\t1\n")
+    refused("mmrec", tmp_path, "i_id_mapping.csv", "every original id once", "1 repeated")
+    write_text(tmp_path, "i_id_mapping.csv", "asin\titemID\nB0\t0\n")
+    refused("mmrec", tmp_path, "i_id_mapping.csv", "every id of the interactions", "none for 1")
+    write_text(tmp_path, "i_id_mapping.csv", "asin\titemID\n0\tB0\n")
+    refused("mmrec", tmp_path, "i_id_mapping.csv", "line 2", "field itemID", "a whole number", "'B0'")
+
+
+def test_recbole_with_types_in_the_header(tmp_path):
+    header = ("user_id:token", "item_id:token", "rating:float", "timestamp:float")
+    folder = write_text(tmp_path, "x.inter", lines([header, *ROWS], "\t"))
+    write_text(
+        folder, "x.item", 'item_id:token\tmovie_title:token_seq\tyear:float\n10\tTea "green"\t1999\n20\tCafé\n'
+    )
+    raw = read("recbole", folder)
+    assert rows_of(raw) == ROWS
+    assert raw.titles == {"10": 'Tea "green"', "20": "Café"}
+
+
+def test_recbole_split_in_three(tmp_path):
+    for name, rows in (("train", ROWS[:9]), ("valid", ROWS[9:11]), ("test", ROWS[11:])):
+        write_text(
+            tmp_path,
+            f"x.{name}.inter",
+            lines([("user_id:token", "item_id:token", "rating:float", "timestamp:float"), *rows], "\t"),
+        )
+    raw = read("recbole", tmp_path)
+    assert rows_of(raw) == ROWS
+    assert raw.label.tolist() == [0] * 9 + [1] * 2 + [2] * 3
+    assert raw.locate(10) == (tmp_path / "x.valid.inter", 3)
+
+
+def test_csv_with_everything_named(tmp_path):
+    rows = [
+        (time, item, user, f'"{rating}"', part)
+        for (user, item, rating, time), part in zip(ROWS, ["train", "valid", "test"] * 5, strict=False)
+    ]
+    folder = write_text(tmp_path, "mine.txt", lines(rows, ";"), "latin-1")
+    write_text(folder, "names.csv", "id;name\n10;Tea\n20;Café\n", "latin-1")
+    np.save(folder / "v.npy", some_features(2))
+    write_text(folder, "v.ids", "20\n50\n")
+    columns = {"names": "when,what,who,stars,part", "user": "who", "item": "what", "rating": "stars", "time": "when"}
+    titles = {"titles": "names.csv", "title_item": "id", "title": "name"}
+    arrays = {"image": "v.npy", "feature_ids": "v.ids"}
+    written = {"file": "*.txt", "separator": ";", "encoding": "latin-1", "label": "part"}
+    raw = read("csv", folder, **columns, **titles, **arrays, **written)
+    assert rows_of(raw) == ROWS
+    assert raw.label.tolist() == ([0, 1, 2] * 5)[:14]
+    assert raw.titles == {"10": "Tea", "20": "Café"}
+    assert raw.features["image"](["10", "20", "50"])[1].tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_folder_without_the_files_is_refused(tmp_path, name):
+    write_text(tmp_path, "note.txt", "nothing")
+    refused(name, tmp_path, str(tmp_path), "expected a file", "note.txt")
+    refused(name, tmp_path / "nowhere", "expected a folder", "found none")
+
+
+# Faults
+
+
+def test_two_kinds_of_files_are_refused(tmp_path):
+    write_text(movielens(tmp_path), "u.data", lines(ROWS, "\t"))
+    refused("movielens", tmp_path, "one file", "ratings.csv, u.data")
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("userId,movieId,rating\n1,2,3\n", ("line 1", "a column 'timestamp'", "userId, movieId, rating")),
+        ("userId,movieId,rating,timestamp,rating\n1,2,3,4,5\n", ("line 1", "every column once", "'rating' 2 times")),
+        ("@\n1,2,3,4\n1,2,3\n", ("line 3", "4 fields", "found 3")),
+        ("@\n\n1,2,3,4\n\n1,2,3,4,5\n", ("line 5", "4 fields", "found 5")),
+        ("@\n1,,3,4\n", ("line 2", "field movieId", "an id", "''")),
+        ("@\n1,2,3,4\n1, 2,3,4\n", ("line 3", "field movieId", "without spaces", "' 2'")),
+        ('@\n1,2,3,4\n1,"2\n3",4,5\n', ("field movieId", "on one line", "'2\\n3'")),
+        ("@\n1,2,1_0,4\n", ("line 2", "field rating", "'1_0'")),
+        ("@\n1,2,3,1_0\n", ("line 2", "field timestamp", "'1_0'")),
+        ("@\n1,2,good,4\n", ("line 2", "field rating", "a finite number", "'good'")),
+        ("@\n1,2,3,4\n1,3,nan,4\n", ("line 3", "field rating", "'nan'")),
+        ("@\n1,2,3,4\n1,3,3,2014-07-23\n", ("line 3", "field timestamp", "'2014-07-23'")),
+        ("@\n1,2,3,\n", ("line 2", "field timestamp", "a finite number", "''")),
+        ("@\n1,2,3,inf\n", ("line 2", "field timestamp", "'inf'")),
+        ("@\n1,2,3,99999999999999999999\n", ("line 2", "field timestamp", "64 bits")),
+        ('@\n1,2,3,4\n"1,2,3,4\n', ("line 3", "separated by ','")),
+        ("@\n", ("at least one interaction", "none")),
+        ("", ("a header line", "an empty file")),
+    ],
+)  # fmt: skip
+def test_a_fault_of_a_table_is_named_with_its_place(tmp_path, text, parts):
+    refused(
+        "movielens", write_text(tmp_path, "ratings.csv", text.replace("@", ",".join(HEADER))), "ratings.csv", *parts
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "parts"),
+    [
+        ('{"user_id": "a"', ("line 2", "a JSON object")),
+        ("[1]", ("line 2", "a JSON object", "[1]")),
+        ('{"user_id": "a", "parent_asin": "b", "rating": 1}', ("line 2", "field timestamp", "whole number", "none")),
+        ('{"user_id": 7, "parent_asin": "b", #"timestamp": 1}', ("line 2", "field user_id", "an id", "7")),
+        ('{"user_id": "", "parent_asin": "b", #"timestamp": 1}', ("line 2", "field user_id", "an id", "''")),
+        ('{"user_id": "a", "parent_asin": "b", "rating": null, "timestamp": 1}', ("line 2", "field rating", "None")),
+        ('{"user_id": "a", "parent_asin": "b", #"timestamp": 1.5}', ("line 2", "field timestamp", "1.5")),
+    ],
+)  # fmt: skip
+def test_a_fault_of_json_lines_is_named_with_its_place(tmp_path, line, parts):
+    good = '{"user_id": "a", "parent_asin": "b", "rating": 1, "timestamp": 1}\n'
+    text = good + line.replace("#", '"rating": 1, ') + "\n" + good
+    refused("amazon2023", write_text(tmp_path, "x.jsonl", text), "x.jsonl", *parts)
+
+
+def test_latin_1_is_no_utf_8(tmp_path):
+    write_text(tmp_path, "x.csv", "userID,itemID\na,b\né,b\n", "latin-1")
+    refused("csv", tmp_path, "x.csv", "utf-8 text", "--config.read.encoding")
+    assert [row[0] for row in rows_of(read("csv", tmp_path, encoding="latin-1"))] == ["a", "é"]
+    refused("csv", tmp_path, "an encoding such as", encoding="latin-one")
+
+
+@pytest.mark.parametrize("text", ["\ufeff{}", "{}\n\n\n", "\n{}"])
+def test_byte_order_marks_and_blank_lines_change_nothing(tmp_path, text):
+    write_text(tmp_path, "x.csv", text.format("userID,itemID\na,b\n\nc,d\n"))
+    assert [row[:2] for row in rows_of(read("csv", tmp_path))] == [("a", "b"), ("c", "d")]
+
+
+def test_a_byte_order_mark_is_no_part_of_an_id(tmp_path):
+    write_text(tmp_path, "x.csv", "\ufeffa,b\nc,d\n")
+    assert [row[:2] for row in rows_of(read("csv", tmp_path, names="userID,itemID"))] == [("a", "b"), ("c", "d")]
+    write_text(tmp_path, "x.csv", "\ufeffuserID::itemID\na::b\n")
+    assert [row[:2] for row in rows_of(read("csv", tmp_path, separator="::", quoted="no"))] == [("a", "b")]
+
+
+def test_windows_line_ends_change_nothing(tmp_path):
+    write_text(tmp_path, "x.csv", "userID,itemID,t\r\na,b,1\r\nc,d,2\r\n")
+    assert rows_of(read("csv", tmp_path, time="t")) == [("a", "b", None, 1), ("c", "d", None, 2)]
+
+
+def test_a_damaged_compressed_file_is_refused(tmp_path):
+    write_text(tmp_path, "ratings.csv.gz", lines([HEADER, *ROWS]))
+    content = (tmp_path / "ratings.csv.gz").read_bytes()
+    (tmp_path / "ratings.csv.gz").write_bytes(content[:-12])
+    refused("movielens", tmp_path, "ratings.csv.gz", "expected")
+
+
+def test_leading_zeros_stay(tmp_path):
+    write_text(tmp_path, "x.csv", "userID,itemID\n007,01\n7,1\n")
+    assert [row[:2] for row in rows_of(read("csv", tmp_path))] == [("007", "01"), ("7", "1")]
+
+
+@pytest.mark.parametrize(
+    ("texts", "value", "decimals"),
+    [
+        (["8.81250949E8", "881250950"], [881250949, 881250950], 0),
+        (["881250949.5", "881250949.25"], [88125094950, 88125094925], 2),
+        (["9007199254740993", "9007199254740992.0"], [9007199254740993, 9007199254740992], 0),
+        (["-5", "0", "5.0"], [-5, 0, 5], 0),
+    ],
+)
+def test_times_are_exact_however_they_are_written(tmp_path, texts, value, decimals):
+    write_text(tmp_path, "x.csv", "userID,itemID,t\n" + "".join(f"a,b,{text}\n" for text in texts))
+    raw = read("csv", tmp_path, time="t")
+    assert raw.times.value.tolist() == value
+    assert raw.times.decimals == decimals
+
+
+def test_a_separator_of_two_characters_needs_unquoted_fields(tmp_path):
+    write_text(tmp_path, "x.csv", "userID::itemID\na::b\n")
+    refused("csv", tmp_path, "read.separator", separator="::")
+    assert rows_of(read("csv", tmp_path, separator="::", quoted="no")) == [("a", "b", None, None)]
+
+
+@pytest.mark.parametrize("array", [np.zeros((2, 0), np.float32), np.ones(3), np.ones((2, 2), np.int64)])
+def test_an_array_that_is_no_table_of_floats_is_refused(tmp_path, array):
+    write_text(tmp_path, "x.csv", "userID,itemID\na,b\n")
+    np.save(tmp_path / "v.npy", array)
+    raw = read("csv", tmp_path, image="v.npy")
+    with pytest.raises(ValueError, match=r"v\.npy: expected an array of floats"):
+        raw.features["image"](["0"])
+
+
+def test_every_format_has_a_configuration():
+    names = {file.stem for file in (ROOT / "configs" / "prepare").glob("*.py")}
+    assert names == {*FORMATS, "base"}
