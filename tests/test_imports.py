@@ -57,6 +57,7 @@ RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}
 EVERYWHERE = {"jax", "flax", "optax", "numpy"}
 PLACES = {  # foreign packages beyond these, by the start of a file's path
     "fedvlr_jax/data/": {"tensorflow_datasets"},
+    "fedvlr_jax/data/encoders/": {"onnxruntime", "safetensors", "tokenizers", "PIL"},
     "fedvlr_jax/baselines/": {"scipy", "threadpoolctl"},
     "fedvlr_jax/federated/prior": {"scipy"},
     "fedvlr_jax/evaluation/": {"scipy"},
