@@ -54,7 +54,7 @@ def encode_images(
             pixels_b3rr[k] = 0 if pixels.pixels is None else pixels.pixels
         return np.asarray(tower.encode(pixels_b3rr)), [pixels.reason for pixels in group]
 
-    plan = Plan(tower.checksum, [_file_identity(path) for path in paths], batch)
+    plan = _image_plan(paths, tower, batch)
     with refuse_huge_images():
         return encode_all(paths, plan, stream, encode, cache, on_progress)
 
@@ -83,7 +83,25 @@ def encode_texts(
         tokens = tower.tokenize([*group, *[""] * (batch - len(group))])
         return np.asarray(tower.encode(tokens)), [""] * len(group)
 
-    return encode_all(titles, Plan(tower.checksum, list(titles), batch), _each, encode, cache, on_progress)
+    return encode_all(titles, _text_plan(titles, tower, batch), _each, encode, cache, on_progress)
+
+
+def seal_images(paths: Sequence[pathlib.Path | None], tower: ImageTower) -> str:
+    """A key of everything that the features of these images depend on; files are known by name, size and time."""
+    return _image_plan(paths, tower, BATCH).key(range(len(paths)))
+
+
+def seal_texts(titles: Sequence[str], tower: TextTower) -> str:
+    """A key of everything that the features of these titles depend on."""
+    return _text_plan(titles, tower, BATCH).key(range(len(titles)))
+
+
+def _image_plan(paths: Sequence[pathlib.Path | None], tower: ImageTower, batch: int) -> Plan:
+    return Plan(tower.checksum, [_file_identity(path) for path in paths], batch)
+
+
+def _text_plan(titles: Sequence[str], tower: TextTower, batch: int) -> Plan:
+    return Plan(tower.checksum, list(titles), batch)
 
 
 def _each(items: Iterable[Item]) -> Generator[Item, None, None]:

@@ -48,7 +48,8 @@ def read_pixels(path: pathlib.Path | None, preprocessing: Preprocessing) -> Pixe
     except FileNotFoundError:
         return Pixels(None, "no file")
     except Exception as error:  # decoders raise nearly every type of error on damaged bytes
-        return Pixels(None, f"{type(error).__name__}: {error}".splitlines()[0])
+        message = str(error).replace(repr(str(path)), "the file")  # equal reasons are counted together
+        return Pixels(None, f"{type(error).__name__}: {message}".splitlines()[0])
 
 
 @contextlib.contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import pathlib
+import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -68,6 +70,13 @@ def join(ids: Sequence[str], table: Table) -> Encoded:
     return Encoded(rows, reasons == "", tuple(reasons.tolist()))
 
 
+def seal_table(ids: Sequence[str], table: Table) -> str:
+    """A key of everything that the joined features depend on."""
+    digest = hashlib.sha256(repr((tuple(ids), table.ids, table.rows.shape)).encode())
+    digest.update(np.ascontiguousarray(table.rows).tobytes())
+    return digest.hexdigest()
+
+
 def fill_absent(encoded: Encoded) -> np.ndarray:
     """The rows with the mean of the present ones where there is none, as in the paper.
 
@@ -83,9 +92,10 @@ def fill_absent(encoded: Encoded) -> np.ndarray:
 def _load(file: pathlib.Path) -> dict[str, np.ndarray]:
     """The arrays of an ``.npz`` by name, or that of an ``.npy`` as ""."""
     try:
-        found = np.load(file, allow_pickle=False)
-        return {"": found} if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
-    except (OSError, ValueError, EOFError) as error:
+        with file.open("rb") as stream:
+            found = np.load(stream, allow_pickle=False)
+            return {"": found} if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise problem(file, "a NumPy file without Python objects", str(error)) from error
 
 
