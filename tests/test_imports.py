@@ -70,6 +70,7 @@ PLACES = {  # foreign packages beyond these, by the start of a file's path
     "fedvlr_jax/theory/": {"scipy", "tabulate"},
     "configs/": {"ml_collections", "absl", "configs"},
     "benchmarks/": {"configs", "tabulate", "measure", "numpy_client", "random_data"},
+    "benchmarks/encoders": {"PIL"},
     "fedvlr_jax/commands/": {"ml_collections", "absl"},
 }
 NEVER = {"tensorflow", "torch", "keras"}

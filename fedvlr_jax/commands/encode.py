@@ -82,7 +82,7 @@ def _asked(values: flags.FlagValues, items: Items) -> list[str]:
     return asked
 
 
-def _text_weights(values: flags.FlagValues) -> str | None:
+def _text_weights(values: flags.FlagValues) -> Any:
     """Those of the images where both towers are in one file; an ONNX model is one tower."""
     from fedvlr_jax.data.encoders import find_weights
 

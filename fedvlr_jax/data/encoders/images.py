@@ -67,8 +67,9 @@ def _prepare(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
     if image.mode[0] in DEEP:
         return Pixels(None, f"mode {image.mode}: more than eight bits a channel")
     upright = ImageOps.exif_transpose(image)
+    mean_c, std_c = (np.array(values, np.float32) for values in preprocessing[1:])
     square_rrc = np.asarray(crop(to_rgb(upright), preprocessing.side), np.float32) / 255
-    normal_rrc = (square_rrc - np.float32(preprocessing.mean)[None, None]) / np.float32(preprocessing.std)[None, None]
+    normal_rrc = (square_rrc - mean_c[None, None]) / std_c[None, None]
     return Pixels(np.ascontiguousarray(normal_rrc.transpose(2, 0, 1)))
 
 

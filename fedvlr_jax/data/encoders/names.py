@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-Row = tuple[str, str, Callable[[np.ndarray], np.ndarray]]
-SAME, TURNED = np.asarray, np.transpose
+Turn = Callable[[np.ndarray], np.ndarray]
+Row = tuple[str, str, Turn]
+SAME: Turn = np.asarray
+TURNED: Turn = np.transpose
 
 
 class Names(NamedTuple):
