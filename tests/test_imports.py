@@ -61,6 +61,7 @@ PLACES = {  # foreign packages beyond these, by the start of a file's path
     "fedvlr_jax/data/": {"tensorflow_datasets"},
     "fedvlr_jax/data/formats/": {"pyarrow"},
     "fedvlr_jax/data/prepare/writing": {"pyarrow"},
+    "fedvlr_jax/data/encoders/": {"onnxruntime", "safetensors", "tokenizers", "PIL"},
     "fedvlr_jax/baselines/": {"scipy", "threadpoolctl"},
     "fedvlr_jax/federated/prior": {"scipy"},
     "fedvlr_jax/evaluation/": {"scipy"},
@@ -73,6 +74,7 @@ PLACES = {  # foreign packages beyond these, by the start of a file's path
     "fedvlr_jax/theory/": {"scipy", "tabulate"},
     "configs/": {"ml_collections", "absl", "configs"},
     "benchmarks/": {"configs", "tabulate", "measure", "numpy_client", "random_data"},
+    "benchmarks/encoders": {"PIL"},
     "fedvlr_jax/commands/": {"ml_collections", "absl"},
     "fedvlr_jax/commands/prepare": {"tabulate"},
 }

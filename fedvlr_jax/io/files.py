@@ -116,7 +116,7 @@ def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     """The arrays of a ``.npz``, by name."""
-    with np.load(path) as arrays:
+    with path.open("rb") as file, np.load(file) as arrays:  # closed even if NumPy finds no archive in it
         return {name: arrays[name] for name in arrays.files}
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, TextIO
 
 from tqdm import tqdm
 
 from fedvlr_jax.evaluation.metrics import SELECTION_METRIC
 
-PLAIN_SECONDS = 10.0
+PLAIN_SECONDS, TERMINAL_SECONDS = 10.0, 0.2
 
 
 class ProgressEvent(NamedTuple):
@@ -82,6 +82,22 @@ class ProgressDisplay:
             layout = "{desc} |{bar:20}| {postfix}"
             self._bar = tqdm(total=0, file=self._stream, bar_format=layout, leave=False)
         return self._bar
+
+
+def counting_line(what: str, stream: TextIO | None = None) -> Callable[[int, int, float | None], None]:
+    """A function (done, total, seconds left or None) that shows where a count stands, as `Progress` shows rounds."""
+    shown, stream = [0.0], stream or sys.stderr
+
+    def show(done: int, total: int, seconds_left: float | None) -> None:
+        last, now = done == total, time.monotonic()
+        if not last and now - shown[0] < (TERMINAL_SECONDS if stream.isatty() else PLAIN_SECONDS):
+            return
+        shown[0] = now
+        left = "" if seconds_left is None else f" | {_clock(seconds_left)} left"
+        start, end = ("\r", "\n" if last else "") if stream.isatty() else ("", "\n")
+        print(f"{start}{what} {done:,}/{total:,}{left}", end=end, file=stream, flush=True)
+
+    return show
 
 
 def _clock(seconds: float) -> str:
