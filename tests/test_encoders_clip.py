@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +23,7 @@ from clip_checkpoints import (
     write_checkpoint,
     write_tokenizer,
 )
+from commands import ROOT
 
 from fedvlr_jax.data.encoders import clip, load_image_tower, load_text_tower
 from fedvlr_jax.data.encoders.params import read_params
@@ -229,3 +232,19 @@ def test_another_resizing_is_refused(checkpoint):
     (file.parent / "preprocessor_config.json").write_text(json.dumps({"resample": 2}))
     with pytest.raises(DataError, match="bicubic"):
         load_image_tower(file, activation="gelu")
+
+
+@pytest.mark.parametrize(("package", "load"), [("safetensors", load_image_tower), ("tokenizers", load_text_tower)])
+def test_a_missing_package_names_the_extra(checkpoint, monkeypatch, package, load):
+    file = checkpoint()
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=rf'{package}.*pip install "fedvlr_jax\[features\]"'):
+        load(file, activation="gelu")
+
+
+def test_training_imports_no_encoder():
+    code = "import sys, fedvlr_jax.data, fedvlr_jax.training.job, fedvlr_jax.commands.train as t; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "fedvlr_jax.training.job" in loaded
+    assert not {"fedvlr_jax.data.encoders", "onnxruntime", "safetensors", "tokenizers"} & loaded
