@@ -15,12 +15,13 @@ from fedvlr_jax.data import load_configured
 from fedvlr_jax.data.ids import as_column, numbers_of
 from fedvlr_jax.data.messages import Source, shown
 from fedvlr_jax.errors import ConfigError, DataError
-from fedvlr_jax.io.files import prepare_workdir, read_json
+from fedvlr_jax.io.files import prepare_workdir
 from fedvlr_jax.io.lock import own
 from fedvlr_jax.settings import check_settings, default_settings, override
 from fedvlr_jax.training import job
 from fedvlr_jax.training.experiment import Experiment, make_experiment
 from fedvlr_jax.training.loop import OnProgress, Trained, rank_best, train_in_memory
+from fedvlr_jax.training.stored import stored_baselines
 from fedvlr_jax.types import Dataset, PyTree
 
 Path = str | os.PathLike[str]
@@ -160,7 +161,7 @@ def train(
         if not resume:
             job.delete_run(folder)
         done = job.run_job(experiment, folder, command=sys.argv, on_progress=on_progress)
-        return Fitted(experiment, done.trained or rank_best(experiment, folder), done.result, done.baselines)
+    return Fitted(experiment, done.trained or rank_best(experiment, folder), done.result, done.baselines)
 
 
 def restore(workdir: Path, dataset: Dataset | None = None) -> Fitted:
@@ -184,7 +185,7 @@ def restore(workdir: Path, dataset: Dataset | None = None) -> Fitted:
             raise DataError(f"{error}\nor give the data set itself, as dataset=") from error
     experiment = make_experiment(settings, dataset)
     trained = rank_best(experiment, folder)
-    baselines = read_json(folder / "baselines.json") or []
+    baselines = stored_baselines(folder) or []
     return Fitted(experiment, trained, job.result_of(experiment, trained), baselines)
 
 

@@ -42,8 +42,8 @@ def from_arrays(
     Users and items are numbered in the ascending order of their ids, which `Dataset.user_ids` and `Dataset.item_ids`
     keep. The rules are those of the canonical folder: repeated (user, item) rows of one split are dropped with a
     `DataWarning`; without `splits`, each user's last interaction is the test item and the second last the validation
-    item (of equal timestamps the item with the larger id counts as later), and users with fewer than three distinct
-    items keep all rows for training; feature rows are scaled to norm one.
+    item (of equal timestamps that of the larger item counts as later), and users with fewer than three distinct items
+    keep all rows for training; feature rows are scaled to norm one.
 
     >>> dataset = from_arrays(
     ...     users=["ben", "ben", "ben", "ann", "ann", "ann"],

@@ -121,27 +121,26 @@ def _warn_of_ties(rows: Interactions, count: np.ndarray) -> None:
     tied = (rows.timestamp[last] == rows.timestamp[last - 1]) | (rows.timestamp[last - 1] == rows.timestamp[last - 2])
     if tied.any():
         message = (
-            f"{source.name}: for {tied.sum()} of {len(count)} users equal {source.timestamp}s leave open which items "
-            f"are held out (the first is {source.user} {source.user_id(rows.user[last[tied][0]])}); the larger "
-            f"{source.item} counts as the later one"
+            f"{source.name}: for {tied.sum()} of {len(count)} users equal timestamps leave open which items are held "
+            f"out (the first is {source.user} {source.user_id(rows.user[last[tied][0]])}); the larger {source.item} "
+            "counts as the later one"
         )
         warnings.warn(message, DataWarning, stacklevel=2)
 
 
 def _warn_of_late_train_rows(rows: Interactions, num_users: int) -> None:
     """Counts the users with a train row after a held-out row: a model then learns from what came later."""
-    _, place = np.unique(rows.timestamp, return_inverse=True)
+    source, (_, place) = rows.source, np.unique(rows.timestamp, return_inverse=True)
     train, held_out = rows.split == TRAIN, rows.split != TRAIN
     latest = np.full(num_users, -1)
     np.maximum.at(latest, rows.user[train], place[train])
     user = rows.user[held_out]
-    source = rows.source
     late, users = np.unique(user[place[held_out] < latest[user]]), len(np.unique(user))
     if late.size > MANY * users:
         message = (
             f"{source.name}: {late.size} of {users} users have a held-out item that is earlier than one of their "
             f"train items (the first is {source.user} {source.user_id(late[0])}); the split does not follow the "
-            f"{source.timestamp}s"
+            "timestamps"
         )
         warnings.warn(message, DataWarning, stacklevel=2)
 

@@ -78,8 +78,8 @@ def run_job(
         result = result_of(experiment, trained)
         write_arrays(workdir / "ranks.npz", rank_arrays(trained.ranks))
         write_json(workdir / "result.json", result)
-    if result["rounds"] > experiment.settings["rounds"]:
-        asked = experiment.settings["rounds"]
+    asked = experiment.settings["rounds"]
+    if result["rounds"] > asked:
         message = (
             f"{workdir}: the run has {result['rounds']} rounds, more than the {asked} asked for, and this is its "
         )

@@ -85,12 +85,10 @@ def train(
             require_own(record, experiment)
         backend, progress = _programs(experiment, plan, workdir), read_progress(record)
         if not progress.is_finished(plan):
-            with elapsed(note or (lambda text: None), f"compiling (rounds {progress.round} to {plan.rounds})"):
-                if record is None:
-                    state = backend.init(plan.seed)
-                else:
-                    state = backend.restore(checkpoints, progress.round, read_only=False)
-                backend.prepare(_stretch(plan, progress))
+            if record is None:
+                state = backend.init(plan.seed)
+            else:
+                state = backend.restore(checkpoints, progress.round, read_only=False)
             saver = Saver(
                 checkpoints,
                 seconds=plan.save_seconds,
@@ -100,7 +98,7 @@ def train(
             )
             with MetricWriter(workdir, start_round=progress.round) as writer:
                 recorder = RunFiles(writer, saver)
-                progress = _train_rounds(plan, backend, recorder, state, progress, interrupt, on_progress)
+                progress = _train_rounds(plan, backend, recorder, state, progress, interrupt, on_progress, note)
         best = backend.restore(checkpoints, progress.best_round, read_only=True)
         return _finish(backend, best, progress)
 
@@ -122,7 +120,7 @@ def train_in_memory(experiment: Experiment, *, on_progress: OnProgress | None = 
     with explained_memory(experiment, InMemory.kept):
         backend, recorder = DeviceBackend(experiment, eval_chunk=plan.eval_chunk), InMemory()
         state = backend.init(plan.seed)
-        progress = _train_rounds(plan, backend, recorder, state, RunProgress(), None, on_progress)
+        progress = _train_rounds(plan, backend, recorder, state, RunProgress(), None, on_progress, None)
         return _finish(backend, recorder.best, progress)
 
 
@@ -162,11 +160,6 @@ def _programs(experiment: Experiment, plan: Plan, workdir: pathlib.Path) -> Back
     return StoreBackend(experiment, workdir / "store", eval_chunk=plan.eval_chunk)
 
 
-def _stretch(plan: Plan, progress: RunProgress) -> int:
-    """Rounds of one program call: a divisor of every stretch between evaluations, so that one program serves all."""
-    return math.gcd(plan.eval_every, plan.rounds, progress.round)
-
-
 def _train_rounds(
     plan: Plan,
     backend: Backend,
@@ -175,9 +168,12 @@ def _train_rounds(
     progress: RunProgress,
     interrupt: Interrupt | None,
     on_progress: OnProgress | None,
+    note: Callable[[str], Any] | None,
 ) -> RunProgress:
     """All rounds that are left. The recorder has the states of the last and of the best round when it returns."""
-    backend.prepare(_stretch(plan, progress))
+    # One length divides every stretch between evaluations, so one compiled program serves all of them.
+    with elapsed(note, f"compiling (rounds {progress.round} to {plan.rounds})"):
+        backend.prepare(math.gcd(plan.eval_every, plan.rounds, progress.round))
     progress = progress.add_seconds(compile=backend.seconds)
     pace = _Pace(progress.round, time.perf_counter())
     stopped = False
