@@ -127,3 +127,8 @@ def test_time_that_passes_is_shown():
     count = len(lines)
     time.sleep(0.03)
     assert len(lines) == count
+
+
+def test_where_nobody_listens_nothing_is_said():
+    with elapsed(None, "compiling", every=0.001):
+        time.sleep(0.01)
