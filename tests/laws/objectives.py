@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -27,9 +29,14 @@ class Example(NamedTuple):
 
 def example(name: str, width: int = 8) -> Example:
     """A client with five positives, padded to `width`."""
-    objective = OBJECTIVES[name](NUM_ITEMS, steps=2, negatives=3, holdout=0.4, confidence=1.0)
+    return _example(OBJECTIVES[name], width)
+
+
+@functools.lru_cache(maxsize=16)
+def _example(row: Callable[..., Objective], width: int) -> Example:
+    objective = row(NUM_ITEMS, steps=2, negatives=3, holdout=0.4, confidence=1.0)
     history_l = jnp.asarray([*HISTORY, *[NUM_ITEMS] * (width - len(HISTORY))], jnp.int32)
-    draw = objective.draw(jax.random.key(0), history_l)
+    draw = jax.jit(objective.draw)(jax.random.key(0), history_l)
     if draw.negative_aln is not None:
         draw = draw._replace(negative_aln=draw.negative_aln[0])
     return Example(objective, draw, -jnp.abs(0.4 * jax.random.normal(jax.random.key(1), (NUM_ITEMS,))))
