@@ -40,7 +40,11 @@ def problem(
     place += [] if line is None else [f"line {line}"]
     place += [] if row is None else [f"row {row} (itemID {row - 1})"]
     place += [] if field is None else [f"field {field}"]
-    return DataError(f"{', '.join(place)}: expected {expected}, found {found}")
+    return _error(place, expected, found)
+
+
+def _error(where: list[str], expected: str, found: str) -> DataError:
+    return DataError(f"{', '.join(where)}: expected {expected}, found {found}")
 
 
 class Source(NamedTuple):
@@ -75,7 +79,7 @@ class Source(NamedTuple):
         where = [self.name]
         where += [] if line is None else [f"{self.row} {line}"]
         where += [] if field is None else [f"field {field}"]
-        return DataError(f"{', '.join(where)}: expected {expected}, found {found}")
+        return _error(where, expected, found)
 
 
 def missing(folder: pathlib.Path, found: str) -> DataError:
