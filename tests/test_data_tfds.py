@@ -48,10 +48,14 @@ def test_a_copy_equals_the_folder(tmp_path):
     assert (tmp_path / ".tfds").is_dir()
 
 
-@pytest.mark.parametrize("absent", ["image_features.npy", "text_features.npy"])
+IMAGE, TEXT = "image_features.npy", "text_features.npy"
+
+
+@pytest.mark.parametrize("absent", [[IMAGE], [TEXT], [IMAGE, TEXT]])
 def test_a_copy_without_a_modality(tmp_path, absent):
     folder = write_folder(tmp_path / "tiny")
-    (folder / absent).unlink()
+    for name in absent:
+        (folder / name).unlink()
     assert_equal(load_prepared(folder), read_folder(folder))
 
 

@@ -40,6 +40,10 @@ def problem(
     where += [] if line is None else [f"line {line}"]
     where += [] if row is None else [f"row {row} (itemID {row - 1})"]
     where += [] if field is None else [f"field {field}"]
+    return _error(where, expected, found)
+
+
+def _error(where: list[str], expected: str, found: str) -> DataError:
     return DataError(f"{', '.join(where)}: expected {expected}, found {found}")
 
 
@@ -75,7 +79,7 @@ class Source(NamedTuple):
         where = [self.name]
         where += [] if line is None else [f"{self.row} {line}"]
         where += [] if field is None else [f"field {field}"]
-        return DataError(f"{', '.join(where)}: expected {expected}, found {found}")
+        return _error(where, expected, found)
 
 
 def missing(folder: pathlib.Path, found: str) -> DataError:
