@@ -77,7 +77,7 @@ def image_model(session: Any, file: pathlib.Path, output: str | None = None) -> 
     batch, _, *sides = (length if isinstance(length, int) else None for length in pixels.shape)
     if len(fixed := {side for side in sides if side is not None}) > 1:
         raise problem(file, "square images", _describe(inputs))
-    return Model(encode, batch, *(fixed or {None}))
+    return Model(encode, batch, next(iter(fixed), None))
 
 
 def text_model(session: Any, file: pathlib.Path, output: str | None = None, pooling: str | None = None) -> Model:
