@@ -10,7 +10,7 @@ import pytest
 import tokenizers
 from onnx import TensorProto, helper, numpy_helper
 
-from fedvlr_jax.data.encoders import load_image_tower, load_text_tower
+from fedvlr_jax.data.encoders import encode_texts, load_image_tower, load_text_tower
 from fedvlr_jax.errors import ConfigError, DataError
 
 DIM, SIDE, WORDS = 5, 8, ["[UNK]", "tea", "pot", "[PAD]"]
@@ -92,6 +92,14 @@ def test_hidden_states_are_pooled_as_asked(tmp_path, pooling, want):
     assert "4 tokens of tokenizer.json" in tower.note
 
 
+def test_a_title_without_tokens_is_absent(tmp_path):
+    write_words(tmp_path)
+    tower = load_text_tower(text_model(tmp_path / "x.onnx"), pooling="mean")
+    encoded = encode_texts(["tea", "", "pot"], tower, batch=2)
+    np.testing.assert_allclose(encoded.rows, [TABLE[1], np.zeros(DIM), TABLE[2]], rtol=1e-6)
+    assert encoded.reasons == ("", "no token", "")
+
+
 def test_hidden_states_without_a_pooling_are_refused(tmp_path):
     write_words(tmp_path)
     file = text_model(tmp_path / "x.onnx")
@@ -122,6 +130,8 @@ def test_a_text_model_is_no_image_model_and_back(tmp_path):
         load_image_tower(text_model(tmp_path / "text.onnx"))
     with pytest.raises(DataError, match="of integers: ids"):
         load_text_tower(image_model(tmp_path / "image.onnx"))
+    with pytest.raises(DataError, match="expected square images, found pixels"):
+        load_image_tower(image_model(tmp_path / "wide.onnx", shape=("b", 3, SIDE, 2 * SIDE)))
 
 
 def test_a_damaged_model_is_one_line(tmp_path):

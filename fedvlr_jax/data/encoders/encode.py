@@ -67,7 +67,9 @@ def encode_texts(
     cache: Cache | None = None,
     on_progress: Callable[[Progress], object] = lambda progress: None,
 ) -> Encoded:
-    """The features of one title for every item; all are present, an empty title too: a placeholder is the caller's.
+    """The features of one title for every item; a placeholder for an empty one is the caller's.
+
+    A title is absent only if it has no token, which with CLIP, where start and end count, does not happen.
 
     Args:
       titles: of the items.
@@ -81,7 +83,8 @@ def encode_texts(
 
     def encode(group: Sequence[str]) -> tuple[np.ndarray, list[str]]:
         tokens = tower.tokenize([*group, *[""] * (batch - len(group))])
-        return np.asarray(tower.encode(tokens)), [""] * len(group)
+        reasons = ["" if count else "no token" for count in tokens.mask.sum(axis=1)[: len(group)]]
+        return np.asarray(tower.encode(tokens)), reasons
 
     return encode_all(titles, _text_plan(titles, tower, batch), _each, encode, cache, on_progress)
 

@@ -29,7 +29,7 @@ class Model(NamedTuple):
 
 def _mean(hidden_btd: np.ndarray, mask_bt: np.ndarray) -> np.ndarray:
     weights_bt1 = mask_bt[..., None].astype(np.float32)
-    return (hidden_btd * weights_bt1).sum(axis=1) / weights_bt1.sum(axis=1)
+    return (hidden_btd * weights_bt1).sum(axis=1) / np.maximum(weights_bt1.sum(axis=1), 1)
 
 
 POOLINGS = {"mean": _mean, "first": lambda hidden_btd, mask_bt: hidden_btd[:, 0]}
@@ -75,7 +75,9 @@ def image_model(session: Any, file: pathlib.Path, output: str | None = None) -> 
         return rows_bd.astype(np.float32)
 
     batch, _, *sides = (length if isinstance(length, int) else None for length in pixels.shape)
-    return Model(encode, batch, next((side for side in sides if side), None))
+    if len(fixed := {side for side in sides if side is not None}) > 1:
+        raise problem(file, "square images", _describe(inputs))
+    return Model(encode, batch, next(iter(fixed), None))
 
 
 def text_model(session: Any, file: pathlib.Path, output: str | None = None, pooling: str | None = None) -> Model:
