@@ -80,7 +80,7 @@ def test_the_folder_is_read_as_a_data_set(files, monkeypatch):
     count = read_folder(folder).num_items
     for name in ("image_features.npy", "text_features.npy"):
         (folder / name).unlink()
-    rows = [(k, f"B00{k}", "tea") for k in range(count)]
+    rows = [(k, f"B00{k}", "tea " * (1 + k % 3)) for k in range(count)]
     write_csv(files / "items.csv", ["number", "id", "title"], rows)
     assert run_here(monkeypatch, "encode", *flags(files, out=folder)) == 0
     dataset = read_folder(folder)
