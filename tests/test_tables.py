@@ -7,7 +7,6 @@ import pytest
 from broken import BROKEN, PLACES, SLOW
 from problems import spread
 
-
 # The data set of the laws has no times, which is said where a prior would use them.
 pytestmark = pytest.mark.filterwarnings("ignore:.*the prior orders histories by time")
 
