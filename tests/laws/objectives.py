@@ -20,11 +20,12 @@ HISTORY = (2, 3, 5, 7, 11)
 
 
 class Example(NamedTuple):
-    """An objective, what a client draws for one local step, and scores of all items."""
+    """An objective, what a client draws for one local step, scores of all items, and the compiled loss of the two."""
 
     objective: Objective
     draw: Draw
     s_i: Array
+    loss: Callable[[Draw, Array], Array]
 
 
 def example(name: str, width: int = 8) -> Example:
@@ -39,7 +40,8 @@ def _example(row: Callable[..., Objective], width: int) -> Example:
     draw = jax.jit(objective.draw)(jax.random.key(0), history_l)
     if draw.negative_aln is not None:
         draw = draw._replace(negative_aln=draw.negative_aln[0])
-    return Example(objective, draw, -jnp.abs(0.4 * jax.random.normal(jax.random.key(1), (NUM_ITEMS,))))
+    s_i = -np.abs(0.4 * np.random.default_rng(1).normal(size=NUM_ITEMS))
+    return Example(objective, draw, jnp.asarray(s_i, jnp.float32), jax.jit(functools.partial(loss, objective)))
 
 
 def loss(objective: Objective, draw: Draw, s_i: Array) -> Array:
@@ -56,8 +58,8 @@ def scores_read(draw: Draw, s_i: Array, padding: float = 0.0) -> tuple[Array, Ar
 
 
 def losses_are_finite_numbers(name: str) -> None:
-    objective, draw, s_i = example(name)
-    value_and_gradient = jax.jit(jax.value_and_grad(lambda s_i: loss(objective, draw, s_i)))
+    _, draw, s_i, loss_of = example(name)
+    value_and_gradient = jax.jit(jax.value_and_grad(lambda s_i: loss_of(draw, s_i)))
     for scale in (0.0, 1.0, 300.0):
         value, gradient = value_and_gradient(scale * s_i)
         assert value.shape == (), f"objective {name}: expected a loss [], found {value.shape}"
@@ -67,35 +69,35 @@ def losses_are_finite_numbers(name: str) -> None:
 
 def padding_has_no_influence(name: str) -> None:
     """A wider bucket, and any score of its empty slots, give the same loss."""
-    objective, draw, s_i = example(name)
-    expected = loss(objective, draw, s_i)
+    objective, draw, s_i, loss_of = example(name)
+    expected = loss_of(draw, s_i)
     message = f"objective {name}: padding changes the loss"
-    _, wide, _ = example(name, width=16)
-    require_close(message, loss(objective, wide, s_i), expected, rtol=1e-6)
+    _, wide, _, _ = example(name, width=16)
+    require_close(message, loss_of(wide, s_i), expected, rtol=1e-6)
     if not objective.all_items:
-        other = objective.loss(wide, *scores_read(wide, s_i, padding=9.0))
+        other = jax.jit(lambda draw, s_i: objective.loss(draw, *scores_read(draw, s_i, padding=9.0)))(wide, s_i)
         require_close(message, other, expected, rtol=1e-6)
 
 
 def the_order_of_positives_is_irrelevant(name: str) -> None:
-    objective, draw, s_i = example(name)
+    _, draw, s_i, loss_of = example(name)
     order = np.random.default_rng(0).permutation(draw.positive_l.size)
     permuted = Draw(*(None if x is None else x[order] for x in draw))
-    found, expected = (loss(objective, x, s_i) for x in (permuted, draw))
+    found, expected = (loss_of(x, s_i) for x in (permuted, draw))
     require_close(f"objective {name}: the order of positives changes the loss", found, expected, rtol=1e-6)
 
 
 def a_better_positive_lowers_the_loss(name: str) -> None:
-    objective, draw, s_i = example(name)
+    _, draw, s_i, loss_of = example(name)
     targets = np.asarray(draw.positive_l)[np.asarray(draw.target_l) > 0]
     assert targets.size, f"objective {name}: no positive is a target"
-    gradient_i = np.asarray(jax.jit(jax.grad(lambda s_i: loss(objective, draw, s_i)))(s_i))
+    gradient_i = np.asarray(jax.jit(jax.grad(lambda s_i: loss_of(draw, s_i)))(s_i))
     assert (gradient_i[targets] < 0).all(), f"objective {name}: a positive that scores higher does not lower the loss"
 
 
 def only_what_is_read_gets_a_gradient(name: str) -> None:
     """Neither padding nor positives that are input alone do."""
-    objective, draw, s_i = example(name)
+    objective, draw, s_i, _ = example(name)
     unread_l = np.asarray(draw.target_l) == 0
     message = f"objective {name}: a gradient reaches scores that it must not read"
     if objective.all_items:
@@ -103,16 +105,15 @@ def only_what_is_read_gets_a_gradient(name: str) -> None:
         unread = np.asarray(draw.positive_l)[unread_l]
         assert (gradient_i[unread[unread < NUM_ITEMS]] == 0).all(), message
         return
-    of_positives, of_negatives = jax.grad(lambda s_l, s_ln: objective.loss(draw, s_l, s_ln), (0, 1))(
-        *scores_read(draw, s_i)
-    )
+    gradients = jax.jit(jax.grad(lambda s_l, s_ln: objective.loss(draw, s_l, s_ln), (0, 1)))
+    of_positives, of_negatives = gradients(*scores_read(draw, s_i))
     assert (np.asarray(of_positives)[unread_l] == 0).all(), message
     assert (np.asarray(of_negatives)[unread_l] == 0).all(), message
 
 
 def draws_are_those_of_the_client(name: str) -> None:
     """Weights of 0 and 1 that cover the history and nothing else; negatives outside of it; the same for one key."""
-    objective, draw, _ = example(name)
+    objective, draw, _, _ = example(name)
     real_l = np.asarray(draw.positive_l) < NUM_ITEMS
     covered_l = np.maximum(draw.input_l, draw.target_l)
     np.testing.assert_array_equal(covered_l, real_l, err_msg=f"objective {name}: its weights are not the history's")
