@@ -21,7 +21,6 @@ from fedvlr_jax.types import Bucket, Dataset
 
 CLOSED_FORMS = [name for name, baseline in BASELINES.items() if isinstance(baseline, Baseline)]
 PRINTED = [name for name, baseline in BASELINES.items() if baseline.printed]
-WITHOUT_TIMES = pytest.mark.filterwarnings("ignore:.*the prior orders histories by time")
 SHAPES = [(9, 14), (30, 12)]  # fewer users than items, and more
 
 
@@ -103,7 +102,6 @@ def test_cold_first_orders_unseen_items_first_and_then_by_popularity(shape):
     np.testing.assert_array_equal(found[0][:, None] > found[0][None], expected[0][:, None] > expected[0][None])
 
 
-@WITHOUT_TIMES
 @pytest.mark.parametrize("name", CLOSED_FORMS)
 def test_a_permutation_of_item_ids_permutes_the_scores(name):
     """A model that chose neighbours by item id where similarities are tied would fail."""
@@ -118,7 +116,6 @@ def test_a_permutation_of_item_ids_permutes_the_scores(name):
         np.testing.assert_allclose(after, scores(name, dataset, **hyper), rtol=1e-5, atol=1e-6)
 
 
-@WITHOUT_TIMES
 @pytest.mark.parametrize("name", CLOSED_FORMS)
 def test_equal_neighbours_are_all_kept_and_empty_slots_are_harmless(name):
     """Items 0, 1 and 2 have the same users and features: no score may tell them apart, whichever k."""

@@ -7,9 +7,6 @@ import pytest
 from broken import BROKEN, PLACES, SLOW
 from problems import spread
 
-# The data set of the laws has no times, which is said where a prior would use them.
-pytestmark = pytest.mark.filterwarnings("ignore:.*the prior orders histories by time")
-
 
 @pytest.mark.parametrize(("table", "name", "law"), spread(laws.cases(), laws.fast_cases()))
 def test_every_row_obeys_every_law(table, name, law):
