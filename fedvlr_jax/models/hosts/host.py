@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from fedvlr_jax.types import Array, PyTree, given
+from fedvlr_jax.types import Array, PyTree
 
 
 def product(rows: Array, weights: Array, contract: Callable[..., Array] = jnp.matmul) -> Array:
@@ -49,7 +49,8 @@ class ItemRows(NamedTuple):
 
     def fused(self) -> Array:
         """g_i of every row, [b, d] (design: sum_j w_uj F_j,i plus the client's own offset)."""
-        views_bjd = given(self.views_bjd)
+        views_bjd = self.views_bjd
+        assert views_bjd is not None
         g_bd = views_bjd[:, 0] if self.w_j is None else product(views_bjd, self.w_j, _mix)
         return g_bd if self.offset_bd is None else g_bd + self.offset_bd
 
@@ -60,7 +61,8 @@ class ItemRows(NamedTuple):
         matrix product [c, j d] x [j d, i].
         """
         q_jd = q_d[None, :] if self.w_j is None else jnp.einsum("j,d->jd", self.w_j, q_d)
-        views_bjd = given(self.views_bjd)
+        views_bjd = self.views_bjd
+        assert views_bjd is not None
         s_b = product(views_bjd.reshape(views_bjd.shape[0], -1), q_jd.reshape(-1))
         return s_b if self.offset_bd is None else s_b + self.offset_bd @ q_d
 
@@ -72,7 +74,8 @@ class ItemRows(NamedTuple):
         """
         if not shared or self.w_j is None:
             return product(self.fused(), weight_dh)
-        g_bh = jnp.einsum("j,bjh->bh", self.w_j, product(given(self.views_bjd), weight_dh))
+        assert self.views_bjd is not None
+        g_bh = jnp.einsum("j,bjh->bh", self.w_j, product(self.views_bjd, weight_dh))
         return g_bh if self.offset_bd is None else g_bh + self.offset_bd @ weight_dh
 
 
