@@ -21,8 +21,8 @@ from fedvlr_jax.settings.table import RENAMED, RENAMED_VALUES, all_fields
 def default_settings() -> dict[str, Any]:
     """All settings with their defaults, as a nested dict that is the caller's own.
 
-    >>> default_settings()["client"]["steps"]
-    5
+    >>> default_settings()["rounds"]
+    400
     """
     return nest(defaults())
 

@@ -24,7 +24,7 @@ def ordered_map(
       ahead: the most results that are computed or under way and not taken yet, at least 1; bounds memory.
 
     Raises:
-      Whatever `function` raises, at its item; what was under way then is waited for, what was not is dropped.
+      Exception: whatever `function` raises, at its item; what was under way is waited for, what was not is dropped.
     """
     source = iter(items)
     with ThreadPoolExecutor(workers) as pool:
