@@ -7,29 +7,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 
 @contextlib.contextmanager
-def elapsed(say: Callable[[str], Any] | None, text: str, *, every: float | None = None) -> Iterator[None]:
-    """Say a text at once, and again with the seconds since then while active.
-
-    Args:
-      say: takes a line; it is called from another thread. None if nobody listens.
-      text: what is going on.
-      every: seconds between two lines; by default 1 on a terminal, where a line replaces the last one, else 10.
-    """
-    if say is None:
-        yield
-        return
-    begin, end = time.monotonic(), threading.Event()
-    pause = every or (1.0 if sys.stderr.isatty() else 10.0)
+def repeated(act: Callable[[], None], seconds: float) -> Iterator[None]:
+    """Calls a function every so many seconds while active, from another thread."""
+    end = threading.Event()
 
     def repeat() -> None:
-        while not end.wait(pause):
-            say(f"{text}, {time.monotonic() - begin:.0f} s so far")
+        while not end.wait(seconds):
+            act()
 
-    say(text)
     thread = threading.Thread(target=repeat, daemon=True)
     thread.start()
     try:
@@ -37,3 +25,19 @@ def elapsed(say: Callable[[str], Any] | None, text: str, *, every: float | None 
     finally:
         end.set()
         thread.join()
+
+
+@contextlib.contextmanager
+def elapsed(say: Callable[[str], None], text: str, *, every: float | None = None) -> Iterator[None]:
+    """Say a text at once, and again with the seconds since then while active.
+
+    Args:
+      say: takes a line; it is called from another thread.
+      text: what is going on.
+      every: seconds between two lines; by default 1 on a terminal, where a line replaces the last one, else 10.
+    """
+    begin = time.monotonic()
+    pause = every or (1.0 if sys.stderr.isatty() else 10.0)
+    say(text)
+    with repeated(lambda: say(f"{text}, {time.monotonic() - begin:.0f} s so far"), pause):
+        yield

@@ -14,7 +14,6 @@ import json
 import os
 import pathlib
 import platform
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -23,6 +22,7 @@ import jax
 
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.federated.mesh import agreed
+from fedvlr_jax.io.elapsed import repeated
 from fedvlr_jax.io.files import write_json
 
 try:
@@ -209,18 +209,11 @@ def _refusal(folder: pathlib.Path, owner: Owner | None) -> ConfigError:
 @contextlib.contextmanager
 def _signs_of_life(notes: Sequence[pathlib.Path]) -> Iterator[None]:
     """Touches the notes every `HEARTBEAT` seconds, in a thread, so that other machines see who is alive."""
-    end = threading.Event()
 
     def beat() -> None:
-        while not end.wait(HEARTBEAT):
-            for note in notes:
-                with contextlib.suppress(OSError):
-                    os.utime(note)
+        for note in notes:
+            with contextlib.suppress(OSError):
+                os.utime(note)
 
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
+    with repeated(beat, HEARTBEAT):
         yield
-    finally:
-        end.set()
-        thread.join()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from fedvlr_jax.data.encoders.names import SCHEMES, Names
 from fedvlr_jax.data.encoders.weights import Weights
 from fedvlr_jax.data.messages import problem
+from fedvlr_jax.fields import nest
 
 
 def read_params(weights: Weights, modality: str) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def read_params(weights: Weights, modality: str) -> dict[str, Any]:
     _require_exactly(weights, names, [tensor for _, tensors, _ in rows for tensor in tensors])
     stacked = {parameter: _stack(weights, tensors, turn) for parameter, tensors, turn in rows}
     flat = {name: value if name.startswith("layers.") else value[0] for name, value in stacked.items()}
-    params = _with_qkv(_nest(flat))
+    params = _with_qkv(nest(flat))
     _check_shapes(weights, params, modality)
     return params
 
@@ -71,18 +72,6 @@ def _stack(weights: Weights, tensors: Sequence[str], turn: Callable[[np.ndarray]
         if part.shape != parts[0].shape:
             raise problem(weights.file, f"{tensor} of shape {parts[0].shape}", str(part.shape))
     return np.stack(parts)
-
-
-def _nest(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """ "a.b": x as {"a": {"b": x}}."""
-    nested: dict[str, Any] = {}
-    for name, value in flat.items():
-        *groups, leaf = name.split(".")
-        place = nested
-        for group in groups:
-            place = place.setdefault(group, {})
-        place[leaf] = value
-    return nested
 
 
 def _with_qkv(params: dict[str, Any]) -> dict[str, Any]:
