@@ -7,10 +7,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 
 @contextlib.contextmanager
-def repeated(act: Callable[[], None], seconds: float) -> Iterator[None]:
+def repeated(act: Callable[[], Any], seconds: float) -> Iterator[None]:
     """Calls a function every so many seconds while active, from another thread."""
     end = threading.Event()
 
@@ -28,14 +29,17 @@ def repeated(act: Callable[[], None], seconds: float) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def elapsed(say: Callable[[str], None], text: str, *, every: float | None = None) -> Iterator[None]:
+def elapsed(say: Callable[[str], Any] | None, text: str, *, every: float | None = None) -> Iterator[None]:
     """Say a text at once, and again with the seconds since then while active.
 
     Args:
-      say: takes a line; it is called from another thread.
+      say: takes a line; it is called from another thread. None if nobody listens.
       text: what is going on.
       every: seconds between two lines; by default 1 on a terminal, where a line replaces the last one, else 10.
     """
+    if say is None:
+        yield
+        return
     begin = time.monotonic()
     pause = every or (1.0 if sys.stderr.isatty() else 10.0)
     say(text)
