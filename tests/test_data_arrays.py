@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import datetime
+import time
 import warnings
 
 import numpy as np
@@ -20,6 +21,7 @@ from fedvlr_jax.errors import DataError
 USERS = ["ben", "ben", "ben", "ben", "ann", "ann", "ann"]
 ITEMS = ["tea", "cup", "pot", "jug", "pot", "tea", "cup"]
 TIMES = [1, 2, 3, 4, 5, 6, 7]
+NEW_YEAR = datetime.datetime(2020, 1, 1)
 SPLITS = [0, 0, 1, 2, 0, 1, 2]
 VECTORS = {"tea": [1.0, 0.0], "cup": [0.0, 2.0], "pot": [1.0, 1.0], "jug": [3.0, 4.0]}
 
@@ -142,6 +144,18 @@ def test_times_split_and_the_larger_of_two_items_at_one_time_counts_as_later():
         assert_equal(kitchen(splits=None, timestamps=times), kitchen(splits=None, timestamps=TIMES))
 
 
+def test_datetimes_keep_their_order_whatever_the_clocks_here_do(monkeypatch):
+    monkeypatch.setenv("TZ", "Europe/Berlin")  # where 2:30 comes twice on this day
+    time.tzset()
+    try:
+        night = datetime.datetime(2020, 10, 25, 2, 30)
+        dates = [night + datetime.timedelta(minutes=20 * n) for n in TIMES]
+        assert_equal(kitchen(splits=None, timestamps=dates), kitchen(splits=None, timestamps=TIMES))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 def test_repeated_rows_are_dropped_counted_and_named_as_the_caller_does():
     with pytest.warns(DataWarning, match=r"mine: dropped 1 repeated \(user, item\) rows, 7 distinct rows remain"):
         dataset = kitchen(users=[*USERS, "ann"], items=[*ITEMS, "pot"], splits=[*SPLITS, 0], name="mine")
@@ -197,6 +211,13 @@ class Lazy:
         (
             {"timestamps": [1, 2, np.inf, 4, 5, 6, 7]},
             ("index 2, field timestamp: expected a finite time, found inf",),
+        ),
+        (
+            {
+                "timestamps": [datetime.datetime(2020, 1, 1)] * 6
+                + [datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)]
+            },
+            ("index 6, field timestamp: expected a datetime without a time zone, as in the first row",),
         ),
         ({"timestamps": np.array(["NaT"] * 7, "datetime64[s]")}, ("index 0, field timestamp", "finite time")),
         ({"item_ids": ["tea", "cup", "pot"]}, ("index 3, field item: expected ids among item_ids, found", "jug")),

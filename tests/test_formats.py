@@ -248,6 +248,10 @@ def test_two_kinds_of_files_are_refused(tmp_path):
         ("@\n1,2,good,4\n", ("line 2", "field rating", "a finite number", "'good'")),
         ("@\n1,2,3,4\n1,3,nan,4\n", ("line 3", "field rating", "'nan'")),
         ("@\n1,2,3,4\n1,3,3,2014-07-23\n", ("line 3", "field timestamp", "'2014-07-23'")),
+        ("@\n1,2,3,2014-07-23\n1,3,3,4\n", ("line 3", "field timestamp", "date without a time zone", "'4'")),
+        ("@\n1,2,3,2014-07-23\n1,3,3,2014-07-23T00Z\n", ("line 3", "without a time zone", "00Z'")),
+        ("@\n1,2,3,2014-07-23 00:00:00.1234567\n", ("line 2", "field timestamp", "1234567'")),
+        ("@\n1,2,3,23.07.2014\n", ("line 2", "field timestamp", "'23.07.2014'")),
         ("@\n1,2,3,\n", ("line 2", "field timestamp", "a finite number", "''")),
         ("@\n1,2,3,inf\n", ("line 2", "field timestamp", "'inf'")),
         ("@\n1,2,3,99999999999999999999\n", ("line 2", "field timestamp", "64 bits")),
@@ -324,6 +328,9 @@ def test_leading_zeros_stay(tmp_path):
         (["881250949.5", "881250949.25"], [88125094950, 88125094925], 2),
         (["9007199254740993", "9007199254740992.0"], [9007199254740993, 9007199254740992], 0),
         (["-5", "0", "5.0"], [-5, 0, 5], 0),
+        (["2014-07-23 00:00:00.000001", "2014-07-23"], [1406073600000001, 1406073600000000], 6),
+        (["2014-07-23T02:00:00+02:00", "2014-07-22T23:59:59Z"], [1406073600000000, 1406073599000000], 6),
+        (["0001-01-01T00:00:00+05:00", "1970-01-01T00:00:00+00:00"], [-62135614800000000, 0], 6),
     ],
 )
 def test_times_are_exact_however_they_are_written(tmp_path, texts, value, decimals):

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -255,6 +256,37 @@ def test_the_command_shows_the_steps_and_the_paper(tmp_path, monkeypatch, capsys
     assert shown.out.endswith("ml is ready\n")
     assert run(monkeypatch, *flags) == 0
     assert "has this content already; nothing was changed" in capsys.readouterr().out
+
+
+TIMED = {"read.time": "timestamp"}
+
+
+@pytest.mark.parametrize("ending", ["zip", "gztar"])
+def test_an_archive_gives_what_its_folder_gives(tmp_path, ending):
+    inside = write_table(tmp_path / "raw" / "download-1")
+    archive = pathlib.Path(shutil.make_archive(str(tmp_path / "download"), ending, tmp_path / "raw"))
+    before = archive.read_bytes()
+    prepared("csv", inside, tmp_path / "from_folder", TIMED)
+    prepared("csv", archive, tmp_path / "from_archive", TIMED)
+    for file in ("inter.csv", "ids/items.csv", "prepared.json"):
+        assert (tmp_path / "from_archive" / file).read_bytes() == (tmp_path / "from_folder" / file).read_bytes()
+    assert archive.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        ["raw", archive.name, "from_folder", "from_archive"]
+    )
+
+
+def test_a_damaged_archive_is_refused_and_leaves_nothing(tmp_path):
+    (tmp_path / "x.zip").write_bytes(b"PK\x03\x04 torn")
+    with pytest.raises(DataError, match=r"x\.zip: expected an archive that can be unpacked"):
+        prepared("csv", tmp_path / "x.zip", tmp_path / "out", TIMED)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.zip"]
+
+
+def test_an_archive_in_the_folder_is_pointed_at(tmp_path):
+    shutil.make_archive(str(tmp_path / "raw" / "x"), "zip", write_table(tmp_path / "table"))
+    with pytest.raises(DataError, match=f"give an archive itself, --raw={tmp_path}/raw/x.zip"):
+        prepared("csv", tmp_path / "raw", tmp_path / "out", TIMED)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from fedvlr_jax.data.ids import as_column, as_ids, distinct_ids, numbers_of
 from fedvlr_jax.data.interactions import SPLITS, Interactions
 from fedvlr_jax.data.messages import Source, shown
 from fedvlr_jax.data.splits import make_split
+from fedvlr_jax.data.times import microseconds
 from fedvlr_jax.errors import DataError
 from fedvlr_jax.types import Dataset
 
@@ -195,8 +197,9 @@ def _interactions(
 
 def _times(source: Source, values: np.ndarray) -> np.ndarray:
     if values.dtype.kind == "O":  # Python's datetimes, or numbers that some frames hand out as objects
-        dates = all(hasattr(value, "timestamp") and value == value for value in values)
-        values = np.array([value.timestamp() if dates else value for value in values])
+        values = (
+            _nanoseconds(source, values) if isinstance(values.flat[0], datetime.datetime) else np.array([*values])
+        )
     if values.dtype.kind not in "iufM":
         expected = "numbers or datetime64"
         raise source.problem(expected, f"{shown(values.flat[0])} (dtype {values.dtype})", field=source.timestamp)
@@ -204,6 +207,21 @@ def _times(source: Source, values: np.ndarray) -> np.ndarray:
     if bad.size:
         raise source.problem("a finite time", f"{values[bad[0]]}", line=int(bad[0]), field=source.timestamp)
     return values.astype(np.int64) if values.dtype.kind == "M" else values
+
+
+def _nanoseconds(source: Source, values: np.ndarray) -> np.ndarray:
+    """int64 [rows] since 1970 of Python's datetimes, or of subclasses that count nanoseconds."""
+    has_zone, times = values[0].tzinfo is not None, []
+    for line, value in enumerate(values):
+        is_date = isinstance(value, datetime.datetime) and value == value
+        if not is_date or (value.tzinfo is not None) != has_zone:
+            expected = f"a datetime {'with' if has_zone else 'without'} a time zone, as in the first row"
+            raise source.problem(expected, shown(value), line=line, field=source.timestamp)
+        times.append(1000 * microseconds(value) + getattr(value, "nanosecond", 0))
+    try:
+        return np.array(times, np.int64)
+    except OverflowError as error:
+        raise source.problem("dates from 1677 to 2262", str(error), field=source.timestamp) from error
 
 
 def _labels(source: Source, values: np.ndarray) -> np.ndarray:

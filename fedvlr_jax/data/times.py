@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import decimal
 import math
 import pathlib
@@ -12,9 +13,15 @@ import numpy as np
 
 from fedvlr_jax.data.messages import DataWarning
 
+EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 YEARS = (6.3e8, 4.1e9)  # seconds since 1970 of the years 1990 and 2100
 UNITS = {"seconds": 1.0, "milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
 """What a timestamp may count, and how many of them a second has."""
+
+
+def microseconds(date: datetime.datetime) -> int:
+    """Microseconds since 1970; a date without a time zone counts as UTC, which has no hour twice."""
+    return (date.replace(tzinfo=date.tzinfo or datetime.UTC) - EPOCH) // datetime.timedelta(microseconds=1)
 
 
 def is_time(value: str) -> bool:

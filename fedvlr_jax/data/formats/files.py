@@ -6,6 +6,7 @@ import hashlib
 import pathlib
 from collections.abc import Iterable, Sequence
 
+from fedvlr_jax.data.formats.archives import is_archive
 from fedvlr_jax.data.messages import problem
 from fedvlr_jax.errors import DataError
 
@@ -36,8 +37,13 @@ def find_one(folder: pathlib.Path, *patterns: str, option: str = "") -> pathlib.
         )
     found, expected = find(folder, *patterns), " or ".join(patterns)
     if not found:
-        names = ", ".join(sorted(path.name for path in folder.iterdir())[:8])
-        raise problem(folder, f"a file {expected} (also compressed: {' '.join(COMPRESSED[1:])})", names or "none")
+        names = sorted(path.name for path in folder.iterdir())
+        archive = next((f"; give an archive itself, --raw={folder / name}" for name in names if is_archive(name)), "")
+        raise problem(
+            folder,
+            f"a file {expected} (also compressed: {' '.join(COMPRESSED[1:])})",
+            (", ".join(names[:8]) or "none") + archive,
+        )
     if len(found) > 1:
         choice = f"; choose with --config.read.{option}" if option else ""
         raise problem(folder, f"one file {expected}", f"{', '.join(file.name for file in found)}{choice}")

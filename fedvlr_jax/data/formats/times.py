@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 import decimal
 import pathlib
+import re
 from collections.abc import Callable
 
 import numpy as np
 
 from fedvlr_jax.data.formats.raw import Coded, Times
 from fedvlr_jax.data.messages import problem
+from fedvlr_jax.data.times import microseconds
 
 MAX_DECIMALS = 18
 UNITS = {"s": (1e8, 1e11), "ms": (1e11, 1e14), "us": (1e14, 1e17), "ns": (1e17, 1e20)}
@@ -17,18 +20,23 @@ UNITS = {"s": (1e8, 1e11), "ms": (1e11, 1e14), "us": (1e14, 1e17), "ns": (1e17, 
 COUNT = "count"  # smaller numbers: days, positions, or whatever else grows with time
 
 
+TOO_FINE = re.compile(r"[.,]\d{7}")  # Python reads six digits after the second's point and drops the others
+
+
 def read_times(column: Coded, refuse: Callable[[int, str], None]) -> Times:
-    """Exact times of text such as "881250949", "8.81250949E8" or "881250949.5".
+    """Exact times of text such as "881250949", "8.81250949E8", "881250949.5" or "1997-12-04T15:55:49+00:00".
 
     Args:
-      column: the texts.
+      column: the texts; all are numbers, or all are ISO 8601 dates of which all or none name a time zone.
       refuse: called with the number of the distinct text and what was expected; raises.
     """
+    if column.names and _decimal(column.names[0]) is None and _date(column.names[0]) is not None:
+        return _read_dates(column, refuse)
     values = []
     for number, text in enumerate(column.names):
         value = _decimal(text)
         if value is None:
-            refuse(number, "a finite number")
+            refuse(number, "a finite number, or an ISO 8601 date in all rows")
         else:
             values.append(value)
     decimals = max(0, *(-_exponent(value) for value in values), 0)
@@ -41,6 +49,27 @@ def read_times(column: Coded, refuse: Callable[[int, str], None]) -> Times:
             refuse(number, f"a time that fits 64 bits with {decimals} digits after the point")
         whole.append(scaled)
     return Times(np.array(whole, np.int64)[column.code], decimals)
+
+
+def _read_dates(column: Coded, refuse: Callable[[int, str], None]) -> Times:
+    """Seconds since 1970 with six decimals."""
+    has_zone, values = None, []
+    for number, text in enumerate(column.names):
+        date = _date(text)
+        if date is None or (has_zone is not None and has_zone != (date.tzinfo is not None)):
+            zone = {None: "", True: " with a time zone", False: " without a time zone"}[has_zone]
+            refuse(number, f"an ISO 8601 date{zone} like {column.names[0]!r}, to the microsecond at most")
+        else:
+            has_zone = date.tzinfo is not None
+            values.append(microseconds(date))
+    return Times(np.array(values, np.int64)[column.code], 6)
+
+
+def _date(text: str) -> datetime.datetime | None:
+    try:
+        return None if TOO_FINE.search(text) else datetime.datetime.fromisoformat(text)
+    except ValueError:
+        return None
 
 
 def _decimal(text: str) -> decimal.Decimal | None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedvlr_jax.data.formats import RawData, read_raw
+from fedvlr_jax.data.formats.archives import unpacked
 from fedvlr_jax.data.formats.files import checksums
 from fedvlr_jax.data.formats.times import find_unit
 from fedvlr_jax.data.messages import DataWarning
@@ -50,8 +51,8 @@ def prepare(
 
     Args:
       settings: as of `settings.default_settings`.
-      folder: the raw files; nothing in it is changed.
-      out: the canonical folder.
+      folder: the raw files, or an archive of them; nothing in it is changed.
+      out: the canonical folder; an archive is unpacked beside it, and the copy deleted.
       report: gets a line before each longer part.
 
     Raises:
@@ -60,15 +61,16 @@ def prepare(
     check_settings(settings)
     earlier = earlier_facts(out)
     report(f"reading {folder}")
-    raw = read_raw(settings["format"], folder, settings["read"])
-    identity = {"version": VERSION, "settings": dict(settings), "raw": checksums(raw.files, folder)}
-    if earlier is not None:
-        _require_same(out, earlier, identity)
-        return Done(earlier, is_new=False)
-    prepared = make(settings, raw, identity, report)
-    report(f"writing {out}")
-    write(out, prepared)
-    return Done(prepared.facts, is_new=True)
+    with unpacked(folder, out.parent) as folder:
+        raw = read_raw(settings["format"], folder, settings["read"])
+        identity = {"version": VERSION, "settings": dict(settings), "raw": checksums(raw.files, folder)}
+        if earlier is not None:
+            _require_same(out, earlier, identity)
+            return Done(earlier, is_new=False)
+        prepared = make(settings, raw, identity, report)
+        report(f"writing {out}")
+        write(out, prepared)
+        return Done(prepared.facts, is_new=True)
 
 
 def make(
