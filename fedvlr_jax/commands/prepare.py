@@ -24,7 +24,7 @@ TABLE1 = config_files.PACKAGE / "theory" / "published_table1.csv"
 
 def define(values: flags.FlagValues) -> None:
     """The flags beside --config."""
-    flags.DEFINE_string("raw", None, "folder with the raw files", flag_values=values)
+    flags.DEFINE_string("raw", None, "folder with the raw files, or an archive of it", flag_values=values)
     flags.DEFINE_string("out", None, "canonical folder to write, such as data/ML", flag_values=values)
 
 
