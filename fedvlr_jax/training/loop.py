@@ -34,7 +34,7 @@ from fedvlr_jax.training.recording import InMemory, Recorder, RunFiles
 from fedvlr_jax.training.saving import Saver
 from fedvlr_jax.training.schedule import Plan, RunProgress, make_plan, read_progress
 from fedvlr_jax.training.store_backend import StoreBackend
-from fedvlr_jax.types import Bucket, FedState, PyTree, Ranks, RoundInfo
+from fedvlr_jax.types import Bucket, FedState, PublicState, PyTree, Ranks, RoundInfo
 
 
 class Trained(NamedTuple):
@@ -130,13 +130,26 @@ def rank_best(experiment: Experiment, workdir: pathlib.Path) -> Trained:
     Raises:
       CheckpointError: if there is no checkpoint, or it belongs to other settings or data.
     """
+    return _finish(*_restore_best(experiment, workdir))
+
+
+def best_public(experiment: Experiment, workdir: pathlib.Path) -> PublicState:
+    """What the server owns in the best checkpoint of a run.
+
+    Raises:
+      CheckpointError: as `rank_best`.
+    """
+    _, best, _ = _restore_best(experiment, workdir)
+    return best.public
+
+
+def _restore_best(experiment: Experiment, workdir: pathlib.Path) -> tuple[Backend, PyTree, RunProgress]:
     plan = make_plan(experiment.settings)
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         record = checkpoints.require_record()
         require_own(record, experiment)
         backend, progress = _programs(experiment, plan, workdir), read_progress(record)
-        best = backend.restore(checkpoints, progress.best_round, read_only=True)
-        return _finish(backend, best, progress)
+        return backend, backend.restore(checkpoints, progress.best_round, read_only=True), progress
 
 
 def identity_of(experiment: Experiment) -> dict[str, Any]:

@@ -41,7 +41,10 @@ def unpacked(raw: pathlib.Path, room: pathlib.Path) -> Iterator[pathlib.Path]:
     room.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{raw.name}-", dir=room) as name:
         try:
-            shutil.unpack_archive(raw, name, **({} if raw.suffix.lower() == ".zip" else {"filter": "data"}))
+            if raw.suffix.lower() == ".zip":
+                shutil.unpack_archive(raw, name)
+            else:
+                shutil.unpack_archive(raw, name, filter="data")
         except FAULTS as error:
             raise problem(raw, "an archive that can be unpacked", str(error)) from error
         yield _innermost(pathlib.Path(name))

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import pathlib
-import shutil
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +12,7 @@ import numpy as np
 
 from fedvlr_jax.data.prepare.features import FILES
 from fedvlr_jax.data.prepare.rows import Names, Rows
+from fedvlr_jax.data.whole_folder import whole_folder
 from fedvlr_jax.errors import DataError
 
 FACTS = "prepared.json"
@@ -63,14 +61,8 @@ def write(out: pathlib.Path, prepared: Prepared) -> None:
       DataError: the folder cannot be written.
     """
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        made = pathlib.Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-preparing-"))
-        try:
+        with whole_folder(out) as made:
             _write_files(made, prepared)
-            made.chmod(0o755)
-            os.rename(made, out)
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
     except OSError as error:
         raise DataError(
             f"--out={out}: expected a folder that can be written, found {error.strerror or error}"
