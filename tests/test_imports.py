@@ -49,7 +49,8 @@ RUN = (
     ("training",),
     ("benchmark", "theory"),
     ("sweep",),
-    ("api", "deploy"),
+    ("api",),
+    ("deploy",),
     ("__init__",),
     ("commands",),
 )
@@ -78,7 +79,9 @@ PLACES = {  # foreign packages beyond these, by the start of a file's path
     "fedvlr_jax/commands/": {"ml_collections", "absl"},
     "fedvlr_jax/commands/prepare": {"tabulate"},
     "fedvlr_jax/commands/export": {"tabulate"},
-    "fedvlr_jax/deploy/": {"flatbuffers"},
+    "fedvlr_jax/commands/serve": {"uvicorn"},
+    "fedvlr_jax/deploy/export": {"flatbuffers"},
+    "fedvlr_jax/deploy/serving": {"starlette"},
 }
 NEVER = {"tensorflow", "torch", "keras"}
 READERS = ("data", "io", "client_store")

@@ -29,6 +29,7 @@ DISTRIBUTIONS = {  # where they are called otherwise than what is imported
     "tensorflow_datasets": "tensorflow-datasets",
 }
 BEHIND_TFDS = {"array-record", "importlib-resources"}  # it needs them for these files, but does not require them
+EXTRAS = ("tfds", "optuna", "prepare", "features", "deploy", "serve")
 COMMANDS = sorted(path.stem for path in (ROOT / "experiments").glob("*.py"))
 
 
@@ -52,17 +53,18 @@ def imported(*folders: str) -> set[str]:
 
 
 def test_what_runs_is_required_and_nothing_else():
-    extras = required(*(f"requirements/{name}.txt" for name in ("tfds", "optuna", "prepare", "features", "deploy")))
+    extras = required(
+        *(f"requirements/{name}.txt" for name in ("tfds", "optuna", "prepare", "features", "deploy", "serve"))
+    )
     assert imported("fedvlr_jax", "configs", "experiments") | BEHIND_TFDS == required("requirements.txt") | extras
     assert not required("requirements.txt") & (extras | required("requirements/dev.txt"))
 
 
 def test_every_requirement_is_written_once():
     groups = PROJECT["tool"]["setuptools"]["dynamic"]["optional-dependencies"]
-    assert set(groups) == {"tfds", "optuna", "prepare", "features", "deploy", "docs", "dev"}
-    assert set(PROJECT["project"]["scripts"]) == {
-        f"fedvlr-{name}" for name in ("train", "evaluate", "benchmark", "sweep", "prepare", "encode", "export")
-    }
+    assert set(groups) == {*EXTRAS, "docs", "dev"}
+    scripts = ["train", "evaluate", "benchmark", "sweep", "prepare", "encode", "export", "serve"]
+    assert set(PROJECT["project"]["scripts"]) == {f"fedvlr-{name}" for name in scripts}
     listed = re.findall(r"^-r (\S+)", (ROOT / "requirements-dev.txt").read_text(), re.MULTILINE)
     assert listed == groups["dev"]["file"]
 

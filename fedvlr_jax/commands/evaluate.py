@@ -24,13 +24,11 @@ def define(values: flags.FlagValues) -> None:
 
 def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     """Restore, rank, print."""
-    from fedvlr_jax.data import load_configured
     from fedvlr_jax.io.environment import require_backend
     from fedvlr_jax.io.identity import differences
     from fedvlr_jax.io.lock import own
     from fedvlr_jax.io.tables import result_table
-    from fedvlr_jax.training.experiment import make_experiment
-    from fedvlr_jax.training.job import evaluate_job, stored_settings
+    from fedvlr_jax.training.job import evaluate_job, stored_experiment
     from fedvlr_jax.training.stored import stored_baselines, stored_result
 
     del interrupt  # nothing to save
@@ -38,11 +36,7 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
         raise ConfigError("--workdir is missing: give the folder of a training run")
     require_backend()
     workdir = pathlib.Path(values.workdir)
-    settings = stored_settings(workdir)
-    if values.data_dir is not None:
-        settings["data"]["dir"] = values.data_dir
-    dataset = load_configured(settings["data"], settings["seed"])
-    experiment = make_experiment(settings, dataset)
+    experiment = stored_experiment(workdir, values.data_dir)
     with own(workdir) if values.recommend else contextlib.nullcontext():
         result = evaluate_job(experiment, workdir, num_best=values.recommend)
     print(result_table(result, stored_baselines(workdir) or []))

@@ -29,11 +29,9 @@ def define(values: flags.FlagValues) -> None:
 
 def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     """Restore, export, say what was written."""
-    from fedvlr_jax.data import load_configured
     from fedvlr_jax.deploy.export import client_programs, export_client
     from fedvlr_jax.io.environment import require_backend
-    from fedvlr_jax.training.experiment import make_experiment
-    from fedvlr_jax.training.job import stored_settings
+    from fedvlr_jax.training.job import stored_experiment
     from fedvlr_jax.training.loop import best_public
 
     del interrupt  # nothing to save
@@ -42,12 +40,10 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
             raise ConfigError(f"--{name}: expected a folder, found none")
     require_backend()
     workdir, out = pathlib.Path(values.workdir), pathlib.Path(values.out)
-    settings = stored_settings(workdir)
-    if values.data_dir is not None:
-        settings["data"]["dir"] = values.data_dir
-    experiment = make_experiment(settings, load_configured(settings["data"], settings["seed"]))
-    dataset, algorithm, public = experiment.dataset, experiment.algorithm, best_public(experiment, workdir)
-    broadcast, _ = algorithm.server.open_round(public, experiment.clients.content)
+    experiment = stored_experiment(workdir, values.data_dir)
+    settings, dataset, clients, algorithm = experiment
+    public = best_public(experiment, workdir)
+    broadcast, _ = algorithm.server.open_round(public, clients.content)
     longest = values.longest_history or int(np.bincount(dataset.train_user).max())
     about = {
         "dataset": dataset.name,

@@ -10,16 +10,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedvlr_jax.baselines import run_baselines
+from fedvlr_jax.data import load_configured
 from fedvlr_jax.data.buckets import make_buckets
 from fedvlr_jax.errors import CheckpointError, ConfigError, RunWarning
 from fedvlr_jax.inference.preferences import learned_preferences
-from fedvlr_jax.inference.recommend import recommended_rows
+from fedvlr_jax.inference.recommend import recommend, recommended_rows
 from fedvlr_jax.io.checkpoint import Checkpoints, delete_folder
 from fedvlr_jax.io.environment import describe_environment, write_environment
 from fedvlr_jax.io.files import json_ready, read_json, write_arrays, write_csv, write_json
 from fedvlr_jax.io.interrupt import Interrupt
 from fedvlr_jax.settings import check_settings, upgrade
-from fedvlr_jax.training.experiment import Experiment
+from fedvlr_jax.training.experiment import Experiment, make_experiment
 from fedvlr_jax.training.loop import OnProgress, Trained, rank_best, require_own, train
 from fedvlr_jax.training.results import make_result, rank_arrays
 from fedvlr_jax.training.schedule import make_plan, read_progress
@@ -150,6 +151,23 @@ def stored_settings(workdir: pathlib.Path) -> dict[str, Any]:
     return settings
 
 
+def stored_experiment(workdir: pathlib.Path, data_dir: str | None = None) -> Experiment:
+    """What a run trained on what, loaded again.
+
+    Args:
+      workdir: of the run.
+      data_dir: where the data are now, if not where the settings of the run say.
+
+    Raises:
+      CheckpointError, ConfigError: as `stored_settings`.
+      DataError: the data set cannot be loaded.
+    """
+    settings = stored_settings(workdir)
+    if data_dir is not None:
+        settings["data"]["dir"] = data_dir
+    return make_experiment(settings, load_configured(settings["data"], settings["seed"]))
+
+
 def result_of(experiment: Experiment, trained: Trained) -> dict[str, Any]:
     """The content of result.json."""
     settings, dataset, _, algorithm = experiment
@@ -161,6 +179,13 @@ def recommendations(experiment: Experiment, trained: Trained, **options: Any) ->
     """`inference.recommend.recommended_rows` of a run, with its `options` k, users and exclude."""
     settings, dataset, clients, algorithm = experiment
     return recommended_rows(algorithm, trained.parts(), clients, dataset, chunk=settings["eval"]["chunk"], **options)
+
+
+def best_items(experiment: Experiment, trained: Trained, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """`inference.recommend.recommend` of a run: items int32 and scores float32 [u, k]."""
+    settings, dataset, clients, algorithm = experiment
+    sizes = {"num_users": dataset.num_users, "num_items": dataset.num_items, "chunk": settings["eval"]["chunk"]}
+    return recommend(algorithm, trained.parts(), clients, k=k, **sizes)
 
 
 def preferences(experiment: Experiment, trained: Trained) -> np.ndarray:
