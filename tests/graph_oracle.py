@@ -128,3 +128,24 @@ def inclusion_probabilities(weight, size):
             left -= weight[k]
         found[list(order)] += probability
     return found
+
+
+def freedom_oracle(params, dataset, adjacency_ui):
+    """p_u, then q_i with what the nearest items have."""
+    p, q = np.asarray(params["p_ud"]), np.asarray(params["q_id"])
+    share = {"text": 0.9, "visual": 0.1}
+    found = modalities_of(dataset)
+    total = sum(share[name] for name in found)
+    near = sum(share[name] / total * dense_neighbours(x) @ q for name, x in found.items())
+    both = dense_light_gcn(adjacency_ui, p, q)
+    both[dataset.num_users :] += near
+    return both
+
+
+def multvae_oracle(params, history, noise):
+    """Scores, and mean and log variance of z, for z = mean + noise * deviation."""
+    length = np.sqrt(np.maximum((history**2).sum(axis=1, keepdims=True), 1e-12))
+    hidden = np.tanh(dense_linear(params["read"], history / length))
+    mean, log_var = np.split(dense_linear(params["encode"], hidden), 2, axis=1)
+    z = mean + noise * np.exp(log_var / 2)
+    return dense_linear(params["write"], np.tanh(dense_linear(params["decode"], z))), mean, log_var

@@ -14,28 +14,45 @@ import numpy as np
 import pytest
 from graph_oracle import (
     adjacency,
+    bpr_oracle,
+    dense_light_gcn,
+    dense_linear,
+    freedom_oracle,
     inclusion_probabilities,
     info_nce_oracle,
     mgcn_loss_oracle,
     mgcn_oracle,
+    multvae_oracle,
     pgl_loss_oracle,
     pgl_oracle,
+    rows_of,
 )
 from problems import tiny_dataset
 
 from fedvlr_jax.baselines.contrast import info_nce
+from fedvlr_jax.baselines.freedom import freedom
 from fedvlr_jax.baselines.graph import Graph
 from fedvlr_jax.baselines.learner import Learner, Triples
+from fedvlr_jax.baselines.lightgcn import lightgcn
 from fedvlr_jax.baselines.mgcn import mgcn
+from fedvlr_jax.baselines.multvae import multvae
 from fedvlr_jax.baselines.pgl import low_rank_graph, pgl, sample_graph
 from fedvlr_jax.errors import ConfigError, DataError
 from fedvlr_jax.types import Dataset
 
 pgl_module = importlib.import_module("fedvlr_jax.baselines.pgl")  # the package's name pgl is the model
+multvae_module = importlib.import_module("fedvlr_jax.baselines.multvae")
 DIM = 6
-HYPER = {"reg": 0.3, "contrast": 0.7}
+HYPER = {"reg": 0.3, "contrast": 0.7, "weight": 0.4, "beta": 0.6}
 MODES = ("VC", "V", "C")
-GRADIENT_CASES = [(mgcn, {}, "VC"), (pgl, {"kind": "local"}, "VC"), (pgl, {"kind": "global"}, "C")]
+GRADIENT_CASES = [
+    (mgcn, {}, "VC"),
+    (pgl, {"kind": "local"}, "VC"),
+    (pgl, {"kind": "global"}, "C"),
+    (freedom, {}, "VC"),
+    (lightgcn, {"layers": 2}, ""),
+    (multvae, {}, ""),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -113,6 +130,60 @@ def test_pgl_equals_a_dense_forward_pass(kind, modes, monkeypatch):
     assert not np.allclose(dense(epoch), adjacency(dataset))
     expected = pgl_loss_oracle(params, dataset, batch, HYPER, dense(epoch), masks)
     assert float(loss) == pytest.approx(expected, rel=1e-10)
+
+
+def test_lightgcn_equals_a_dense_forward_pass():
+    dataset = problem("")
+    inputs, params = start(lightgcn, dataset, layers=2)
+    p, q = np.asarray(params["p_ud"]), np.asarray(params["q_id"])
+    expected = dense_light_gcn(adjacency(dataset), p, q)
+    np.testing.assert_allclose(np.vstack(jax.jit(lightgcn.represent)(params, inputs)), expected, rtol=1e-10)
+    batch = some_batch(dataset)
+    norm = np.mean([sum(x @ x for x in (p[u], q[i], q[j])) / 2 for u, i, j in rows_of(batch)])
+    ranking = bpr_oracle(*np.split(expected, [dataset.num_users]), batch)
+    loss = jax.jit(lightgcn.loss)(params, inputs, (), batch, jax.random.key(0), HYPER)
+    assert float(loss) == pytest.approx(ranking + HYPER["reg"] * norm, rel=1e-10)
+
+
+@pytest.mark.parametrize("modes", MODES)
+def test_freedom_equals_a_dense_forward_pass(modes):
+    """Scores come from all interactions, the loss from those of the epoch."""
+    dataset = problem(modes)
+    inputs, params = start(freedom, dataset)
+    found = np.vstack(jax.jit(freedom.represent)(params, inputs))
+    np.testing.assert_allclose(found, freedom_oracle(params, dataset, adjacency(dataset)), rtol=1e-10, atol=1e-12)
+    epoch, batch = jax.jit(freedom.start_epoch)(jax.random.key(5), inputs, HYPER), some_batch(dataset)
+    assert 0 < np.count_nonzero(dense(epoch)) == round(0.2 * len(dataset.train_user))
+    user, item = np.split(freedom_oracle(params, dataset, dense(epoch)), [dataset.num_users])
+    expected = bpr_oracle(user, item, batch)
+    for name, x in params["features"].items():
+        projected = dense_linear(params["project"][name], np.asarray(x))
+        expected += HYPER["weight"] * bpr_oracle(user, projected, batch)
+    loss = jax.jit(freedom.loss)(params, inputs, epoch, batch, jax.random.key(0), HYPER)
+    assert float(loss) == pytest.approx(expected, rel=1e-10)
+
+
+def test_multvae_equals_a_dense_forward_pass(monkeypatch):
+    dataset = problem("")
+    inputs, params = start(multvae, dataset)
+    p, q = jax.jit(multvae.represent)(params, inputs)
+    history = np.zeros((dataset.num_users, dataset.num_items))
+    history[dataset.train_user, dataset.train_item] = 1
+    scores, _, _ = multvae_oracle(params, history, 0)
+    np.testing.assert_allclose(p @ q.T, scores, rtol=1e-10)
+
+    kept, noise = np.random.default_rng(4).random((20, dataset.num_items)) < 0.5, []
+    monkeypatch.setattr(multvae_module, "dropout", lambda key, x, rate: 2 * x * kept)
+    monkeypatch.setattr(jax.random, "normal", lambda key, shape: noise.append(0.3 * np.ones(shape)) or noise[-1])
+    batch = some_batch(dataset)
+    user = np.minimum(batch.user, dataset.num_users - 1)
+    scores, mean, log_var = multvae_oracle(params, 2 * history[user] * kept, 0.3)
+    log_share = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    divergence = (np.exp(log_var) + mean**2 - 1 - log_var).sum(axis=1) / 2 / history[user].sum(axis=1)
+    item, weight = np.minimum(batch.positive, dataset.num_items - 1), np.asarray(batch.weight)
+    expected = -log_share[np.arange(20), item] + HYPER["beta"] * divergence
+    loss = jax.jit(lambda *x: multvae.loss(*x))(params, inputs, (), batch, jax.random.key(0), HYPER)
+    assert float(loss) == pytest.approx((expected * weight).sum() / weight.sum(), rel=1e-10)
 
 
 @pytest.mark.parametrize(("learner", "static", "modes"), GRADIENT_CASES)

@@ -22,9 +22,12 @@ from fedvlr_jax.baselines.content_knn import content_knn
 from fedvlr_jax.baselines.ease import ease
 from fedvlr_jax.baselines.fed_ease import fed_content_ease, fed_ease
 from fedvlr_jax.baselines.fed_prior import fed_prior
+from fedvlr_jax.baselines.freedom import freedom
 from fedvlr_jax.baselines.item_knn import item_knn
 from fedvlr_jax.baselines.learner import Learner
+from fedvlr_jax.baselines.lightgcn import lightgcn
 from fedvlr_jax.baselines.mgcn import mgcn
+from fedvlr_jax.baselines.multvae import multvae
 from fedvlr_jax.baselines.pgl import pgl
 from fedvlr_jax.baselines.popularity import popularity
 from fedvlr_jax.baselines.vbpr import vbpr
@@ -49,6 +52,9 @@ BASELINES: dict[str, Baseline | Learner] = {
     "bm3": bm3,
     "mgcn": mgcn,
     "pgl": pgl,
+    "lightgcn": lightgcn,
+    "multvae": multvae,
+    "freedom": freedom,
     "fed_prior": fed_prior,
 }
 

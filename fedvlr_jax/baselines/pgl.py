@@ -28,7 +28,7 @@ from scipy import sparse
 from scipy.sparse.linalg import svds
 
 from fedvlr_jax.baselines.contrast import info_nce
-from fedvlr_jax.baselines.graph import Graph, interaction_graph, knn_graph, light_gcn, make_graph, propagate, reweigh
+from fedvlr_jax.baselines.graph import Graph, interaction_graph, knn_graph, light_gcn, make_graph, propagate
 from fedvlr_jax.baselines.layers import (
     bpr_loss,
     dropout,
@@ -40,6 +40,7 @@ from fedvlr_jax.baselines.layers import (
     unit_rows,
 )
 from fedvlr_jax.baselines.learner import Learner, Triples
+from fedvlr_jax.baselines.pruning import prune
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.types import Array, Dataset, PyTree
 
@@ -143,26 +144,8 @@ def start_epoch(key: Array, inputs: Inputs, hyper: dict[str, Array]) -> Graph:
 
 
 def sample_graph(key: Array, inputs: Inputs) -> Graph:
-    """A local subgraph: a share `KEPT` of the edges with new weights; the others stay with weight 0.
-
-    The largest of log(w_e) + Gumbel noise are a sample without replacement, one edge after the other with
-    probabilities proportional to w_e among those that are left (Kool et al., ICML 2019).
-    """
-    one_e = jnp.ones(inputs.user_e.shape)
-    score_e = _log_weight(inputs, one_e) + jax.random.gumbel(key, one_e.shape)
-    _, kept = jax.lax.top_k(score_e, round(KEPT * len(one_e)))
-    is_kept_e = jnp.zeros_like(one_e).at[kept].set(1.0)
-    return reweigh(inputs.graph, is_kept_e * jnp.exp(_log_weight(inputs, is_kept_e)))
-
-
-def _log_weight(inputs: Inputs, count_e: Array) -> Array:
-    """log(1 / sqrt(degree_u degree_i)) of every edge, where edges count `count_e` (0 or 1) times; [e].
-
-    A degree of 0 is taken for 1.
-    """
-    degree_u = jax.ops.segment_sum(count_e, inputs.user_e, inputs.graph.num_targets)
-    degree_i = jax.ops.segment_sum(count_e, inputs.item_e, inputs.graph.num_sources)
-    return -jnp.log(jnp.maximum(degree_u[inputs.user_e] * degree_i[inputs.item_e], 1)) / 2
+    """A local subgraph: a share `KEPT` of the edges, see `pruning.prune`."""
+    return prune(key, inputs.graph, inputs.user_e, inputs.item_e, KEPT)
 
 
 def loss(params: PyTree, inputs: Inputs, epoch: Graph, batch: Triples, key: Array, hyper: dict[str, Array]) -> Array:
