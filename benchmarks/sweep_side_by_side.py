@@ -27,7 +27,7 @@ from fedvlr_jax.benchmark.group import Outcome, Run, train_group
 from fedvlr_jax.benchmark.programs import MethodPrograms
 from fedvlr_jax.data import load_configured
 from fedvlr_jax.data.buckets import make_client_data
-from fedvlr_jax.evaluation.metrics import MAIN_CUTOFF, METRICS, TEST, VALID, row_values
+from fedvlr_jax.evaluation.metrics import MAIN_CUTOFF, METRICS, TEST, VALID, user_values
 from fedvlr_jax.training.schedule import make_plan
 
 
@@ -79,7 +79,8 @@ def difference(ours: Sequence[Outcome], theirs: Sequence[Outcome]) -> float:
     return max(
         abs(
             float(
-                np.mean(row_values(a.ranks, metric, split=split)) - np.mean(row_values(b.ranks, metric, split=split))
+                np.mean(user_values(a.ranks, metric, split=split))
+                - np.mean(user_values(b.ranks, metric, split=split))
             )
         )
         for a, b in zip(ours, theirs, strict=True)

@@ -8,6 +8,7 @@ Axis letters (they are also the einsum letters):
     l  slots of a padded history              b  items of one local step (positives and negatives)
     a  local steps                            n  rows a client touches in one round
     t  the two held-out splits (valid, test)  k  cut-offs of a ranking metric
+    h  held-out rows, user after user         p  places of one user's held-out rows
 
 Padding is always ``id == num_items`` (items) or ``id == num_users`` (users): such an id gathers with
 ``mode='fill'`` and scatters with ``mode='drop'``, so padding can neither read nor write a real row.
@@ -51,7 +52,9 @@ class Dataset:
       name: name of the set, as it appears in results.
       num_users, num_items: ids are contiguous, ``0 <= id < num``.
       train_user, train_item: int32 [rows], distinct pairs sorted by (user, item). Every user occurs.
-      valid_item, test_item: int32 [u], the held-out item of each user, -1 where a user has none.
+      valid_item, test_item: int32 [h], held-out items, user after user; -1 where there is none. A user has as many
+        places as its larger split has rows, and at least one; its rows come first, by item.
+      held_user: int32 [h], the user of each place, ascending; None where every user has one, and h = u.
       V, C: float32 [i, dv] and [i, dc], visual and textual features with unit-norm rows, or None where
         the set lacks the modality.
       planted: float32 [u, 3], the true preference for (ID, visual, textual) affinity of each user, rows
@@ -71,6 +74,7 @@ class Dataset:
     train_item: np.ndarray
     valid_item: np.ndarray
     test_item: np.ndarray
+    held_user: np.ndarray | None = None
     V: np.ndarray | None = None
     C: np.ndarray | None = None
     planted: np.ndarray | None = None
@@ -112,6 +116,26 @@ class Bucket(NamedTuple):
     def state_row(self) -> Array:
         """`row` where there is one, else `user`."""
         return self.user if self.row is None else self.row
+
+
+class HeldOut(NamedTuple):
+    """The held-out items of users of whom some have several in a split.
+
+    Attributes:
+      item: int32 [t, h], as the fields of `Dataset`.
+      user: int32 [h], as `Dataset.held_user`.
+      start: int32 [u + 2]; the rows of user u are ``start[u] <= h < start[u + 1]``, those of an empty slot none.
+      place: int32 [p], 0, 1, ...: as many as the places of the user who has most.
+    """
+
+    item: Array
+    user: Array
+    start: Array
+    place: Array
+
+
+Targets = Array | HeldOut
+"""Held-out items: int32 [t, u], -1 where there is none, where every user has one place; else a `HeldOut`."""
 
 
 class Prior(NamedTuple):
@@ -179,14 +203,15 @@ class RoundInfo(NamedTuple):
 
 
 class Ranks(NamedTuple):
-    """Ranks of the held-out items of every user; axis ``t`` is (valid, test).
+    """Ranks of the held-out items of every user; axis ``t`` is (valid, test), and h = u unless there is a `user`.
 
     Attributes:
-      item: int32 [t, u], the held-out item, -1 where a user has none.
-      greater: int32 [t, u], candidates with a strictly better score than the held-out item.
-      tied: int32 [t, u], size of the held-out item's tie group, itself included (>= 1).
+      item: int32 [t, h], the held-out item, -1 where there is none.
+      greater: int32 [t, h], candidates with a strictly better score than the held-out item.
+      tied: int32 [t, h], size of the held-out item's tie group, itself included (>= 1).
       constant: bool [u], whether all candidates of the user have one score.
       nonfinite: int32 [u], candidates whose score was not finite (ranked as -inf).
+      user: int32 [h], whose row it is, as `Dataset.held_user`; None where every user has one place.
     """
 
     item: Array
@@ -194,6 +219,7 @@ class Ranks(NamedTuple):
     tied: Array
     constant: Array
     nonfinite: Array
+    user: Array | None = None
 
 
 class BlockScore(NamedTuple):

@@ -229,18 +229,22 @@ def test_a_user_without_train_rows(tmp_path):
     raises(write_folder(tmp_path, rows), "line 9, field split_label", "at least one train row", "none for userID 2")
 
 
-@pytest.mark.parametrize(("label", "name"), [(1, "validation"), (2, "test")])
-def test_several_held_out_rows_of_a_user(tmp_path, label, name):
-    rows = [*GOOD, f"1,4,1.0,30,{label}"]
-    first = {1: 7, 2: 8}[label]
-    parts = ("line 9, field split_label", f"at most one {name} row", f"2 for userID 1, the first in line {first}")
-    raises(write_folder(tmp_path, rows), *parts)
+@pytest.mark.parametrize("order", [1, -1])
+def test_several_held_out_rows_of_a_user(tmp_path, order):
+    """They stand user after user, by item, whatever the order of lines."""
+    rows = [*GOOD, "1,4,1.0,30,2"]
+    dataset = read_folder(write_folder(tmp_path, rows[::order]))
+    np.testing.assert_array_equal(dataset.held_user, [0, 1, 1])
+    np.testing.assert_array_equal(dataset.valid_item, [1, 0, -1])
+    np.testing.assert_array_equal(dataset.test_item, [3, 2, 4])
 
 
 @pytest.mark.parametrize(("label", "name"), [(0, "train"), (1, "validation"), (2, "test")])
 def test_a_missing_split(tmp_path, label, name):
     rows = [row for row in GOOD if not row.endswith(f",{label}")]
-    raises(write_folder(tmp_path, rows), "field split_label", f"rows with split_label {label} ({name})", "found none")
+    way_out = {0: "", 1: "split.valid above 0", 2: "split.test above 0"}[label]
+    parts = "field split_label", f"rows with split_label {label} ({name})", "found none", way_out
+    raises(write_folder(tmp_path, rows), *parts)
 
 
 # --- features -------------------------------------------------------------------------------------------------

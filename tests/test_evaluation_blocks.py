@@ -53,7 +53,7 @@ def test_ranks_do_not_depend_on_how_many_items_are_scored_at_once(case, size):
     scores_ci, history_cl, target_tc = case
     ranks = compiled(size)[0](scores_ci, Bucket(np.arange(3), history_cl), target_tc)
     whole = rank_chunk(*map(jnp.asarray, case))
-    for found, expected in zip(ranks[1:], whole, strict=True):
+    for found, expected in zip(ranks[1:5], whole, strict=True):
         np.testing.assert_array_equal(found, expected)
 
 

@@ -46,7 +46,7 @@ def with_lengths(lengths: list[int]) -> Dataset:
 
 
 def names_of(grouping: Grouping) -> list[str]:
-    return [grouping.names[g] for g in grouping.group_u]
+    return [grouping.names[g] for g in grouping.group_h]
 
 
 @pytest.mark.parametrize("split", [VALID, TEST])
@@ -62,7 +62,7 @@ def test_groups_partition_the_rows_and_their_means_add_up(dataset, name, split):
     assert sum(one.rows > 0 for one in found) > 1
     assert sum(one.rows * one.mean for one in found if one.rows) == pytest.approx(values_su.mean(axis=0).sum())
     for group, one in enumerate(found):
-        inside = [v for v, g in zip(values_su.T, grouping.group_u, strict=True) if g == group]
+        inside = [v for v, g in zip(values_su.T, grouping.group_h, strict=True) if g == group]
         assert (one.mean is None) == (not inside)
         assert one.mean is None or one.mean == pytest.approx(np.mean(inside))
 
@@ -98,10 +98,10 @@ def test_popularity_deciles_order_the_items_of_the_catalogue(dataset):
 def test_deciles_of_distinct_counts_hold_a_tenth_of_the_items_each():
     dataset = with_lengths(list(range(1, 1001)))  # item i has 1000 - i train rows
     grouping = GROUPINGS["popularity"](dataset, np.arange(1000))
-    np.testing.assert_array_equal(grouping.group_u, 9 - np.arange(1000) // 100)
+    np.testing.assert_array_equal(grouping.group_h, 9 - np.arange(1000) // 100)
     assert grouping.names[0] == "decile 1: 1-100 train rows"
     equal = GROUPINGS["popularity"](with_lengths([1000, 1000]), np.array([0, 5]))
-    np.testing.assert_array_equal(equal.group_u, [5, 5])
+    np.testing.assert_array_equal(equal.group_h, [5, 5])
     assert equal.names[0] == "decile 1: no items"
 
 

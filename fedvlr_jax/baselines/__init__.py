@@ -32,6 +32,7 @@ from fedvlr_jax.baselines.pgl import pgl
 from fedvlr_jax.baselines.popularity import popularity
 from fedvlr_jax.baselines.vbpr import vbpr
 from fedvlr_jax.data.buckets import heldout_targets
+from fedvlr_jax.data.heldout import WAY_OUT
 from fedvlr_jax.errors import ConfigError, DataError
 from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, summarise, warm_items
 from fedvlr_jax.evaluation.ranking import rank_all
@@ -96,15 +97,15 @@ def select(dataset: Dataset, buckets: Sequence[Bucket], name: str) -> Selected:
     baseline = BASELINES[name]
     if len(baseline.grid) > 1 and not (dataset.valid_item >= 0).any():
         raise DataError(
-            f"{dataset.name} has no validation row, but {name} is chosen by validation {SELECTION_METRIC}"
+            f"{dataset.name} has no validation row, but {name} is chosen by validation {SELECTION_METRIC}; {WAY_OUT}"
         )
     warm_i = warm_items(dataset.train_item, dataset.num_items)
-    target_tu = heldout_targets(dataset)
+    targets = heldout_targets(dataset)
     buckets = _merge(buckets, dataset.num_items)
 
     def evaluate(fitted: tuple[Hyper, Any]) -> Selected:
         hyper, params = fitted
-        ranks = jax.device_get(_rank(baseline.score, params, buckets, target_tu, chunk=_CHUNK))
+        ranks = jax.device_get(_rank(baseline.score, params, buckets, targets, chunk=_CHUNK))
         return Selected(hyper, ranks, summarise(ranks, warm_i))
 
     # Many small products and factorisations: BLAS threads would mostly wait for each other on a busy machine (KU's

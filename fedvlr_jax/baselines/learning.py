@@ -19,11 +19,12 @@ from fedvlr_jax.baselines.compiling import compiled
 from fedvlr_jax.baselines.learner import Learner
 from fedvlr_jax.baselines.triples import TrainRows, draw_epoch, make_rows
 from fedvlr_jax.data.buckets import heldout_targets
+from fedvlr_jax.data.heldout import WAY_OUT
 from fedvlr_jax.errors import ConfigError, DataError
-from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, VALID, main_metrics, row_values
+from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, VALID, main_metrics, user_values
 from fedvlr_jax.evaluation.ranking import rank_all, without_test
 from fedvlr_jax.evaluation.selection import Selection, next_evaluation
-from fedvlr_jax.types import Array, Bucket, Dataset, PyTree, Ranks
+from fedvlr_jax.types import Array, Bucket, Dataset, PyTree, Ranks, Targets
 
 DIM = 64
 BATCH = 2048
@@ -139,7 +140,8 @@ def _check(plan: FitPlan, dataset: Dataset) -> FitPlan:
             raise ConfigError(f"{name}: expected at least 1, found {value}")
     if not (dataset.valid_item >= 0).any():
         raise DataError(
-            f"{dataset.name} has no validation row, but the epoch is chosen by validation {SELECTION_METRIC}"
+            f"{dataset.name} has no validation row, but the epoch is chosen by validation {SELECTION_METRIC}; "
+            f"{WAY_OUT}"
         )
     return plan
 
@@ -152,7 +154,7 @@ class _Run:
     ):
         self.hyper, self.seconds_compile = hyper, 0.0
         self._learner, self._rows, self._inputs, self._buckets = learner, rows, inputs, jax.device_put(tuple(buckets))
-        self._target_tu = heldout_targets(dataset)
+        self._targets = heldout_targets(dataset)
         traced = {name: value for name, value in hyper.items() if name not in learner.static}
         self._hyper = {name: jnp.asarray(value, float) for name, value in traced.items()}
 
@@ -170,9 +172,9 @@ class _Run:
 
     def rank(self, state: _State, *, hide_test: bool) -> Ranks:
         """Ranks of the held-out items; with `hide_test` the test items are not handed over at all."""
-        target_tu = without_test(self._target_tu) if hide_test else self._target_tu
+        targets = without_test(self._targets) if hide_test else self._targets
         params = self._call(_represent, state.params, self._inputs, represent=self._learner.represent)
-        args = (params, self._buckets, jnp.asarray(target_tu))
+        args = (params, self._buckets, jax.tree.map(jnp.asarray, targets))
         return jax.device_get(self._call(_rank, *args, chunk=_CHUNK))
 
     def _call(self, jitted: Callable, *args: Any, **static: Any) -> Any:
@@ -198,7 +200,7 @@ def _fit(run: _Run, seed: int, plan: FitPlan) -> Fitted:
             failure = f"the loss is not finite after {epoch} epochs at {run.hyper} with seed {seed}"
             break
         ranks = run.rank(state, hide_test=True)
-        valid = {metric: float(row_values(ranks, metric, split=VALID).mean()) for metric in main_metrics()}
+        valid = {metric: float(user_values(ranks, metric, split=VALID).mean()) for metric in main_metrics()}
         curve.append(Evaluated(epoch, valid, seconds()))
         selection = selection.evaluated(epoch, valid[SELECTION_METRIC])
         best = state if selection.best_round == epoch else best
@@ -265,8 +267,8 @@ def _represent(params: PyTree, inputs: PyTree, *, represent: Callable) -> tuple[
 
 
 @jax.jit(static_argnames=("chunk",))
-def _rank(represented: tuple[Array, Array], buckets: tuple[Bucket, ...], target_tu: Array, *, chunk: int) -> Ranks:
-    return rank_all(_score, represented, buckets, target_tu, chunk=chunk)
+def _rank(represented: tuple[Array, Array], buckets: tuple[Bucket, ...], targets: Targets, *, chunk: int) -> Ranks:
+    return rank_all(_score, represented, buckets, targets, chunk=chunk)
 
 
 def _score(represented: tuple[Array, Array], chunk: Bucket) -> Array:

@@ -15,7 +15,7 @@ from fedvlr_jax.benchmark import order
 from fedvlr_jax.benchmark.published import PAPER_HOSTS
 from fedvlr_jax.benchmark.records import CENTRALISED, CONTROL, FEDERATED, MethodRuns
 from fedvlr_jax.evaluation.comparison import Comparison, compare, holm
-from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, seed_values
+from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, seed_user_values
 
 LEVEL = 0.05
 
@@ -49,7 +49,7 @@ def make_contrasts(methods: Sequence[MethodRuns]) -> list[Contrast]:
       methods: on one data set; those without a finished run are left out.
     """
     methods = order.in_order(filter(order.has_numbers, methods))
-    value_of = {method.name: seed_values(method.ranks, SELECTION_METRIC) for method in methods}
+    value_of = {method.name: seed_user_values(method.ranks, SELECTION_METRIC) for method in methods}
     pairs = [(a.name, b.name) for a, b in _pairs(methods) if value_of[a.name].size]
     results = [compare(value_of[a], value_of[b]) for a, b in pairs]
     corrected = holm([result.p_value for result in results])

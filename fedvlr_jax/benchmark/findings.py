@@ -12,7 +12,8 @@ import numpy as np
 from fedvlr_jax.baselines import BASELINES, run_baselines, select
 from fedvlr_jax.benchmark.published import PAPER_METRICS
 from fedvlr_jax.data.buckets import heldout_targets
-from fedvlr_jax.evaluation.metrics import metric_values, summarise, warm_items
+from fedvlr_jax.data.heldout import held_users
+from fedvlr_jax.evaluation.metrics import metric_values, summarise, user_means, warm_items
 from fedvlr_jax.evaluation.ranking import rank_all
 from fedvlr_jax.training.device_backend import DeviceBackend
 from fedvlr_jax.training.experiment import Experiment
@@ -24,25 +25,26 @@ def rank_by_index(dataset: Dataset, split: np.ndarray, *, without: Sequence[int]
 
     Args:
       dataset: train items are no candidates.
-      split: int [u], the held-out item of every user, -1 where there is none.
+      split: int [h], the held-out items of a split, -1 where there is none.
       without: further items that are no candidates, as in an evaluator that masks item 0.
 
     Returns:
-      int [rows], for the users with a held-out item; num_items where the item itself is masked.
+      int [rows], for the held-out items there are; num_items where the item itself is masked.
     """
     seen_ui = np.zeros((dataset.num_users, dataset.num_items), bool)
     seen_ui[dataset.train_user, dataset.train_item] = True
     seen_ui[:, list(without)] = True
     above_ui = np.cumsum(~seen_ui, axis=1) - ~seen_ui
-    user = np.flatnonzero(split >= 0)
-    above = above_ui[user, split[user]]
-    return np.where(seen_ui[user, split[user]], dataset.num_items, above)
+    user, item = held_users(dataset)[split >= 0], split[split >= 0]
+    return np.where(seen_ui[user, item], dataset.num_items, above_ui[user, item])
 
 
 def constant_by_index(dataset: Dataset, *, without: Sequence[int] = ()) -> tuple[float, float]:
     """The paper's metrics (HR@50, NDCG@50) on test, fractions, of equal scores whose ties the lowest item id wins."""
     above = rank_by_index(dataset, dataset.test_item, without=without)
-    return tuple(float(metric_values(name, above, np.ones_like(above)).mean()) for name in PAPER_METRICS)
+    user = held_users(dataset)[dataset.test_item >= 0]
+    values = (metric_values(name, above, np.ones_like(above)) for name in PAPER_METRICS)
+    return tuple(float(user_means(x, user).mean()) for x in values)
 
 
 def unseen_rows(dataset: Dataset) -> dict[str, int]:

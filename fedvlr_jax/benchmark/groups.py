@@ -37,7 +37,7 @@ def make_groups(methods: Sequence[MethodRuns], dataset: Dataset) -> list[RowGrou
         for method in methods:
             cells = {name: group_means(seed_values(method.ranks, name), grouping) for name in main_metrics()}
             means[method.name] = {metric: tuple(g.mean for g in groups if g.rows) for metric, groups in cells.items()}
-        sizes = [int((grouping.group_u == group).sum()) for group in range(len(grouping.names))]
+        sizes = [int((grouping.group_h == group).sum()) for group in range(len(grouping.names))]
         named = [(name, size) for name, size in zip(grouping.names, sizes, strict=True) if size]
         names, counts = zip(*named, strict=True) if named else ((), ())
         found.append(RowGroups(label, names, counts, means))

@@ -12,6 +12,7 @@ from fedvlr_jax.benchmark import order, tables
 from fedvlr_jax.benchmark.published import CONSTANT_NOTE, PAPER_METRICS, equals_constant
 from fedvlr_jax.benchmark.records import CENTRALISED, CONTROL, MethodRuns
 from fedvlr_jax.benchmark.table import COLD, RESAMPLES, WARM, TableRow
+from fedvlr_jax.data.heldout import held_users
 from fedvlr_jax.evaluation.groups import by_warmth
 from fedvlr_jax.evaluation.intervals import LEAST_USERS
 from fedvlr_jax.evaluation.metrics import SELECTION_METRIC
@@ -33,6 +34,7 @@ def make_notes(rows: Sequence[TableRow], dataset: Dataset, environment: Mapping[
         "without the user's train items, never rounded before averaging.",
         f"Rounds, epochs and hyper-parameters were chosen by validation {SELECTION_METRIC} alone; test rows chose "
         "nothing.",
+        *_several(dataset),
         *_spread(rows, dataset),
         "tied: share of test rows whose item has the score of another candidate; constant: share of users whose "
         "candidates have one score. Both in percent.",
@@ -46,12 +48,21 @@ def make_notes(rows: Sequence[TableRow], dataset: Dataset, environment: Mapping[
 
 def _data(dataset: Dataset) -> str:
     rows = len(dataset.train_item) + int((dataset.valid_item >= 0).sum() + (dataset.test_item >= 0).sum())
-    group_u = by_warmth(dataset, dataset.test_item).group_u
-    warm, cold = int((group_u == WARM).sum()), int((group_u == COLD).sum())
+    group_h = by_warmth(dataset, dataset.test_item).group_h
+    warm, cold = int((group_h == WARM).sum()), int((group_h == COLD).sum())
     return (
         f"{dataset.name}: {dataset.num_users:,} users, {dataset.num_items:,} items, {rows:,} interactions; "
-        f"{group_u.size:,} test rows, {warm:,} with a warm item (one with train rows) and {cold:,} with a cold one."
+        f"{group_h.size:,} test rows, {warm:,} with a warm item (one with train rows) and {cold:,} with a cold one."
     )
+
+
+def _several(dataset: Dataset) -> list[str]:
+    if dataset.held_user is None:
+        return []
+    return [
+        "Several held-out rows a user: HR and NDCG rank each row without the user's other rows of that split; Recall "
+        "and MAP take all of them as the relevant set of one list. Means over a user's rows, then over users."
+    ]
 
 
 def _spread(rows: Sequence[TableRow], dataset: Dataset) -> list[str]:
@@ -62,9 +73,9 @@ def _spread(rows: Sequence[TableRow], dataset: Dataset) -> list[str]:
         f"Intervals: 95 %, {RESAMPLES:,} bootstrap resamples of users and seeds; with one seed they speak of users "
         "only. Where the spread between seeds dominates, five seeds cover about 92 % and three about 86 %.",
     ]
-    test_rows = int(np.count_nonzero(dataset.test_item >= 0))
-    if test_rows < LEAST_USERS:
-        found.append(f"No intervals: they need at least {LEAST_USERS} users, the set has {test_rows} test rows.")
+    tested = len(np.unique(held_users(dataset)[dataset.test_item >= 0]))
+    if tested < LEAST_USERS:
+        found.append(f"No intervals: they need at least {LEAST_USERS} users, the set has {tested} with test rows.")
     return found
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from fedvlr_jax.benchmark.published import PAPER_HOSTS
 from fedvlr_jax.benchmark.records import CONTROL, FEDERATED, MethodRuns
-from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, VALID, row_values
+from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, VALID, user_values
 from fedvlr_jax.models.variants import VARIANTS
 
 SHUFFLED, RANDOM = "shuffled features", "random features"
@@ -65,5 +65,5 @@ def best_on_validation(methods: Iterable[MethodRuns]) -> MethodRuns | None:
 
 def valid_value(method: MethodRuns) -> float | None:
     """`SELECTION_METRIC` on validation, mean over users and seeds; what everything is chosen by."""
-    values = [row_values(ranks, SELECTION_METRIC, split=VALID) for ranks in method.ranks]
+    values = [user_values(ranks, SELECTION_METRIC, split=VALID) for ranks in method.ranks]
     return float(np.mean(values)) if values and values[0].size else None

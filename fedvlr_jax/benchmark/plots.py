@@ -12,7 +12,7 @@ from fedvlr_jax.benchmark import plots_elements as elements
 from fedvlr_jax.benchmark.groups import RowGroups
 from fedvlr_jax.benchmark.records import CENTRALISED, FEDERATED, CurvePoint, MethodRuns
 from fedvlr_jax.benchmark.table import TableRow
-from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, VALID, main_metrics, seed_values
+from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, VALID, main_metrics, seed_user_values
 from fedvlr_jax.io.figures import COLOURS, log_axis, new_figure, png_of
 from fedvlr_jax.models.variants import VARIANTS
 
@@ -182,7 +182,7 @@ def _against_megabytes(method: MethodRuns, metric: str) -> elements.Line | None:
         return elements.over_seeds(
             method.curves, lambda p: p.megabytes, lambda curve: elements.best_so_far(curve, metric)
         )
-    values_su = seed_values(method.ranks, metric, split=VALID)
+    values_su = seed_user_values(method.ranks, metric, split=VALID)
     if not values_su.size:
         return None
     mean = np.array([100 * values_su.mean()])

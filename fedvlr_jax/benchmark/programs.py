@@ -17,7 +17,7 @@ from fedvlr_jax.evaluation.metrics import warm_items
 from fedvlr_jax.evaluation.ranking import rank_all, without_test
 from fedvlr_jax.fields import with_fields
 from fedvlr_jax.training.experiment import configured_prior
-from fedvlr_jax.types import Array, ClientData, Dataset, Prior, PyTree, Ranks, RoundInfo, content_of
+from fedvlr_jax.types import Array, ClientData, Dataset, Prior, PyTree, Ranks, RoundInfo, Targets, content_of
 
 TracedPoint = dict[str, float]
 
@@ -56,7 +56,7 @@ class MethodPrograms(Compiler):
             if found != expected:
                 raise ConfigError(f"compute.{field}: expected {expected} in a benchmark or a sweep, found {found}")
         self.algorithm = make_algorithm(settings, dataset)  # checks everything once, with plain numbers
-        self.target_tu = heldout_targets(dataset)
+        self.targets = heldout_targets(dataset)
         self.warm_i = warm_items(dataset.train_item, dataset.num_items)
         self._chunk = settings["eval"]["chunk"]
         self._prior = None
@@ -109,15 +109,15 @@ class MethodPrograms(Compiler):
     def rank(self, group: RunGroup, state: PyTree, *, hide_test: bool) -> Ranks:
         """Ranks of the held-out items in every run, NumPy [m, ...]; hidden test items are not handed over."""
         size = jax.tree.leaves(state)[0].shape[0]
-        target_tu = without_test(self.target_tu) if hide_test else self.target_tu
+        targets = without_test(self.targets) if hide_test else self.targets
 
-        def rank(point: TracedPoint, clients: ClientData, state: PyTree, target_tu: Array) -> Ranks:
+        def rank(point: TracedPoint, clients: ClientData, state: PyTree, targets: Targets) -> Ranks:
             algorithm = self._at(point)
             params = algorithm.snapshot(state, clients.content, clients.prior)
-            return rank_all(algorithm.rank_score, params, clients.buckets, target_tu, chunk=self._chunk)
+            return rank_all(algorithm.rank_score, params, clients.buckets, targets, chunk=self._chunk)
 
-        target_mtu = jnp.asarray(np.broadcast_to(target_tu, (size, *target_tu.shape)))
-        return jax.device_get(self._call("rank", rank, group, (state, target_mtu)))
+        of_runs = jax.tree.map(lambda x: jnp.asarray(np.broadcast_to(x, (size, *x.shape))), targets)
+        return jax.device_get(self._call("rank", rank, group, (state, of_runs)))
 
     def keep(self, better_m: np.ndarray, state: PyTree, best: PyTree) -> PyTree:
         """`state` where a run is better than ever, else `best`."""

@@ -48,7 +48,8 @@ def write_report(
     pictures = draw_all(rows, groupings)
 
     main = tables.main_table(rows, dataset.name)
-    others = [tables.test_table(contrasts), tables.cutoff_table(rows), tables.cost_table(rows)]
+    others = [tables.test_table(contrasts), tables.cutoff_table(rows), *tables.set_tables(rows)]
+    others.append(tables.cost_table(rows))
     others.append(tables.failure_table(rows))
     by_group = tables.group_tables(groupings, rows)
     title = f"FedVLR benchmark: {dataset.name}"

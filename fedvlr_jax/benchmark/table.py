@@ -21,8 +21,10 @@ from fedvlr_jax.evaluation.metrics import (
     VALID,
     main_metrics,
     printed_metrics,
-    seed_values,
+    seed_user_values,
+    set_metrics,
 )
+from fedvlr_jax.evaluation.targets import item_of
 from fedvlr_jax.types import Dataset, Ranks
 
 WARM, COLD = 0, 1  # groups of `by_warmth`
@@ -39,10 +41,14 @@ class Column(NamedTuple):
     group: int | None = None
 
 
-def metric_columns() -> tuple[Column, ...]:
-    """What the table has of every method; a name without a prefix is of all test rows."""
+def metric_columns(*, several: bool = False) -> tuple[Column, ...]:
+    """What the table has of every method; a name without a prefix is of all test rows.
+
+    Args:
+      several: whether some user has several held-out rows.
+    """
     return (
-        *(Column(metric, metric) for metric in printed_metrics(*CUTOFFS)),
+        *(Column(metric, metric) for metric in (*printed_metrics(*CUTOFFS), *set_metrics(several, *CUTOFFS))),
         *(
             Column(f"{name} {metric}", metric, group=group)
             for name, group in (("test_warm", WARM), ("test_cold", COLD))
@@ -101,16 +107,17 @@ def make_rows(methods: Sequence[MethodRuns], dataset: Dataset) -> list[TableRow]
       ValueError: if two methods share a name, or one was ranked on other held-out items than the data set's.
     """
     check(methods, dataset)
-    group_u = by_warmth(dataset, dataset.test_item).group_u
-    estimates = _estimates(list(filter(order.has_numbers, methods)), group_u)
+    columns = metric_columns(several=dataset.held_user is not None)
+    group_h = by_warmth(dataset, dataset.test_item).group_h
+    estimates = _estimates(list(filter(order.has_numbers, methods)), columns, group_h)
     floor = estimates.get((order.POPULARITY, SELECTION_METRIC), Estimate()).mean
-    return [_row(method, dataset, estimates, floor) for method in order.in_order(methods)]
+    return [_row(method, dataset, columns, estimates, floor) for method in order.in_order(methods)]
 
 
-def values_of(method: MethodRuns, column: Column, group_u: np.ndarray) -> np.ndarray:
-    """float64 [s, rows], a column's values under every seed; `group_u` is `by_warmth` of the test rows."""
-    values_su = seed_values(method.ranks, column.metric, split=column.split)
-    return values_su if column.group is None else values_su[:, group_u == column.group]
+def values_of(method: MethodRuns, column: Column, group_h: np.ndarray) -> np.ndarray:
+    """float64 [s, u], a column's values under every seed, of users with such a row; `group_h` is `by_warmth`."""
+    inside = None if column.group is None else group_h == column.group
+    return seed_user_values(method.ranks, column.metric, split=column.split, inside=inside)
 
 
 def long_rows(rows: Sequence[TableRow]) -> Iterator[tuple[str, str, *tuple[float | None, ...]]]:
@@ -125,17 +132,20 @@ def check(methods: Sequence[MethodRuns], dataset: Dataset) -> None:
     names = [method.name for method in methods]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"expected methods with distinct names, found {', '.join(repeated)} more than once")
-    held_tu = heldout_targets(dataset)
+    item_th, user_h = item_of(heldout_targets(dataset)), dataset.held_user
     for method in methods:
-        if any(not np.array_equal(ranks.item, held_tu) for ranks in method.ranks):
+        found = [(ranks.item, ranks.user) for ranks in method.ranks]
+        if not all(np.array_equal(item, item_th) and np.array_equal(user, user_h) for item, user in found):
             raise ValueError(f"{method.name}: expected ranks of the held-out items of {dataset.name}, found others")
 
 
-def _estimates(methods: Sequence[MethodRuns], group_u: np.ndarray) -> dict[tuple[str, str], Estimate]:
+def _estimates(
+    methods: Sequence[MethodRuns], columns: Sequence[Column], group_h: np.ndarray
+) -> dict[tuple[str, str], Estimate]:
     """Every estimate by (method, column); those of the same rows and number of seeds share the bootstrap's draws."""
     populations: dict[tuple, list[tuple[tuple[str, str], np.ndarray]]] = {}
-    for method, column in itertools.product(methods, metric_columns()):
-        member = (method.name, column.name), values_of(method, column, group_u)
+    for method, column in itertools.product(methods, columns):
+        member = (method.name, column.name), values_of(method, column, group_h)
         populations.setdefault((column.split, column.group, len(method.seeds)), []).append(member)
     found = {}
     for members in populations.values():
@@ -149,12 +159,16 @@ def _estimates(methods: Sequence[MethodRuns], group_u: np.ndarray) -> dict[tuple
 
 
 def _row(
-    method: MethodRuns, dataset: Dataset, estimates: Mapping[tuple[str, str], Estimate], floor: float | None
+    method: MethodRuns,
+    dataset: Dataset,
+    columns: Sequence[Column],
+    estimates: Mapping[tuple[str, str], Estimate],
+    floor: float | None,
 ) -> TableRow:
     known = published(dataset.name, method.name)
     scores = {
         column.name: estimates.get((method.name, column.name), Estimate())._replace(published=known.get(column.name))
-        for column in metric_columns()
+        for column in columns
     }
     scores[TIE_RATE] = _spread([_tie_rate(ranks) for ranks in method.ranks])
     scores[CONSTANT_RATE] = _spread([float(np.mean(ranks.constant)) for ranks in method.ranks])
@@ -179,5 +193,5 @@ def _spread(value_s: Sequence[float | None] | np.ndarray) -> Estimate:
 
 def _tie_rate(ranks: Ranks) -> float | None:
     """Share of test rows whose item is tied with another candidate; None without test rows."""
-    tied_u = np.asarray(ranks.tied[TEST])[np.asarray(ranks.item[TEST]) >= 0]
-    return float(np.mean(tied_u > 1)) if tied_u.size else None
+    tied_h = np.asarray(ranks.tied[TEST])[np.asarray(ranks.item[TEST]) >= 0]
+    return float(np.mean(tied_h > 1)) if tied_h.size else None

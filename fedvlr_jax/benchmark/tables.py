@@ -13,7 +13,7 @@ from fedvlr_jax.benchmark.contrasts import Contrast
 from fedvlr_jax.benchmark.groups import RowGroups
 from fedvlr_jax.benchmark.published import PAPER_METRICS, equals_constant
 from fedvlr_jax.benchmark.table import CONSTANT_RATE, TIE_RATE, Estimate, TableRow
-from fedvlr_jax.evaluation.metrics import CUTOFFS, SELECTION_METRIC, main_metrics, printed_metrics
+from fedvlr_jax.evaluation.metrics import CUTOFFS, SELECTION_METRIC, main_metrics, printed_metrics, set_metrics
 
 NOTHING = "-"
 _WITH_BEST = (order.PAPER, order.FURTHER, order.CENTRAL)  # blocks whose highest mean is emphasised
@@ -77,6 +77,18 @@ def cutoff_table(rows: Sequence[TableRow]) -> Table:
         ("method", *metrics),
         _blocks(shown, lambda row: (row.method.name, *(_full(row.scores[m]) for m in metrics))),
     )
+
+
+def set_tables(rows: Sequence[TableRow]) -> list[Table]:
+    """Recall and MAP, where some user has several held-out rows."""
+    shown = [row for row in rows if row.method.seeds]
+    metrics = [m for m in set_metrics(True, *CUTOFFS) if any(m in row.scores for row in shown)]
+    if not metrics:
+        return []
+    about = "All test rows of a user as the relevant set of one list, percent, as above; HR and NDCG rank each row "
+    about += "without the user's other test rows."
+    blocks = _blocks(shown, lambda row: (row.method.name, *(_full(row.scores[m]) for m in metrics)))
+    return [Table("Several rows a user", about, ("method", *metrics), blocks)]
 
 
 def test_table(contrasts: Sequence[Contrast]) -> Table:

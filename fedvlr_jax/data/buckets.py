@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from fedvlr_jax.types import Bucket, ClientData, Dataset, content_of
+from fedvlr_jax.types import Bucket, ClientData, Dataset, HeldOut, Targets, content_of
 
 
 class Histories(NamedTuple):
@@ -76,9 +76,14 @@ def make_buckets(dataset: Dataset, *, min_length: int = 4, growth: float = 2.0) 
     return tuple(Bucket(user_c.astype(np.int32), histories.padded(user_c, width)) for user_c, width in pairs)
 
 
-def heldout_targets(dataset: Dataset) -> np.ndarray:
-    """int32 [t, u], the validation and the test item of every user, -1 where a user has none."""
-    return np.stack([dataset.valid_item, dataset.test_item]).astype(np.int32)
+def heldout_targets(dataset: Dataset) -> Targets:
+    """The validation and test items of every user, as NumPy arrays."""
+    item_th = np.stack([dataset.valid_item, dataset.test_item]).astype(np.int32)
+    if dataset.held_user is None:
+        return item_th
+    width_u = np.bincount(dataset.held_user, minlength=dataset.num_users)
+    start = np.concatenate([[0], np.cumsum(width_u), [width_u.sum()]]).astype(np.int32)
+    return HeldOut(item_th, dataset.held_user, start, np.arange(width_u.max(), dtype=np.int32))
 
 
 def make_client_data(dataset: Dataset, *, min_length: int = 4, growth: float = 2.0) -> ClientData:

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fedvlr_jax.data.heldout import place_rows
 from fedvlr_jax.data.interactions import SPLITS, Interactions
-from fedvlr_jax.data.messages import DataWarning
+from fedvlr_jax.data.messages import DataWarning, Source
 
 TRAIN, VALID, TEST = range(3)
 LEAST_ROWS = 3  # one train, one validation and one test row
@@ -22,6 +23,7 @@ class Split(NamedTuple):
     train_item: np.ndarray
     valid_item: np.ndarray
     test_item: np.ndarray
+    held_user: np.ndarray | None
     dropped_duplicates: int
     train_age: np.ndarray | None
 
@@ -30,10 +32,10 @@ def make_split(rows: Interactions, num_users: int) -> Split:
     """Drops repeated pairs, splits by time where the file has no split, and checks the split.
 
     Raises:
-      DataError: a pair in two splits, a split without rows, a user without train rows, or a user with
-        several validation or several test rows.
+      DataError: a pair in two splits, a split without rows, or a user without train rows.
     """
-    if rows.split is None:
+    is_labelled = rows.split is not None
+    if not is_labelled:
         # At equal times the larger itemID counts as the later interaction, whatever the order of lines.
         rows = _take(rows, np.lexsort((rows.item, rows.timestamp, rows.user)))
         rows, dropped = _drop_duplicates(rows)
@@ -42,14 +44,13 @@ def make_split(rows: Interactions, num_users: int) -> Split:
         rows, dropped = _drop_duplicates(rows)
         if rows.timestamp is not None:
             _warn_of_late_train_rows(rows, num_users)
-    _check_split(rows, num_users)
+    _check_split(rows, num_users, is_labelled)
     train = _take(rows, np.flatnonzero(rows.split == TRAIN))
     train = _take(train, np.lexsort((train.item, train.user)))
     return Split(
         train_user=train.user.astype(np.int32),
         train_item=train.item.astype(np.int32),
-        valid_item=_held_out(rows, VALID, num_users),
-        test_item=_held_out(rows, TEST, num_users),
+        **_held_out(rows, num_users),
         dropped_duplicates=dropped,
         train_age=None if train.timestamp is None else _ages(train.user, train.timestamp),
     )
@@ -145,11 +146,12 @@ def _warn_of_late_train_rows(rows: Interactions, num_users: int) -> None:
         warnings.warn(message, DataWarning, stacklevel=2)
 
 
-def _check_split(rows: Interactions, num_users: int) -> None:
+def _check_split(rows: Interactions, num_users: int, is_labelled: bool) -> None:
     source = rows.source
     for label, name in enumerate(SPLITS.values()):
         if not np.any(rows.split == label):
-            raise source.problem(f"rows with {source.split} {label} ({name})", "none", field=source.split)
+            found = f"none; {_way_out(source, label, is_labelled)}" if label else "none"
+            raise source.problem(f"rows with {source.split} {label} ({name})", found, field=source.split)
     empty = np.flatnonzero(np.bincount(rows.user[rows.split == TRAIN], minlength=num_users) == 0)
     if empty.size:
         line = rows.line[rows.user == empty[0]]
@@ -159,16 +161,17 @@ def _check_split(rows: Interactions, num_users: int) -> None:
             line=int(line[0]),
             field=source.split,
         )
-    for label in (VALID, TEST):
-        several = np.flatnonzero(np.bincount(rows.user[rows.split == label]) > 1)
-        if several.size:
-            line = rows.line[(rows.user == several[0]) & (rows.split == label)]
-            raise source.problem(
-                f"at most one {SPLITS[str(label)]} row ({source.split} {label}) for every user",
-                f"{line.size} for {source.user} {source.user_id(several[0])}, the first in {source.row} {line[0]}",
-                line=int(line[1]),
-                field=source.split,
-            )
+
+
+def _way_out(source: Source, label: int, is_labelled: bool) -> str:
+    """What to do about a held-out split without rows."""
+    if not is_labelled:
+        return f"a {source.user} needs {LEAST_ROWS} distinct items to have a row held out"
+    share = {VALID: "split.valid", TEST: "split.test"}[label]
+    return (
+        f"label some rows {label}, or leave {source.split} out to split by {source.timestamp}, or let prepare do it "
+        f"(split.by=ratio with {share} above 0)"
+    )
 
 
 def _ages(user: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
@@ -184,9 +187,12 @@ def _ages(user: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
     return age
 
 
-def _held_out(rows: Interactions, label: int, num_users: int) -> np.ndarray:
-    """int32 [u], the item of each user's row in one held-out split, or -1."""
-    item_u = np.full(num_users, -1, np.int32)
-    chosen = rows.split == label
-    item_u[rows.user[chosen]] = rows.item[chosen]
-    return item_u
+def _held_out(rows: Interactions, num_users: int) -> dict[str, np.ndarray | None]:
+    """The fields `valid_item`, `test_item` and `held_user` of `types.Dataset`."""
+    held = _take(rows, np.flatnonzero(rows.split != TRAIN))
+    held = _take(held, np.lexsort((held.item, held.user, held.split)))
+    t = held.split - VALID
+    at, held_user = place_rows(t, held.user, num_users)
+    item_th = np.full((2, num_users if held_user is None else len(held_user)), -1, np.int32)
+    item_th[t, at] = held.item
+    return {"valid_item": item_th[0], "test_item": item_th[1], "held_user": held_user}

@@ -3,7 +3,7 @@
 A prepared copy holds two tfds data sets in array_record files, both usable with tfds alone:
 
     clients/1.1.0   split "clients", one example per user: user, train (items, ascending), valid and test (item or
-                    -1), and planted where the truth is known
+                    -1; several where some user has several), and planted where the truth is known
     items/1.1.0     split "items", one example per item: item, and image and text where the set has them
 
 They hold a checked `Dataset`: repeated rows are dropped, features have unit norm. Reading one back gives an equal
@@ -142,8 +142,12 @@ def _facts(dataset: Dataset) -> dict[str, Any]:
 def _clients(dataset: Dataset) -> Iterator[dict[str, Any]]:
     rows = {"train": dataset.train_item} | ({} if dataset.train_age is None else {"age": dataset.train_age})
     of_user = {name: split_by_user(dataset, values) for name, values in rows.items()}
+    of_split = {"valid": dataset.valid_item, "test": dataset.test_item}
+    if dataset.held_user is not None:
+        last_u = np.searchsorted(dataset.held_user, np.arange(dataset.num_users), side="right")
+        of_split = {name: np.split(values, last_u[:-1]) for name, values in of_split.items()}
     for user in range(dataset.num_users):
-        held_out = {"valid": dataset.valid_item[user], "test": dataset.test_item[user]}
+        held_out = {name: values[user] for name, values in of_split.items()}
         planted = {} if dataset.planted is None else {"planted": dataset.planted[user]}
         yield {"user": user, **{name: values[user] for name, values in of_user.items()}, **held_out, **planted}
 
@@ -155,8 +159,9 @@ def _items(dataset: Dataset) -> Iterator[dict[str, Any]]:
 
 
 def _client_features(tfds: ModuleType, dataset: Dataset) -> dict[str, Any]:
-    numbers = dict.fromkeys(("user", "valid", "test"), np.int32)
-    ragged = ("train",) if dataset.train_age is None else ("train", "age")
+    held, age = ("valid", "test"), () if dataset.train_age is None else ("age",)
+    numbers = dict.fromkeys(("user", *(held if dataset.held_user is None else ())), np.int32)
+    ragged = ("train", *age, *(() if dataset.held_user is None else held))
     rows = {name: tfds.features.Tensor(shape=(None,), dtype=np.int32) for name in ragged}
     planted = {} if dataset.planted is None else {"planted": tfds.features.Tensor(shape=(3,), dtype=np.float32)}
     return {**numbers, **rows, **planted}
@@ -213,14 +218,18 @@ def _assemble(facts: Mapping[str, Any], clients: list[dict[str, Any]], items: li
         values = np.stack([example[name] for example in examples])
         return values.astype(np.int32) if values.dtype.kind == "i" else values
 
+    several = np.ndim(clients[0]["valid"]) > 0
+    held_out = {name: [np.atleast_1d(client[name]) for client in clients] for name in ("valid", "test")}
+    places_u = [len(items) for items in held_out["valid"]]
     return Dataset(
         name=facts["name"],
         num_users=facts["num_users"],
         num_items=facts["num_items"],
         train_user=np.repeat(stack(clients, "user"), [len(client["train"]) for client in clients]),
         train_item=np.concatenate([client["train"] for client in clients]),
-        valid_item=stack(clients, "valid"),
-        test_item=stack(clients, "test"),
+        valid_item=np.concatenate(held_out["valid"]).astype(np.int32),
+        test_item=np.concatenate(held_out["test"]).astype(np.int32),
+        held_user=np.repeat(stack(clients, "user"), places_u) if several else None,
         V=stack(items, "image"),
         C=stack(items, "text"),
         planted=stack(clients, "planted"),

@@ -18,7 +18,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from fedvlr_jax.errors import ConfigError
-from fedvlr_jax.types import NOWHERE, Array, Bucket, ClientData, FedState, PyTree, Ranks
+from fedvlr_jax.types import NOWHERE, Array, Bucket, ClientData, FedState, PyTree, Ranks, Targets
 
 AXIS = "clients"
 
@@ -110,25 +110,29 @@ def place_clients(data: ClientData, num_users: int, num_items: int, mesh: Mesh |
 
 
 def rank_over_devices(rank: Callable[..., Ranks], mesh: Mesh | None) -> Callable[..., Ranks]:
-    """``rank(snapshot, buckets, target_tu) -> Ranks`` on every device's clients, joined.
+    """``rank(snapshot, buckets, targets) -> Ranks`` on every device's clients, joined.
 
     ``snapshot.private`` and ``buckets`` are split, the rest of the arguments is not.
     """
     if mesh is None:
         return rank
 
-    def on_device(private: PyTree, rest: Any, buckets: tuple[Bucket, ...], target_tu: Array) -> Ranks:
-        found = rank(rest._replace(private=private), buckets, target_tu)
+    def on_device(private: PyTree, rest: Any, buckets: tuple[Bucket, ...], targets: Targets) -> Ranks:
+        found = rank(rest._replace(private=private), buckets, targets)
         here_u = jnp.zeros(found.constant.shape, jnp.int32)
         for bucket in buckets:
             here_u = here_u.at[bucket.user].set(1, mode="drop")
-        others = 1 - jax.lax.psum(here_u, AXIS)  # in no bucket of any device: the same everywhere
+        others_u = 1 - jax.lax.psum(here_u, AXIS)  # in no bucket of any device: the same everywhere
 
-        def join(x: Array) -> Array:
-            total = jax.lax.psum(jnp.where(here_u == 1, x, 0).astype(jnp.int32), AXIS)
+        def join(x: Array, here: Array, others: Array) -> Array:
+            total = jax.lax.psum(jnp.where(here == 1, x, 0).astype(jnp.int32), AXIS)
             return jnp.where(others == 1, x, total).astype(x.dtype)
 
-        return jax.tree.map(join, found)
+        of_users = here_u, others_u
+        of_rows = of_users if found.user is None else tuple(x_u[found.user] for x_u in of_users)
+        users = {name: join(getattr(found, name), *of_users) for name in ("constant", "nonfinite")}
+        rows = {name: join(getattr(found, name), *of_rows) for name in ("item", "greater", "tied")}
+        return found._replace(**users, **rows)
 
     specs = (P(AXIS), P(), P(AXIS), P())
     mapped = jax.shard_map(on_device, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from fedvlr_jax.algorithm import Algorithm
+from fedvlr_jax.data.heldout import held_users, rows_a_user
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.evaluation.top import top_items
 from fedvlr_jax.federated.mesh import whole
@@ -17,7 +18,6 @@ from fedvlr_jax.federated.scoring import Snapshot
 from fedvlr_jax.types import Array, Bucket, ClientData, Dataset, FedState
 
 EXCLUDED = ("train", "seen")
-HELD_OUT = 2  # items of a user that are in no history: one for validation, one for the test
 
 
 def recommend(
@@ -87,7 +87,7 @@ def recommended_rows(
       dataset: what was trained on.
       k: how many, at least 1; more than there are candidates are all of them.
       users: numbers of the users, or None for all.
-      exclude: "train" leaves out the train history; "seen" also the user's validation and test item.
+      exclude: "train" leaves out the train history; "seen" also the user's validation and test items.
 
     Returns:
       A structured array with the fields user, rank (int32, from 1), item and score (float32); users and items in the
@@ -106,7 +106,7 @@ def recommended_rows(
         clients,
         num_users=dataset.num_users,
         num_items=dataset.num_items,
-        k=min(k + (HELD_OUT if exclude == "seen" else 0), dataset.num_items),
+        k=min(k + (int(rows_a_user(dataset).max()) if exclude == "seen" else 0), dataset.num_items),
         chunk=chunk,
     )
     item_uk, score_uk = _without_held_out(dataset, *best) if exclude == "seen" else best
@@ -123,7 +123,10 @@ def _of_users(parts: Iterable[tuple[FedState, Bucket]], users: np.ndarray) -> It
 
 def _without_held_out(dataset: Dataset, item_uk: np.ndarray, score_uk: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The same without validation and test items; what comes after them moves up."""
-    held_uk = (item_uk == dataset.valid_item[:, None]) | (item_uk == dataset.test_item[:, None])
+    user_h, item_th = held_users(dataset).astype(np.int64), np.stack([dataset.valid_item, dataset.test_item])
+    pair_th = np.where(item_th >= 0, user_h * dataset.num_items + item_th, -1)
+    pair_uk = np.arange(len(item_uk))[:, None] * dataset.num_items + item_uk
+    held_uk = (item_uk >= 0) & np.isin(pair_uk, pair_th)
     order_uk = np.argsort(held_uk, axis=1, kind="stable")
     items, scores = np.where(held_uk, -1, item_uk), np.where(held_uk, -np.inf, score_uk)
     return np.take_along_axis(items, order_uk, axis=1), np.take_along_axis(scores, order_uk, axis=1)

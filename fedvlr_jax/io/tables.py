@@ -8,20 +8,21 @@ from typing import Any
 import jax
 from tabulate import tabulate
 
-from fedvlr_jax.evaluation.metrics import CUTOFFS, SELECTION_METRIC, printed_metrics
+from fedvlr_jax.evaluation.metrics import CUTOFFS, MAIN_CUTOFF, SELECTION_METRIC, printed_metrics, set_metrics
 from fedvlr_jax.types import Dataset, PyTree
 
 
 def result_table(result: Mapping[str, Any], baselines: Iterable[Mapping[str, Any]]) -> str:
     """The run and the baselines under it, in percent; what is below popularity is called so."""
     baselines = list(baselines)
+    metrics = [*printed_metrics(*CUTOFFS), *(m for m in set_metrics(True, MAIN_CUTOFF) if m in result["test"])]
     headers = [
         "",
-        *printed_metrics(*CUTOFFS),
+        *metrics,
         *(f"{group} {SELECTION_METRIC}" for group in ("warm", "cold", "valid")),
     ]
-    rows = [_row(f"{result['host']} + {result['variant']}", result)]
-    rows += [_row(_baseline_name(baseline), baseline["summary"]) for baseline in baselines]
+    rows = [_row(f"{result['host']} + {result['variant']}", result, metrics)]
+    rows += [_row(_baseline_name(baseline), baseline["summary"], metrics) for baseline in baselines]
     table = tabulate(rows, headers, floatfmt=".2f", missingval="-")
     lines = [f"{result['dataset']}: test rows at round {result['best_round']}, chosen on validation; percent", table]
     lines.append(
@@ -68,8 +69,8 @@ def cost_table(dataset: Dataset, cost: Any, evaluation: Mapping[str, Any]) -> st
     return "\n\n".join([head, parameters, tabulate(sizes, ["size", "bytes"], intfmt=",")])
 
 
-def _row(name: str, summary: Mapping[str, Any]) -> list[Any]:
-    test = [_scaled(summary["test"].get(metric)) for metric in printed_metrics(*CUTOFFS)]
+def _row(name: str, summary: Mapping[str, Any], metrics: Iterable[str]) -> list[Any]:
+    test = [_scaled(summary["test"].get(metric)) for metric in metrics]
     groups = ("test_warm", "test_cold", "valid")
     return [name, *test, *(_scaled(summary[group][SELECTION_METRIC]) for group in groups)]
 

@@ -16,7 +16,7 @@ from fedvlr_jax.federated.mesh import place_clients, rank_over_devices, replicat
 from fedvlr_jax.io.checkpoint import Checkpoints
 from fedvlr_jax.training.backend import abstract
 from fedvlr_jax.training.experiment import Experiment
-from fedvlr_jax.types import Array, Bucket, ClientData, FedState, PyTree, Ranks, RoundInfo
+from fedvlr_jax.types import Bucket, ClientData, FedState, PyTree, Ranks, RoundInfo, Targets
 
 Run = Callable[[PyTree, ClientData], tuple[PyTree, RoundInfo]]
 
@@ -34,7 +34,7 @@ class DeviceBackend(Compiler):
         mesh = algorithm.mesh
         self.clients = place_clients(clients, dataset.num_users, dataset.num_items, mesh)
         self._buckets = clients.buckets  # of the whole state, wherever that lies
-        self.target_tu = heldout_targets(dataset)
+        self.targets = heldout_targets(dataset)
         self.warm_i = warm_items(dataset.train_item, dataset.num_items)
         self.abstract_state = abstract(jax.eval_shape(algorithm.init, jax.random.key(0)), mesh)
         self._places = jax.tree.map(lambda x: x.sharding, self.abstract_state)
@@ -70,21 +70,21 @@ class DeviceBackend(Compiler):
             self._run = (length, self.run(length))
         if self._rank is None:
 
-            def rank(state: PyTree, clients: ClientData, target_tu: Array) -> Ranks:
+            def rank(state: PyTree, clients: ClientData, targets: Targets) -> Ranks:
                 params = self._algorithm.snapshot(state, clients.content, clients.prior)
-                return rank_over_devices(ranked, self._algorithm.mesh)(params, clients.buckets, target_tu)
+                return rank_over_devices(ranked, self._algorithm.mesh)(params, clients.buckets, targets)
 
-            def ranked(params: PyTree, buckets: tuple[Bucket, ...], target_tu: Array) -> Ranks:
-                return rank_all(self._algorithm.rank_score, params, buckets, target_tu, chunk=self._eval_chunk)
+            def ranked(params: PyTree, buckets: tuple[Bucket, ...], targets: Targets) -> Ranks:
+                return rank_all(self._algorithm.rank_score, params, buckets, targets, chunk=self._eval_chunk)
 
-            targets = replicate(self.target_tu, self._algorithm.mesh)
+            targets = replicate(self.targets, self._algorithm.mesh)
             self._rank = self.compile(jax.jit(rank), self.abstract_state, self.clients, targets)
 
     def rank(self, state: PyTree, *, hide_test: bool) -> Ranks:
         """See `Backend`."""
         self.prepare()
-        target_tu = without_test(self.target_tu) if hide_test else self.target_tu
-        return jax.device_get(self._rank(state, self.clients, replicate(target_tu, self._algorithm.mesh)))
+        targets = without_test(self.targets) if hide_test else self.targets
+        return jax.device_get(self._rank(state, self.clients, replicate(targets, self._algorithm.mesh)))
 
     def advance(self, state: PyTree, num_rounds: int) -> tuple[PyTree, RoundInfo]:
         """See `Backend`; `prepare` was called with a divisor of `num_rounds`."""

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fedvlr_jax.evaluation.metrics import main_metrics, row_values, summarise, warm_items
+from fedvlr_jax.data.heldout import place_rows
+from fedvlr_jax.evaluation.metrics import MAIN_CUTOFF, main_metrics, set_metrics, summarise, user_values, warm_items
 from fedvlr_jax.evaluation.statistics import bootstrap_interval
 from fedvlr_jax.models.costs import CostReport
 from fedvlr_jax.training.schedule import RunProgress
@@ -58,25 +59,34 @@ def make_result(
 
 def rank_arrays(ranks: Ranks) -> dict[str, np.ndarray]:
     """The content of ranks.npz: one row for every held-out item, validation rows (split 1) before test rows (2)."""
-    split, user = np.nonzero(np.asarray(ranks.item) >= 0)
+    split, row = np.nonzero(np.asarray(ranks.item) >= 0)
+    user = row if ranks.user is None else np.asarray(ranks.user)[row]
     return {
         "user": user.astype(np.int32),
         "split": np.where(split == 0, VALID_LABEL, TEST_LABEL).astype(np.int32),
-        "item": np.asarray(ranks.item)[split, user],
-        "greater": np.asarray(ranks.greater)[split, user],
-        "tied": np.asarray(ranks.tied)[split, user],
+        "item": np.asarray(ranks.item)[split, row],
+        "greater": np.asarray(ranks.greater)[split, row],
+        "tied": np.asarray(ranks.tied)[split, row],
     }
 
 
 def ranks_of(arrays: Mapping[str, np.ndarray]) -> Ranks:
     """The ranks behind `rank_arrays`, with the arrays ``constant`` and ``nonfinite`` [u] beside it."""
     constant = np.asarray(arrays["constant"])
-    shape = (2, constant.size)
-    ranks = Ranks(np.full(shape, -1, np.int32), np.zeros(shape, np.int32), np.ones(shape, np.int32), constant, None)
-    at = (np.asarray(arrays["split"]) - VALID_LABEL, np.asarray(arrays["user"]))
+    split = np.asarray(arrays["split"]) - VALID_LABEL
+    row, held_user = place_rows(split, np.asarray(arrays["user"]), constant.size)
+    shape = (2, constant.size if held_user is None else held_user.size)
+    ranks = Ranks(
+        item=np.full(shape, -1, np.int32),
+        greater=np.zeros(shape, np.int32),
+        tied=np.ones(shape, np.int32),
+        constant=constant,
+        nonfinite=np.asarray(arrays["nonfinite"]),
+        user=held_user,
+    )
     for field in ("item", "greater", "tied"):
-        getattr(ranks, field)[at] = arrays[field]
-    return ranks._replace(nonfinite=np.asarray(arrays["nonfinite"]))
+        getattr(ranks, field)[split, row] = arrays[field]
+    return ranks
 
 
 def rank_correlations(learned_um: np.ndarray, planted_um: np.ndarray) -> dict[str, float | None]:
@@ -95,7 +105,8 @@ def rank_correlations(learned_um: np.ndarray, planted_um: np.ndarray) -> dict[st
 
 def _intervals(ranks: Ranks) -> dict[str, tuple[float, float]]:
     """95 % user-bootstrap intervals of the main test metrics."""
-    values = {metric: row_values(ranks, metric) for metric in main_metrics()}
+    metrics = (*main_metrics(), *set_metrics(ranks.user is not None, MAIN_CUTOFF))
+    values = {metric: user_values(ranks, metric) for metric in metrics}
     return {name: bootstrap_interval(x) for name, x in values.items() if x.size}
 
 

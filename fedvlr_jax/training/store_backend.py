@@ -28,6 +28,7 @@ from fedvlr_jax.compiling import Compiler
 from fedvlr_jax.data.buckets import heldout_targets, make_histories
 from fedvlr_jax.evaluation.metrics import warm_items
 from fedvlr_jax.evaluation.ranking import rank_block, unranked, without_test
+from fedvlr_jax.evaluation.targets import item_of, rows_of
 from fedvlr_jax.federated import sampling
 from fedvlr_jax.io.checkpoint import Checkpoints
 from fedvlr_jax.training.backend import abstract
@@ -74,7 +75,7 @@ class StoreBackend(Compiler):
         self._dirty_bytes = DIRTY_BYTES if settings["compute"]["store"] == "disk" else sys.maxsize
         self._clients = jax.device_put(clients._replace(buckets=()))
         self._histories = make_histories(dataset)
-        self._target_tu = np.pad(heldout_targets(dataset), [(0, 0), (0, 1)], constant_values=-1)
+        self._targets = heldout_targets(dataset)
         self._num_users, self._size = dataset.num_users, algorithm.clients_per_round
         key = jax.eval_shape(jax.random.key, 0)
         public = jax.eval_shape(algorithm.init_public, key)
@@ -168,15 +169,19 @@ class StoreBackend(Compiler):
     def rank(self, state: FedState, *, hide_test: bool) -> Ranks:
         """See `Backend`."""
         self.prepare()
-        target_tu = without_test(self._target_tu) if hide_test else self._target_tu
-        ranks = unranked(len(target_tu), self._num_users)
+        targets = without_test(self._targets) if hide_test else self._targets
+        item_th, ranks = item_of(targets), unranked(targets)
         snapshot = self._publish(state, self._clients)
         for part, block in _ahead(self.parts(state)):
-            target_tb = target_tu[:, block.user]
+            rows, real_b = np.asarray(rows_of(targets, block.user)), block.user < self._num_users
+            there = rows < item_th.shape[1]
+            target_tb = np.where(there, item_th[:, np.where(there, rows, 0)], -1)
             found = self._rank[block.history.shape[1]](snapshot, part.private, block, target_tb)
-            real_b = block.user < self._num_users
-            for all_, values in zip(ranks, (target_tb, *jax.device_get(found)), strict=True):
-                all_[..., block.user[real_b]] = values[..., real_b]
+            greater, tied, constant_b, nonfinite_b = jax.device_get(found)
+            for all_, values in zip(ranks, (target_tb, greater, tied), strict=False):
+                all_[:, rows[there]] = values[:, there]
+            for all_, values_b in ((ranks.constant, constant_b), (ranks.nonfinite, nonfinite_b)):
+                all_[block.user[real_b]] = values_b[real_b]
         return ranks
 
     def parts(self, state: FedState) -> Iterator[tuple[FedState, Bucket]]:
@@ -256,7 +261,8 @@ class StoreBackend(Compiler):
             return rank_block(self._algorithm.rank_score, params, block, target_tb, num_chunks=num_chunks)
 
         size = block.user.shape[0]
-        target_tb = jax.ShapeDtypeStruct((len(self._target_tu), size), jnp.int32)
+        rows = jax.eval_shape(rows_of, self._targets, block.user)
+        target_tb = jax.ShapeDtypeStruct((2, *rows.shape), jnp.int32)
         return self.compile(jax.jit(rank), snapshot, self._abstract_rows(size), block, target_tb)
 
     def _abstract_rows(self, size: int) -> PrivateState:

@@ -26,6 +26,11 @@ from fedvlr_jax.errors import ConfigError, DataError
 
 VERSION = 1  # of the steps: raised whenever the same settings and files give another folder
 TIE_RULE = "at equal times the row with the larger original item id is the later one"
+_WAYS_OUT = (
+    "lower --config.split.valid and --config.split.test, or see --config.core",
+    "rounds and settings are chosen by them: set --config.split.valid above 0, or another --config.split.by",
+    "set --config.split.test above 0, or another --config.split.by",
+)
 PACKAGES = ("fedvlr_jax", "numpy", "pyarrow")
 
 
@@ -179,7 +184,7 @@ def _require_same(out: pathlib.Path, earlier: Mapping[str, Any], identity: Mappi
 def _require_all_splits(rows: Rows) -> None:
     for label, name in enumerate(("train", "validation", "test")):
         if not np.any(rows.label == label):
-            raise DataError(f"expected {name} rows after the split, found none; see --config.split and --config.core")
+            raise DataError(f"expected {name} rows after the split, found none; {_WAYS_OUT[label]}")
 
 
 def _labels(rows: Rows) -> np.ndarray:
