@@ -14,6 +14,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu
 
 import jax
 import pytest
+from same_programs import share_programs
 
 gc.set_threshold(200_000, 50, 50)  # tracing makes many objects and little garbage: a fifth of the time is saved
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -24,6 +25,7 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / os.environ.get("JAX_COMPILA
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+share_programs()
 
 LONG = {
     "test_cli_signals",
