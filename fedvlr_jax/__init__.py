@@ -18,7 +18,17 @@ __version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from fedvlr_jax.algorithm import make_algorithm
-    from fedvlr_jax.api import Fitted, evaluate, fit, load_dataset, preferences, recommend, restore, train
+    from fedvlr_jax.api import (
+        Fitted,
+        evaluate,
+        fit,
+        load_dataset,
+        preferences,
+        recommend,
+        restore,
+        train,
+        write_recommendations,
+    )
     from fedvlr_jax.baselines import BASELINES
     from fedvlr_jax.data.arrays import from_arrays, from_frame
     from fedvlr_jax.data.messages import DataWarning
@@ -37,7 +47,17 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "algorithm": ("make_algorithm",),
-    "api": ("Fitted", "evaluate", "fit", "load_dataset", "preferences", "recommend", "restore", "train"),
+    "api": (
+        "Fitted",
+        "evaluate",
+        "fit",
+        "load_dataset",
+        "preferences",
+        "recommend",
+        "restore",
+        "train",
+        "write_recommendations",
+    ),
     "baselines": ("BASELINES",),
     "data.arrays": ("from_arrays", "from_frame"),
     "data.messages": ("DataWarning",),
@@ -91,6 +111,7 @@ __all__ = [
     "recommend",
     "restore",
     "train",
+    "write_recommendations",
 ]
 
 

@@ -15,7 +15,7 @@ from fedvlr_jax.data import load_configured
 from fedvlr_jax.data.ids import as_column, numbers_of
 from fedvlr_jax.data.messages import Source, shown
 from fedvlr_jax.errors import ConfigError, DataError
-from fedvlr_jax.io.files import prepare_workdir
+from fedvlr_jax.io.files import prepare_workdir, write_rows
 from fedvlr_jax.io.lock import own
 from fedvlr_jax.settings import check_settings, default_settings, override
 from fedvlr_jax.training import job
@@ -202,7 +202,12 @@ def evaluate(workdir: Path, dataset: Dataset | None = None) -> dict[str, Any]:
 
 
 def recommend(
-    fitted: Fitted, k: int = 10, users: Sequence[Any] | np.ndarray | None = None, *, exclude: str = "train"
+    fitted: Fitted,
+    k: int = 10,
+    users: Sequence[Any] | np.ndarray | None = None,
+    *,
+    exclude: str = "train",
+    titles: bool = False,
 ) -> np.ndarray:
     """The best items of each user that are not in the train history.
 
@@ -216,6 +221,7 @@ def recommend(
       k: items for each user, fewer where there are not so many.
       users: ids of the users, None for all. One call for many users is much faster than many calls.
       exclude: "train"; "seen" leaves out validation and test items too, as one would for users who have them already.
+      titles: add a field title, where the data set has titles; `write_recommendations` writes it as well.
 
     Returns:
       A structured array, one row for each recommendation, with the fields user, rank (from 1), item and score; users
@@ -227,7 +233,21 @@ def recommend(
       ConfigError: a `k` below 1, or an unknown `exclude`.
     """
     numbers = None if users is None else _user_numbers(fitted.dataset, users)
-    return job.recommendations(fitted.experiment, fitted.trained, k=k, users=numbers, exclude=exclude)
+    return job.recommendations(fitted.experiment, fitted.trained, k=k, users=numbers, exclude=exclude, titles=titles)
+
+
+def write_recommendations(rows: np.ndarray, path: Path, format: str = "csv") -> None:
+    """Write what `recommend` gave, in one step.
+
+    Args:
+      rows: of `recommend`.
+      path: of the file, in a folder that is there.
+      format: "csv" with a header, or "jsonl": a JSON object a line.
+
+    Raises:
+      ConfigError: an unknown format.
+    """
+    write_rows(pathlib.Path(path), rows, format)
 
 
 def preferences(fitted: Fitted) -> np.ndarray:

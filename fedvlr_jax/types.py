@@ -62,9 +62,10 @@ class Dataset:
       dropped_duplicates: number of repeated (user, item) rows that were dropped while reading.
       train_age: int32 [rows], for every train row the number of its user's train rows with a later timestamp (0 =
         the latest; equal times share an age); None where the set has no timestamps.
-      user_ids, item_ids: [u] and [i], the ids that the caller knows users and items by, ascending: number k is
+      user_ids, item_ids: [u] and [i], the ids that the caller knows users and items by: number k is
         ``user_ids[k]``. None where the numbers are the ids.
       item_titles: str [i], what to call an item; None where nobody said.
+      missing_V, missing_C: bool [i], items whose visual or textual row is imputed; None where nobody said.
     """
 
     name: str
@@ -83,6 +84,8 @@ class Dataset:
     user_ids: np.ndarray | None = None
     item_ids: np.ndarray | None = None
     item_titles: np.ndarray | None = None
+    missing_V: np.ndarray | None = None
+    missing_C: np.ndarray | None = None
 
 
 class Content(NamedTuple):

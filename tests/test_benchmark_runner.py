@@ -16,6 +16,7 @@ from commands import ROOT, TINY, finish, run_here, start
 
 from fedvlr_jax.baselines import BASELINES
 from fedvlr_jax.benchmark import central, federated
+from fedvlr_jax.benchmark.budget import Extent
 from fedvlr_jax.benchmark.methods import Method
 from fedvlr_jax.benchmark.runner import run_benchmark
 from fedvlr_jax.data import synthetic as generator
@@ -94,8 +95,9 @@ def test_a_gradient_trained_baseline_searches_its_points_and_runs_its_seeds(fini
 
 
 def test_a_single_baseline_may_try_more_points_than_the_others(tmp_path, monkeypatch):
-    task = types.SimpleNamespace(config={"baseline_points": 2, "baseline_points_of": {"bpr_mf": 3}, "seeds": 1})
-    task.config["search_seeds"] = 1
+    task = types.SimpleNamespace(
+        config={"baseline_points": 2, "baseline_points_of": {"bpr_mf": 3}}, extent=Extent(0, 1, 1)
+    )
     requested = {}
 
     def fit(task, method, learner, points, wanted):
@@ -109,7 +111,7 @@ def test_a_single_baseline_may_try_more_points_than_the_others(tmp_path, monkeyp
 
 
 def test_points_of_what_has_no_grid_to_train_are_refused():
-    config = {"seeds": 1, "search_seeds": 1, "baseline_points_of": {"ease": 0}}
+    config = {"minutes": 0.0, "seeds": 1, "search_seeds": 1, "baseline_points_of": {"ease": 0}}
     with pytest.raises(ConfigError, match=r"baseline_points_of: expected names among bpr_mf, .* found 'ease'"):
         run_benchmark(config, None, None, interrupt=None, report=None)
 

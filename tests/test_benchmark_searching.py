@@ -31,8 +31,8 @@ def tried(values: dict[tuple[int, int], float | str | None]) -> dict[tuple[int, 
     ],
 )
 def test_the_mean_over_the_seeds_of_the_search_decides(values, best):
-    assert choose_point(2, (0, 1), tried(values)) == best
+    assert choose_point([0, 1], (0, 1), tried(values)) == best
 
 
 def test_without_a_search_the_first_point_is_taken():
-    assert choose_point(3, (), {}) == 0
+    assert choose_point([0, 1, 2], (), {}) == 0

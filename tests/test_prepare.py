@@ -64,21 +64,23 @@ def test_a_folder_has_all_that_is_promised(tmp_path):
         ["0", "0", "4.0", str(START + 9), "2"],
     ]
     assert table_of(out / "ids" / "users.csv") == [
-        ["userID", "original"],
+        ["number", "id"],
         ["0", "1"],
         ["1", "2"],
         ["2", "3"],
         ["3", "07"],
     ]
     assert (out / "ids" / "items.csv").read_text() == (
-        'itemID,original,title\n0,10,"Tea, green"\n1,20,Café\n2,30,"The ""cup"""\n3,40,Pot\n'
-        "4,50,The title is missing.\n"
+        'number,id,title\n0,10,"Tea, green"\n1,20,Café\n2,30,"The ""cup"""\n3,40,Pot\n4,50,The title is missing.\n'
     )
     found = np.load(out / "image_features.npy")
     np.testing.assert_array_equal(found[[0, 3, 1]], features)
     np.testing.assert_allclose(found[[2, 4]], np.stack([features.mean(axis=0)] * 2), rtol=1e-6)
     with np.load(out / "missing.npz") as missing:
-        assert {name: missing[name].tolist() for name in missing.files} == {"image": [2, 4], "title": [4]}
+        assert {name: np.flatnonzero(missing[name]).tolist() for name in missing.files} == {
+            "image": [2, 4],
+            "title": [4],
+        }
     facts = json.loads((out / "prepared.json").read_text())
     assert facts == json.loads(json.dumps(done.facts))
     assert facts["raw"].keys() == {"x.csv", "t.txt", "v.npy", "v.ids"}

@@ -22,6 +22,8 @@ def get_config() -> ConfigDict:
     config.controls = "shuffled features, random features, without D, without V, without C"  # of every fedvlr
     config.seeds = 5  # runs of the chosen point; seeds 0, 1, ...
     config.search_seeds = 1  # runs of every point: seeds 0, 1, ...; one alone picks among close points by luck
+    config.minutes = 0.0  # at most about so long, over all calls; cuts points, seeds, then methods; 0 = no limit
+    config.priority = ""  # comma list of names or patterns: what is run first, and cut last, under a budget
     config.group = 0  # runs trained side by side in one program; 0 = one on CPUs, all on accelerators
     config.bucket_growth = 4.0  # width of neighbouring history buckets; fewer buckets compile faster
     config.baseline_points = 0  # gradient-trained baselines: points of their grids, evenly spread; 0 = all

@@ -10,6 +10,7 @@ from fedvlr_jax.baselines import BASELINES, select
 from fedvlr_jax.baselines.learner import Learner
 from fedvlr_jax.baselines.learning import Fitted, fit_learner
 from fedvlr_jax.benchmark import storage
+from fedvlr_jax.benchmark.budget import points_within
 from fedvlr_jax.benchmark.methods import Method
 from fedvlr_jax.benchmark.records import CurvePoint, MethodRuns
 from fedvlr_jax.benchmark.searching import Key, Tried, choose_point, collect
@@ -30,25 +31,28 @@ def _closed_form(task: Task, method: Method) -> MethodRuns:
     stored = storage.find(folder, config)
     if stored is None:
         begin = time.perf_counter()
-        found = select(task.dataset, task.clients.buckets, method.name)
+        with task.clock.lap(method.name, [(0, 0)]):
+            found = select(task.dataset, task.clients.buckets, method.name)
         result = {**found.summary, "hyper": found.hyper, "best_round": 0, "seconds": time.perf_counter() - begin}
         if baseline.megabytes is not None:
             result |= {"best_round": 1, "megabytes_per_round": baseline.megabytes(task.dataset)}
         storage.save(folder, config, result, found.ranks, ())
         stored = storage.find(folder, config)
+    task.clock.found(method.name, (0, 0))
     return collect(method, stored.result["hyper"], len(grid), {(0, 0): stored}, {(0, 0): stored})
 
 
 def _learned(task: Task, method: Method, learner: Learner) -> MethodRuns:
     count = task.config["baseline_points_of"].get(method.name, task.config["baseline_points"])
     points = _spread(learner.grid, count)
-    searched = range(task.config["search_seeds"]) if len(points) > 1 else ()
+    within = points_within(task.extent, len(points))
+    searched = range(task.extent.search_seeds) if len(within) > 1 else ()
     tried: Tried = {}
     for seed in searched:
-        tried |= _fit(task, method, learner, points, [(k, seed) for k in range(len(points))])
-    best = choose_point(len(points), searched, tried)
-    final = _fit(task, method, learner, points, [(best, seed) for seed in range(task.config["seeds"])])
-    return collect(method, points[best], len(points), tried, final)
+        tried |= _fit(task, method, learner, points, [(k, seed) for k in within])
+    best = choose_point(within, searched, tried)
+    final = _fit(task, method, learner, points, [(best, seed) for seed in range(task.extent.seeds)])
+    return collect(method, points[best], len(within), tried, final)
 
 
 def _fit(
@@ -63,13 +67,15 @@ def _fit(
         stored = storage.find(folder, config)
         if stored is None:
             task.check_interrupt()
-            (fitted,) = fit_learner(learner, task.dataset, task.clients.buckets, [points[k]], [seed], **budget)
+            with task.clock.lap(method.name, [(k, seed)]):
+                (fitted,) = fit_learner(learner, task.dataset, task.clients.buckets, [points[k]], [seed], **budget)
             if fitted.failure:
                 storage.save_failure(folder, config, fitted.failure)
                 found[k, seed] = fitted.failure
                 continue
             storage.save(folder, config, _result(task, fitted), fitted.ranks, _curve(fitted))
             stored = storage.find(folder, config)
+        task.clock.found(method.name, (k, seed))
         found[k, seed] = stored
     return found
 

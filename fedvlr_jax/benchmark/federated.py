@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 
 from fedvlr_jax.benchmark import storage
+from fedvlr_jax.benchmark.budget import points_within
 from fedvlr_jax.benchmark.group import Outcome, Run, train_group
 from fedvlr_jax.benchmark.methods import Method, split_point
 from fedvlr_jax.benchmark.programs import MethodPrograms
@@ -24,6 +26,8 @@ from fedvlr_jax.training.schedule import make_plan
 from fedvlr_jax.types import Dataset
 
 TRACEABLE = traceable_fields()
+Points = Sequence[Mapping] | Mapping[int, Mapping]
+"""Points of a grid by their index."""
 
 
 def run_method(task: Task, method: Method, followed: MethodRuns | None, cache: dict[str, Any]) -> MethodRuns:
@@ -33,26 +37,27 @@ def run_method(task: Task, method: Method, followed: MethodRuns | None, cache: d
       task: what all methods share.
       method: what to run.
       followed: the record whose point a control takes.
-      cache: compiled programs by settings; this method's programs replace those of unrelated methods.
+      cache: compiled programs by settings; without a budget, those of unrelated methods are dropped.
 
     Returns:
       Its record; runs that failed are left out and named.
     """
     if method.follows and (followed is None or not followed.seeds):
         raise TrainingError(f"there is no chosen point, since {method.follows} failed")
-    points = (dict(followed.hyper),) if method.follows else method.grid
-    searched = range(task.config["search_seeds"]) if len(points) > 1 else ()
+    points, within = method.grid, points_within(task.extent, len(method.grid))
+    if method.follows:  # under a budget, another call may choose another point
+        within = [points.index(followed.hyper)] if task.config["minutes"] else [0]
+        points = {within[0]: dict(followed.hyper)}
+    searched = range(task.extent.search_seeds) if len(within) > 1 else ()
     tried: Tried = {}
-    for _, group in _by_program(points):
+    for _, group in _by_program(points, within):
         tried |= _run_all(task, method, points, [(k, seed) for k in group for seed in searched], cache)
-    best = choose_point(len(points), searched, tried)
-    final = _run_all(task, method, points, [(best, seed) for seed in range(task.config["seeds"])], cache)
-    return collect(method, points[best], len(points), tried, final)
+    best = choose_point(within, searched, tried)
+    final = _run_all(task, method, points, [(best, seed) for seed in range(task.extent.seeds)], cache)
+    return collect(method, points[best], len(within), tried, final)
 
 
-def _run_all(
-    task: Task, method: Method, points: Sequence[Mapping], wanted: Sequence[Key], cache: dict[str, Any]
-) -> Tried:
+def _run_all(task: Task, method: Method, points: Points, wanted: Sequence[Key], cache: dict[str, Any]) -> Tried:
     """Runs (index of point, seed) of points that share a program: read where done, else trained in groups."""
     found: Tried = {}
     left: list[Key] = []
@@ -63,28 +68,30 @@ def _run_all(
             left.append((k, seed))
         else:
             found[k, seed] = stored
+            task.clock.found(method.name, (k, seed))
     size = task.config["group"] or (1 if jax.default_backend() == "cpu" else len(left))
     for start in range(0, len(left), size):
         found |= _train(task, method, points, left[start : start + size], cache)
     return found
 
 
-def _train(
-    task: Task, method: Method, points: Sequence[Mapping], keys: Sequence[Key], cache: dict[str, Any]
-) -> Tried:
+def _train(task: Task, method: Method, points: Points, keys: Sequence[Key], cache: dict[str, Any]) -> Tried:
     static, _ = split_point(points[keys[0][0]], TRACEABLE)
     settings = with_fields(method.settings, static)
-    programs = _programs(task, settings, cache)
-    moved = programs.megabytes_per_round
     runs = [Run(split_point(points[k], TRACEABLE)[1], seed) for k, seed in keys]
-    outcomes = train_group(
-        programs,
-        make_plan(settings),
-        runs,
-        megabytes_per_round=moved,
-        datasets=_datasets(task, settings["data"]["features"], [run.seed for run in runs]),
-        interrupt=task.interrupt,
-    )
+    with task.clock.lap(method.name, keys) as compiled:
+        programs = _programs(task, settings, cache)
+        moved, before = programs.megabytes_per_round, programs.seconds
+        outcomes = train_group(
+            programs,
+            make_plan(settings),
+            runs,
+            megabytes_per_round=moved,
+            datasets=_datasets(task, settings["data"]["features"], [run.seed for run in runs]),
+            interrupt=task.interrupt,
+            check=partial(task.clock.check, method.name),
+        )
+        compiled(programs.seconds - before)
     found: Tried = {}
     for (k, seed), outcome in zip(keys, outcomes, strict=True):
         folder, config = task.folder(method.name, f"point{k}-seed{seed}"), _config(task, method, points[k], seed)
@@ -111,10 +118,11 @@ def _result(task: Task, settings: Mapping[str, Any], cost: Any, outcome: Outcome
 
 
 def _programs(task: Task, settings: Mapping[str, Any], cache: dict[str, Any]) -> MethodPrograms:
-    """Compiled programs for settings that differ at most in the features; the cache holds one method's."""
+    """Compiled programs for settings that differ at most in the features; see `run_method`."""
     key = json.dumps(with_fields(settings, {"data.features": "", "seed": 0}), sort_keys=True, default=str)
     if key not in cache:
-        cache.clear()
+        if not task.config["minutes"]:  # under a budget, methods are come back to
+            cache.clear()
         cache[key] = MethodPrograms(settings, task.dataset, task.clients)
     return cache[key]
 
@@ -124,11 +132,11 @@ def _datasets(task: Task, features: str, seeds: Sequence[int]) -> list[Dataset] 
     return None if features == "real" else [FEATURE_SOURCES[features](task.dataset, seed) for seed in seeds]
 
 
-def _by_program(points: Sequence[Mapping]) -> list[tuple[str, list[int]]]:
-    """Indices of points by the fields that change the program."""
+def _by_program(points: Points, within: Sequence[int]) -> list[tuple[str, list[int]]]:
+    """Some indices of points by the fields that change the program."""
     groups: dict[str, list[int]] = {}
-    for k, point in enumerate(points):
-        static, _ = split_point(point, TRACEABLE)
+    for k in within:
+        static, _ = split_point(points[k], TRACEABLE)
         groups.setdefault(json.dumps(static, sort_keys=True), []).append(k)
     return list(groups.items())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -44,6 +44,7 @@ def train_group(
     megabytes_per_round: float,
     datasets: Sequence[Dataset] | None = None,
     interrupt: Interrupt | None = None,
+    check: Callable[[], None] | None = None,
 ) -> list[Outcome]:
     """Train runs side by side until each has used up its rounds or its patience.
 
@@ -57,6 +58,7 @@ def train_group(
       megabytes_per_round: for the curves.
       datasets: the data with the features of each run, where they differ.
       interrupt: where signals are noted.
+      check: called before the rounds to each evaluation; what it raises ends the group.
 
     Returns:
       One outcome a run, in the order of `runs`.
@@ -73,6 +75,8 @@ def train_group(
     while any(t.is_alive(plan) for t in track):
         if interrupt is not None:
             interrupt.stop_if_signalled("stopped; the runs that are finished are kept")
+        if check is not None:
+            check()
         calls = (plan.next_evaluation(track[0].progress.round) - track[0].progress.round) // length
         begin, before = time.perf_counter(), programs.seconds
         infos = []

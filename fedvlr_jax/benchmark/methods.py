@@ -39,7 +39,7 @@ class Method(NamedTuple):
       settings: nested, with all fields; {} for baselines.
       grid: the points among which validation chooses; dotted fields for federated methods, hyper-parameters for
         baselines.
-      follows: a control has no grid; it takes the point that was chosen for this method.
+      follows: a control takes the point of its grid that was chosen for this method.
     """
 
     name: str
@@ -135,7 +135,7 @@ def _controls(config: Mapping[str, Any]) -> list[Method]:
             m.host,
             m.variant,
             _checked(m.name, m.settings, CONTROLS[name]),
-            (),
+            m.grid,
             follows=m.name,
         )
         for m in of

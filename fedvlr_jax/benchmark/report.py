@@ -21,7 +21,11 @@ TEST_COLUMNS = ("method", "against", "difference", "effect_size", "better", "wor
 
 
 def write_report(
-    methods: Sequence[MethodRuns], dataset: Dataset, workdir: pathlib.Path, environment: Mapping[str, Any]
+    methods: Sequence[MethodRuns],
+    dataset: Dataset,
+    workdir: pathlib.Path,
+    environment: Mapping[str, Any],
+    cuts: Sequence[str] = (),
 ) -> str:
     """Writes all files of a benchmark's report, each in one step.
 
@@ -34,6 +38,7 @@ def write_report(
       workdir: an existing folder.
       environment: as `io.environment.describe_environment` gives it; "date" (ISO) is the day of the runs, today if
         it is missing.
+      cuts: sentences about what was left out or cut.
 
     Returns:
       The text of ``table.md``.
@@ -44,7 +49,7 @@ def write_report(
     rows = table.make_rows(methods, dataset)
     contrasts = make_contrasts(methods)
     groupings = groups.make_groups(methods, dataset)
-    notes = make_notes(rows, dataset, environment)
+    notes = [*cuts, *make_notes(rows, dataset, environment)]
     pictures = draw_all(rows, groupings)
 
     main = tables.main_table(rows, dataset.name)

@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
+from fedvlr_jax.assembly import parse_names
 from fedvlr_jax.baselines import BASELINES
 from fedvlr_jax.baselines.learner import Learner
-from fedvlr_jax.benchmark import central, federated
-from fedvlr_jax.benchmark.methods import Method, Methods, list_methods
+from fedvlr_jax.benchmark.budget import whole_extent
+from fedvlr_jax.benchmark.clock import Clock
+from fedvlr_jax.benchmark.jobs import job_of, num_programs
+from fedvlr_jax.benchmark.loop import run_whole, run_within
+from fedvlr_jax.benchmark.methods import Method, list_methods
 from fedvlr_jax.benchmark.records import MethodRuns
 from fedvlr_jax.benchmark.task import Task
 from fedvlr_jax.data import fingerprint
 from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.errors import ConfigError
-from fedvlr_jax.evaluation.metrics import SELECTION_METRIC
+from fedvlr_jax.io.files import read_json, write_json
 from fedvlr_jax.io.identity import claim_workdir
-from fedvlr_jax.io.interrupt import Interrupt, Interrupted
+from fedvlr_jax.io.interrupt import Interrupt
 from fedvlr_jax.settings import defaults
 from fedvlr_jax.types import Dataset
 
-FREE = ("methods", "hosts", "variants", "own", "controls", "seeds")
+FREE = ("methods", "hosts", "variants", "own", "controls", "seeds", "minutes", "priority")
 """What may change between two calls on one workdir: which methods and seeds there are, not what a run computes."""
+
+
+class Finished(NamedTuple):
+    """The records of a benchmark in the order of its table, and sentences about what was left out or cut."""
+
+    records: list[MethodRuns]
+    notes: tuple[str, ...]
 
 
 def run_benchmark(
@@ -33,8 +46,9 @@ def run_benchmark(
     *,
     interrupt: Interrupt,
     report: Callable[[str], None],
+    note: Callable[[str], Any] | None = None,
     on_start: Callable[[], None] = lambda: None,
-) -> list[MethodRuns]:
+) -> Finished:
     """Run all methods, or go on where an earlier call ended.
 
     A method or run that fails is recorded with its reason, and the others go on.
@@ -45,15 +59,18 @@ def run_benchmark(
       workdir: a writable folder; each run gets a folder below ``workdir/runs/<method>``.
       interrupt: where signals are noted.
       report: takes one line of progress.
+      note: takes what is going on, every few seconds, from another thread.
       on_start: called once nothing can be refused any more, before the first run.
 
     Returns:
-      One record a method, in the order of the table.
+      The records of all methods that ran, in the order of the table, and what was left out or cut.
 
     Raises:
       ConfigError: a configuration that makes no sense, or a workdir of another benchmark.
       Interrupted: after a signal; finished runs are kept.
     """
+    if not 0 <= config["minutes"] < math.inf:
+        raise ConfigError(f"minutes: expected at least 0 (0 = no limit), found {config['minutes']}")
     if config["seeds"] < 1 or config["search_seeds"] < 1:
         raise ConfigError("seeds, search_seeds: expected at least 1 each")
     learners = [name for name, baseline in BASELINES.items() if isinstance(baseline, Learner)]
@@ -61,49 +78,45 @@ def run_benchmark(
         if name not in learners:
             raise ConfigError(f"baseline_points_of: expected names among {', '.join(learners)}, found {name!r}")
     listed = list_methods(config, dataset)
+    patterns = parse_names(config["priority"])
     _require_same_benchmark(workdir, config, dataset)
     on_start()
     clients = make_client_data(dataset, growth=config["bucket_growth"])
-    task = Task(config, dataset, clients, workdir, interrupt)
-    for note in listed.notes:
-        report(note)
-    return _run_all(task, listed, report)
+    with _budget_spent(workdir) as spent:
+        clock = _clock(config, dataset, listed.methods, note, spent)
+        task = Task(config, dataset, clients, workdir, interrupt, clock, whole_extent(config))
+        for line in listed.notes:
+            report(line)
+        if config["minutes"]:
+            ran = run_within(task, listed.methods, patterns, report)
+        else:
+            ran = run_whole(task, listed.methods, report)
+    records = [ran.records[method.name] for method in listed.methods if method.name in ran.records]
+    return Finished(records, (*listed.notes, *ran.cuts))
 
 
-def _run_all(task: Task, listed: Methods, report: Callable[[str], None]) -> list[MethodRuns]:
-    records: dict[str, MethodRuns] = {}
-    cache: dict[str, Any] = {}  # the programs of the latest method and its controls
-    clock = _Clock(listed.methods)
-    for method in _in_running_order(listed.methods):
-        task.check_interrupt()
-        begin = time.perf_counter()
-        try:
-            if method.name in BASELINES:
-                record = central.run_method(task, method)
-            else:
-                record = federated.run_method(task, method, records.get(method.follows), cache)
-        except (Interrupted, KeyboardInterrupt):
-            raise
-        except Exception as error:  # one broken method must not take the table down
-            record = _failed(method, f"{type(error).__name__}: {error}")
-        records[method.name] = record
-        report(clock.line(record, time.perf_counter() - begin))
-    return [records[method.name] for method in listed.methods]
+@contextlib.contextmanager
+def _budget_spent(workdir: pathlib.Path) -> Iterator[float]:
+    """The seconds that earlier calls spent; those of this one are added at its end, however it ends."""
+    file, begin = workdir / "budget.json", time.monotonic()
+    spent = float((read_json(file) or {}).get("seconds", 0.0))
+    try:
+        yield spent
+    finally:
+        write_json(file, {"seconds": spent + time.monotonic() - begin})
 
 
-def _in_running_order(methods: Sequence[Method]) -> list[Method]:
-    """Every control right behind the method that it follows, since it shares that method's programs."""
-    order = []
-    for method in methods:
-        if not method.follows:
-            order += [method, *(other for other in methods if other.follows == method.name)]
-    return order
-
-
-def _failed(method: Method, reason: str) -> MethodRuns:
-    return MethodRuns(
-        method.name, method.family, method.host, method.variant, {}, 0, (), (), (), (), 0.0, failures=(reason,)
-    )
+def _clock(
+    config: Mapping[str, Any],
+    dataset: Dataset,
+    methods: Sequence[Method],
+    note: Callable[[str], Any] | None,
+    spent: float,
+) -> Clock:
+    jobs = {method.name: job_of(method, config, dataset) for method in methods}
+    programs = {method.name: num_programs(method) for method in methods}
+    seconds = 60 * config["minutes"] - spent if config["minutes"] else math.inf
+    return Clock(jobs, programs, seconds=seconds, note=note)
 
 
 def _require_same_benchmark(workdir: pathlib.Path, config: Mapping[str, Any], dataset: Dataset) -> None:
@@ -114,21 +127,3 @@ def _require_same_benchmark(workdir: pathlib.Path, config: Mapping[str, Any], da
     kept = {name: value for name, value in config.items() if name not in FREE} | {"train": train}
     identity = {"config": kept, "data": fingerprint(dataset)}
     claim_workdir(workdir, "benchmark", identity, remedy="choose another --workdir", added=defaults("config.train."))
-
-
-class _Clock:
-    """Progress lines with the time left, from the mean time of the methods so far."""
-
-    def __init__(self, methods: Sequence[Method]):
-        self._total, self._done, self._spent = len(methods), 0, 0.0
-
-    def line(self, record: MethodRuns, seconds: float) -> str:
-        self._done, self._spent = self._done + 1, self._spent + seconds
-        left = self._spent / self._done * (self._total - self._done)
-        text = f"FAILED: {record.failures[0]}" if record.failures else f"{len(record.seeds)} seeds"
-        valid = [max(p.valid[SELECTION_METRIC] for p in curve) for curve in record.curves if curve]
-        if valid:
-            text += f", valid {SELECTION_METRIC} {100 * sum(valid) / len(valid):.2f} %"
-        return (
-            f"[{self._done}/{self._total}] {record.name}: {text} in {seconds:.0f} s; about {left / 60:.0f} min left"
-        )

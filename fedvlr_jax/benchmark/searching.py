@@ -18,20 +18,20 @@ Tried = dict[Key, Stored | str]
 """What became of runs: read back from their folders, or the reason of their failure."""
 
 
-def choose_point(num_points: int, seeds: Sequence[int], tried: Mapping[Key, Stored | str]) -> int:
-    """The point with the best validation metric, averaged over the seeds of the search; the first of equals.
+def choose_point(points: Sequence[int], seeds: Sequence[int], tried: Mapping[Key, Stored | str]) -> int:
+    """The best of these points on validation, averaged over the seeds of the search; the first of equals.
 
     A point of which one run failed is worse than any other. Test ranks are not looked at.
     """
     if not seeds:
-        return 0
+        return points[0]
 
     def value(k: int) -> float:
         runs = [tried[k, seed] for seed in seeds]
         values = [run.result["best_valid"] for run in runs if isinstance(run, Stored)]
         return float(np.mean(values)) if len(values) == len(runs) and None not in values else -np.inf
 
-    return max(range(num_points), key=lambda k: (value(k), -k))
+    return max(points, key=lambda k: (value(k), -k))
 
 
 def collect(method: Method, hyper: Mapping[str, Any], num_points: int, tried: Tried, final: Tried) -> MethodRuns:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fedvlr_jax.benchmark.records import CurvePoint
-from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.errors import CheckpointError, ConfigError
 from fedvlr_jax.io.files import json_ready, read_arrays, read_json, write_arrays, write_json
 from fedvlr_jax.io.identity import differences
 from fedvlr_jax.training.results import rank_arrays, ranks_of
@@ -21,7 +21,11 @@ class Stored:
     """A finished run as it was read back."""
 
     def __init__(self, folder: pathlib.Path, result: Mapping[str, Any]):
-        self.ranks: Ranks = ranks_of(read_arrays(folder / "ranks.npz"))
+        file = folder / "ranks.npz"
+        try:
+            self.ranks: Ranks = ranks_of(read_arrays(file))
+        except KeyError as error:
+            raise CheckpointError(f"{file}: expected the arrays of a run, found no {error}; delete it") from error
         self.result = result
         self.curve = tuple(CurvePoint(**point) for point in read_json(folder / "curve.json", list) or ())
 

@@ -6,6 +6,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from fedvlr_jax.benchmark.budget import Extent
+from fedvlr_jax.benchmark.clock import Clock
 from fedvlr_jax.io.interrupt import Interrupt
 from fedvlr_jax.types import ClientData, Dataset
 
@@ -19,6 +21,8 @@ class Task(NamedTuple):
       clients: the same data as rounds read it.
       workdir: each run gets a folder below ``workdir/runs/<method>``.
       interrupt: where signals are noted.
+      clock: measures every run.
+      extent: how much a method is tuned and repeated.
     """
 
     config: Mapping[str, Any]
@@ -26,6 +30,8 @@ class Task(NamedTuple):
     clients: ClientData
     workdir: pathlib.Path
     interrupt: Interrupt
+    clock: Clock
+    extent: Extent
 
     def check_interrupt(self) -> None:
         """Raises Interrupted after a signal."""

@@ -30,10 +30,12 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     from fedvlr_jax.io.environment import describe_environment, require_backend, write_environment
     from fedvlr_jax.io.files import prepare_workdir
     from fedvlr_jax.io.lock import own
+    from fedvlr_jax.io.progress import ProgressDisplay
 
     if "train" not in values.config:
         raise ConfigError("--config: expected a benchmark, such as configs/benchmark/ku.py, found one training run")
     config = values.config.to_dict()
+    config.pop("data", None)  # a short way to write train.data
     config["train"] = cli.plain_settings(values.config.train)
     require_backend()
     dataset = load_configured(config["train"]["data"])
@@ -41,15 +43,17 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     environment = describe_environment(sys.argv, workdir) | {"date": datetime.date.today().isoformat()}
     with own(workdir):
         print(f"benchmark of {dataset.name} in {workdir}", file=sys.stderr, flush=True)
-        methods = run_benchmark(
-            config,
-            dataset,
-            workdir,
-            interrupt=interrupt,
-            report=lambda line: print(line, file=sys.stderr, flush=True),
-            on_start=lambda: write_environment(workdir, environment),
-        )
-        print(write_report(methods, dataset, workdir, environment))
+        with ProgressDisplay() as display:
+            finished = run_benchmark(
+                config,
+                dataset,
+                workdir,
+                interrupt=interrupt,
+                report=display.line,
+                note=display.note,
+                on_start=lambda: write_environment(workdir, environment),
+            )
+        print(write_report(finished.records, dataset, workdir, environment, finished.notes))
 
 
 def main() -> int:

@@ -2,7 +2,8 @@
 
 python experiments/evaluate.py --workdir=runs/KU-fcf-fedvlr-s0 [--data_dir=/where/the/data/is/now] [--recommend=10]
 
---recommend=K also writes recommendations.csv into the workdir: every user's K best items outside of the history.
+--recommend=K also writes recommendations.csv (or .jsonl with --format=jsonl) into the workdir: every user's K best
+items outside of the history, in the original ids and with titles where the data set has them.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
     flags.DEFINE_string("data_dir", None, "data root, if it is no longer where it was", flag_values=values)
     flags.DEFINE_integer("recommend", 0, "write so many items for every user", lower_bound=0, flag_values=values)
+    flags.DEFINE_enum("format", "csv", ["csv", "jsonl"], "of the recommendations", flag_values=values)
 
 
 def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
@@ -38,7 +40,7 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     workdir = pathlib.Path(values.workdir)
     experiment = stored_experiment(workdir, values.data_dir)
     with own(workdir) if values.recommend else contextlib.nullcontext():
-        result = evaluate_job(experiment, workdir, num_best=values.recommend)
+        result = evaluate_job(experiment, workdir, num_best=values.recommend, format=values.format)
     print(result_table(result, stored_baselines(workdir) or []))
     stored = stored_result(workdir)
     if stored is None:

@@ -44,6 +44,7 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     # Imported here, so that a slip of the pen in a flag or in the sweep is answered before JAX is loaded.
     from fedvlr_jax.io.environment import describe_environment, require_backend, write_environment
     from fedvlr_jax.io.files import prepare_workdir
+    from fedvlr_jax.io.progress import ProgressDisplay
     from fedvlr_jax.sweep.report import write_report
     from fedvlr_jax.sweep.runner import check_points, run_sweep
     from fedvlr_jax.sweep.runs import Datasets, SweepStore, delete_sweep
@@ -65,15 +66,11 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     prepare_workdir(store.workdir)
     if not values.resume:
         delete_sweep(store.workdir)
-    trainer = Trainer(
-        store=store,
-        vmap=values.vmap,
-        interrupt=interrupt,
-        report=lambda line: print(line, file=sys.stderr, flush=True),
-    )
-    trainer.report(f"sweep {name} in {store.workdir}")
     environment = describe_environment(sys.argv, store.workdir)
-    found = run_sweep(trainer, shard=shard, on_start=lambda: write_environment(store.workdir, environment))
+    with ProgressDisplay() as display:
+        display.line(f"sweep {name} in {store.workdir}")
+        trainer = Trainer(store=store, vmap=values.vmap, interrupt=interrupt, report=display.line, note=display.note)
+        found = run_sweep(trainer, shard=shard, on_start=lambda: write_environment(store.workdir, environment))
     config, changed = changed_fields(settings)
     train = [*cli.how_to_start("train"), f"--config={config}"]
     print(write_report(sweep, found, store.workdir, title=f"Sweep {name}", train=train, base=changed))

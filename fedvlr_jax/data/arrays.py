@@ -14,7 +14,7 @@ from fedvlr_jax.data.ids import as_column, as_ids, distinct_ids, numbers_of
 from fedvlr_jax.data.interactions import SPLITS, Interactions
 from fedvlr_jax.data.messages import Source, shown
 from fedvlr_jax.data.splits import make_split
-from fedvlr_jax.data.times import microseconds
+from fedvlr_jax.data.times import microseconds, warn_of_mixed_units
 from fedvlr_jax.errors import DataError
 from fedvlr_jax.types import Dataset
 
@@ -196,17 +196,21 @@ def _interactions(
 
 
 def _times(source: Source, values: np.ndarray) -> np.ndarray:
+    dates = False
     if values.dtype.kind == "O":  # Python's datetimes, or numbers that some frames hand out as objects
-        values = (
-            _nanoseconds(source, values) if isinstance(values.flat[0], datetime.datetime) else np.array([*values])
-        )
+        dates = isinstance(values.flat[0], datetime.datetime)
+        values = _nanoseconds(source, values) if dates else np.array([*values])
     if values.dtype.kind not in "iufM":
         expected = "numbers or datetime64"
         raise source.problem(expected, f"{shown(values.flat[0])} (dtype {values.dtype})", field=source.timestamp)
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
         raise source.problem("a finite time", f"{values[bad[0]]}", line=int(bad[0]), field=source.timestamp)
-    return values.astype(np.int64) if values.dtype.kind == "M" else values
+    if values.dtype.kind == "M":
+        return values.astype(np.int64)
+    if not dates:
+        warn_of_mixed_units(f"{source.name}, field {source.timestamp}", values.astype(np.float64))
+    return values
 
 
 def _nanoseconds(source: Source, values: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 
+from fedvlr_jax.data.annotations import read_annotations
 from fedvlr_jax.data.features import read_features
 from fedvlr_jax.data.interactions import Interactions, read_interactions
 from fedvlr_jax.data.messages import FILES, DataWarning, missing, problem
@@ -21,7 +22,7 @@ def read_folder(folder: pathlib.Path) -> Dataset:
     interaction is legal. Feature files may be absent; without both, items are as users. Repeated (user, item) rows of
     one split are dropped with a `DataWarning`. Without a column split_label, each user's last interaction in time is
     the test item and the second last the validation item; users with fewer than three distinct items keep all rows
-    for training.
+    for training. Original ids, titles and masks of imputed features come from the files of `data.annotations`.
 
     Raises:
       DataError: naming the file, the line or row (from 1), the rule and what was found.
@@ -34,6 +35,7 @@ def read_folder(folder: pathlib.Path) -> Dataset:
     num_users = _count(rows, rows.user, "userID")
     by_name = {file.name: rows_id for file, rows_id in zip(files[1:], features, strict=True)}
     return Dataset(
+        **read_annotations(folder, num_users, num_items)._asdict(),
         name=folder.name,
         num_users=num_users,
         num_items=num_items,

@@ -65,9 +65,10 @@ def distinct_ids(source: Source, field: str, values: np.ndarray) -> np.ndarray:
 
 
 def numbers_of(ids: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """int64 [rows], the index of each value in `ids` (distinct, ascending), -1 for one that is not there."""
+    """int64 [rows], the index of each value in `ids` (distinct, in any order), -1 for one that is not there."""
     if ids.dtype.kind == values.dtype.kind and ids.dtype.kind in PLAIN:
-        at = np.searchsorted(ids, values).clip(max=len(ids) - 1)
+        order = np.argsort(ids, kind="stable")
+        at = order[np.searchsorted(ids, values, sorter=order).clip(max=len(ids) - 1)]
         return np.where(ids[at] == values, at, -1)
     number = {value: n for n, value in enumerate(ids.tolist())}
     return np.fromiter((number.get(value, -1) for value in values.tolist()), np.int64, len(values))

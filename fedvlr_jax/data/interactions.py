@@ -71,7 +71,7 @@ def _from_plain(file: pathlib.Path, columns: dict[str, Column] | None) -> Intera
         _warn_of_ratings(file, columns["rating"].number)
     time = columns.get("timestamp")
     if time is not None:
-        warn_of_mixed_units(file, time.number / 10**time.places)
+        warn_of_mixed_units(f"{file}, field timestamp", time.number / 10**time.places)
     user, split = columns["userID"].number, columns.get("split_label")
     return Interactions(
         source=Source(str(file)),
@@ -178,7 +178,7 @@ def _splits(file: pathlib.Path, lines: list[int], values: Sequence[str]) -> np.n
 
 def _times(file: pathlib.Path, lines: list[int], values: Sequence[str]) -> np.ndarray:
     _check_each(file, lines, "timestamp", values, is_time, "a finite number")
-    warn_of_mixed_units(file, np.array(list(map(float, values))))
+    warn_of_mixed_units(f"{file}, field timestamp", np.array(list(map(float, values))))
     return order_times(values)
 
 

@@ -13,6 +13,7 @@ They hold a checked `Dataset`: repeated rows are dropped, features have unit nor
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import os
@@ -26,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from fedvlr_jax.data.annotations import read_annotations
 from fedvlr_jax.data.facts import fingerprint
 from fedvlr_jax.data.folder import read_folder, require_files
 from fedvlr_jax.data.histories import split_by_user
@@ -53,7 +55,9 @@ def load_prepared(folder: pathlib.Path, cache: pathlib.Path | None = None) -> Da
     copy = cache / folder.name / _hash_files(require_files(folder))
     if not copy.is_dir():
         prepare(read_folder(folder), copy)
-    return read_prepared(copy)
+    dataset = read_prepared(copy)
+    named = read_annotations(folder, dataset.num_users, dataset.num_items)  # not in the copy
+    return dataclasses.replace(dataset, **named._asdict())
 
 
 def prepare(dataset: Dataset, copy: pathlib.Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import decimal
 import math
-import pathlib
 import warnings
 from collections.abc import Sequence
 
@@ -14,9 +13,10 @@ import numpy as np
 from fedvlr_jax.data.messages import DataWarning
 
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-YEARS = (6.3e8, 4.1e9)  # seconds since 1970 of the years 1990 and 2100
-UNITS = {"seconds": 1.0, "milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
-"""What a timestamp may count, and how many of them a second has."""
+UNITS = {"s": (1e8, 1e11), "ms": (1e11, 1e14), "us": (1e14, 1e17), "ns": (1e17, 1e20)}
+"""Which numbers are times since 1970 in a unit: from 1973 to 5138 in seconds, and so on, without overlap."""
+WORDS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+COUNT = "count"  # smaller numbers: days, positions, or whatever else grows with time
 
 
 def microseconds(date: datetime.datetime) -> int:
@@ -49,20 +49,24 @@ def order_times(values: Sequence[str]) -> np.ndarray:
         return np.array([place[exact[value]] for value in values], np.int64)
 
 
-def warn_of_mixed_units(file: pathlib.Path, time: np.ndarray) -> None:
+def units_of(time: np.ndarray) -> np.ndarray:
+    """For every number [rows] the place of its unit in (COUNT, *UNITS)."""
+    return np.searchsorted([low for low, _ in UNITS.values()], time, side="right")
+
+
+def warn_of_mixed_units(where: str, time: np.ndarray) -> None:
     """A `DataWarning` where some times look like dates in one unit and some in another.
 
     Args:
-      file: where they come from.
+      where: what they are, in words.
       time: float64 [rows], the numbers as they are written, rounded.
     """
-    low, high = YEARS
-    count = {unit: int(((time >= low * per) & (time < high * per)).sum()) for unit, per in UNITS.items()}
-    found = [f"{unit} in {number} rows" for unit, number in count.items() if number]
+    count = np.bincount(units_of(time), minlength=len(UNITS) + 1)[1:]
+    found = [f"{WORDS[unit]} in {number} rows" for unit, number in zip(UNITS, count, strict=True) if number]
     if len(found) > 1:
         warnings.warn(
-            f"{file}, field timestamp: expected one unit of time, found what looks like {' and '.join(found)}; they "
-            "are ordered as numbers",
+            f"{where}: expected one unit of time, found what looks like {' and '.join(found)}; they are ordered as "
+            "numbers",
             DataWarning,
             stacklevel=2,
         )

@@ -79,6 +79,7 @@ def recommended_rows(
     chunk: int,
     users: np.ndarray | None = None,
     exclude: str = "train",
+    titles: bool = False,
 ) -> np.ndarray:
     """The k best items of some users, one row for each.
 
@@ -88,6 +89,7 @@ def recommended_rows(
       k: how many, at least 1; more than there are candidates are all of them.
       users: numbers of the users, or None for all.
       exclude: "train" leaves out the train history; "seen" also the user's validation and test items.
+      titles: add a field title, where the data set has titles.
 
     Returns:
       A structured array with the fields user, rank (int32, from 1), item and score (float32); users and items in the
@@ -110,7 +112,7 @@ def recommended_rows(
         chunk=chunk,
     )
     item_uk, score_uk = _without_held_out(dataset, *best) if exclude == "seen" else best
-    return _rows(dataset, item_uk[:, :k], score_uk[:, :k])
+    return _rows(dataset, item_uk[:, :k], score_uk[:, :k], titles=titles)
 
 
 def _of_users(parts: Iterable[tuple[FedState, Bucket]], users: np.ndarray) -> Iterator[tuple[FedState, Bucket]]:
@@ -132,7 +134,7 @@ def _without_held_out(dataset: Dataset, item_uk: np.ndarray, score_uk: np.ndarra
     return np.take_along_axis(items, order_uk, axis=1), np.take_along_axis(scores, order_uk, axis=1)
 
 
-def _rows(dataset: Dataset, item_uk: np.ndarray, score_uk: np.ndarray) -> np.ndarray:
+def _rows(dataset: Dataset, item_uk: np.ndarray, score_uk: np.ndarray, *, titles: bool) -> np.ndarray:
     """One row for every recommended item; see `recommended_rows`."""
     user, place = np.nonzero(item_uk >= 0)
     item = item_uk[user, place]
@@ -142,6 +144,8 @@ def _rows(dataset: Dataset, item_uk: np.ndarray, score_uk: np.ndarray) -> np.nda
         "item": item if dataset.item_ids is None else dataset.item_ids[item],
         "score": score_uk[user, place],
     }
+    if titles and dataset.item_titles is not None:
+        columns["title"] = dataset.item_titles[item]
     rows = np.empty(user.size, [(name, values.dtype) for name, values in columns.items()])
     for name, values in columns.items():
         rows[name] = values

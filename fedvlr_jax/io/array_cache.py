@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import pathlib
-import zipfile
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
+from fedvlr_jax.errors import CheckpointError
 from fedvlr_jax.io.files import read_arrays, write_arrays
 
 
@@ -23,7 +23,7 @@ class ArrayCache(NamedTuple):
         """The arrays of a key, or None where there are none, or only a damaged file."""
         try:
             return read_arrays(self.folder / f"{key}.npz")
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        except CheckpointError:
             return None
 
     def write(self, key: str, arrays: Mapping[str, np.ndarray]) -> None:

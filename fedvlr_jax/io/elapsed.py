@@ -29,19 +29,23 @@ def repeated(act: Callable[[], Any], seconds: float) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def elapsed(say: Callable[[str], Any] | None, text: str, *, every: float | None = None) -> Iterator[None]:
+def elapsed(
+    say: Callable[[str], Any] | None, text: str, *, every: float | None = None, at_once: bool = True
+) -> Iterator[None]:
     """Say a text at once, and again with the seconds since then while active.
 
     Args:
       say: takes a line; it is called from another thread. None if nobody listens.
       text: what is going on.
       every: seconds between two lines; by default 1 on a terminal, where a line replaces the last one, else 10.
+      at_once: False says nothing of what is over before the first pause.
     """
     if say is None:
         yield
         return
     begin = time.monotonic()
     pause = every or (1.0 if sys.stderr.isatty() else 10.0)
-    say(text)
+    if at_once:
+        say(text)
     with repeated(lambda: say(f"{text}, {time.monotonic() - begin:.0f} s so far"), pause):
         yield

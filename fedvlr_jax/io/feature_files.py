@@ -6,7 +6,6 @@ import csv
 import hashlib
 import io
 import pathlib
-import zipfile
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -110,19 +109,12 @@ def write_features(
             return
         buffer = io.BytesIO()
         np.save(buffer, rows)
-        masks = _masks(out / MISSING)
+        masks = read_arrays(out / MISSING) if (out / MISSING).is_file() else {}
         record = read_json(out / RECORD) or {}
         record[modality] = {"inputs": inputs, "sha256": hashlib.sha256(buffer.getvalue()).hexdigest(), **facts}
         write_arrays(out / MISSING, masks | {modality: missing})
         write_json(out / RECORD, record)
         write_bytes(out / FILES[modality], buffer.getvalue())
-
-
-def _masks(file: pathlib.Path) -> dict[str, np.ndarray]:
-    try:
-        return read_arrays(file) if file.is_file() else {}
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ConfigError(f"{file}: expected arrays, found {error}; delete it, or choose another --out") from error
 
 
 def _rows(file: pathlib.Path, *columns: str) -> list[dict[str, str]]:

@@ -10,12 +10,16 @@ import os
 import pathlib
 import platform
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 import numpy as np
 
-from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.errors import CheckpointError, ConfigError
+
+ROW_FORMATS = ("csv", "jsonl")
 
 
 def prepare_workdir(workdir: pathlib.Path) -> pathlib.Path:
@@ -107,6 +111,22 @@ def write_csv(path: pathlib.Path, columns: Sequence[str], rows: Iterable[Sequenc
     write_bytes(path, buffer.getvalue().encode())
 
 
+def write_rows(path: pathlib.Path, rows: np.ndarray, format: str) -> None:
+    """Write a structured array in one step, one of `ROW_FORMATS`; ids that JSON lacks become text.
+
+    Raises:
+      ConfigError: an unknown format.
+    """
+    if format not in ROW_FORMATS:
+        raise ConfigError(f"format: expected one of {', '.join(ROW_FORMATS)}, found {format!r}")
+    names = rows.dtype.names or ()
+    if format == "csv":
+        write_csv(path, names, rows.tolist())
+        return
+    lines = (json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False, default=str) for row in rows.tolist())
+    write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
+
+
 def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write a compressed ``.npz`` in one step."""
     buffer = io.BytesIO()
@@ -115,9 +135,18 @@ def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The arrays of a ``.npz``, by name."""
-    with path.open("rb") as file, np.load(file) as arrays:  # closed even if NumPy finds no archive in it
-        return {name: arrays[name] for name in arrays.files}
+    """The arrays of a ``.npz``, by name.
+
+    Raises:
+      CheckpointError: no such file, no such archive, or one that is cut short.
+    """
+    try:
+        with path.open("rb") as file, np.load(file) as arrays:  # closed even if NumPy finds no archive in it
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise CheckpointError(
+            f"{path}: expected an archive of arrays, found {error or 'an empty file'}; delete it"
+        ) from error
 
 
 def discard_output(stream: TextIO) -> None:

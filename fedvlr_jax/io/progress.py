@@ -64,6 +64,13 @@ class ProgressDisplay:
         else:
             print(text, file=self._stream, flush=True)
 
+    def line(self, text: str) -> None:
+        """Say something that stays, on a line of its own."""
+        if self._bar is None:
+            print(text, file=self._stream, flush=True)
+        else:
+            self._bar.write(text, file=self._stream)
+
     def __call__(self, event: ProgressEvent) -> None:
         """Show an event."""
         if self._stream.isatty():

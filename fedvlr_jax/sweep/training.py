@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 
@@ -15,6 +16,7 @@ from fedvlr_jax.data import FEATURE_SOURCES
 from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.evaluation.metrics import SELECTION_METRIC
+from fedvlr_jax.io.elapsed import elapsed
 from fedvlr_jax.io.interrupt import Interrupt, Interrupted
 from fedvlr_jax.io.lock import hold
 from fedvlr_jax.sweep.layout import Program, traced
@@ -36,6 +38,7 @@ class Trainer:
       vmap: one of `VMAP`: whether runs of one program go side by side; auto: on accelerators.
       interrupt: where signals are noted.
       report: takes one line of progress.
+      note: takes what is going on, every few seconds, from another thread.
       cache: compiled programs by their static fields: those of the latest, or all where batches come back to them.
     """
 
@@ -43,6 +46,7 @@ class Trainer:
     vmap: str
     interrupt: Interrupt
     report: Callable[[str], None]
+    note: Callable[[str], Any] | None = None
     cache: dict[tuple, MethodPrograms] = dataclasses.field(default_factory=dict)
 
     def train(self, program: Program, points: Sequence[SweepPoint], keys: Sequence[Key]) -> None:
@@ -67,8 +71,9 @@ class Trainer:
     def _train_group(self, program: Program, points: Sequence[SweepPoint], group: Sequence[Key]) -> None:
         begin, programs = time.perf_counter(), None
         try:
-            programs = self._programs(program, points[program.points[0]])
-            outcomes = self._outcomes(programs, points, group)
+            with elapsed(self.note, "compiling and running", at_once=False):
+                programs = self._programs(program, points[program.points[0]])
+                outcomes = self._outcomes(programs, points, group)
         except (Interrupted, KeyboardInterrupt):
             raise
         except Exception as error:  # one broken program must not take the sweep down

@@ -17,7 +17,7 @@ from fedvlr_jax.inference.preferences import learned_preferences
 from fedvlr_jax.inference.recommend import recommend, recommended_rows
 from fedvlr_jax.io.checkpoint import Checkpoints, delete_folder
 from fedvlr_jax.io.environment import describe_environment, write_environment
-from fedvlr_jax.io.files import json_ready, read_json, write_arrays, write_csv, write_json
+from fedvlr_jax.io.files import json_ready, read_json, write_arrays, write_json, write_rows
 from fedvlr_jax.io.interrupt import Interrupt
 from fedvlr_jax.settings import check_settings, upgrade
 from fedvlr_jax.training.experiment import Experiment, make_experiment
@@ -34,6 +34,7 @@ OUTPUTS = (
     "baselines.json",
     "ranks.npz",
     "recommendations.csv",
+    "recommendations.jsonl",
 )
 
 
@@ -88,18 +89,21 @@ def run_job(
     return Job(result, _stored_baselines(experiment, workdir), trained)
 
 
-def evaluate_job(experiment: Experiment, workdir: pathlib.Path, *, num_best: int = 0) -> dict[str, Any]:
+def evaluate_job(
+    experiment: Experiment, workdir: pathlib.Path, *, num_best: int = 0, format: str = "csv"
+) -> dict[str, Any]:
     """The result of the best checkpoint of a workdir, computed again; nothing is trained.
 
     Args:
       experiment: what was trained on what.
       workdir: where.
-      num_best: write every user's so many best items to recommendations.csv; 0 = none, nothing is written.
+      num_best: write every user's so many best items to recommendations.csv or .jsonl; 0 = none, nothing is written.
+      format: one of `io.files.ROW_FORMATS`.
     """
     trained = rank_best(experiment, workdir)
     if num_best:
-        rows = recommendations(experiment, trained, k=num_best)
-        write_csv(workdir / "recommendations.csv", rows.dtype.names, rows.tolist())
+        rows = recommendations(experiment, trained, k=num_best, titles=True)
+        write_rows(workdir / f"recommendations.{format}", rows, format)
     return result_of(experiment, trained)
 
 
@@ -176,7 +180,7 @@ def result_of(experiment: Experiment, trained: Trained) -> dict[str, Any]:
 
 
 def recommendations(experiment: Experiment, trained: Trained, **options: Any) -> np.ndarray:
-    """`inference.recommend.recommended_rows` of a run, with its `options` k, users and exclude."""
+    """`inference.recommend.recommended_rows` of a run, with its `options` k, users, exclude and titles."""
     settings, dataset, clients, algorithm = experiment
     return recommended_rows(algorithm, trained.parts(), clients, dataset, chunk=settings["eval"]["chunk"], **options)
 

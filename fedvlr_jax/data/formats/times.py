@@ -12,14 +12,9 @@ import numpy as np
 
 from fedvlr_jax.data.formats.raw import Coded, Times
 from fedvlr_jax.data.messages import problem
-from fedvlr_jax.data.times import microseconds
+from fedvlr_jax.data.times import COUNT, UNITS, microseconds, units_of
 
 MAX_DECIMALS = 18
-UNITS = {"s": (1e8, 1e11), "ms": (1e11, 1e14), "us": (1e14, 1e17), "ns": (1e17, 1e20)}
-"""Which numbers are times since 1970 in a unit: from 1973 to 5138 in seconds, and so on, without overlap."""
-COUNT = "count"  # smaller numbers: days, positions, or whatever else grows with time
-
-
 TOO_FINE = re.compile(r"[.,]\d{7}")  # Python reads six digits after the second's point and drops the others
 
 
@@ -98,7 +93,7 @@ def find_unit(times: Times, locate: Callable[[int], tuple[pathlib.Path, int]]) -
       DataError: times that are of one unit in one row and of another in another, with both.
     """
     value = times.value
-    unit_r = np.searchsorted([low for low, _ in UNITS.values()], value / 10.0**times.decimals, side="right")
+    unit_r = units_of(value / 10.0**times.decimals)
     rows = np.flatnonzero(value > 0)
     if not rows.size:
         return COUNT

@@ -72,13 +72,14 @@ def write(out: pathlib.Path, prepared: Prepared) -> None:
 def _write_files(folder: pathlib.Path, prepared: Prepared) -> None:
     _write_interactions(folder / "inter.csv", prepared.rows, prepared.names.ratings)
     (folder / "ids").mkdir()
-    _write_ids(folder / "ids" / "users.csv", ("userID", "original"), enumerate(prepared.names.users))
+    _write_ids(folder / "ids" / "users.csv", ("number", "id"), enumerate(prepared.names.users))
     items = ((n, *row) for n, row in enumerate(zip(prepared.names.items, prepared.titles, strict=True)))
-    _write_ids(folder / "ids" / "items.csv", ("itemID", "original", "title"), items)
+    _write_ids(folder / "ids" / "items.csv", ("number", "id", "title"), items)
     for name, array in prepared.features.items():
         np.save(folder / FILES[name], array)
     if prepared.missing:
-        arrays: dict[str, Any] = dict(prepared.missing)
+        every = np.arange(len(prepared.names.items))
+        arrays: dict[str, Any] = {name: np.isin(every, items) for name, items in prepared.missing.items()}
         np.savez(folder / "missing.npz", **arrays)
     text = json.dumps(prepared.facts, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / FACTS).write_text(f"{text}\n", encoding="utf-8")
