@@ -79,8 +79,10 @@ def upload_norm(upload: Upload) -> Array:
     """L2 norm of a whole upload, rows and head, []; no square overflows, only a norm that is itself too large."""
     leaves = jax.tree.leaves((upload.rows, upload.head))
     largest = jnp.max(jnp.stack([jnp.max(jnp.abs(x)) for x in leaves]))
-    scale = jnp.where(largest > 0, largest, 1.0)
-    return scale * jnp.sqrt(sum(jnp.sum((x / scale) ** 2) for x in leaves))
+    # Not a division by the largest: its reciprocal may be subnormal, and a program that takes such a number for zero
+    # would find the norm of a huge upload to be zero.
+    scale = jnp.where(largest > 1e15, 2.0**-80, jnp.where(largest < 1e-15, 2.0**80, 1.0))
+    return jnp.sqrt(sum(jnp.sum((x * scale) ** 2) for x in leaves)) / scale
 
 
 def make_clip(*, clip_norm: float, **_: Any) -> UploadTransform:
@@ -106,8 +108,8 @@ def make_noise(*, noise_multiplier: float, clip_norm: float, **_: Any) -> Upload
     """Central Gaussian noise: standard deviation `noise_multiplier` times `clip_norm` on the sum of the uploads.
 
     It is added to every row of the whole table and to the head, whoever touched what, and clients weigh 1: the sum of
-    clipped uploads moves by at most `clip_norm` when one client joins or leaves. No accountant reads it: it is noise
-    of a known size, not yet a guarantee.
+    clipped uploads moves by at most `clip_norm` when one client joins or leaves. What that is worth over many rounds
+    is for `privacy.accounting` to say.
     """
 
     def server(key: Array, mean: Broadcast, num_clients: Array) -> Broadcast:
@@ -134,9 +136,27 @@ def make_transform(names: Sequence[str], options: Mapping[str, Any]) -> UploadTr
         require_one_of(TRANSFORMS, "aggregation.transforms", name)
     if len(set(names)) < len(names):
         raise ConfigError(f"aggregation.transforms: expected distinct names, found {','.join(names)}")
-    if "noise" in names and "clip" not in names[: names.index("noise")]:
+    transforms = [TRANSFORMS[name](**options) for name in names]
+    if "noise" in names:
+        _require_bounded([n for n, t in zip(names, transforms, strict=True) if t.client or n == "noise"], names)
+    return chain(transforms)
+
+
+def _require_bounded(steps: Sequence[str], names: Sequence[str]) -> None:
+    """Refuses noise on uploads that nothing bounds: clip has to be the last that happens on a client.
+
+    Args:
+      steps: the names with a client's half, and noise, in their order.
+      names: all of them.
+    """
+    found = ",".join(names)
+    if "clip" not in steps[: steps.index("noise")]:
         raise ConfigError(
             f"aggregation.transforms: noise is measured in units of the norm that uploads are clipped to, so "
-            f"expected clip before it, found {','.join(names)}"
+            f"expected clip before it, found {found}"
         )
-    return chain([TRANSFORMS[name](**options) for name in names])
+    if later := [name for name in steps[steps.index("clip") + 1 :] if name != "noise"]:
+        raise ConfigError(
+            f"aggregation.transforms: an upload is no longer bounded when {' and '.join(later)} come after clip, so "
+            f"expected clip last of what happens on a client, found {found}"
+        )

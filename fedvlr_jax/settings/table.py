@@ -100,7 +100,14 @@ CLIENT = {
 SERVER = {
     "lr": _rate(0.01, "eta, rate of D, gamma and public heads"),
     "optimizer": Field("adam", "of D, gamma and public heads; algorithm 1 has sgd", choices=OPTIMIZERS),
-    "clients_per_round": Field(0, "n_s, drawn uniformly without replacement; 0 = all", NOT_NEGATIVE, unit="clients"),
+    "clients_per_round": Field(
+        0, "n_s, clients drawn for a round, with poisson on average; 0 = all", NOT_NEGATIVE, unit="clients"
+    ),
+    "sampling": Field(
+        "fixed",
+        "how they are drawn: n_s of them uniformly without replacement; or each with probability n_s / n",
+        choices=("fixed", "poisson"),
+    ),
     "l2": _rate(0.0, "weight of 0.5 ||public parameters||^2"),
     "init_scale": _rate(0.1, "standard deviation of the initial D"),
 }
@@ -126,6 +133,13 @@ AGGREGATION = {
         unit="clip_norm",
     ),
     "trim": Field(0.1, "trimmed_mean: share of the uploads left out at each end", Bounds(0, below=0.5)),
+}
+
+PRIVACY = {
+    "target_epsilon": Field(
+        0.0, "budget of all rounds together, for which the noise is solved before the run; 0 = none", NOT_NEGATIVE
+    ),
+    "delta": Field(0.0, "probability of the guarantee's exception; 0 = no accounting", SHARE),
 }
 
 COMPUTE = {
@@ -207,6 +221,7 @@ GROUPS: dict[str, tuple[str, dict[str, Field]]] = {
     "client": ("what a client does in a round", CLIENT),
     "server": ("what the server does in a round", SERVER),
     "aggregation": ("what happens to uploads on their way into the public parameters", AGGREGATION),
+    "privacy": ("differential privacy of transforms clip,noise, fedvlr_jax/privacy/accounting.py", PRIVACY),
     "compute": ("speed and memory; but for precision, the same results up to the order of sums", COMPUTE),
     "data": ("what is trained on", DATA),
     "data.expect": ("sizes to check the data against, 0 = unknown; a difference is reported, not refused", EXPECT),

@@ -10,6 +10,7 @@ import numpy as np
 from fedvlr_jax.evaluation.metrics import main_metrics, row_values, summarise, warm_items
 from fedvlr_jax.evaluation.statistics import bootstrap_interval
 from fedvlr_jax.models.costs import CostReport
+from fedvlr_jax.privacy.accounting import guarantee_of
 from fedvlr_jax.training.schedule import RunProgress
 from fedvlr_jax.types import MODALITIES, Dataset, Ranks
 
@@ -53,6 +54,8 @@ def make_result(
     }
     if learned_um is not None:
         result["planted_rank_correlation"] = rank_correlations(learned_um, dataset.planted)
+    if (guarantee := guarantee_of(settings, dataset.num_users)) is not None:
+        result["privacy"] = guarantee.describe(progress.round)
     return result
 
 
