@@ -133,6 +133,7 @@ AGGREGATION = {
         unit="clip_norm",
     ),
     "trim": Field(0.1, "trimmed_mean: share of the uploads left out at each end", Bounds(0, below=0.5)),
+    "byzantine": Field(0.1, "krum, multi_krum: share of the clients that may send anything", Bounds(0, below=0.5)),
 }
 
 PRIVACY = {
