@@ -119,11 +119,12 @@ def build_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
     local = local_settings(settings, num_items, settings["client"]["steps"])
     guarantee = guarantee_of(settings, num_users)
     noise = {} if guarantee is None else {"noise_multiplier": guarantee.noise_multiplier}
-    pipeline = make_pipeline(settings["aggregation"] | noise)
+    clients_per_round = _cohort_size(settings["server"]["clients_per_round"], num_users)
+    most = num_users if settings["server"]["sampling"] == "poisson" else clients_per_round
+    pipeline = make_pipeline(settings["aggregation"] | noise, settings["secure"], most)
     require_path(settings, model, local, pipeline)
     server, compute = settings["server"], settings["compute"]
     optimizer = choose(OPTIMIZERS, "server.optimizer", server["optimizer"])(server["lr"])
-    clients_per_round = _cohort_size(server["clients_per_round"], num_users)
     mesh = make_mesh(compute["devices"])
     starting = _make_starting(model, local, optimizer, pipeline, content, padded_rows(num_users, mesh))
     plan = {

@@ -52,14 +52,14 @@ def imported(*folders: str) -> set[str]:
 
 
 def test_what_runs_is_required_and_nothing_else():
-    extras = required(*(f"requirements/{name}.txt" for name in ("tfds", "optuna", "prepare", "features")))
+    extras = required(*(f"requirements/{name}.txt" for name in ("tfds", "optuna", "prepare", "features", "secure")))
     assert imported("fedvlr_jax", "configs", "experiments") | BEHIND_TFDS == required("requirements.txt") | extras
     assert not required("requirements.txt") & (extras | required("requirements/dev.txt"))
 
 
 def test_every_requirement_is_written_once():
     groups = PROJECT["tool"]["setuptools"]["dynamic"]["optional-dependencies"]
-    assert set(groups) == {"tfds", "optuna", "prepare", "features", "docs", "dev"}
+    assert set(groups) == {"tfds", "optuna", "prepare", "features", "secure", "docs", "dev"}
     assert set(PROJECT["project"]["scripts"]) == {
         f"fedvlr-{name}" for name in ("train", "evaluate", "benchmark", "sweep", "prepare", "encode")
     }

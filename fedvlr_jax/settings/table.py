@@ -136,6 +136,16 @@ AGGREGATION = {
     "byzantine": Field(0.1, "krum, multi_krum: share of the clients that may send anything", Bounds(0, below=0.5)),
 }
 
+SECURE = {
+    "sum": Field(False, "uploads are added in words of 32 bits, as the protocol of a secure sum does"),
+    "bits": Field(
+        22,
+        "of one number with its sign; those left of 32 are for the sum over clients",
+        Bounds(2, below=31),
+        unit="bits",
+    ),
+}
+
 PRIVACY = {
     "target_epsilon": Field(
         0.0, "budget of all rounds together, for which the noise is solved before the run; 0 = none", NOT_NEGATIVE
@@ -222,6 +232,7 @@ GROUPS: dict[str, tuple[str, dict[str, Field]]] = {
     "client": ("what a client does in a round", CLIENT),
     "server": ("what the server does in a round", SERVER),
     "aggregation": ("what happens to uploads on their way into the public parameters", AGGREGATION),
+    "secure": ("secure sums of clipped uploads, fedvlr_jax/secure_sum/", SECURE),
     "privacy": ("differential privacy of transforms clip,noise, fedvlr_jax/privacy/accounting.py", PRIVACY),
     "compute": ("speed and memory; but for precision, the same results up to the order of sums", COMPUTE),
     "data": ("what is trained on", DATA),
