@@ -109,24 +109,21 @@ def make_pipeline(settings: Mapping[str, Any], secure: Mapping[str, Any], num_cl
     """
     name = settings["aggregator"]
     make_aggregator = choose(AGGREGATORS, "aggregation.aggregator", name)
-    names = parse_names(settings["transforms"])
-    pipeline = Pipeline(make_transform(names, settings), make_aggregator(**settings))
+    pipeline = Pipeline(make_transform(parse_names(settings["transforms"]), settings), make_aggregator(**settings))
     if pipeline.transform.server is not None and not pipeline.aggregator.linear:
         raise ConfigError(
             f"aggregation.transforms: noise is calibrated to a sum of clipped uploads, so expected "
             f"aggregation.aggregator weighted_mean, found {name}"
         )
-    return _in_words(pipeline, names, settings, secure["bits"], num_clients) if secure["sum"] else pipeline
+    return _in_words(pipeline, settings, secure["bits"], num_clients) if secure["sum"] else pipeline
 
 
-def _in_words(
-    pipeline: Pipeline, names: Sequence[str], settings: Mapping[str, Any], bits: int, num_clients: int
-) -> Pipeline:
+def _in_words(pipeline: Pipeline, settings: Mapping[str, Any], bits: int, num_clients: int) -> Pipeline:
     """The pipeline with its sum in words of 32 bits, in which all clients weigh 1."""
-    if not pipeline.aggregator.linear or "clip" not in names:
+    if not (pipeline.aggregator.linear and pipeline.transform.bounded):
         raise ConfigError(
             f"secure.sum: a sum in words needs numbers that are bounded, and a sum, so expected "
-            f"aggregation.transforms with clip and aggregation.aggregator weighted_mean, found "
+            f"aggregation.transforms with clip last on a client and aggregation.aggregator weighted_mean, found "
             f"{settings['transforms']!r} and {settings['aggregator']}"
         )
     point = make_fixed_point(settings["clip_norm"], bits, num_clients)

@@ -126,6 +126,7 @@ AGGREGATION = {
         is_list=True,
     ),
     "clip_norm": Field(1.0, "clip: largest L2 norm of an upload", POSITIVE),
+    "keep_rows": Field(0.25, "top_rows: share of the rows of an upload that is sent", Bounds(0, below=1, above=True)),
     "noise_multiplier": Field(
         0.0,
         "noise: standard deviation of the server's Gaussian noise on the sum of the uploads",
