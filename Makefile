@@ -52,7 +52,7 @@ $(RUN): requirements.txt
 	$(PIP) install --quiet -r requirements.txt
 	touch $@
 
-$(DEV): $(RUN) requirements-dev.txt requirements/dev.txt requirements/tfds.txt requirements/prepare.txt requirements/features.txt requirements/deploy.txt requirements/serve.txt
+$(DEV): $(RUN) requirements-dev.txt $(shell sed -n 's/^-r //p' requirements-dev.txt)
 	$(PIP) install --quiet -r requirements.txt -r requirements-dev.txt
 	touch $@
 

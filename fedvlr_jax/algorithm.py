@@ -30,6 +30,7 @@ from fedvlr_jax.federated.server import Server, make_server
 from fedvlr_jax.federated.step_loss import LocalSettings
 from fedvlr_jax.models.costs import CostReport, cost_report
 from fedvlr_jax.models.model import Model, Upload
+from fedvlr_jax.privacy.accounting import guarantee_of
 from fedvlr_jax.settings import check_settings
 from fedvlr_jax.types import (
     Array,
@@ -116,11 +117,14 @@ def build_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
     content = content_of(dataset)
     model = configured_model(settings, content, num_items)
     local = local_settings(settings, num_items, settings["client"]["steps"])
-    pipeline = make_pipeline(settings["aggregation"])
+    guarantee = guarantee_of(settings, num_users)
+    noise = {} if guarantee is None else {"noise_multiplier": guarantee.noise_multiplier}
+    clients_per_round = _cohort_size(settings["server"]["clients_per_round"], num_users)
+    most = num_users if settings["server"]["sampling"] == "poisson" else clients_per_round
+    pipeline = make_pipeline(settings["aggregation"] | noise, settings["secure"], most)
     require_path(settings, model, local, pipeline)
     server, compute = settings["server"], settings["compute"]
     optimizer = choose(OPTIMIZERS, "server.optimizer", server["optimizer"])(server["lr"])
-    clients_per_round = _cohort_size(server["clients_per_round"], num_users)
     mesh = make_mesh(compute["devices"])
     starting = _make_starting(model, local, optimizer, pipeline, content, padded_rows(num_users, mesh))
     plan = {
@@ -140,6 +144,7 @@ def build_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
             num_items=num_items,
             clients_per_round=clients_per_round,
             drawn=drawn,
+            poisson=server["sampling"] == "poisson",
             server_l2=server["l2"],
             mesh=mesh,
             pipeline=pipeline,

@@ -15,6 +15,7 @@ from fedvlr_jax.federated.paths import PATHS
 from fedvlr_jax.federated.rounds import Pipeline
 from fedvlr_jax.federated.step_loss import LocalSettings
 from fedvlr_jax.federated.transforms import make_transform
+from fedvlr_jax.federated.words import make_fixed_point, make_word_sum
 from fedvlr_jax.models.hosts import HOSTS
 from fedvlr_jax.models.model import Model, make_model
 from fedvlr_jax.models.router import ACTIVATIONS, ROUTERS
@@ -99,16 +100,34 @@ def local_settings(settings: Mapping[str, Any], num_items: int, steps: int) -> L
     )
 
 
-def make_pipeline(settings: Mapping[str, Any]) -> Pipeline:
-    """The upload transforms and the aggregator of ``config.aggregation``."""
-    make_aggregator = choose(AGGREGATORS, "aggregation.aggregator", settings["aggregator"])
+def make_pipeline(settings: Mapping[str, Any], secure: Mapping[str, Any], num_clients: int) -> Pipeline:
+    """The upload transforms and the aggregator of ``config.aggregation`` and ``config.secure``.
+
+    Args:
+      settings, secure: the two groups.
+      num_clients: the most that take part in a round.
+    """
+    name = settings["aggregator"]
+    make_aggregator = choose(AGGREGATORS, "aggregation.aggregator", name)
     pipeline = Pipeline(make_transform(parse_names(settings["transforms"]), settings), make_aggregator(**settings))
     if pipeline.transform.server is not None and not pipeline.aggregator.linear:
         raise ConfigError(
             f"aggregation.transforms: noise is calibrated to a sum of clipped uploads, so expected "
-            f"aggregation.aggregator weighted_mean, found {settings['aggregator']}"
+            f"aggregation.aggregator weighted_mean, found {name}"
         )
-    return pipeline
+    return _in_words(pipeline, settings, secure["bits"], num_clients) if secure["sum"] else pipeline
+
+
+def _in_words(pipeline: Pipeline, settings: Mapping[str, Any], bits: int, num_clients: int) -> Pipeline:
+    """The pipeline with its sum in words of 32 bits, in which all clients weigh 1."""
+    if not (pipeline.aggregator.linear and pipeline.transform.bounded):
+        raise ConfigError(
+            f"secure.sum: a sum in words needs numbers that are bounded, and a sum, so expected "
+            f"aggregation.transforms with clip last on a client and aggregation.aggregator weighted_mean, found "
+            f"{settings['transforms']!r} and {settings['aggregator']}"
+        )
+    point = make_fixed_point(settings["clip_norm"], bits, num_clients)
+    return Pipeline(pipeline.transform._replace(fixed_weights=True), make_word_sum(point))
 
 
 def require_path(settings: Mapping[str, Any], model: Model, local: LocalSettings, pipeline: Pipeline) -> None:

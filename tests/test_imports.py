@@ -20,14 +20,17 @@ PACKAGE = "fedvlr_jax"
 # Lowest first. A module may import from the layers below its own. The modules of a subpackage form one unit and may
 # import each other; those of the subpackages in DETAILED are units of their own.
 DETAILED = ("models", "federated")
-BASE = (("errors",), ("fields",), ("types", "compiling", "extras"), ("federated.mesh",))
+BASE = (("errors",), ("fields",), ("types", "compiling", "extras", "privacy"), ("secure_sum",), ("federated.mesh",))
 ALGORITHM = (
     ("models.fusion", "models.router", "federated.sampling"),
     ("federated.objectives",),
     ("models.hosts",),
     ("models.variants", "settings"),
     ("models.model",),
-    ("federated.private_state", "federated.transforms", "federated.aggregation", "models.costs"),
+    ("federated.private_state", "federated.transforms", "federated.stacks", "models.costs"),
+    ("federated.robust",),
+    ("federated.aggregation",),
+    ("federated.words",),
     ("federated.step_loss", "federated.server"),
     ("federated.local_steps",),
     ("federated.client",),
@@ -66,6 +69,8 @@ PLACES = {  # foreign packages beyond these, by the start of a file's path
     "fedvlr_jax/baselines/": {"scipy", "threadpoolctl"},
     "fedvlr_jax/federated/prior": {"scipy"},
     "fedvlr_jax/evaluation/": {"scipy"},
+    "fedvlr_jax/privacy/": {"scipy"},
+    "fedvlr_jax/secure_sum/primitives": {"cryptography"},
     "fedvlr_jax/io/": {"tensorboardX", "tqdm", "tabulate"},
     "fedvlr_jax/io/checkpoint": {"orbax"},
     "fedvlr_jax/benchmark/plots": {"matplotlib"},

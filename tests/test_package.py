@@ -29,7 +29,7 @@ DISTRIBUTIONS = {  # where they are called otherwise than what is imported
     "tensorflow_datasets": "tensorflow-datasets",
 }
 BEHIND_TFDS = {"array-record", "importlib-resources"}  # it needs them for these files, but does not require them
-EXTRAS = ("tfds", "optuna", "prepare", "features", "deploy", "serve")
+EXTRAS = ("tfds", "optuna", "prepare", "features", "secure", "deploy", "serve")
 COMMANDS = sorted(path.stem for path in (ROOT / "experiments").glob("*.py"))
 
 
@@ -53,9 +53,7 @@ def imported(*folders: str) -> set[str]:
 
 
 def test_what_runs_is_required_and_nothing_else():
-    extras = required(
-        *(f"requirements/{name}.txt" for name in ("tfds", "optuna", "prepare", "features", "deploy", "serve"))
-    )
+    extras = required(*(f"requirements/{name}.txt" for name in EXTRAS))
     assert imported("fedvlr_jax", "configs", "experiments") | BEHIND_TFDS == required("requirements.txt") | extras
     assert not required("requirements.txt") & (extras | required("requirements/dev.txt"))
 

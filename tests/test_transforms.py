@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from laws.rounds import DATASET, after, late_state
 from laws.saving import require_saved, require_stored_rounds
-from laws.transforms import broadcast
+from laws.transforms import KEY, broadcast, upload
 from problems import client_data, settings
 
 from fedvlr_jax.algorithm import make_algorithm
@@ -28,8 +28,13 @@ ROWS, HEAD = arrays.arrays(np.float32, (3, 2), elements=FLOATS), arrays.arrays(n
 
 @jax.jit
 def clipped(clip_norm, rows, head):
-    upload, _ = make_clip(clip_norm=clip_norm).client(None, Upload(None, {"views": rows}, {"w": head}), ())
-    return upload.rows["views"], upload.head["w"]
+    """Of a client alone, and of one in a chunk: two programs, which may treat extreme numbers in two ways."""
+
+    def clip(rows, head):
+        upload, _ = make_clip(clip_norm=clip_norm).client(None, Upload(None, {"views": rows}, {"w": head}), ())
+        return upload.rows["views"], upload.head["w"]
+
+    return clip(rows, head), jax.tree.map(lambda x: x[0], jax.vmap(clip)(rows[None], head[None]))
 
 
 def norm_of(*leaves: np.ndarray) -> float:
@@ -39,14 +44,56 @@ def norm_of(*leaves: np.ndarray) -> float:
 @hypothesis.given(ROWS, HEAD, st.sampled_from([1e-3, 1.0, 50.0]))
 @hypothesis.settings(deadline=None, max_examples=200)
 def test_clip_bounds_the_norm_of_whatever_is_sent_and_changes_nothing_below(rows, head, bound):
-    found = clipped(np.float32(bound), rows, head)
-    assert norm_of(*found) <= bound * (1 + 1e-6)
     norm = norm_of(rows, head)
-    if norm <= bound * (1 - 1e-6):
-        np.testing.assert_array_equal(found[0], rows)
-        np.testing.assert_array_equal(found[1], head)
-    elif norm < 1e30:  # the direction stays
-        np.testing.assert_allclose(found[0], rows * (bound / norm), rtol=1e-5, atol=1e-37)
+    for found in clipped(np.float32(bound), rows, head):
+        assert norm_of(*found) <= bound * (1 + 1e-6)
+        if norm <= bound * (1 - 1e-6):
+            np.testing.assert_array_equal(found[0], rows)
+            np.testing.assert_array_equal(found[1], head)
+        elif norm < 1e30:  # the direction stays
+            np.testing.assert_allclose(found[0], rows * (bound / norm), rtol=1e-5, atol=1e-37)
+
+
+# ---- compression
+
+
+def test_the_largest_rows_are_sent_and_the_others_are_zero():
+    rng = np.random.default_rng(0)
+    rows = {
+        name: jnp.asarray(rng.normal(size=(8, *shape)), jnp.float32) for name, shape in (("a", (2, 3)), ("b", (3,)))
+    }
+    rows = jax.tree.map(lambda x: jnp.float32(x).at[6:].set(0), rows)  # padding
+    transform = TRANSFORMS["top_rows"](keep_rows=0.4)
+    found, _ = transform.client(KEY, Upload(jnp.arange(8), rows, {"w": jnp.ones(2)}), ())
+    norm = np.sqrt(sum(np.sum(np.reshape(x, (8, -1)) ** 2, axis=1) for x in rows.values()))
+    kept = np.argsort(-norm)[:3]  # 0.4 of six rows, rounded up
+    for name, x in rows.items():
+        np.testing.assert_array_equal(found.rows[name][kept], x[kept])
+        assert not np.delete(found.rows[name], kept, axis=0).any()
+    np.testing.assert_array_equal(found.head["w"], 1)
+
+
+def test_rounding_to_8_bits_is_right_on_average_and_never_off_by_more_than_a_step():
+    sent = upload(seed=3)
+    keys = jax.random.split(KEY, 4_000)
+    draws, _ = jax.jit(jax.vmap(TRANSFORMS["round8"]().client, in_axes=(0, None, None)))(keys, sent, ())
+    for x, found in zip(
+        *(map(np.asarray, jax.tree.leaves((u.rows["views"], u.head))) for u in (sent, draws)), strict=True
+    ):
+        axes = tuple(range(1, x.ndim)) if x.ndim == 3 else None
+        step = np.max(np.abs(x), axis=axes, keepdims=True) / 127
+        whole = np.divide(found, step, out=np.zeros(found.shape), where=step > 0)
+        np.testing.assert_allclose(whole, np.round(whole), atol=1e-3)
+        assert np.abs(whole).max() <= 127.001
+        assert (np.abs(found - x) <= step * 1.001).all()
+        assert (np.abs(np.mean(found, axis=0) - x) <= 6 * 0.5 * step / np.sqrt(len(keys)) + 1e-6).all()
+
+
+def test_a_row_is_rounded_alike_whatever_else_is_sent():
+    sent = upload(seed=3)
+    alone = Upload(sent.ids_n[1:2], jax.tree.map(lambda x: x[1:2], sent.rows), sent.head)
+    (found, _), (one, _) = (TRANSFORMS["round8"]().client(KEY, u, ()) for u in (sent, alone))
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[1:2], b), found.rows, one.rows)
 
 
 # ---- noise
@@ -90,6 +137,10 @@ def test_noise_needs_clip_before_it_and_a_sum():
     for transforms in ("noise", "noise,clip"):
         with pytest.raises(ConfigError, match="expected clip before it"):
             make_algorithm(settings(aggregation__transforms=transforms), DATASET)
+    for transforms in ("clip,round8,noise", "clip,noise,top_rows"):
+        with pytest.raises(ConfigError, match="nothing bounds what is made of an upload after clip"):
+            make_algorithm(settings(aggregation__transforms=transforms), DATASET)
+    make_algorithm(settings(aggregation__transforms="top_rows,round8,clip,noise"), DATASET)
     with pytest.raises(ConfigError, match="noise is calibrated to a sum"):
         make_algorithm(settings(aggregation__transforms="clip,noise", aggregation__aggregator="median"), DATASET)
 

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedvlr_jax.federated import robust
+from fedvlr_jax.federated.stacks import Stack, add_to_stack, empty_stack, merge_stacks
 from fedvlr_jax.models.model import Broadcast, Upload
 from fedvlr_jax.types import Array, PyTree
 
@@ -70,51 +72,9 @@ def add_uploads(total: Broadcast, uploads: Upload, alpha_c: Array) -> Broadcast:
     return Broadcast(rows, head)
 
 
-class Stack(NamedTuple):
-    """All uploads of a round beside each other, dense.
-
-    Attributes:
-      uploads: leaves [s, ...] shaped like the broadcast, one slot a client; zero where a client sent nothing.
-      touched_si: bool [s, i], the rows that a client sent.
-      alpha_s: float32 [s], 0 in empty slots.
-      num_used: int32 [], slots in use; they come first.
-    """
-
-    uploads: Broadcast
-    touched_si: Array
-    alpha_s: Array
-    num_used: Array
-
-
-def _empty_stack(broadcast: Broadcast, num_slots: int) -> Stack:
-    num_items = jax.tree.leaves(broadcast.rows)[0].shape[0]
-    dense = jax.tree.map(lambda x: jnp.zeros((num_slots, *x.shape), x.dtype), broadcast)
-    alpha_s = jnp.zeros(num_slots)
-    return Stack(dense, jnp.zeros((num_slots, num_items), bool), alpha_s, jnp.zeros((), jnp.int32))
-
-
-def _add_to_stack(stack: Stack, uploads: Upload, alpha_c: Array) -> Stack:
-    num_slots, num_items = stack.touched_si.shape
-    taken_c = alpha_c > 0
-    slot_c = jnp.where(taken_c, stack.num_used + jnp.cumsum(taken_c) - 1, num_slots)  # beyond the last: dropped
-    ids_cn = uploads.ids_n
-    if ids_cn is None:
-        ids_cn = jnp.broadcast_to(jnp.arange(num_items), (alpha_c.size, num_items))
-    at = (slot_c[:, None], ids_cn)
-    rows = jax.tree.map(lambda x, new: x.at[at].set(new, mode="drop"), stack.uploads.rows, uploads.rows)
-    head = jax.tree.map(lambda x, new: x.at[slot_c].set(new, mode="drop"), stack.uploads.head, uploads.head)
-    return Stack(
-        Broadcast(rows, head),
-        stack.touched_si.at[at].set(True, mode="drop"),
-        stack.alpha_s.at[slot_c].set(alpha_c, mode="drop"),
-        stack.num_used + jnp.sum(taken_c, dtype=jnp.int32),
-    )
-
-
-def _merge_stacks(stack: Stack, axis: str) -> Stack:
-    """The slots of all devices one after the other."""
-    uploads, touched_si, alpha_s = jax.tree.map(lambda x: jax.lax.all_gather(x, axis, tiled=True), stack[:-1])
-    return Stack(uploads, touched_si, alpha_s, jax.lax.psum(stack.num_used, axis))
+def _of_stacks(finish: Callable[[Stack, Array], Broadcast]) -> Aggregator:
+    """An aggregator that sees all uploads of a round at once."""
+    return Aggregator(empty_stack, add_to_stack, merge_stacks, finish)
 
 
 def _make_order_statistic(statistic: Callable[[Array, Array], Array]) -> Aggregator:
@@ -142,7 +102,7 @@ def _make_order_statistic(statistic: Callable[[Array, Array], Array]) -> Aggrega
         head = jax.tree.map(lambda x: over_clients(x, present_s, share), stack.uploads.head)
         return Broadcast(rows, head)
 
-    return Aggregator(_empty_stack, _add_to_stack, _merge_stacks, finish)
+    return _of_stacks(finish)
 
 
 def make_median(**_: Any) -> Aggregator:
@@ -180,9 +140,27 @@ def _pick(ordered: Array, index: Array) -> Array:
     return jnp.take_along_axis(ordered, jnp.maximum(index, 0)[None], axis=0)[0]
 
 
+def make_krum(*, byzantine: float, **_: Any) -> Aggregator:
+    """The one upload that is closest to its neighbours (`robust.select_by_neighbours`)."""
+    return _of_stacks(lambda stack, weight: robust.select_by_neighbours(stack, weight, byzantine, keep_one=True))
+
+
+def make_multi_krum(*, byzantine: float, **_: Any) -> Aggregator:
+    """The weighted mean of the uploads that are close to their neighbours (`robust.select_by_neighbours`)."""
+    return _of_stacks(lambda stack, weight: robust.select_by_neighbours(stack, weight, byzantine, keep_one=False))
+
+
+def make_geometric_median(**_: Any) -> Aggregator:
+    """The upload with the least weighted sum of distances to all (`robust.geometric_median`)."""
+    return _of_stacks(robust.geometric_median)
+
+
 AGGREGATORS: dict[str, Callable[..., Aggregator]] = {
     "weighted_mean": make_weighted_mean,
     "median": make_median,
     "trimmed_mean": make_trimmed_mean,
+    "krum": make_krum,
+    "multi_krum": make_multi_krum,
+    "geometric_median": make_geometric_median,
 }
 """Factories by the name in the config; each takes the options of ``config.aggregation`` that it knows."""

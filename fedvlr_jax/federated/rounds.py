@@ -59,6 +59,7 @@ def make_round(
     num_items: int,
     clients_per_round: Array | int,
     drawn: bool = False,
+    poisson: bool = False,
     server_l2: float | Array = 0.0,
     mesh: Mesh | None = None,
     pipeline: Pipeline | None = None,
@@ -73,6 +74,7 @@ def make_round(
       num_users, num_items: |U|, |I|.
       clients_per_round: n_s, drawn uniformly without replacement; ``num_users`` for full participation. It may be
         an int32 [] array, so that one program serves cohorts of every size.
+      poisson: each client takes part with probability ``clients_per_round / num_users`` instead.
       drawn: the clients in the buckets were drawn before, and all of them take part.
       server_l2: weight of 0.5 ||public||^2.
       mesh: the devices that the clients are split over (`mesh.py`), None for one.
@@ -81,7 +83,7 @@ def make_round(
     pipeline = pipeline or Pipeline()
     server = make_server(model, server_optimizer, server_l2)
     everybody = drawn or (isinstance(clients_per_round, int) and clients_per_round >= num_users)
-    most = clients_per_round if isinstance(clients_per_round, int) else num_users
+    most = clients_per_round if isinstance(clients_per_round, int) and not poisson else num_users
     on_one_device = padded_rows(num_users, mesh) // (1 if mesh is None else mesh.size)
     population = Population(num_users, num_items, num_slots=min(most, on_one_device))
     vmapped = make_vmapped_executor(model, settings, plan, pipeline.aggregator, pipeline.transform, population)
@@ -90,16 +92,20 @@ def make_round(
     def round_(state: FedState, data: ClientData) -> tuple[FedState, RoundInfo]:
         number = state.public.round
         broadcast, pull_back = server.open_round(state.public, data.content)
-        selected_u = None
+        selected_u, cohort = None, jnp.asarray(clients_per_round, jnp.int32)
         if not everybody:
             key = sampling.stream(state.key, sampling.COHORT, number)
-            selected_u = sampling.cohort_mask(key, num_users, clients_per_round)
+            if poisson:
+                selected_u = sampling.poisson_mask(key, num_users, clients_per_round / num_users)
+                cohort = jnp.sum(selected_u, dtype=jnp.int32)
+            else:
+                selected_u = sampling.cohort_mask(key, num_users, clients_per_round)
         private, total = executor(broadcast, state.private, data.buckets, selected_u, state.key, number)
         mean = pipeline.mean(total, clients_per_round, state.key, number)
         public, update_norm = server.close_round(state.public, pull_back, mean)
         info = RoundInfo(
             loss=total.loss / jnp.maximum(total.weight, 1e-30),
-            num_clients=jnp.asarray(clients_per_round, jnp.int32),
+            num_clients=cohort,
             num_dropped=total.num_dropped,
             update_norm=update_norm,
         )

@@ -34,6 +34,12 @@ def cohort_mask(key: Array, num_users: int, clients_per_round: Array | int) -> A
     return jnp.zeros(num_users, bool).at[order_u].set(jnp.arange(num_users) < clients_per_round)
 
 
+def poisson_mask(key: Array, num_users: int, rate: Array | float) -> Array:
+    """bool [u]: each client with probability `rate`, whoever else takes part; cohorts vary in size."""
+    keys = entity_keys(key, jnp.arange(num_users))
+    return jax.vmap(lambda key: jax.random.uniform(key))(keys) < rate
+
+
 def cohort_words(key: Array, num_users: int) -> Array:
     """uint32 [passes, u], the random words by which ``jax.random.permutation`` sorts, pass after pass."""
     passes, words = math.ceil(3 * math.log(max(num_users, 1)) / math.log(2**32 - 1)), []

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from fedvlr_jax.errors import ConfigError, require_one_of
+from fedvlr_jax.federated import sampling
 from fedvlr_jax.models.model import Broadcast, Upload
 from fedvlr_jax.types import Array, PyTree
 
@@ -40,12 +41,14 @@ class UploadTransform(NamedTuple):
         that the sum was divided by.
       fixed_weights: every client weighs 1, and the sum is divided by the planned size of the cohort, whoever drops
         out: nothing but the uploads themselves then depends on the clients' data.
+      bounded: no upload has a larger norm than ``clip_norm`` when it leaves the client.
     """
 
     init: Callable[[Broadcast], PyTree] = no_memory
     client: ClientHalf | None = None
     server: ServerHalf | None = None
     fixed_weights: bool = False
+    bounded: bool = False
 
 
 def chain(transforms: Sequence[UploadTransform]) -> UploadTransform:
@@ -72,6 +75,7 @@ def chain(transforms: Sequence[UploadTransform]) -> UploadTransform:
         client=client if clients else None,
         server=server if servers else None,
         fixed_weights=any(t.fixed_weights for t in transforms),
+        bounded=bool(clients) and transforms[clients[-1][0]].bounded,
     )
 
 
@@ -79,8 +83,10 @@ def upload_norm(upload: Upload) -> Array:
     """L2 norm of a whole upload, rows and head, []; no square overflows, only a norm that is itself too large."""
     leaves = jax.tree.leaves((upload.rows, upload.head))
     largest = jnp.max(jnp.stack([jnp.max(jnp.abs(x)) for x in leaves]))
-    scale = jnp.where(largest > 0, largest, 1.0)
-    return scale * jnp.sqrt(sum(jnp.sum((x / scale) ** 2) for x in leaves))
+    # Not a division by the largest: its reciprocal may be subnormal, and a program that takes such a number for zero
+    # would find the norm of a huge upload to be zero.
+    scale = jnp.where(largest > 1e15, 2.0**-80, jnp.where(largest < 1e-15, 2.0**80, 1.0))
+    return jnp.sqrt(sum(jnp.sum((x * scale) ** 2) for x in leaves)) / scale
 
 
 def make_clip(*, clip_norm: float, **_: Any) -> UploadTransform:
@@ -99,15 +105,63 @@ def make_clip(*, clip_norm: float, **_: Any) -> UploadTransform:
         rows, head = jax.tree.map(scale, (upload.rows, upload.head))
         return upload._replace(rows=rows, head=head), memory
 
+    return UploadTransform(client=client, bounded=True)
+
+
+def make_top_rows(*, keep_rows: float, **_: Any) -> UploadTransform:
+    """Sends the largest rows alone: ceil(keep_rows n) of the n that are not zero, by their L2 norm over all tables.
+
+    What is left out is lost: the mean is biased towards large rows.
+    """
+
+    def client(key: Array, upload: Upload, memory: PyTree) -> tuple[Upload, PyTree]:
+        squared_n = sum(jnp.sum(x.reshape(x.shape[0], -1) ** 2, axis=1) for x in jax.tree.leaves(upload.rows))
+        place_n = jnp.argsort(jnp.argsort(-squared_n))
+        kept_n = place_n < jnp.ceil(keep_rows * jnp.sum(squared_n > 0))
+
+        def keep(x: Array) -> Array:
+            return jnp.where(kept_n.reshape((-1,) + (1,) * (x.ndim - 1)), x, 0.0)
+
+        return upload._replace(rows=jax.tree.map(keep, upload.rows)), memory
+
     return UploadTransform(client=client)
+
+
+def make_round8(**_: Any) -> UploadTransform:
+    """Rounds every number to 8 bits at random, so that it stays the same on average.
+
+    What is sent are whole multiples, at most 127, of a step of its own for each row of a table and array of the head.
+
+    A row draws by its item, so that it does not matter which other rows are sent.
+    """
+
+    def client(key: Array, upload: Upload, memory: PyTree) -> tuple[Upload, PyTree]:
+        tables, tree = jax.tree.flatten(upload.rows)
+        head, head_tree = jax.tree.flatten(upload.head)
+        keys = jax.random.split(key, len(tables) + len(head))
+        ids_n = jnp.arange(tables[0].shape[0]) if upload.ids_n is None else upload.ids_n
+        rows = [jax.vmap(_rounded)(sampling.entity_keys(k, ids_n), x) for k, x in zip(keys, tables, strict=False)]
+        rest = [_rounded(k, x) for k, x in zip(keys[len(tables) :], head, strict=True)]
+        rounded = upload._replace(rows=jax.tree.unflatten(tree, rows), head=jax.tree.unflatten(head_tree, rest))
+        return rounded, memory
+
+    return UploadTransform(client=client)
+
+
+def _rounded(key: Array, x: Array) -> Array:
+    """x as whole multiples of its largest absolute value over 127, up or down at random; the mean is x."""
+    step = jnp.max(jnp.abs(x)) / 127
+    usable = step > 1e-35  # a smaller one is nothing, and its inverse not a number that a program must have
+    whole = jnp.floor(x / jnp.where(usable, step, 1.0) + jax.random.uniform(key, x.shape, x.dtype))
+    return jnp.where(usable, jnp.clip(whole, -127, 127) * step, 0.0)
 
 
 def make_noise(*, noise_multiplier: float, clip_norm: float, **_: Any) -> UploadTransform:
     """Central Gaussian noise: standard deviation `noise_multiplier` times `clip_norm` on the sum of the uploads.
 
     It is added to every row of the whole table and to the head, whoever touched what, and clients weigh 1: the sum of
-    clipped uploads moves by at most `clip_norm` when one client joins or leaves. No accountant reads it: it is noise
-    of a known size, not yet a guarantee.
+    clipped uploads moves by at most `clip_norm` when one client joins or leaves. What that is worth over many rounds
+    is for `privacy.accounting` to say.
     """
 
     def server(key: Array, mean: Broadcast, num_clients: Array) -> Broadcast:
@@ -120,7 +174,12 @@ def make_noise(*, noise_multiplier: float, clip_norm: float, **_: Any) -> Upload
     return UploadTransform(server=server, fixed_weights=True)
 
 
-TRANSFORMS: dict[str, Callable[..., UploadTransform]] = {"clip": make_clip, "noise": make_noise}
+TRANSFORMS: dict[str, Callable[..., UploadTransform]] = {
+    "clip": make_clip,
+    "top_rows": make_top_rows,
+    "round8": make_round8,
+    "noise": make_noise,
+}
 """Factories by the name in the config; each takes the options of ``config.aggregation`` that it knows."""
 
 
@@ -134,9 +193,17 @@ def make_transform(names: Sequence[str], options: Mapping[str, Any]) -> UploadTr
         require_one_of(TRANSFORMS, "aggregation.transforms", name)
     if len(set(names)) < len(names):
         raise ConfigError(f"aggregation.transforms: expected distinct names, found {','.join(names)}")
-    if "noise" in names and "clip" not in names[: names.index("noise")]:
-        raise ConfigError(
-            f"aggregation.transforms: noise is measured in units of the norm that uploads are clipped to, so "
-            f"expected clip before it, found {','.join(names)}"
-        )
-    return chain([TRANSFORMS[name](**options) for name in names])
+    made = chain([TRANSFORMS[name](**options) for name in names])
+    if "noise" in names:
+        found = ",".join(names)
+        if "clip" not in names[: names.index("noise")]:
+            raise ConfigError(
+                f"aggregation.transforms: noise is measured in units of the norm that uploads are clipped to, so "
+                f"expected clip before it, found {found}"
+            )
+        if not made.bounded:
+            raise ConfigError(
+                f"aggregation.transforms: nothing bounds what is made of an upload after clip, so expected clip last "
+                f"of what happens on a client, found {found}"
+            )
+    return made

@@ -64,7 +64,7 @@ def require_same_run(record: Mapping[str, Any], settings: Mapping[str, Any], dat
     lines = [
         line
         for line in differences(record["settings"], settings)
-        if not is_covered(line.split(":")[0], FREE_SETTINGS)
+        if not is_covered(line.split(":")[0], _free(settings))
     ]
     lines += [f"data {line}" for line in differences(record["data"], data)]
     if lines:
@@ -73,6 +73,13 @@ def require_same_run(record: Mapping[str, Any], settings: Mapping[str, Any], dat
             + "\n  ".join(lines)
             + "\nchoose another --workdir, or --noresume to delete that run and start again"
         )
+
+
+def _free(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """`FREE_SETTINGS`, without the rounds where the noise was solved for their number."""
+    if settings.get("privacy", {}).get("target_epsilon"):
+        return tuple(name for name in FREE_SETTINGS if name != "rounds")
+    return FREE_SETTINGS
 
 
 def claim_workdir(

@@ -23,6 +23,7 @@ class ProgressEvent(NamedTuple):
       loss: of the latest round, the mean over its clients.
       valid: validation metrics by name ("NDCG@50"), fractions in [0, 1]; each is None without validation items.
       updates_per_second: local trainings of clients per second of training.
+      epsilon: what the rounds so far have spent of differential privacy; None where nobody accounts for it.
       seconds_left: until `rounds`, at the pace so far; early stopping makes it less.
     """
 
@@ -32,13 +33,15 @@ class ProgressEvent(NamedTuple):
     valid: Mapping[str, float | None]
     updates_per_second: float
     seconds_left: float
+    epsilon: float | None = None
 
     def __str__(self) -> str:
         value = self.valid[SELECTION_METRIC]
         shown = "-" if value is None else f"{100 * value:.2f} %"
+        spent = "" if self.epsilon is None else f"epsilon {self.epsilon:.4g} | "
         return (
             f"round {self.round}/{self.rounds} | loss {self.loss:.4g} | valid {SELECTION_METRIC} {shown} | "
-            f"{self.updates_per_second:,.0f} client updates/s | at most {_clock(self.seconds_left)} left"
+            f"{spent}{self.updates_per_second:,.0f} client updates/s | at most {_clock(self.seconds_left)} left"
         )
 
 

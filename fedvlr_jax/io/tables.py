@@ -34,6 +34,12 @@ def result_table(result: Mapping[str, Any], baselines: Iterable[Mapping[str, Any
         f"compiled {result['seconds_compile']:.1f} s, trained {result['seconds_train']:.1f} s "
         f"({result['client_updates_per_second']:,.0f} client updates/s), evaluated {result['seconds_eval']:.1f} s"
     )
+    if spent := result.get("privacy"):
+        lines.append(
+            f"differential privacy: epsilon {spent['epsilon']:.4g} at delta {spent['delta']:g} after "
+            f"{spent['rounds']} rounds ({spent['neighbours']}; {spent['sampling']}; {spent['accountant']}); "
+            "not covered: " + "; ".join(spent["not_covered"])
+        )
     if correlation := result.get("planted_rank_correlation"):
         shown = ", ".join(f"{name} {'-' if value is None else f'{value:.2f}'}" for name, value in correlation.items())
         lines.append(f"rank correlation of learned and planted preferences over users: {shown}")

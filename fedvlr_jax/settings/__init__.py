@@ -86,7 +86,16 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         field.check(name, found[name])
     if found["client.move_items"] and found["client.item_lr"] == 0:
         raise ConfigError("client.item_lr: expected a positive rate with client.move_items, found 0")
+    if found["privacy.target_epsilon"] > 0 and found["privacy.delta"] == 0:
+        raise ConfigError(
+            f"privacy.delta: expected a positive number with privacy.target_epsilon "
+            f"{found['privacy.target_epsilon']:g}, well below one over the number of clients, found 0"
+        )
     store, devices = found["compute.store"], found["compute.devices"]
+    if store != "device" and found["server.sampling"] == "poisson":
+        raise ConfigError(
+            f"compute.store: expected device with server.sampling poisson, whose cohorts vary in size, found {store}"
+        )
     if store != "device" and devices != 1:
         raise ConfigError(f"compute.devices: expected 1 with compute.store {store}, found {devices}")
 

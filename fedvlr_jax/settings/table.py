@@ -100,7 +100,14 @@ CLIENT = {
 SERVER = {
     "lr": _rate(0.01, "eta, rate of D, gamma and public heads"),
     "optimizer": Field("adam", "of D, gamma and public heads; algorithm 1 has sgd", choices=OPTIMIZERS),
-    "clients_per_round": Field(0, "n_s, drawn uniformly without replacement; 0 = all", NOT_NEGATIVE, unit="clients"),
+    "clients_per_round": Field(
+        0, "n_s, clients drawn for a round, with poisson on average; 0 = all", NOT_NEGATIVE, unit="clients"
+    ),
+    "sampling": Field(
+        "fixed",
+        "how they are drawn: n_s of them uniformly without replacement; or each with probability n_s / n",
+        choices=("fixed", "poisson"),
+    ),
     "l2": _rate(0.0, "weight of 0.5 ||public parameters||^2"),
     "init_scale": _rate(0.1, "standard deviation of the initial D"),
 }
@@ -119,6 +126,7 @@ AGGREGATION = {
         is_list=True,
     ),
     "clip_norm": Field(1.0, "clip: largest L2 norm of an upload", POSITIVE),
+    "keep_rows": Field(0.25, "top_rows: share of the rows of an upload that is sent", Bounds(0, below=1, above=True)),
     "noise_multiplier": Field(
         0.0,
         "noise: standard deviation of the server's Gaussian noise on the sum of the uploads",
@@ -126,6 +134,24 @@ AGGREGATION = {
         unit="clip_norm",
     ),
     "trim": Field(0.1, "trimmed_mean: share of the uploads left out at each end", Bounds(0, below=0.5)),
+    "byzantine": Field(0.1, "krum, multi_krum: share of the clients that may send anything", Bounds(0, below=0.5)),
+}
+
+SECURE = {
+    "sum": Field(False, "uploads are added in words of 32 bits, as the protocol of a secure sum does"),
+    "bits": Field(
+        22,
+        "of one number with its sign; those left of 32 are for the sum over clients",
+        Bounds(2, below=31),
+        unit="bits",
+    ),
+}
+
+PRIVACY = {
+    "target_epsilon": Field(
+        0.0, "budget of all rounds together, for which the noise is solved before the run; 0 = none", NOT_NEGATIVE
+    ),
+    "delta": Field(0.0, "probability of the guarantee's exception; 0 = no accounting", SHARE),
 }
 
 COMPUTE = {
@@ -207,6 +233,8 @@ GROUPS: dict[str, tuple[str, dict[str, Field]]] = {
     "client": ("what a client does in a round", CLIENT),
     "server": ("what the server does in a round", SERVER),
     "aggregation": ("what happens to uploads on their way into the public parameters", AGGREGATION),
+    "secure": ("secure sums of clipped uploads, fedvlr_jax/secure_sum/", SECURE),
+    "privacy": ("differential privacy of transforms clip,noise, fedvlr_jax/privacy/accounting.py", PRIVACY),
     "compute": ("speed and memory; but for precision, the same results up to the order of sums", COMPUTE),
     "data": ("what is trained on", DATA),
     "data.expect": ("sizes to check the data against, 0 = unknown; a difference is reported, not refused", EXPECT),

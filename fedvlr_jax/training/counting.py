@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from fedvlr_jax.privacy.accounting import Guarantee
 from fedvlr_jax.training.schedule import RunProgress
 from fedvlr_jax.types import RoundInfo
 
@@ -16,15 +17,19 @@ def diverged_round(info: RoundInfo) -> int:
     Args:
       info: of consecutive rounds, [rounds].
     """
-    diverged = np.flatnonzero(info.num_dropped >= info.num_clients)
+    diverged = np.flatnonzero((info.num_dropped >= info.num_clients) & (info.num_clients > 0))
     return int(diverged[0]) + 1 if diverged.size else 0
 
 
-def count_rounds(progress: RunProgress, info: RoundInfo, seconds: float) -> RunProgress:
-    """The progress after the rounds of `info`, [rounds], which took `seconds`."""
+def count_rounds(
+    progress: RunProgress, info: RoundInfo, seconds: float, guarantee: Guarantee | None = None
+) -> RunProgress:
+    """The progress after the rounds of `info`, [rounds], which took `seconds` and were made under a guarantee."""
+    round_ = progress.round + len(info.loss)
     return dataclasses.replace(
         progress,
-        round=progress.round + len(info.loss),
+        round=round_,
+        epsilon=None if guarantee is None else guarantee.epsilon(round_),
         client_updates=progress.client_updates + int(info.num_clients.sum()),
         num_dropped=progress.num_dropped + int(info.num_dropped.sum()),
         seconds_train=progress.seconds_train + seconds,

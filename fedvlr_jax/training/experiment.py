@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.assembly import parse_names
 from fedvlr_jax.data.buckets import make_client_data
-from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.errors import ConfigError, RunWarning
 from fedvlr_jax.federated import prior
+from fedvlr_jax.privacy.accounting import guarantee_of, warn_of_a_weak_guarantee
 from fedvlr_jax.types import ClientData, Dataset, Prior, content_of
 
 WITHOUT_FEATURES = ("base",)
@@ -41,11 +43,13 @@ def make_experiment(settings: Mapping[str, Any], dataset: Dataset) -> Experiment
     """
     _require_features(settings, dataset)
     algorithm = make_algorithm(settings, dataset)
+    has_prior = algorithm.model.host.combine is not None
+    _warn_of_privacy(settings, dataset, has_prior)
     if settings["compute"]["store"] == "device":
         clients = make_client_data(dataset)
     else:
         clients = ClientData((), content_of(dataset))
-    if algorithm.model.host.combine is not None:
+    if has_prior:
         clients = clients._replace(prior=configured_prior(settings, dataset).of(dataset))
     return Experiment(settings, dataset, clients, algorithm)
 
@@ -57,6 +61,20 @@ def _require_features(settings: Mapping[str, Any], dataset: Dataset) -> None:
         raise ConfigError(
             f"variant {variant}: expected visual or textual features of the items, found none in {dataset.name}; "
             f"without features train variant {' or '.join(WITHOUT_FEATURES)}, or set fusion.modalities to D"
+        )
+
+
+def _warn_of_privacy(settings: Mapping[str, Any], dataset: Dataset, has_prior: bool) -> None:
+    """Says what a guarantee is not worth."""
+    if (guarantee := guarantee_of(settings, dataset.num_users)) is None:
+        return
+    warn_of_a_weak_guarantee(guarantee, dataset.num_users)
+    if has_prior:
+        warnings.warn(
+            f"privacy: the guarantee is about rounds; the prior of host {settings['host']['name']} is an exact sum "
+            f"over all histories, and not covered",
+            RunWarning,
+            stacklevel=3,
         )
 
 

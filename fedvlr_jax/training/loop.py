@@ -24,6 +24,7 @@ from fedvlr_jax.io.identity import require_same_run
 from fedvlr_jax.io.interrupt import Interrupt, Interrupted
 from fedvlr_jax.io.progress import ProgressEvent
 from fedvlr_jax.io.writers import MetricWriter
+from fedvlr_jax.privacy.accounting import Guarantee, guarantee_of
 from fedvlr_jax.settings import upgrade
 from fedvlr_jax.training.backend import Backend
 from fedvlr_jax.training.counting import count_rounds, diverged_round
@@ -98,7 +99,9 @@ def train(
             )
             with MetricWriter(workdir, start_round=progress.round) as writer:
                 recorder = RunFiles(writer, saver)
-                progress = _train_rounds(plan, backend, recorder, state, progress, interrupt, on_progress, note)
+                progress = _train_rounds(
+                    plan, backend, recorder, state, progress, interrupt, on_progress, note, _guarantee(experiment)
+                )
         best = backend.restore(checkpoints, progress.best_round, read_only=True)
         return _finish(backend, best, progress)
 
@@ -120,7 +123,8 @@ def train_in_memory(experiment: Experiment, *, on_progress: OnProgress | None = 
     with explained_memory(experiment, InMemory.kept):
         backend, recorder = DeviceBackend(experiment, eval_chunk=plan.eval_chunk), InMemory()
         state = backend.init(plan.seed)
-        progress = _train_rounds(plan, backend, recorder, state, RunProgress(), None, on_progress, None)
+        begun, guarantee = RunProgress(), _guarantee(experiment)
+        progress = _train_rounds(plan, backend, recorder, state, begun, None, on_progress, None, guarantee)
         return _finish(backend, recorder.best, progress)
 
 
@@ -173,6 +177,11 @@ def _programs(experiment: Experiment, plan: Plan, workdir: pathlib.Path) -> Back
     return StoreBackend(experiment, workdir / "store", eval_chunk=plan.eval_chunk)
 
 
+def _guarantee(experiment: Experiment) -> Guarantee | None:
+    """What the rounds are worth, if anybody accounts for it."""
+    return guarantee_of(experiment.settings, experiment.dataset.num_users)
+
+
 def _train_rounds(
     plan: Plan,
     backend: Backend,
@@ -182,6 +191,7 @@ def _train_rounds(
     interrupt: Interrupt | None,
     on_progress: OnProgress | None,
     note: Callable[[str], Any] | None,
+    guarantee: Guarantee | None,
 ) -> RunProgress:
     """All rounds that are left. The recorder has the states of the last and of the best round when it returns."""
     # One length divides every stretch between evaluations, so one compiled program serves all of them.
@@ -203,7 +213,7 @@ def _train_rounds(
                 f"round {progress.round + diverged}: the loss or upload of every client is not finite, nothing is "
                 f"left to aggregate. Lower client.lr or server.lr{recorder.kept}"
             )
-        progress = count_rounds(progress, info, seconds)
+        progress = count_rounds(progress, info, seconds, guarantee)
         begin = time.perf_counter()
         valid = summarise(backend.rank(state, hide_test=True), backend.warm_i)["valid"]
         progress = progress.evaluated(valid[SELECTION_METRIC], time.perf_counter() - begin)
@@ -244,6 +254,7 @@ def _event(
         valid=valid,
         updates_per_second=progress.updates_per_second,
         seconds_left=pace.left(plan, progress.round),
+        epsilon=progress.epsilon,
     )
 
 
@@ -266,6 +277,7 @@ def _report(
         "seconds_train": progress.seconds_train,
         "seconds_eval": progress.seconds_eval,
         "client_updates_per_second": event.updates_per_second,
+        **({} if event.epsilon is None else {"epsilon": event.epsilon}),
     }
     recorder.write(line, info)
     answer = None if on_progress is None else on_progress(event)

@@ -11,6 +11,7 @@ from fedvlr_jax.data.heldout import place_rows
 from fedvlr_jax.evaluation.metrics import MAIN_CUTOFF, main_metrics, set_metrics, summarise, user_values, warm_items
 from fedvlr_jax.evaluation.statistics import bootstrap_interval
 from fedvlr_jax.models.costs import CostReport
+from fedvlr_jax.privacy.accounting import guarantee_of
 from fedvlr_jax.training.schedule import RunProgress
 from fedvlr_jax.types import MODALITIES, Dataset, Ranks
 
@@ -54,6 +55,8 @@ def make_result(
     }
     if learned_um is not None:
         result["planted_rank_correlation"] = rank_correlations(learned_um, dataset.planted)
+    if (guarantee := guarantee_of(settings, dataset.num_users)) is not None:
+        result["privacy"] = guarantee.describe(progress.round)
     return result
 
 

@@ -45,6 +45,7 @@ class RunProgress:
       evaluations_since_best: evaluations without improvement.
       client_updates: local trainings so far, one for each client of each round's cohort.
       num_dropped: how many of them were not finite and left out.
+      epsilon: what these rounds have spent of a budget of differential privacy; None where nobody accounts for it.
       seconds_train, seconds_eval, seconds_compile: wall-clock time spent on each, over all restarts.
     """
 
@@ -54,6 +55,7 @@ class RunProgress:
     evaluations_since_best: int = 0
     client_updates: int = 0
     num_dropped: int = 0
+    epsilon: float | None = None
     seconds_train: float = 0.0
     seconds_eval: float = 0.0
     seconds_compile: float = 0.0
@@ -104,4 +106,5 @@ def read_progress(record: Mapping[str, Any] | None) -> RunProgress:
     """The progress inside a checkpoint's record; a fresh one without a record."""
     if record is None:
         return RunProgress()
-    return RunProgress(**{field.name: record[field.name] for field in dataclasses.fields(RunProgress)})
+    fields = {field.name: record[field.name] for field in dataclasses.fields(RunProgress) if field.name in record}
+    return RunProgress(**fields)

@@ -20,7 +20,7 @@ from laws.judging import require_close, require_equal, require_form
 from laws.rounds import DATASET, after, refuses, require_paths_agree
 
 NUM_CLIENTS, NUM_ITEMS = 5, 6
-TRIM = 0.25
+TRIM, BYZANTINE = 0.25, 0.25
 
 
 class Sent(NamedTuple):
@@ -37,7 +37,7 @@ def make_aggregator(name: str) -> Aggregator:
 
 @functools.lru_cache(maxsize=8)
 def _compiled(row: Callable[..., Aggregator]) -> Aggregator:
-    made = row(**(settings()["aggregation"] | {"trim": TRIM}))
+    made = row(**(settings()["aggregation"] | {"trim": TRIM, "byzantine": BYZANTINE}))
     return made._replace(add=jax.jit(made.add), finish=jax.jit(made.finish))
 
 
@@ -128,10 +128,22 @@ def _trimmed(x: np.ndarray) -> np.ndarray:
     return np.sort(x, axis=0)[cut : len(x) - cut].mean(axis=0)
 
 
+def _krum(of: Sent, keep: int) -> Broadcast:
+    """The mean of the `keep` uploads whose n - f - 2 nearest others are nearest."""
+    table, head, _ = dense(of)
+    flat = np.concatenate([table.reshape(len(table), -1), head], axis=1)
+    squared = ((flat[:, None] - flat[None]) ** 2).sum(axis=-1)
+    nearest = NUM_CLIENTS - int(BYZANTINE * NUM_CLIENTS) - 2
+    kept = np.argsort(np.sort(squared, axis=1)[:, 1 : 1 + nearest].sum(axis=1))[:keep]
+    return weighted_mean(clients_at(of, kept))
+
+
 ORACLES = {
     "weighted_mean": weighted_mean,
     "median": lambda of: _over_senders(of, lambda x: np.median(x, axis=0)),
     "trimmed_mean": lambda of: _over_senders(of, _trimmed),
+    "krum": lambda of: _krum(of, 1),
+    "multi_krum": lambda of: _krum(of, NUM_CLIENTS - int(BYZANTINE * NUM_CLIENTS)),
 }
 """Of the rows that the package brings; a row without one is judged by the other laws."""
 

@@ -1,0 +1,1 @@
+"""What a run with noise is worth: user-level differential privacy, accounted exactly."""

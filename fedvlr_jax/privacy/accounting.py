@@ -1,0 +1,158 @@
+"""From settings to a guarantee: which noise a budget asks for, and how much of the budget rounds have spent.
+
+What is accounted is the sum of clipped uploads of every round, with noise on it: user-level, central, for clients
+that are added or removed. Everything else that a run lets out is listed in `NOT_COVERED`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.optimize import brentq
+
+from fedvlr_jax.errors import ConfigError, RunWarning
+from fedvlr_jax.privacy.gaussian import gaussian_delta, gaussian_epsilon
+from fedvlr_jax.privacy.subsampled import subsampled_epsilon
+
+NEIGHBOURS = "add or remove one client with all that it has"
+NOT_COVERED = (
+    "the choice of the round and of settings on validation items",
+    "losses, metrics and counts of clients in files and on the screen",
+    "baselines printed beside the result",
+)
+"""What a run lets out beside the noised sums."""
+
+PRECISION = 1e-4
+"""Relative precision of a noise multiplier that was solved for; the error is on the safe side."""
+
+
+class Guarantee(NamedTuple):
+    """What the noised sums of a run are worth.
+
+    Attributes:
+      noise_multiplier: sigma, the deviation of the noise on the sum over the bound of one upload.
+      rate: q, the probability with which a client takes part in a round; 1 for all of them in every round.
+      delta: of (epsilon, delta).
+    """
+
+    noise_multiplier: float
+    rate: float
+    delta: float
+
+    def epsilon(self, rounds: int) -> float:
+        """epsilon after so many rounds."""
+        return epsilon_of(self.noise_multiplier, self.rate, rounds, self.delta)
+
+    def describe(self, rounds: int) -> dict[str, Any]:
+        """What a result says about it, with everything that a reader needs to compute it again."""
+        full = self.rate == 1
+        return {
+            "epsilon": self.epsilon(rounds),
+            "delta": self.delta,
+            "rounds": rounds,
+            "noise_multiplier": self.noise_multiplier,
+            "neighbours": NEIGHBOURS,
+            "sampling": "all clients in every round" if full else f"poisson, rate {self.rate:g}",
+            "accountant": "exact Gaussian" if full else "privacy loss distribution, connect the dots",
+            "not_covered": list(NOT_COVERED),
+        }
+
+
+@functools.lru_cache(maxsize=1024)
+def epsilon_of(noise_multiplier: float, rate: float, rounds: int, delta: float) -> float:
+    """The epsilon of `rounds` noised sums of clipped uploads.
+
+    >>> round(epsilon_of(1.0, 1.0, 100, 1e-5), 1)
+    91.8
+
+    Args:
+      noise_multiplier: sigma, positive.
+      rate: q within (0, 1].
+      rounds: T; none of them is worth nothing.
+      delta: within (0, 1).
+    """
+    if rounds == 0:
+        return 0.0
+    if rate == 1:
+        return gaussian_epsilon(delta, math.sqrt(rounds) / noise_multiplier)
+    return subsampled_epsilon(delta, noise_multiplier, rate, rounds)
+
+
+@functools.lru_cache(maxsize=64)
+def solve_noise_multiplier(epsilon: float, delta: float, rate: float, rounds: int) -> float:
+    """The least noise multiplier with which `rounds` rounds stay within (epsilon, delta), up to `PRECISION`.
+
+    >>> round(solve_noise_multiplier(8.0, 1e-5, 1.0, 100), 2)
+    6.0
+
+    Args:
+      epsilon, delta, rate, rounds: as of `epsilon_of`, all positive.
+    """
+    log_mu = brentq(lambda log: gaussian_delta(epsilon, math.exp(log)) - delta, -50.0, 20.0, xtol=1e-12)
+    if rate == 1:
+        return math.sqrt(rounds) / math.exp(log_mu) * (1 + PRECISION)
+
+    def excess(log_sigma: float) -> float:
+        return math.log(max(epsilon_of(math.exp(log_sigma), rate, rounds, delta), 1e-9) / epsilon)
+
+    # Many rounds are one Gaussian mechanism with mu^2 = q^2 T (exp(1 / sigma^2) - 1) in the limit: a good start.
+    low = high = -0.5 * math.log(math.log1p(math.exp(2 * log_mu) / (rate**2 * rounds)))
+    step = 0.05
+    while excess(low) < 0:
+        low, high, step = low - step, low, 2 * step
+    while excess(high) > 0:
+        low, high, step = high, high + step, 2 * step
+    return float(np.exp(brentq(excess, low, high, xtol=PRECISION / 2) + PRECISION))
+
+
+def guarantee_of(settings: Mapping[str, Any], num_users: int) -> Guarantee | None:
+    """The guarantee that the settings ask for and give, or None without one: noise of a size and nothing else.
+
+    Args:
+      settings: nested, checked.
+      num_users: clients in the data, which is taken as public.
+
+    Raises:
+      ConfigError: if nobody could say what epsilon is, or what was asked for cannot be had.
+    """
+    asked, aggregation, server = settings["privacy"], settings["aggregation"], settings["server"]
+    target, delta = asked["target_epsilon"], asked["delta"]
+    if delta == 0:
+        return None
+    if "noise" not in aggregation["transforms"].split(","):
+        raise ConfigError(
+            f"privacy.delta: a guarantee needs uploads that are clipped and noise on their sum, so expected "
+            f"aggregation.transforms clip,noise, found {aggregation['transforms']!r}"
+        )
+    if (target > 0) == (aggregation["noise_multiplier"] > 0):
+        raise ConfigError(
+            f"privacy.target_epsilon: expected either a budget, for which the noise is solved, or "
+            f"aggregation.noise_multiplier, found {target:g} and {aggregation['noise_multiplier']:g}"
+        )
+    cohort = server["clients_per_round"] or num_users
+    if cohort < num_users and server["sampling"] != "poisson":
+        raise ConfigError(
+            f"server.sampling: the accountant knows all clients in every round, or each of them with a probability "
+            f"of its own, so expected poisson with server.clients_per_round {cohort}, found {server['sampling']}"
+        )
+    rate = cohort / num_users
+    noise = aggregation["noise_multiplier"]
+    if target > 0:
+        noise = solve_noise_multiplier(target, delta, rate, settings["rounds"])
+    return Guarantee(noise, rate, delta)
+
+
+def warn_of_a_weak_guarantee(guarantee: Guarantee, num_users: int) -> None:
+    """A `RunWarning` where delta is so large that it allows to give somebody away whole."""
+    if guarantee.delta > 1 / num_users:
+        warnings.warn(
+            f"privacy.delta: {guarantee.delta:g} is above 1 / {num_users}, one over the number of clients: letting "
+            f"out all that one client in {num_users} has would be within such a guarantee",
+            RunWarning,
+            stacklevel=3,
+        )
