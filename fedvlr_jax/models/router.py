@@ -68,7 +68,7 @@ class Router(NamedTuple):
 
     Attributes:
       init: ``(key) -> phi``, the private parameters of one client.
-      weights: ``(phi, pooled_jd [j, d]) -> w_j``, non-negative and summing to one. With `init_shared`, `phi` is a `Phi`.
+      weights: ``(phi, pooled_jd [j, d]) -> w_j``, non-negative and summing to one; with `init_shared`, of a `Phi`.
       closed_form: the same over the steps of a round, or None.
       init_shared: ``(key) -> phi_0``, public parameters of the router, or None for a router that is private.
       read: ``(rows_ljd, weight_l) -> pooled``, what `weights` gets of the history's rows in every view, of which some
@@ -229,7 +229,7 @@ def linear(dim: int, num_views: int, activation: Activation) -> Logits:
 
 
 def low_rank(dim: int, num_views: int, activation: Activation) -> Logits:
-    """``b + B (A h)`` with A [RANK, |G| d] random and B, b zero at first: a linear map of the history of rank `RANK`."""
+    """``b + B (A h)`` with A [RANK, |G| d] random, B and b zero at first: a linear map of the history."""
 
     def init(key: Array) -> PyTree:
         down = jax.random.normal(key, (RANK, num_views * dim)) / jnp.sqrt(num_views * dim)
