@@ -13,7 +13,7 @@ from fedvlr_jax.federated.aggregation import AGGREGATORS
 from fedvlr_jax.federated.objectives import OBJECTIVES, is_off
 from fedvlr_jax.federated.paths import PATHS
 from fedvlr_jax.federated.rounds import Pipeline
-from fedvlr_jax.federated.step_loss import LocalSettings
+from fedvlr_jax.federated.step_loss import LocalSettings, RouterSettings
 from fedvlr_jax.federated.transforms import make_transform
 from fedvlr_jax.federated.words import make_fixed_point, make_word_sum
 from fedvlr_jax.models.hosts import HOSTS
@@ -79,7 +79,8 @@ def configured_model(settings: Mapping[str, Any], content: Content, num_items: i
 
 def local_settings(settings: Mapping[str, Any], num_items: int, steps: int) -> LocalSettings:
     """How a client trains by ``config.client``, with draws for `steps` local steps."""
-    client = settings["client"]
+    client, router = settings["client"], RouterSettings(**settings["router"])
+    no_l2 = is_off(client["l2"]) and is_off(router.l2)
     make_objective = choose(OBJECTIVES, "objective", settings["objective"])
     objective = make_objective(
         num_items,
@@ -96,7 +97,8 @@ def local_settings(settings: Mapping[str, Any], num_items: int, steps: int) -> L
         l2=client["l2"],
         move_items=client["move_items"],
         item_lr=client["item_lr"],
-        closed_form=settings["compute"]["closed_form"] and client["optimizer"] == "sgd" and is_off(client["l2"]),
+        router=router,
+        closed_form=settings["compute"]["closed_form"] and client["optimizer"] == "sgd" and no_l2,
     )
 
 

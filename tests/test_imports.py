@@ -50,7 +50,7 @@ OUTSIDE = (
 RUN = (
     ("inference",),
     ("training",),
-    ("benchmark", "theory"),
+    ("benchmark", "theory", "analysis"),
     ("sweep",),
     ("api",),
     ("deploy",),
@@ -74,6 +74,7 @@ PLACES = {  # foreign packages beyond these, by the start of a file's path
     "fedvlr_jax/io/": {"tensorboardX", "tqdm", "tabulate"},
     "fedvlr_jax/io/checkpoint": {"orbax"},
     "fedvlr_jax/benchmark/plots": {"matplotlib"},
+    "fedvlr_jax/analysis/report": {"tabulate"},
     "fedvlr_jax/io/figures": {"matplotlib", "PIL"},
     "fedvlr_jax/sweep/optuna_search": {"optuna"},
     "fedvlr_jax/sweep/plots": {"matplotlib"},

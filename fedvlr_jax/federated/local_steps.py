@@ -8,6 +8,7 @@ are read and who sums the cotangents is left to the caller (`client.py`, `paths.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from fedvlr_jax.federated import objectives
 from fedvlr_jax.federated.objectives import Draw
 from fedvlr_jax.federated.private_state import trainable
 from fedvlr_jax.federated.step_loss import LocalSettings, StepLoss
-from fedvlr_jax.models.model import ITEM_TABLE, Download, Model, item_rows, pool
+from fedvlr_jax.models.model import ITEM_TABLE, Download, Model, host_head, item_rows, pool
 from fedvlr_jax.types import Array, PrivateState, PyTree
 
 Gradients = Callable[[Download, PyTree, Draw], tuple[Array, Download, PyTree]]
@@ -69,8 +70,8 @@ def begin(
 
     Args:
       model, settings: as configured.
-      rows, head: what was downloaded. The pooled history is linear in the rows, so its cotangent is summed over the
-        steps and pulled back once.
+      rows, head: what was downloaded. The pooled history is a function of the rows that the steps do not change, so
+        its cotangent is summed over the steps and pulled back once.
       draw: positions in `rows`.
       state: before the first step.
       each: `alone` for one client, ``jax.vmap`` for a chunk with shared rows.
@@ -80,7 +81,7 @@ def begin(
         return LocalRound(
             model, Download(rows, None, head), state, lambda moved, total, keep=None: (moved, total.rows)
         )
-    weigh = each(pool, in_axes=(None, 0, 0))
+    weigh = each(functools.partial(pool, read=router.read), in_axes=(None, 0, 0))
     pooled, unpool = jax.vjp(lambda views: weigh(views, draw.positive_l, draw.input_l), rows["views"])
     stepped, download, moving, unsummarise, restore = _take_closed_form(
         model, settings, Download(rows, pooled, head), state, each
@@ -226,6 +227,7 @@ def make_update(settings: LocalSettings) -> Callable[[PyTree, PrivateState], Pri
     def update(gradient: PyTree, state: PrivateState) -> PrivateState:
         params = trainable(state.params)
         updates, opt_state = settings.optimizer.update(trainable(gradient), state.opt_state, params)
+        updates = _scale_router(updates, settings.router.lr)
         params = optax.apply_updates(params, updates)
         if ITEM_TABLE in state.params:
             table = state.params[ITEM_TABLE] - settings.table_lr * gradient[ITEM_TABLE]
@@ -233,6 +235,14 @@ def make_update(settings: LocalSettings) -> Callable[[PyTree, PrivateState], Pri
         return state.replace(params=params, opt_state=opt_state)
 
     return update
+
+
+def _scale_router(updates: PyTree, rate: float | Array) -> PyTree:
+    """The updates of a client's parameters with those of its router times `rate`."""
+    variant = updates["variant"]
+    if "phi" not in variant or (isinstance(rate, (int, float)) and rate == 1):
+        return updates
+    return updates | {"variant": variant | {"phi": jax.tree.map(lambda x: rate * x, variant["phi"])}}
 
 
 def make_solve(model: Model) -> Callable[[Download, PyTree, Draw], PyTree] | None:
@@ -245,6 +255,6 @@ def make_solve(model: Model) -> Callable[[Download, PyTree, Draw], PyTree] | Non
         items = item_rows(model, params, download, download.rows, params.get(ITEM_TABLE))
         size = jax.tree.leaves(download.rows)[0].shape[0]
         positive_i = objectives.multi_hot(draw.positive_l, draw.target_l, size)
-        return params | {"theta": host_solve(params["theta"], download.head, items, positive_i)}
+        return params | {"theta": host_solve(params["theta"], host_head(model, download.head), items, positive_i)}
 
     return solve

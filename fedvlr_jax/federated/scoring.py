@@ -14,7 +14,17 @@ from fedvlr_jax.federated.local_steps import make_solve
 from fedvlr_jax.federated.objectives import Draw
 from fedvlr_jax.federated.private_state import OFFSET, gather_clients
 from fedvlr_jax.federated.step_loss import LocalSettings, make_loss
-from fedvlr_jax.models.model import ITEM_TABLE, Broadcast, Download, Model, item_rows, make_download, score, take_rows
+from fedvlr_jax.models.model import (
+    ITEM_TABLE,
+    Broadcast,
+    Download,
+    Model,
+    item_rows,
+    make_download,
+    phi_of,
+    score,
+    take_rows,
+)
 from fedvlr_jax.types import Array, BlockScore, Bucket, Prior, PrivateState, PyTree, given
 
 
@@ -127,7 +137,7 @@ def router_weights(model: Model, num_items: int, snapshot: Snapshot, chunk: Buck
 
     def one(local: PrivateState, history_l: Array) -> Array:
         private, download = _ready(model, num_items, snapshot.broadcast, local, history_l)
-        return given(model.variant.router).weights(private["variant"]["phi"], download.pooled_jd)
+        return given(model.variant.router).weights(phi_of(model, private, download.head), download.pooled_jd)
 
     return jax.vmap(one)(local_c, chunk.history)
 

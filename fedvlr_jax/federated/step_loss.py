@@ -18,7 +18,30 @@ from fedvlr_jax.federated.objectives import Draw, Objective
 from fedvlr_jax.federated.private_state import OFFSET, trainable
 from fedvlr_jax.models.hosts.host import ItemRows
 from fedvlr_jax.models.model import ITEM_TABLE, Download, Model, item_rows, score, take_rows
+from fedvlr_jax.models.router import divergence
 from fedvlr_jax.types import Array, PyTree, given
+
+
+class RouterSettings(NamedTuple):
+    """How a client trains its own part of the router; the defaults are the paper's.
+
+    Attributes:
+      lr: rate of these parameters relative to that of theta_u.
+      l2: weight of 0.5 ||phi_u||^2, a pull towards the public router, or towards equal weights where there is none.
+      spread: weight of KL(w_u || uniform), a pull of the weights themselves towards equal ones.
+      spread_rounds: rounds in which that weight falls linearly to zero; 0 = it stays.
+    """
+
+    lr: float | Array = 1.0
+    l2: float | Array = 0.0
+    spread: float | Array = 0.0
+    spread_rounds: float | Array = 0.0
+
+    def spread_at(self, round_: Array) -> Array:
+        """The weight of KL(w_u || uniform) in a round, []."""
+        rounds = jnp.asarray(self.spread_rounds, float)
+        left = jnp.clip(1 - round_ / jnp.maximum(rounds, 1), 0)
+        return self.spread * jnp.where(rounds > 0, left, 1.0)
 
 
 class LocalSettings(NamedTuple):
@@ -33,7 +56,8 @@ class LocalSettings(NamedTuple):
       move_items: the client's rows move during its local steps (the hosts' original semantics) instead of
         staying fixed within the round (Algorithm 1).
       item_lr: rate of these moves.
-      closed_form: take the router's steps in closed form (`router.py`); exact for plain SGD without `l2` only.
+      router: how it trains its own part of the router.
+      closed_form: take the router's steps in closed form (`router.py`); exact for plain SGD without L2 terms only.
       unroll: compile the steps one after the other instead of as a loop; slower to compile, and XLA's cost analysis
         then counts all of them (it counts a loop's body once).
     """
@@ -45,6 +69,7 @@ class LocalSettings(NamedTuple):
     l2: float = 0.0
     move_items: bool = False
     item_lr: float = 0.0
+    router: RouterSettings = RouterSettings()
     closed_form: bool = False
     unroll: bool = False
 
@@ -105,7 +130,11 @@ def make_step_loss(model: Model, settings: LocalSettings, round_: Array) -> Step
 def make_finish(
     model: Model, settings: LocalSettings, round_: Array
 ) -> Callable[[Array, PyTree, ItemRows, Array], Array]:
-    """Adds the host's regulariser and the L2 terms to a loss; weights [b] say how much a row is used in the step."""
+    """Adds the regularisers of host and router and the L2 terms to a loss.
+
+    The weights [b] of the result's last argument say how much a row is used in the step.
+    """
+    router = settings.router
 
     def finish(value: Array, private: PyTree, items: ItemRows, usage_b: Array) -> Array:
         value = value + model.host.regulariser(private["theta"], items, usage_b, round_)
@@ -113,6 +142,10 @@ def make_finish(
             value = value + 0.5 * settings.l2 * optax.tree.norm(trainable(private), squared=True)
             if ITEM_TABLE in private:
                 value = value + 0.5 * settings.l2 * jnp.sum(usage_b * jnp.sum(given(items.table_bd) ** 2, axis=-1))
+        if model.variant.router is not None and not objectives.is_off(router.l2):
+            value = value + 0.5 * router.l2 * optax.tree.norm(private["variant"]["phi"], squared=True)
+        if items.w_j is not None and not objectives.is_off(router.spread):
+            value = value + router.spread_at(round_) * divergence(items.w_j)
         return value
 
     return finish

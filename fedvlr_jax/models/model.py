@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from fedvlr_jax.models.hosts.host import Host, ItemRows
+from fedvlr_jax.models.router import Phi, mean_rows
 from fedvlr_jax.models.variants import Variant
 from fedvlr_jax.types import Array, Content, PyTree
 
@@ -21,7 +22,8 @@ class Broadcast(NamedTuple):
 
     Attributes:
       rows: row tables with leading item axis, ``"views"`` [i, j, d] first; a client needs only rows it touches.
-      head: public parameters that every client reads whole.
+      head: public parameters that every client reads whole: the host's, or ``{"host", "router"}`` where the router
+        has public ones too.
     """
 
     rows: dict[str, Array]
@@ -33,9 +35,9 @@ class Download(NamedTuple):
 
     Attributes:
       rows: the client's rows of ``Broadcast.rows`` (or all of them).
-      pooled_jd: mean over the input history of every view, [j, d], or what a router in closed form needs of it; None
-        for variants without a router. It is linear in `rows` and constant within a round, so it is formed, and pulled
-        back, once a round.
+      pooled_jd: what the router reads of the input history, the mean of every view [j, d] in the paper's, or what a
+        router in closed form needs of it; None for variants without a router. It is a function of `rows` and constant
+        within a round, so it is formed, and pulled back, once a round.
       head: as in Broadcast.
     """
 
@@ -100,7 +102,10 @@ def make_model(host: Host, variant: Variant, num_items: int, dim: int, rounded: 
         rows = variant.rows(params["variant"], content) | params["host"]["tables"]
         if host.reads_D:
             rows = rows | {"D": params["variant"]["D"]}
-        return Broadcast(rows, params["host"]["head"])
+        head = params["host"]["head"]
+        return Broadcast(
+            rows, {"host": head, "router": params["variant"]["router"]} if variant.shares_router else head
+        )
 
     def penalty(params: PyTree, round_: Array) -> Array:
         return host.server_penalty(params["variant"].get("D", jnp.zeros((0, dim))), round_)
@@ -118,16 +123,28 @@ def take_rows(rows: PyTree, position_b: Array) -> PyTree:
     return jax.tree.map(lambda x: x.at[position_b].get(mode="fill", fill_value=0), rows)
 
 
-def pool(views_njd: Array, position_l: Array, weight_l: Array) -> Array:
-    """h_u by view, [j, d]: the weighted mean of the history's rows. Linear in `views_njd`."""
-    rows_ljd = take_rows(views_njd, position_l)
-    return jnp.einsum("l,ljd->jd", weight_l / jnp.maximum(jnp.sum(weight_l), 1.0), rows_ljd)
+def pool(
+    views_njd: Array, position_l: Array, weight_l: Array, read: Callable[[Array, Array], Array] = mean_rows
+) -> Array:
+    """What a router reads of the history's rows; h_u by view, [j, d], in the paper's."""
+    return read(take_rows(views_njd, position_l), weight_l)
+
+
+def phi_of(model: Model, private: PyTree, head: PyTree) -> PyTree:
+    """The parameters of a client's router: its own, with those it downloaded where the router has public ones."""
+    own = private["variant"]["phi"]
+    return Phi(head["router"], own) if model.variant.shares_router else own
+
+
+def host_head(model: Model, head: PyTree) -> PyTree:
+    """The host's part of what was downloaded whole."""
+    return head["host"] if model.variant.shares_router else head
 
 
 def make_download(model: Model, rows: dict[str, Array], head: PyTree, position_l: Array, weight_l: Array) -> Download:
     """The download of a client whose history is at `position_l` of the rows, with weights [l]."""
-    pooled_jd = None if model.variant.router is None else pool(rows["views"], position_l, weight_l)
-    return Download(rows, pooled_jd, head)
+    router = model.variant.router
+    return Download(rows, None if router is None else pool(rows["views"], position_l, weight_l, router.read), head)
 
 
 def item_rows(
@@ -140,7 +157,7 @@ def item_rows(
 ) -> ItemRows:
     """The given rows as the client sees them: its router weights and its private rows attached."""
     router = model.variant.router
-    w_j = None if router is None else router.weights(private["variant"]["phi"], download.pooled_jd)
+    w_j = None if router is None else router.weights(phi_of(model, private, download.head), download.pooled_jd)
     if model.rounded is not None:
         rows_b = jax.tree.map(lambda x: x.astype(model.rounded), rows_b)
     return ItemRows(rows_b.get("views"), w_j, rows_b, table_bd, offset_bd)
@@ -148,6 +165,6 @@ def item_rows(
 
 def score(model: Model, private: PyTree, head: PyTree, items: ItemRows) -> Array:
     """Logits s_ui of the rows in `items`, [b]: the host's score plus what the variant adds."""
-    s_b = model.host.score(private["theta"], head, items)
+    s_b = model.host.score(private["theta"], host_head(model, head), items)
     bonus = model.variant.bonus
     return s_b if bonus is None else s_b + bonus(private["variant"], items.tables)

@@ -30,7 +30,8 @@ class Variant(NamedTuple):
       rows: ``(params, content) -> {"views": [i, j, d], ...}``, the row tables of the broadcast; "views" is
         missing where the host has item tables of its own and the variant adds nothing to them.
       init_private: ``(key) -> params`` of one client.
-      router: weighs the views with ``private["phi"]``; None where a single view needs no weights.
+      router: weighs the views with ``private["phi"]``, and with ``params["router"]`` where it has public parameters;
+        None where a single view needs no weights.
       bonus: ``(private, rows) -> s_b``, what the variant adds to the host's score, or None.
     """
 
@@ -39,6 +40,11 @@ class Variant(NamedTuple):
     init_private: Callable[[Array], PyTree]
     router: Router | None = None
     bonus: Callable[[PyTree, dict[str, Array]], Array] | None = None
+
+    @property
+    def shares_router(self) -> bool:
+        """Whether the router has public parameters, which every client reads whole."""
+        return self.router is not None and self.router.init_shared is not None
 
 
 def _nothing(key: Array) -> PyTree:
@@ -148,8 +154,14 @@ def _fedvlr(
     }
     fusion = make_fusion(operators, content, num_items, activation=activation, **options)
     router = make_router(dim, fusion.num_views, activation)
+
+    def init_public(key: Array) -> PyTree:
+        if router.init_shared is None:
+            return fusion.init(key)
+        return fusion.init(key) | {"router": router.init_shared(jax.random.fold_in(key, 1))}
+
     return Variant(
-        fusion.init,
+        init_public,
         lambda params, content: {"views": fusion.views(params, content)},
         lambda key: {"phi": router.init(key)},
         router=router,

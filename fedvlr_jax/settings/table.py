@@ -83,6 +83,15 @@ FUSION = {
     ),
 }
 
+ROUTER = {
+    "lr": _rate(1.0, "rate of a client's own part of the router, relative to client.lr"),
+    "l2": _rate(0.0, "weight of 0.5 ||own part of the router||^2: towards the public router, or equal weights"),
+    "spread": _rate(0.0, "weight of KL(w_u || uniform), which keeps the weights apart from 0 and 1"),
+    "spread_rounds": Field(
+        0.0, "rounds in which that weight falls to zero; 0 = it stays", NOT_NEGATIVE, unit="rounds", traceable=True
+    ),
+}
+
 CLIENT = {
     "steps": Field(5, "A, local steps a round", ONE_OR_MORE, unit="steps"),
     "lr": _rate(0.1, "rate of the private parameters"),
@@ -232,6 +241,7 @@ GROUPS: dict[str, tuple[str, dict[str, Field]]] = {
     "fusion": ("the views and who weighs them", FUSION),
     "client": ("what a client does in a round", CLIENT),
     "server": ("what the server does in a round", SERVER),
+    "router": ("how a client trains its own part of the router", ROUTER),
     "aggregation": ("what happens to uploads on their way into the public parameters", AGGREGATION),
     "secure": ("secure sums of clipped uploads, fedvlr_jax/secure_sum/", SECURE),
     "privacy": ("differential privacy of transforms clip,noise, fedvlr_jax/privacy/accounting.py", PRIVACY),

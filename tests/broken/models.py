@@ -178,6 +178,10 @@ OF_ROUTERS = {
         "init is not a function of the key",
         changed(ROUTERS, "bias", init=lambda _: lambda key: {"logit_j": unseeded(key)["w"][:3]}),
     ),
+    routers.padding_is_inert: (
+        "padding changes what it reads",
+        changed(ROUTERS, "bias", read=lambda made: lambda rows_ljd, weight_l: jnp.mean(rows_ljd, axis=0)),
+    ),
     routers.the_closed_form_equals_plain_steps: (
         "not the plain steps",
         changed(

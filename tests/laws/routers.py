@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedvlr_jax.models.router import ROUTERS, Router
+from fedvlr_jax.models.router import ROUTERS, Phi, Router
 from fedvlr_jax.types import Array
 from laws.judging import require_close, require_equal, require_finite, require_form
 from laws.rounds import open_paths, require_paths_agree
@@ -21,13 +21,26 @@ def make_router(name: str) -> Router:
     return ROUTERS[name](DIM, NUM_VIEWS, jax.nn.relu)
 
 
+def parameters(router: Router) -> Any:
+    """What `Router.weights` takes, drawn with key 0; public parameters too where there are any."""
+    own = router.init(jax.random.key(0))
+    return own if router.init_shared is None else Phi(router.init_shared(jax.random.key(2)), own)
+
+
+def read_history(router: Router, scale: float = 1.0) -> Any:
+    """What the router reads of a random history of four rows and one of padding."""
+    rows_ljd = scale * jax.random.normal(jax.random.key(1), (5, NUM_VIEWS, DIM))
+    weight_l = jnp.array([1.0, 1, 1, 1, 0])
+    return router.read(rows_ljd * weight_l[:, None, None], weight_l)
+
+
 def weights_are_weights(name: str) -> None:
     """Non-negative and summing to one, for any history."""
     router = make_router(name)
-    phi = router.init(jax.random.key(0))
+    phi = parameters(router)
     require_finite(f"router {name}: initial parameters are not finite", phi)
     for scale in (0.0, 1.0, 100.0):
-        w_j = router.weights(phi, scale * jax.random.normal(jax.random.key(1), (NUM_VIEWS, DIM)))
+        w_j = router.weights(phi, read_history(router, scale))
         assert w_j.shape == (NUM_VIEWS,), f"router {name}: expected a weight for each view, found {w_j.shape}"
         require_finite(f"router {name}: weights are not finite", w_j)
         assert (w_j >= 0).all(), f"router {name}: weights are negative: {w_j}"
@@ -37,13 +50,28 @@ def weights_are_weights(name: str) -> None:
 
 def it_is_pure(name: str) -> None:
     """The same key and history give the same parameters and weights, made once or twice, compiled or not."""
-    pooled_jd = jax.random.normal(jax.random.key(1), (NUM_VIEWS, DIM))
     first, second = (make_router(name) for _ in range(2))
-    phi, again = (router.init(jax.random.key(0)) for router in (first, second))
+    pooled, again_pooled = (read_history(router) for router in (first, second))
+    phi, again = (parameters(router) for router in (first, second))
     require_equal(f"router {name}: init is not a function of the key", phi, again)
-    w_j = first.weights(phi, pooled_jd)
-    require_equal(f"router {name}: weights are not a function", second.weights(again, pooled_jd), w_j)
-    require_close(f"router {name}: jit changes its weights", jax.jit(first.weights)(phi, pooled_jd), w_j, rtol=1e-5)
+    w_j = first.weights(phi, pooled)
+    require_equal(f"router {name}: weights are not a function", second.weights(again, again_pooled), w_j)
+    require_close(f"router {name}: jit changes its weights", jax.jit(first.weights)(phi, pooled), w_j, rtol=1e-5)
+
+
+def padding_is_inert(name: str) -> None:
+    """What a router reads of a history does not depend on rows of weight 0, nor do its gradients become NaN there."""
+    router = make_router(name)
+    rows_ljd = jax.random.normal(jax.random.key(1), (3, NUM_VIEWS, DIM))
+    padded_ljd = jnp.concatenate([rows_ljd, jnp.zeros((2, NUM_VIEWS, DIM))])
+    weight_l = jnp.array([1.0, 1, 1, 0, 0])
+    alone = router.read(rows_ljd, weight_l[:3])
+    require_close(
+        f"router {name}: padding changes what it reads", router.read(padded_ljd, weight_l), alone, rtol=1e-5
+    )
+    phi = parameters(router)
+    gradient = jax.grad(lambda rows: router.weights(phi, router.read(rows, weight_l))[0])(padded_ljd)
+    require_finite(f"router {name}: its gradient is not finite at padding", gradient)
 
 
 def the_closed_form_equals_plain_steps(name: str) -> None:
@@ -98,6 +126,7 @@ def fedvlr_trains_on_all_paths(name: str) -> None:
 LAWS = {
     weights_are_weights: (),
     it_is_pure: (),
+    padding_is_inert: (),
     the_closed_form_equals_plain_steps: (),
-    fedvlr_trains_on_all_paths: ("mlp", "bias"),
+    fedvlr_trains_on_all_paths: ("mlp", "bias", "statistics_bias"),
 }

@@ -1,0 +1,140 @@
+"""The diagnosis of the router of one run: what its weights are, what they are worth, and what training moved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedvlr_jax.analysis import routing
+from fedvlr_jax.analysis.reweighing import Rerank, make_rerank, make_weigh, with_phi
+from fedvlr_jax.evaluation.comparison import compare
+from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, TEST, VALID, main_metrics, row_values, warm_items
+from fedvlr_jax.training.experiment import Experiment
+from fedvlr_jax.types import FedState, PyTree, Ranks
+
+OWN = "own"
+RANDOM_WEIGHTINGS = 16
+
+
+def diagnose(experiment: Experiment, state: FedState) -> dict[str, Any]:
+    """All there is to say of the router of a run, ready for JSON.
+
+    Args:
+      experiment: what was trained on what; the variant has a router, and all private states are on one device.
+      state: of the round to look at.
+
+    Returns:
+      ``weights`` (`routing.WeightSummary`), ``views`` (see `view_norms`), ``movement`` (see `movement`),
+      ``rankings`` (see `compare_rankings`), ``reliability`` by view, and ``oracle`` (`routing.OracleGain`).
+    """
+    dataset, algorithm = experiment.dataset, experiment.algorithm
+    weigh, rerank = make_weigh(experiment), make_rerank(experiment, state)
+    w_uj = weigh(state, dataset)
+    halves = [weigh(state, half) for half in routing.half_histories(dataset)]
+    several_u = np.bincount(dataset.train_user, minlength=dataset.num_users) > 1
+    ranked = {name: rerank(weights_uj) for name, weights_uj in weightings(w_uj, algorithm.views).items()}
+    ranked["mean parameters"] = rerank(weigh(_with_mean_phi(state), dataset))
+    seed = experiment.settings["seed"]
+    start = jax.jit(algorithm.init)(jax.random.key(seed))
+    return {
+        "view_names": list(algorithm.views),
+        "weights": routing.summarise_weights(w_uj)._asdict(),
+        "views": view_norms(experiment, state, w_uj),
+        "movement": movement(start, state),
+        "rankings": compare_rankings(ranked, warm_items(dataset.train_item, dataset.num_items)),
+        "reliability": routing.reliability(*(half_uj[several_u] for half_uj in halves)),
+        "oracle": oracle(rerank, w_uj, list(ranked.values()))._asdict(),
+    }
+
+
+def weightings(w_uj: np.ndarray, views: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Weights [u, j] by name: own, another user's, the mean over users, equal ones, and each view alone."""
+    same = np.ones((len(w_uj), 1), np.float32)
+    found = {
+        OWN: w_uj,
+        "another user's": routing.of_another(w_uj),
+        "mean over users": same * w_uj.mean(axis=0),
+        "uniform": np.full_like(w_uj, 1 / w_uj.shape[1]),
+    }
+    alone_jj = np.eye(w_uj.shape[1], dtype=np.float32)
+    return found | {f"{view} alone": same * alone_j for view, alone_j in zip(views, alone_jj, strict=True)}
+
+
+def compare_rankings(ranked: Mapping[str, Ranks], warm_i: np.ndarray) -> list[dict[str, Any]]:
+    """A row for each weighting and split: means of the main metrics, on warm items too, and the test against `OWN`.
+
+    `difference` is that of `SELECTION_METRIC` to the router's own weights, with the two-sided p-value of the paired
+    permutation test over users, not corrected for the number of comparisons.
+    """
+    rows = []
+    for split, name in ((VALID, "validation"), (TEST, "test")):
+        item_u = np.asarray(ranked[OWN].item[split])
+        warm_r = warm_i[item_u[item_u >= 0]]
+        if not warm_r.size:
+            continue
+        own_r = row_values(ranked[OWN], SELECTION_METRIC, split=split)
+        for weighting, ranks in ranked.items():
+            values = {metric: row_values(ranks, metric, split=split) for metric in main_metrics()}
+            means = {metric: float(value_r.mean()) for metric, value_r in values.items()}
+            warm = {f"warm {m}": float(v_r[warm_r].mean()) if warm_r.any() else None for m, v_r in values.items()}
+            test = compare(values[SELECTION_METRIC][None], own_r[None])
+            more = {"difference": test.difference, "p_value": None if weighting == OWN else test.p_value}
+            rows.append({"split": name, "weighting": weighting, **means, **warm, **more})
+    return rows
+
+
+def oracle(rerank: Rerank, w_uj: np.ndarray, ranked: list[Ranks]) -> routing.OracleGain:
+    """`routing.oracle_gain` of the weightings that were ranked and of `RANDOM_WEIGHTINGS` drawn from the simplex."""
+    drawn_kj = np.random.default_rng(0).dirichlet(np.ones(w_uj.shape[1]), RANDOM_WEIGHTINGS).astype(np.float32)
+    every = [*ranked, *(rerank(np.broadcast_to(w_j, w_uj.shape)) for w_j in drawn_kj)]
+    item_tu = np.asarray(every[0].item)
+    both_u = (item_tu[VALID] >= 0) & (item_tu[TEST] >= 0)
+    values = [
+        np.stack([row_values(r, SELECTION_METRIC, split=t)[both_u[item_tu[t] >= 0]] for r in every])
+        for t in (VALID, TEST)
+    ]
+    return routing.oracle_gain(*values)
+
+
+def view_norms(experiment: Experiment, state: FedState, w_uj: np.ndarray) -> list[dict[str, Any]]:
+    """For each view, the mean norm of its rows, its share in sum_j w_j |F_j|, and the mean cosine with each view."""
+    algorithm = experiment.algorithm
+    views_ijd = np.asarray(algorithm.snapshot(state, experiment.clients.content).broadcast.rows["views"])
+    norm_ij = np.linalg.norm(views_ijd, axis=2)
+    share_j = w_uj.mean(axis=0) * norm_ij.mean(axis=0)
+    unit_ijd = views_ijd / np.maximum(norm_ij, 1e-12)[..., None]
+    cosine_jj = np.einsum("ijd,ikd->jk", unit_ijd, unit_ijd) / len(unit_ijd)
+    return [
+        {"view": view, "norm": float(norm), "share": float(share), "cosines": cosine_j.tolist()}
+        for view, norm, share, cosine_j in zip(
+            algorithm.views, norm_ij.mean(axis=0), share_j / share_j.sum(), cosine_jj, strict=True
+        )
+    ]
+
+
+def movement(start: FedState, end: FedState) -> list[dict[str, Any]]:
+    """For each block of parameters, its root mean square at the start, and that of what training moved it by."""
+    rows = []
+    for side, before, after in (
+        ("private", start.private.params, end.private.params),
+        ("public", start.public.params, end.public.params),
+    ):
+        for (path, old), new in zip(jax.tree.leaves_with_path(before), jax.tree.leaves(after), strict=True):
+            rows.append(
+                {"block": f"{side}{jax.tree_util.keystr(path)}", "start": _rms(old), "moved": _rms(new - old)}
+            )
+    return rows
+
+
+def _rms(x: PyTree) -> float:
+    return float(jnp.sqrt(jnp.mean(jnp.square(x)))) if x.size else 0.0
+
+
+def _with_mean_phi(state: FedState) -> FedState:
+    """The state in which every client has the mean of all clients' router parameters."""
+    phi = state.private.params["variant"]["phi"]
+    return with_phi(state, jax.tree.map(lambda x: jnp.broadcast_to(x.mean(axis=0, keepdims=True), x.shape), phi))

@@ -1,0 +1,109 @@
+"""The paper's Figure 3: what a host loses without a modality, from the results of finished runs."""
+
+from __future__ import annotations
+
+import pathlib
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fedvlr_jax.assembly import parse_names
+from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.evaluation.metrics import main_metrics
+from fedvlr_jax.io.figures import COLOURS, new_figure, png_of
+from fedvlr_jax.training.job import stored_settings
+from fedvlr_jax.training.stored import stored_result
+from fedvlr_jax.types import MODALITIES
+
+
+class ModalityRow(NamedTuple):
+    """Runs of one host with the same modalities.
+
+    Attributes:
+      dataset, host: what was trained on what.
+      modalities: "all", or "without V" and the like.
+      metric: of the test rows.
+      runs: how many.
+      mean, spread: over runs; the standard deviation is None with one run.
+    """
+
+    dataset: str
+    host: str
+    modalities: str
+    metric: str
+    runs: int
+    mean: float
+    spread: float | None
+
+
+def modality_rows(folders: Sequence[pathlib.Path]) -> list[ModalityRow]:
+    """The rows of all finished runs of variant fedvlr in some folders and below them.
+
+    Raises:
+      ConfigError: if there are none, or if runs that would be averaged differ in more than their seeds.
+    """
+    found: defaultdict[tuple[str, str, str], dict[pathlib.Path, tuple[dict[str, Any], dict[str, Any]]]]
+    found = defaultdict(dict)
+    for file in sorted(file for folder in folders for file in folder.rglob("result.json")):
+        result, settings = stored_result(file.parent), stored_settings(file.parent)
+        if result is None or result["variant"] != "fedvlr":
+            continue
+        runs = found[result["dataset"], result["host"], _label(settings["fusion"]["modalities"])]
+        for other, (_, settings_of_other) in runs.items():
+            differing = {name for name in settings if name != "seed" and settings[name] != settings_of_other[name]}
+            if differing:
+                raise ConfigError(
+                    f"{file.parent} and {other}: expected runs that differ in host, modalities and seed alone, found "
+                    f"other settings in {', '.join(sorted(differing))}; give one of them"
+                )
+        runs[file.parent] = result, settings
+    if not found:
+        where = ", ".join(map(str, folders))
+        raise ConfigError(f"--runs: expected finished runs of variant fedvlr, found none in {where} or below")
+    return [
+        row
+        for key in sorted(found, key=lambda key: (key[0], key[1], _order(key[2])))
+        for row in _rows(*key, [result for result, _ in found[key].values()])
+    ]
+
+
+def _rows(dataset: str, host: str, label: str, results: Sequence[dict[str, Any]]) -> list[ModalityRow]:
+    values = {metric: np.array([result["test"][metric] for result in results]) for metric in main_metrics()}
+    return [
+        ModalityRow(
+            dataset, host, label, metric, x.size, float(x.mean()), float(x.std(ddof=1)) if x.size > 1 else None
+        )
+        for metric, x in values.items()
+    ]
+
+
+def _label(modalities: str) -> str:
+    missing = [letter for letter in MODALITIES if letter not in parse_names(modalities)]
+    return f"without {', '.join(missing)}" if missing else "all"
+
+
+def _order(label: str) -> tuple[int, list[int]]:
+    letters = [k for k, letter in enumerate(MODALITIES) if letter in label.removeprefix("without")]
+    return (0, []) if label == "all" else (len(letters), letters)
+
+
+def draw(rows: Sequence[ModalityRow]) -> bytes:
+    """Bars by host, one panel for each data set and metric, PNG; a line is the standard deviation over runs."""
+    panels = list(dict.fromkeys((row.dataset, row.metric) for row in rows))
+    labels = sorted({row.modalities for row in rows}, key=_order)
+    figure = new_figure(1 + 4.5 * len(panels), 3.4)
+    for axes, (dataset, metric) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        inside = [row for row in rows if (row.dataset, row.metric) == (dataset, metric)]
+        hosts = list(dict.fromkeys(row.host for row in inside))
+        width = 0.8 / len(labels)
+        for k, label in enumerate(labels):
+            mine = [row for row in inside if row.modalities == label]
+            at = [hosts.index(row.host) + (k - (len(labels) - 1) / 2) * width for row in mine]
+            spread = [row.spread or 0.0 for row in mine]
+            axes.bar(at, [row.mean for row in mine], width, yerr=spread, color=COLOURS[k % len(COLOURS)], label=label)
+        axes.set_xticks(range(len(hosts)), hosts)
+        axes.set_title(f"{dataset}: {metric}, test", loc="left", fontsize=9)
+        axes.legend(frameon=False, fontsize=8)
+    return png_of(figure)
