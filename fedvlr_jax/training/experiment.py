@@ -10,6 +10,8 @@ from fedvlr_jax.assembly import parse_names
 from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.federated import prior
+from fedvlr_jax.models.hosts.host import Host
+from fedvlr_jax.training.score_views import ConfiguredViews
 from fedvlr_jax.types import ClientData, Dataset, Prior, content_of
 
 WITHOUT_FEATURES = ("base",)
@@ -45,8 +47,9 @@ def make_experiment(settings: Mapping[str, Any], dataset: Dataset) -> Experiment
         clients = make_client_data(dataset)
     else:
         clients = ClientData((), content_of(dataset))
-    if algorithm.model.host.combine is not None:
-        clients = clients._replace(prior=configured_prior(settings, dataset).of(dataset))
+    agreed = before_rounds(settings, dataset, algorithm.model.host)
+    if agreed is not None:
+        clients = clients._replace(prior=agreed.of(dataset))
     return Experiment(settings, dataset, clients, algorithm)
 
 
@@ -60,11 +63,25 @@ def _require_features(settings: Mapping[str, Any], dataset: Dataset) -> None:
         )
 
 
+def before_rounds(
+    settings: Mapping[str, Any], dataset: Dataset, host: Host
+) -> ConfiguredPrior | ConfiguredViews | None:
+    """What the host needs beside rounds, for the interactions of a data set; None for most hosts."""
+    if host.rank is not None:
+        return ConfiguredViews(settings, dataset)
+    return None if host.combine is None else configured_prior(settings, dataset)
+
+
 class ConfiguredPrior(NamedTuple):
     """A prior that is solved; only the shrinking of rare items is left, which depends on the features."""
 
     settings: Mapping[str, Any]
     weights: prior.ItemWeights
+
+    @property
+    def megabytes(self) -> float:
+        """10^6 bytes that move before the first round."""
+        return self.weights.megabytes
 
     def of(self, dataset: Dataset) -> Prior:
         """The prior with the features of `dataset` (same interactions) that `fusion.modalities` leaves on."""
