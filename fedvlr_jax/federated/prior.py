@@ -170,12 +170,23 @@ def make_prior(
 
 def solve_weights(sums: Sums, settings: PriorSettings) -> np.ndarray:
     """B + next_weight W, float64 [i, i], row = item of the history, column = scored item."""
-    inverse_ii = inverse(sums.similar_ii, settings.ridge)
+    weight_ii = ease(sums.similar_ii, settings.ridge)
+    if settings.next_weight and sums.next_ii.any():
+        weight_ii += settings.next_weight * next_map(sums, settings.ridge_next)
+    return weight_ii
+
+
+def ease(gram_ii: np.ndarray, ridge: float) -> np.ndarray:
+    """B = I - P diag(1 / diag P) with P = (gram + ridge I)^-1, in the type of `gram_ii`."""
+    inverse_ii = inverse(gram_ii, ridge)
     weight_ii = -inverse_ii / inverse_ii.diagonal()[None]
     np.fill_diagonal(weight_ii, 0)
-    if settings.next_weight and sums.next_ii.any():
-        weight_ii += settings.next_weight * (inverse(sums.past_ii, settings.ridge_next) @ sums.next_ii)
     return weight_ii
+
+
+def next_map(sums: Sums, ridge: float) -> np.ndarray:
+    """W = (P + ridge I)^-1 N, in the type of the sums."""
+    return inverse(sums.past_ii, ridge) @ sums.next_ii
 
 
 def recency(age: np.ndarray | None, settings: PriorSettings, size: int) -> np.ndarray:
@@ -202,8 +213,9 @@ def neighbours(features: Sequence[np.ndarray | None], seen_i: np.ndarray, sharpn
 
 def inverse(gram_ii: np.ndarray, ridge: float) -> np.ndarray:
     """(G + ridge I)^-1 of a positive semi-definite G."""
-    factor_ii, info = lapack.dpotrf(gram_ii + ridge * np.eye(len(gram_ii)), lower=1)
+    factorise, invert = lapack.get_lapack_funcs(("potrf", "potri"), (gram_ii,))
+    factor_ii, info = factorise(gram_ii + ridge * np.eye(len(gram_ii), dtype=gram_ii.dtype), lower=1)
     if info:
         raise ValueError(f"expected a positive definite matrix, found a pivot that is not positive at {info - 1}")
-    lower_ii, _ = lapack.dpotri(factor_ii, lower=1)
+    lower_ii, _ = invert(factor_ii, lower=1)
     return np.tril(lower_ii) + np.tril(lower_ii, -1).T

@@ -40,24 +40,21 @@ class Seen(NamedTuple):
         """``history_ci @ maps[name]``, zeros where there is no such map."""
         return history_ci @ self.maps[name] if name in self.maps else jnp.zeros_like(history_ci)
 
-    def next_items(self, history_ci: Array) -> Array:
-        """B + x W, with the x that was chosen in `federated.view_maps`: the map whose scores are smoothed."""
-        return self.through("following", history_ci)
 
-
-def _smoothed_targets(seen: Seen) -> Array:
+def _smoothed_targets(modality: str) -> Callable[[Seen], Array]:
     """An item scores as the items with features like its own do."""
-    return seen.next_items(seen.recent_ci) @ seen.maps["neighbours"].T
+
+    def view(seen: Seen) -> Array:
+        neighbour_ii = seen.maps.get(f"{modality} neighbours")
+        scores_ci = seen.through("following", seen.recent_ci)
+        return jnp.zeros_like(scores_ci) if neighbour_ii is None else scores_ci @ neighbour_ii.T
+
+    return view
 
 
-def _smoothed_sources(seen: Seen) -> Array:
+def _smoothed_sources(modality: str) -> Callable[[Seen], Array]:
     """The items with features like those of the history stand in for it."""
-    return seen.next_items(seen.recent_ci @ seen.maps["neighbours"])
-
-
-def _with_neighbours(view: Callable[[Seen], Array]) -> Callable[[Seen], Array]:
-    """The view where there are features, else zeros."""
-    return lambda seen: view(seen) if "neighbours" in seen.maps else jnp.zeros_like(seen.flat_ci)
+    return lambda seen: seen.through("following", seen.through(f"{modality} neighbours", seen.recent_ci))
 
 
 def _for_all(score_i: Array, seen: Seen) -> Array:
@@ -72,8 +69,10 @@ VIEWS: dict[str, Callable[[Seen], Array]] = {
     "collective": lambda seen: seen.through("collective", seen.flat_ci),
     "visual": lambda seen: seen.through("visual", seen.flat_ci),
     "text": lambda seen: seen.through("text", seen.flat_ci),
-    "smoothed targets": _with_neighbours(_smoothed_targets),
-    "smoothed sources": _with_neighbours(_smoothed_sources),
+    "visual targets": _smoothed_targets("visual"),
+    "text targets": _smoothed_targets("text"),
+    "visual sources": _smoothed_sources("visual"),
+    "text sources": _smoothed_sources("text"),
     "popularity": lambda seen: _for_all(jnp.log1p(seen.count_i), seen),
     "novelty": lambda seen: _for_all((seen.count_i == 0).astype(seen.flat_ci.dtype), seen),
 }

@@ -106,8 +106,8 @@ def make_block_score(model: Model, tuning: LocalSettings, num_items: int, size: 
         return None
     if model.host.combine is not None or model.host.rank is not None:
         raise ConfigError(
-            f"eval.item_chunk: expected 0 for a host that blends the scores of all items (host.name fedprior or fedblend), "
-            f"found {size}"
+            f"eval.item_chunk: expected 0 for a host that blends the scores of all items (host.name fedprior or "
+            f"fedblend), found {size}"
         )
     return BlockScore(
         prepare=lambda params, chunk: make_ready(model, tuning, num_items, params, chunk),

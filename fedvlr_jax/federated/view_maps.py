@@ -3,7 +3,7 @@
     ease        B = I - Q diag(1 / diag Q),  Q = (G + lam I)^-1,  G = sum_u r_u r_u^T
     next        W = (P + lam_n I)^-1 N,      P, N of `prior.Sums`
     following   B + x W
-    prior       the map of host fedprior: `prior.solve_weights`
+    prior       B_near + x' W, B_near of pairs near in time: the map of host fedprior
     collective  B with G + sum_m a_m F_m F_m^T
     visual, text   kernels of centred features: cos, max(cos, 0)^3, or that of 64 whitened dimensions
     neighbours  rows are softmax of 12 cos over the items that somebody has, without the item itself
@@ -16,6 +16,7 @@ weights and to choose, and with them to rank; a server learns these sums, these 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -33,9 +34,9 @@ from fedvlr_jax.types import Dataset
 
 RIDGES = (20.0, 50.0, 100.0, 200.0, 400.0)
 RIDGES_NEXT = (30.0, 100.0, 300.0, 1000.0)
-NEXT_WEIGHTS = (0.0, 1.0, 4.0)
+NEXT_WEIGHTS = (0.0, 1.0, 2.0, 4.0)
 STRENGTHS = (0.0, 0.03, 0.1, 0.3, 1.0)
-PRIORS = tuple(prior.PriorSettings(ridge=ridge, next_weight=x) for ridge in (30.0, 200.0) for x in (0.0, 4.0))
+RIDGES_NEAR = (30.0, 200.0)
 KERNELS = ("cos", "cubed", "whitened")
 WHITENED = 64
 SHARPNESS = 12.0
@@ -52,7 +53,7 @@ class Choice(NamedTuple):
     """What maps are formed with, each chosen by its view alone.
 
     Attributes:
-      ridge: lam. ridge_next: lam_n. next_weight: x of `following`. prior: settings of the prior's map.
+      ridge: lam. ridge_next: lam_n. next_weight: x of `following`. ridge_near, near_weight: of `prior`.
       strength: a_m / lam of `collective` by modality. ridge_collective: its lam.
       kernel: of `KERNELS`, by modality.
     """
@@ -60,7 +61,8 @@ class Choice(NamedTuple):
     ridge: float
     ridge_next: float
     next_weight: float
-    prior: prior.PriorSettings
+    ridge_near: float
+    near_weight: float
     strength: Mapping[str, float]
     ridge_collective: float
     kernel: Mapping[str, str]
@@ -70,7 +72,8 @@ def federate(dataset: Dataset) -> ViewSums:
     """The two secure sums over clients."""
     histories = split_by_user(dataset, dataset.train_item)
     gram_ii = sum_gram_blocks((gram_block(history) for history in histories), dataset.num_items)
-    return ViewSums(gram_ii, prior.sum_clients(dataset, prior.PriorSettings(decay=DECAY)))
+    ordered = prior.sum_clients(dataset, prior.PriorSettings(decay=DECAY))
+    return ViewSums(gram_ii, prior.Sums(*(x.astype(np.float32) for x in ordered)))
 
 
 def choose(sums: ViewSums, held: HeldBack, features: Dataset) -> Choice:
@@ -96,15 +99,18 @@ def choose(sums: ViewSums, held: HeldBack, features: Dataset) -> Choice:
     for modality, x in centred.items():
         found = [(mean_ndcg(flat_ui @ _kernel(x, name), held), name) for name in KERNELS]
         kernel[modality] = max(found)[1]
-    ridge_next, next_weight, settings = RIDGES_NEXT[-1], 0.0, PRIORS[0]
+    ridge_next, next_weight, ridge_near, near_weight = RIDGES_NEXT[-1], 0.0, RIDGES_NEAR[0], 0.0
     if sums.ordered.next_ii.any():
-        following = {r: recent_ui @ _next_map(sums, r) for r in RIDGES_NEXT}
+        following = {r: recent_ui @ prior.next_map(sums.ordered, r) for r in RIDGES_NEXT}
         ridge_next = max(RIDGES_NEXT, key=lambda r: mean_ndcg(following[r], held))
-        ((_, near_ui),) = ridge_scores(factor_ri, recent_ui, {}, [{"l2": ridge}])
-        next_weight = max(NEXT_WEIGHTS, key=lambda x: mean_ndcg(near_ui + x * following[ridge_next], held))
-        settings = max(PRIORS, key=lambda p: mean_ndcg(recent_ui @ prior.solve_weights(sums.ordered, p), held))
+        after_ui = following[ridge_next]
+        ((_, ease_ui),) = ridge_scores(factor_ri, recent_ui, {}, [{"l2": ridge}])
+        next_weight = max(NEXT_WEIGHTS, key=lambda x: mean_ndcg(ease_ui + x * after_ui, held))
+        near = {r: recent_ui @ prior.ease(sums.ordered.similar_ii, r) for r in RIDGES_NEAR}
+        pairs = itertools.product(RIDGES_NEAR, NEXT_WEIGHTS)
+        ridge_near, near_weight = max(pairs, key=lambda p: mean_ndcg(near[p[0]] + p[1] * after_ui, held))
     strength = {modality: best.get(modality, 0.0) for modality in centred}
-    return Choice(ridge, ridge_next, next_weight, settings, strength, best["l2"], kernel)
+    return Choice(ridge, ridge_next, next_weight, ridge_near, near_weight, strength, best["l2"], kernel)
 
 
 def form(sums: ViewSums, features: Dataset, choice: Choice, *, co_occurrence: bool = True) -> dict[str, np.ndarray]:
@@ -119,11 +125,9 @@ def form(sums: ViewSums, features: Dataset, choice: Choice, *, co_occurrence: bo
     maps, centred = {}, _centred(features)
     for modality, x in centred.items():
         maps[modality] = _kernel(x, choice.kernel[modality])
+        maps[f"{modality} neighbours"] = prior.neighbours([unit_rows(x)], sums.ordered.count_i > 0, SHARPNESS)
     if co_occurrence:
         maps |= _co_occurrence(sums, centred, choice)
-        if centred:
-            present = [x for x in (features.V, features.C) if x is not None]
-            maps["neighbours"] = prior.neighbours(present, sums.ordered.count_i > 0, SHARPNESS)
     return {name: x.astype(np.float32) for name, x in maps.items()}
 
 
@@ -135,14 +139,11 @@ def _co_occurrence(sums: ViewSums, centred: dict[str, np.ndarray], choice: Choic
     if rest:
         maps["collective"] = rest[0][1]
     if sums.ordered.next_ii.any():
-        maps["next"] = _next_map(sums, choice.ridge_next)
+        maps["next"] = prior.next_map(sums.ordered, choice.ridge_next)
         maps["following"] = ease_ii + choice.next_weight * maps["next"]
-        maps["prior"] = prior.solve_weights(sums.ordered, choice.prior)
+        near_ii = prior.ease(sums.ordered.similar_ii, choice.ridge_near)
+        maps["prior"] = near_ii + choice.near_weight * maps["next"]
     return maps
-
-
-def _next_map(sums: ViewSums, ridge: float) -> np.ndarray:
-    return prior.inverse(sums.ordered.past_ii, ridge) @ sums.ordered.next_ii
 
 
 def _histories(dataset: Dataset) -> Iterator[np.ndarray]:
@@ -164,10 +165,15 @@ def _kernel(feature_id: np.ndarray, name: str) -> np.ndarray:
     if name == "whitened":
         left_id, size_d, _ = np.linalg.svd(feature_id, full_matrices=False)
         feature_id = left_id[:, : min(WHITENED, int((size_d > 1e-9 * max(size_d[0], 1e-30)).sum()))]
-    unit_id = feature_id / np.maximum(np.linalg.norm(feature_id, axis=1, keepdims=True), 1e-12)
+    unit_id = unit_rows(feature_id)
     kernel_ii = unit_id @ unit_id.T
     np.fill_diagonal(kernel_ii, 0)
     return kernel_ii if name == "cos" else np.maximum(kernel_ii, 0) ** 3
+
+
+def unit_rows(x_id: np.ndarray) -> np.ndarray:
+    """The rows at norm one; rows of zeros stay."""
+    return x_id / np.maximum(np.linalg.norm(x_id, axis=1, keepdims=True), 1e-12)
 
 
 def without_modalities(dataset: Dataset, on: tuple[str, ...]) -> Dataset:

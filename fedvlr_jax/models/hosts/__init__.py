@@ -79,7 +79,7 @@ HOSTS: dict[str, Callable[..., Host]] = {
     "fedblend": HostFactory(
         ".fedblend",
         {
-            "stretch": _number(3.0, "fedblend: a of t(z) = asinh(a z) / a for standardised views; 0 = t(z) = z"),
+            "stretch": _number(1.0, "fedblend: a of t(z) = asinh(a z) / a for standardised views; 0 = t(z) = z"),
             "deviation": _number(
                 0.0, "fedblend: variance of a client's own weights around the shared ones; 0 = shared alone"
             ),
