@@ -23,6 +23,7 @@ from fedvlr_jax.federated import sampling
 from fedvlr_jax.federated.bucket_plan import plan_buckets
 from fedvlr_jax.federated.client import make_client_round
 from fedvlr_jax.federated.mesh import make_mesh, padded_rows
+from fedvlr_jax.federated.objectives import NO_ITEMS
 from fedvlr_jax.federated.private_state import trainable
 from fedvlr_jax.federated.rounds import Pipeline, make_round
 from fedvlr_jax.federated.scoring import Snapshot, make_block_score, router_weights, score_chunk
@@ -45,6 +46,7 @@ from fedvlr_jax.types import (
     PyTree,
     RoundInfo,
     Score,
+    ScoreViews,
     content_of,
 )
 
@@ -117,6 +119,8 @@ def build_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
     content = content_of(dataset)
     model = configured_model(settings, content, num_items)
     local = local_settings(settings, num_items, settings["client"]["steps"])
+    if not model.host.trains_items:
+        local = local._replace(objective=NO_ITEMS)
     guarantee = guarantee_of(settings, num_users)
     noise = {} if guarantee is None else {"noise_multiplier": guarantee.noise_multiplier}
     clients_per_round = _cohort_size(settings["server"]["clients_per_round"], num_users)
@@ -213,9 +217,9 @@ def _make_ranking(settings: Mapping[str, Any], model: Model, num_items: int) -> 
     """The functions of an `Algorithm` that score items after training."""
     tuning = local_settings(settings, num_items, max(model.host.tune_steps, 1))
 
-    def snapshot(state: FedState, content: Content, prior: Prior | None = None) -> Snapshot:
+    def snapshot(state: FedState, content: Content, prior: Prior | ScoreViews | None = None) -> Snapshot:
         broadcast = model.publish(state.public.params, content)
-        used = None if model.host.combine is None else prior
+        used = None if model.host.combine is None and model.host.rank is None else prior
         return Snapshot(broadcast, state.private, state.key, state.public.round, used)
 
     def score(params: Snapshot, chunk: Bucket) -> Array:

@@ -154,12 +154,53 @@ class Prior(NamedTuple):
     blend_ii: Array
 
 
+class Evidence(NamedTuple):
+    """What a client of a host with score views learns from; the table is its own, and stays as it is.
+
+    Attributes:
+      z_bv: float32 [b, v], standardised views of its candidates, formed from histories without the last train items
+        of any client; [u, b, v] over all clients.
+      target_b: float32 [b], 1 for the client's own last train items.
+      candidate_b: bool [b], False for padding.
+    """
+
+    z_bv: Array
+    target_b: Array
+    candidate_b: Array
+
+
+class ScoreViews(NamedTuple):
+    """What a host that weighs score views needs beside the trained model (`federated/score_views.py`).
+
+    Attributes:
+      evidence: leaves [u, ...]; a client never sees another's.
+      maps: float32 [i, i] by name, row = item of the history, from whole histories.
+      count_i: float32 [i], clients that have each item.
+      age_r: int32 [rows], ages of all train rows, client after client in the order of their histories, or None.
+      start_u: int32 [u], where the rows of each client begin.
+    """
+
+    evidence: Evidence
+    maps: dict[str, Array]
+    count_i: Array
+    age_r: Array | None
+    start_u: Array
+
+
 class ClientData(NamedTuple):
-    """What a run needs beside the state: every client's history, bucketed by length, the features, and a prior."""
+    """What a run needs beside the state: every client's history, bucketed by length, the features, and a prior.
+
+    `prior` holds what a host agreed on with its clients before the first round: a `Prior`, or `ScoreViews`.
+    """
 
     buckets: tuple[Bucket, ...]
     content: Content
-    prior: Prior | None = None
+    prior: Prior | ScoreViews | None = None
+
+    @property
+    def evidence(self) -> Evidence | None:
+        """That of the score views, if there are any."""
+        return self.prior.evidence if isinstance(self.prior, ScoreViews) else None
 
 
 class PublicState(struct.PyTreeNode, kw_only=True):

@@ -20,7 +20,13 @@ PACKAGE = "fedvlr_jax"
 # Lowest first. A module may import from the layers below its own. The modules of a subpackage form one unit and may
 # import each other; those of the subpackages in DETAILED are units of their own.
 DETAILED = ("models", "federated")
-BASE = (("errors",), ("fields",), ("types", "compiling", "extras", "privacy"), ("secure_sum",), ("federated.mesh",))
+BASE = (
+    ("errors",),
+    ("fields",),
+    ("types", "compiling", "extras", "privacy"),
+    ("secure_sum",),
+    ("federated.mesh", "federated.score_views"),
+)
 ALGORITHM = (
     ("models.fusion", "models.router", "federated.sampling"),
     ("federated.objectives",),
@@ -42,8 +48,9 @@ ALGORITHM = (
 )
 OUTSIDE = (
     ("evaluation", "data"),
-    ("federated.prior",),
+    ("federated.prior", "federated.held_back"),
     ("baselines",),
+    ("federated.view_maps",),
     ("io",),
     ("client_store",),
 )  # they know types, but not the algorithm

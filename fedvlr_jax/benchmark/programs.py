@@ -16,8 +16,19 @@ from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.evaluation.metrics import warm_items
 from fedvlr_jax.evaluation.ranking import rank_all, without_test
 from fedvlr_jax.fields import with_fields
-from fedvlr_jax.training.experiment import configured_prior
-from fedvlr_jax.types import Array, ClientData, Dataset, Prior, PyTree, Ranks, RoundInfo, Targets, content_of
+from fedvlr_jax.training.experiment import before_rounds
+from fedvlr_jax.types import (
+    Array,
+    ClientData,
+    Dataset,
+    Prior,
+    PyTree,
+    Ranks,
+    RoundInfo,
+    ScoreViews,
+    Targets,
+    content_of,
+)
 
 TracedPoint = dict[str, float]
 
@@ -59,16 +70,14 @@ class MethodPrograms(Compiler):
         self.targets = heldout_targets(dataset)
         self.warm_i = warm_items(dataset.train_item, dataset.num_items)
         self._chunk = settings["eval"]["chunk"]
-        self._prior = None
-        if self.algorithm.model.host.combine is not None:
-            self._prior = configured_prior(settings, dataset)
+        self._prior = before_rounds(settings, dataset, self.algorithm.model.host)
         self._clients = clients._replace(prior=self._prior_of(dataset))
         self._compiled: dict[tuple, Any] = {}
 
     @property
     def megabytes_once(self) -> float:
         """10^6 bytes that move before the first round."""
-        return 0.0 if self._prior is None else self._prior.weights.megabytes
+        return 0.0 if self._prior is None else self._prior.megabytes
 
     @property
     def megabytes_per_round(self) -> float:
@@ -123,7 +132,7 @@ class MethodPrograms(Compiler):
         """`state` where a run is better than ever, else `best`."""
         return _keep(jnp.asarray(better_m), state, best)
 
-    def _prior_of(self, dataset: Dataset) -> Prior | None:
+    def _prior_of(self, dataset: Dataset) -> Prior | ScoreViews | None:
         return None if self._prior is None else self._prior.of(dataset)
 
     def _at(self, point: Mapping[str, Array]) -> Algorithm:

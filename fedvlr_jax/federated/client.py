@@ -28,7 +28,7 @@ from fedvlr_jax.federated.step_loss import (
 )
 from fedvlr_jax.federated.transforms import UploadTransform
 from fedvlr_jax.models.model import ITEM_TABLE, Broadcast, Model, Upload, take_rows
-from fedvlr_jax.types import Array, PrivateState, PyTree, given
+from fedvlr_jax.types import Array, Evidence, PrivateState, PyTree, given
 
 
 class ClientBatch(NamedTuple):
@@ -85,17 +85,24 @@ def make_client_round(
       touched_rows: upload the rows that the client touched instead of all.
 
     Returns:
-      ``client_round(broadcast, state, history_l, key, transform_key, round) -> (state, upload, loss)``, pure: the
-      private state of one client in and out, its train positives in ascending order and then `num_items`, the
-      client's keys of this round for its draws and for its transforms, the number of the round, and the mean loss
-      over its local steps.
+      ``client_round(broadcast, state, history_l, key, transform_key, round[, evidence]) -> (state, upload, loss)``,
+      pure: the private state of one client in and out, its train positives in ascending order and then `num_items`,
+      the client's keys of this round for its draws and for its transforms, the number of the round, its evidence
+      where the host has score views, and the mean loss over its local steps.
     """
     local_update = make_local_update(model, settings)
 
     def client_round(
-        broadcast: Broadcast, state: PrivateState, history_l: Array, key: Array, transform_key: Array, round_: Array
+        broadcast: Broadcast,
+        state: PrivateState,
+        history_l: Array,
+        key: Array,
+        transform_key: Array,
+        round_: Array,
+        evidence: Evidence | None = None,
     ) -> tuple[PrivateState, Upload, Array]:
         batch = draw_batch(settings, num_items, history_l, key, touched_rows=touched_rows)
+        batch = batch._replace(draw=batch.draw._replace(evidence=evidence))
         table = state.params.get(ITEM_TABLE)
         if table is not None and batch.ids_n is not None:
             state = state.replace(params=state.params | {ITEM_TABLE: take_rows(table, batch.ids_n)})

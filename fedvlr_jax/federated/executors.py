@@ -29,7 +29,7 @@ from fedvlr_jax.federated.server import Aggregate
 from fedvlr_jax.federated.step_loss import LocalSettings
 from fedvlr_jax.federated.transforms import UploadTransform
 from fedvlr_jax.models.model import Broadcast, Model, Upload
-from fedvlr_jax.types import NOWHERE, Array, Bucket, PrivateState
+from fedvlr_jax.types import NOWHERE, Array, Bucket, Evidence, PrivateState
 
 
 class ClientExecutor(Protocol):
@@ -43,6 +43,7 @@ class ClientExecutor(Protocol):
         selected_u: Array | None,
         key: Array,
         round_: Array,
+        evidence: Evidence | None,
     ) -> tuple[PrivateState, Aggregate]:
         """The clients' private states after the round, and the sums over the cohort.
 
@@ -53,6 +54,7 @@ class ClientExecutor(Protocol):
           selected_u: bool [u], who takes part; None: everybody in the buckets.
           key: of the run; `sampling` derives a client's keys from it.
           round_: int32 [], number of the round.
+          evidence: leaves [u, ...], what clients learn from beside their histories, or None.
         """
 
 
@@ -95,6 +97,7 @@ def make_vmapped_executor(
         selected_u: Array | None,
         key: Array,
         round_: Array,
+        evidence: Evidence | None,
     ) -> tuple[PrivateState, Aggregate]:
         client_key = sampling.stream(key, sampling.CLIENT, round_)
         zero = jnp.zeros(())
@@ -102,7 +105,7 @@ def make_vmapped_executor(
         total = Aggregate(carry, zero, zero, jnp.zeros((), jnp.int32))
         for bucket, bucket_plan in zip(buckets, plan, strict=True):
             chunk = _Chunk(model, settings, bucket_plan, aggregator, transform, population.num_items)
-            step = chunk.trainer(broadcast, key, client_key, round_)
+            step = chunk.trainer(broadcast, key, client_key, round_, evidence)
             private, total = _over_bucket(step, bucket, bucket_plan.chunk, population, selected_u, private, total)
         return private, total
 
@@ -122,7 +125,7 @@ def over_mesh(executor: ClientExecutor, aggregator: Aggregator, mesh: Mesh | Non
         sums = jax.lax.psum(total._replace(carry=()), AXIS)
         return private, sums._replace(carry=aggregator.merge(total.carry, AXIS))
 
-    specs = (P(), P(AXIS), P(AXIS), P(), P(), P())
+    specs = (P(), P(AXIS), P(AXIS), P(), P(), P(), P())
     # Loop carries start equal on all devices and end different; the check of replication has no word for that.
     mapped: Any = jax.shard_map(on_device, mesh=mesh, in_specs=specs, out_specs=(P(AXIS), P()), check_vma=False)
     return mapped
@@ -171,7 +174,9 @@ class _Chunk(NamedTuple):
     transform: UploadTransform
     num_items: int
 
-    def trainer(self, broadcast: Broadcast, key: Array, client_key: Array, round_: Array) -> TrainStep:
+    def trainer(
+        self, broadcast: Broadcast, key: Array, client_key: Array, round_: Array, evidence: Evidence | None
+    ) -> TrainStep:
         """``(clients, active_c, private, total) -> (private, total)`` with the keys of the run and of this round."""
         model, path = self.model, PATHS[self.plan.path]
 
@@ -179,6 +184,9 @@ class _Chunk(NamedTuple):
             clients: Bucket, active_c: Array, private: PrivateState, total: Aggregate
         ) -> tuple[PrivateState, Aggregate]:
             batch_c = jax.vmap(self._batch)(clients.history, sampling.entity_keys(client_key, clients.user))
+            if evidence is not None:
+                own = jax.tree.map(lambda x: x.at[clients.user].get(mode="fill", fill_value=0), evidence)
+                batch_c = batch_c._replace(draw=batch_c.draw._replace(evidence=own))
             state_c = gather_clients(private, clients.state_row, batch_c.ids_n)
             weight_c = self._weight(jnp.sum(clients.history < self.num_items, axis=1).astype(float))
             alpha_c = jnp.where(active_c, weight_c, 0.0)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from fedvlr_jax.federated import sampling
-from fedvlr_jax.types import Array
+from fedvlr_jax.types import Array, Evidence
 
 
 class Draw(NamedTuple):
@@ -25,12 +25,14 @@ class Draw(NamedTuple):
       input_l: float32 [l], 1 where the positive is part of the history that the model may read.
       negative_aln: int32 [a, l, n], negatives by local step, or None for objectives over all items. Inside a
         local step the leading axis is gone.
+      evidence: what the client learns from beside items, or None.
     """
 
     positive_l: Array
     target_l: Array
     input_l: Array
     negative_aln: Array | None
+    evidence: Evidence | None = None
 
 
 class Objective(NamedTuple):
@@ -121,6 +123,14 @@ def _make_squared(num_items: int, *, steps: int, negatives: int, holdout: float,
 
     return Objective(draw, make_squared_loss(confidence), all_items=True)
 
+
+def _draw_nothing(key: Array, history_l: Array) -> Draw:
+    zero_l = jnp.zeros(history_l.shape)
+    return Draw(history_l, zero_l, zero_l, None)
+
+
+NO_ITEMS = Objective(_draw_nothing, lambda draw, s_i: jnp.zeros(()), all_items=True)
+"""The objective of a host that learns from evidence alone."""
 
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "bce": _make_sampled(bce_loss),

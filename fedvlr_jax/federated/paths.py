@@ -133,7 +133,7 @@ def _train_summed(
 
     alive_c = alpha_c > 0
     state_c, download = jax.tree.map(jnp.zeros_like, (begun.state, begun.download))
-    no_loss_ac = jnp.zeros((settings.steps, alpha_c.size), jax.tree.leaves(broadcast.rows)[0].dtype)
+    no_loss_ac = jnp.zeros((settings.steps, alpha_c.size), jax.tree.leaves(broadcast)[0].dtype)
     start = (jnp.array(False), alive_c, (state_c, download, no_loss_ac))
     _, alive_c, (moved_c, total, loss_ac) = jax.lax.while_loop(lambda carry: ~carry[0], attempt, start)
     state_c, rows = begun.finish(moved_c, total, alive_c)

@@ -120,9 +120,14 @@ class ItemWeights(NamedTuple):
 
 def federate(dataset: Dataset, settings: PriorSettings) -> ItemWeights:
     """Every client's block, their sum, and the closed form on the server."""
-    blocks = (client_block(ids, age, settings) for ids, age in _clients(dataset))
-    sums = add_blocks(blocks, dataset.num_items)
+    sums = sum_clients(dataset, settings)
     return ItemWeights(solve_weights(sums, settings), sums.count_i, megabytes_once(dataset))
+
+
+def sum_clients(dataset: Dataset, settings: PriorSettings) -> Sums:
+    """Every client's block, and their sum."""
+    blocks = (client_block(ids, age, settings) for ids, age in _clients(dataset))
+    return add_blocks(blocks, dataset.num_items)
 
 
 def warn_without_times(dataset: Dataset, settings: PriorSettings) -> None:
@@ -155,7 +160,7 @@ def make_prior(
       settings: as for `weights`.
     """
     own_i = weights.count_i / (weights.count_i + settings.shrinkage)
-    neighbour_ii = _neighbours(features, weights.count_i > 0, settings.sharpness)
+    neighbour_ii = neighbours(features, weights.count_i > 0, settings.sharpness)
     blend_ii = np.diag(own_i) + (1 - own_i)[:, None] * neighbour_ii
     shrunk_ii = weights.weight_ii @ blend_ii.T
     history_ui = np.zeros((dataset.num_users, dataset.num_items))
@@ -165,12 +170,23 @@ def make_prior(
 
 def solve_weights(sums: Sums, settings: PriorSettings) -> np.ndarray:
     """B + next_weight W, float64 [i, i], row = item of the history, column = scored item."""
-    inverse_ii = _inverse(sums.similar_ii, settings.ridge)
+    weight_ii = ease(sums.similar_ii, settings.ridge)
+    if settings.next_weight and sums.next_ii.any():
+        weight_ii += settings.next_weight * next_map(sums, settings.ridge_next)
+    return weight_ii
+
+
+def ease(gram_ii: np.ndarray, ridge: float) -> np.ndarray:
+    """B = I - P diag(1 / diag P) with P = (gram + ridge I)^-1, in the type of `gram_ii`."""
+    inverse_ii = inverse(gram_ii, ridge)
     weight_ii = -inverse_ii / inverse_ii.diagonal()[None]
     np.fill_diagonal(weight_ii, 0)
-    if settings.next_weight and sums.next_ii.any():
-        weight_ii += settings.next_weight * (_inverse(sums.past_ii, settings.ridge_next) @ sums.next_ii)
     return weight_ii
+
+
+def next_map(sums: Sums, ridge: float) -> np.ndarray:
+    """W = (P + ridge I)^-1 N, in the type of the sums."""
+    return inverse(sums.past_ii, ridge) @ sums.next_ii
 
 
 def recency(age: np.ndarray | None, settings: PriorSettings, size: int) -> np.ndarray:
@@ -184,7 +200,7 @@ def _clients(dataset: Dataset) -> list[tuple[np.ndarray, np.ndarray | None]]:
     return list(zip(ids, [None] * len(ids) if age is None else split_by_user(dataset, age), strict=True))
 
 
-def _neighbours(features: Sequence[np.ndarray | None], seen_i: np.ndarray, sharpness: float) -> np.ndarray:
+def neighbours(features: Sequence[np.ndarray | None], seen_i: np.ndarray, sharpness: float) -> np.ndarray:
     """float64 [i, i]: every row a distribution over the seen items with features like its own item, not itself."""
     present = [np.asarray(x, np.float64) for x in features if x is not None]
     size = len(seen_i)
@@ -195,10 +211,11 @@ def _neighbours(features: Sequence[np.ndarray | None], seen_i: np.ndarray, sharp
     return weight_ii / weight_ii.sum(axis=1, keepdims=True)
 
 
-def _inverse(gram_ii: np.ndarray, ridge: float) -> np.ndarray:
+def inverse(gram_ii: np.ndarray, ridge: float) -> np.ndarray:
     """(G + ridge I)^-1 of a positive semi-definite G."""
-    factor_ii, info = lapack.dpotrf(gram_ii + ridge * np.eye(len(gram_ii)), lower=1)
+    factorise, invert = lapack.get_lapack_funcs(("potrf", "potri"), (gram_ii,))
+    factor_ii, info = factorise(gram_ii + ridge * np.eye(len(gram_ii), dtype=gram_ii.dtype), lower=1)
     if info:
         raise ValueError(f"expected a positive definite matrix, found a pivot that is not positive at {info - 1}")
-    lower_ii, _ = lapack.dpotri(factor_ii, lower=1)
+    lower_ii, _ = invert(factor_ii, lower=1)
     return np.tril(lower_ii) + np.tril(lower_ii, -1).T

@@ -100,7 +100,9 @@ def make_round(
                 cohort = jnp.sum(selected_u, dtype=jnp.int32)
             else:
                 selected_u = sampling.cohort_mask(key, num_users, clients_per_round)
-        private, total = executor(broadcast, state.private, data.buckets, selected_u, state.key, number)
+        private, total = executor(
+            broadcast, state.private, data.buckets, selected_u, state.key, number, data.evidence
+        )
         mean = pipeline.mean(total, clients_per_round, state.key, number)
         public, update_norm = server.close_round(state.public, pull_back, mean)
         info = RoundInfo(

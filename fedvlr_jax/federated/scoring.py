@@ -13,6 +13,7 @@ from fedvlr_jax.federated.client import draw_batch
 from fedvlr_jax.federated.local_steps import make_solve
 from fedvlr_jax.federated.objectives import Draw
 from fedvlr_jax.federated.private_state import OFFSET, gather_clients
+from fedvlr_jax.federated.score_views import whole_views
 from fedvlr_jax.federated.step_loss import LocalSettings, make_loss
 from fedvlr_jax.models.model import (
     ITEM_TABLE,
@@ -25,7 +26,7 @@ from fedvlr_jax.models.model import (
     score,
     take_rows,
 )
-from fedvlr_jax.types import Array, BlockScore, Bucket, Prior, PrivateState, PyTree, given
+from fedvlr_jax.types import Array, BlockScore, Bucket, Prior, PrivateState, PyTree, ScoreViews, given
 
 
 class Snapshot(NamedTuple):
@@ -38,7 +39,7 @@ class Snapshot(NamedTuple):
     private: PrivateState
     key: Array
     round: Array
-    prior: Prior | None = None
+    prior: Prior | ScoreViews | None = None
 
 
 class Ready(NamedTuple):
@@ -62,6 +63,8 @@ def score_chunk(model: Model, settings: LocalSettings, num_items: int, snapshot:
     A host with closed-form user factors solves them first; a host that fine-tunes its own item rows does so first
     (with randomness that depends on the client only): `settings.objective` then draws ``tune_steps`` steps.
     """
+    if isinstance(snapshot.prior, ScoreViews):
+        return _with_views(model, settings, num_items, snapshot, chunk)
     s_ci = score_items(model, snapshot, make_ready(model, settings, num_items, snapshot, chunk))
     return s_ci if snapshot.prior is None else _with_prior(model, snapshot.prior, chunk, s_ci)
 
@@ -111,10 +114,10 @@ def make_block_score(model: Model, tuning: LocalSettings, num_items: int, size: 
     """
     if not 0 < size < num_items:
         return None
-    if model.host.combine is not None:
+    if model.host.combine is not None or model.host.rank is not None:
         raise ConfigError(
-            f"eval.item_chunk: expected 0 for a host that blends the scores of all items (host.name fedprior), "
-            f"found {size}"
+            f"eval.item_chunk: expected 0 for a host that blends the scores of all items (host.name fedprior or "
+            f"fedblend), found {size}"
         )
     return BlockScore(
         prepare=lambda params, chunk: make_ready(model, tuning, num_items, params, chunk),
@@ -122,6 +125,15 @@ def make_block_score(model: Model, tuning: LocalSettings, num_items: int, size: 
         num_items=num_items,
         size=size,
     )
+
+
+def _with_views(model: Model, settings: LocalSettings, num_items: int, snapshot: Snapshot, chunk: Bucket) -> Array:
+    """Every client's weighted sum of its views, joined with its trained logits where the host trains any."""
+    z_civ, s_ci = whole_views(snapshot.prior, chunk), None
+    if model.host.trains_items:
+        s_ci = score_items(model, snapshot, make_ready(model, settings, num_items, snapshot, chunk))
+    theta_c = gather_clients(snapshot.private, chunk.state_row, None).params["theta"]
+    return jax.vmap(given(model.host.rank), in_axes=(0, None, 0, 0))(theta_c, snapshot.broadcast.head, s_ci, z_civ)
 
 
 def _with_prior(model: Model, prior: Prior, chunk: Bucket, s_ci: Array) -> Array:

@@ -89,18 +89,25 @@ def make_loss(model: Model, settings: LocalSettings, round_: Array, *, all_items
         rows), instead of gathering the rows of the step. The value is the same.
     """
     objective, finish = settings.objective, make_finish(model, settings, round_)
+    if not model.host.trains_items:
+        no_items = ItemRows(None, None, {})
+        return lambda download, private, draw: finish(
+            evidence_loss(model, download, private, draw), private, no_items, jnp.zeros(0)
+        )
     step_loss = make_step_loss(model, settings, round_)
 
     def on_all(download: Download, private: PyTree, draw: Draw) -> Array:
         items = item_rows(model, private, download, download.rows, private.get(ITEM_TABLE), private.get(OFFSET))
         s_i = score(model, private, download.head, items)
         if objective.all_items:
-            return finish(objective.loss(draw, s_i), private, items, jnp.full(s_i.shape, 1 / s_i.size))
+            value = objective.loss(draw, s_i) + evidence_loss(model, download, private, draw)
+            return finish(value, private, items, jnp.full(s_i.shape, 1 / s_i.size))
         s_l, s_ln = (s_i.at[x].get(mode="fill", fill_value=0.0) for x in (draw.positive_l, given(draw.negative_aln)))
         usage_i = jnp.zeros_like(s_i)
         for position, weight in zip((draw.positive_l, given(draw.negative_aln)), _usage(draw), strict=True):
             usage_i = usage_i.at[position].add(weight, mode="drop")
-        return finish(objective.loss(draw, s_l, s_ln), private, items, usage_i)
+        value = objective.loss(draw, s_l, s_ln) + evidence_loss(model, download, private, draw)
+        return finish(value, private, items, usage_i)
 
     def on_step(download: Download, private: PyTree, draw: Draw) -> Array:
         return step_loss(download._replace(rows=take_rows(download.rows, step_positions(draw))), private, draw)
@@ -122,9 +129,17 @@ def make_step_loss(model: Model, settings: LocalSettings, round_: Array) -> Step
         length = draw.positive_l.size
         s_l, s_ln = s_b[:length], s_b[length:].reshape(given(draw.negative_aln).shape)
         usage_b = jnp.concatenate([w.reshape(-1) for w in _usage(draw)])
-        return finish(settings.objective.loss(draw, s_l, s_ln), private, items, usage_b)
+        value = settings.objective.loss(draw, s_l, s_ln) + evidence_loss(model, download, private, draw)
+        return finish(value, private, items, usage_b)
 
     return loss
+
+
+def evidence_loss(model: Model, download: Download, private: PyTree, draw: Draw) -> Array | float:
+    """What the client learns from its evidence; exactly 0.0 where it has none."""
+    if model.host.evidence_loss is None or draw.evidence is None:
+        return 0.0
+    return model.host.evidence_loss(private["theta"], download.head, draw.evidence)
 
 
 def make_finish(

@@ -44,7 +44,8 @@ def cost_report(init: Callable[[Array], FedState], model: Model, content: Conten
     private = jax.eval_shape(model.init_private, key)
     broadcast = jax.eval_shape(model.publish, state.public.params, content)
     rows, head = _bytes(broadcast.rows), _bytes(broadcast.head)
-    num_items = next(iter(broadcast.rows.values())).shape[0]
+    tables = list(broadcast.rows.values())  # none where a host broadcasts a head alone
+    num_items = tables[0].shape[0] if tables else 1
     return CostReport(
         public=state.public.params,
         private=private,

@@ -11,7 +11,9 @@ from fedvlr_jax.assembly import parse_names
 from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.errors import ConfigError, RunWarning
 from fedvlr_jax.federated import prior
+from fedvlr_jax.models.hosts.host import Host
 from fedvlr_jax.privacy.accounting import guarantee_of, warn_of_a_weak_guarantee
+from fedvlr_jax.training.score_views import ConfiguredViews
 from fedvlr_jax.types import ClientData, Dataset, Prior, content_of
 
 WITHOUT_FEATURES = ("base",)
@@ -43,14 +45,14 @@ def make_experiment(settings: Mapping[str, Any], dataset: Dataset) -> Experiment
     """
     _require_features(settings, dataset)
     algorithm = make_algorithm(settings, dataset)
-    has_prior = algorithm.model.host.combine is not None
-    _warn_of_privacy(settings, dataset, has_prior)
     if settings["compute"]["store"] == "device":
         clients = make_client_data(dataset)
     else:
         clients = ClientData((), content_of(dataset))
-    if has_prior:
-        clients = clients._replace(prior=configured_prior(settings, dataset).of(dataset))
+    agreed = before_rounds(settings, dataset, algorithm.model.host)
+    _warn_of_privacy(settings, dataset, sums_before=agreed is not None)
+    if agreed is not None:
+        clients = clients._replace(prior=agreed.of(dataset))
     return Experiment(settings, dataset, clients, algorithm)
 
 
@@ -64,18 +66,27 @@ def _require_features(settings: Mapping[str, Any], dataset: Dataset) -> None:
         )
 
 
-def _warn_of_privacy(settings: Mapping[str, Any], dataset: Dataset, has_prior: bool) -> None:
+def _warn_of_privacy(settings: Mapping[str, Any], dataset: Dataset, *, sums_before: bool) -> None:
     """Says what a guarantee is not worth."""
     if (guarantee := guarantee_of(settings, dataset.num_users)) is None:
         return
     warn_of_a_weak_guarantee(guarantee, dataset.num_users)
-    if has_prior:
+    if sums_before:
         warnings.warn(
-            f"privacy: the guarantee is about rounds; the prior of host {settings['host']['name']} is an exact sum "
-            f"over all histories, and not covered",
+            f"privacy: the guarantee is about rounds; what host {settings['host']['name']} forms before them are exact "
+            "sums over all histories, and not covered",
             RunWarning,
             stacklevel=3,
         )
+
+
+def before_rounds(
+    settings: Mapping[str, Any], dataset: Dataset, host: Host
+) -> ConfiguredPrior | ConfiguredViews | None:
+    """What the host needs beside rounds, for the interactions of a data set; None for most hosts."""
+    if host.rank is not None:
+        return ConfiguredViews(settings, dataset)
+    return None if host.combine is None else configured_prior(settings, dataset)
 
 
 class ConfiguredPrior(NamedTuple):
@@ -83,6 +94,11 @@ class ConfiguredPrior(NamedTuple):
 
     settings: Mapping[str, Any]
     weights: prior.ItemWeights
+
+    @property
+    def megabytes(self) -> float:
+        """10^6 bytes that move before the first round."""
+        return self.weights.megabytes
 
     def of(self, dataset: Dataset) -> Prior:
         """The prior with the features of `dataset` (same interactions) that `fusion.modalities` leaves on."""

@@ -76,5 +76,23 @@ HOSTS: dict[str, Callable[..., Host]] = {
             ),
         },
     ),
+    "fedblend": HostFactory(
+        ".fedblend",
+        {
+            "stretch": _number(1.0, "fedblend: a of t(z) = asinh(a z) / a for standardised views; 0 = t(z) = z"),
+            "deviation": _number(
+                0.0, "fedblend: variance of a client's own weights around the shared ones; 0 = shared alone"
+            ),
+            "candidates": Field(
+                1000,
+                "fedblend: items that a client compares its held-back ones with, drawn once; 0 = all",
+                NOT_NEGATIVE,
+                unit="items",
+            ),
+            "fusion_weight": _number(
+                0.0, "fedblend: weight of logits that are trained beside the views; 0 = none are trained"
+            ),
+        },
+    ),
 }
 """Federated frameworks by ``host.name``; the factory of one that brings no settings may be a plain function."""

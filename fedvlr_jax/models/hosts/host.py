@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from fedvlr_jax.types import Array, PyTree
+from fedvlr_jax.types import Array, Evidence, PyTree
 
 
 def product(rows: Array, weights: Array, contract: Callable[..., Array] = jnp.matmul) -> Array:
@@ -119,6 +119,11 @@ class Host(NamedTuple):
         ones is taken at the moved point.
       combine: ``(s_i, prior_i) -> s_i`` [i], joins the trained logits of a client with its row of prior scores when
         items are ranked; None for hosts without a prior.
+      evidence_loss: ``(theta, head, evidence) -> []``, added to the objective where the client has a
+        `types.Evidence`; None for hosts without score views.
+      rank: ``(theta, head, s_i, z_iv) -> s_i`` [i], what such a host ranks by: the trained logits (None where it
+        trains none) and the standardised views.
+      trains_items: the client trains on items by the objective; else the evidence is all that it learns from.
       tune_steps, tune_lr: local fine-tuning of the client's own copy of its rows before scoring; 0 = none.
     """
 
@@ -135,5 +140,8 @@ class Host(NamedTuple):
     private_item_table: bool = False
     alternate: bool = False
     combine: Callable[[Array, Array], Array] | None = None
+    evidence_loss: Callable[[PyTree, PyTree, Evidence], Array] | None = None
+    rank: Callable[[PyTree, PyTree, Array | None, Array], Array] | None = None
+    trains_items: bool = True
     tune_steps: int = 0
     tune_lr: float = 0.0

@@ -1,0 +1,72 @@
+"""The last train items of every client, held back: what methods are fitted to and chosen by inside a run.
+
+No validation or test row is read. Of its n train items a client holds back m = min(3, n // 3), at least one if n > 1:
+the newest, or drawn ones where there are no times. The rest is an inner data set with ages of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from fedvlr_jax.data.histories import split_by_user
+from fedvlr_jax.evaluation.metrics import ndcg
+from fedvlr_jax.types import Dataset
+
+MOST = 3
+"""Items that a client holds back at most."""
+
+CUTOFF = 50
+"""Of the NDCG that choices go by."""
+
+
+class HeldBack(NamedTuple):
+    """A data set without the held-back items, in which users may be empty, and int32 [u, m], these items or -1."""
+
+    inner: Dataset
+    target_um: np.ndarray
+
+
+def hold_back(dataset: Dataset, seed: int = 0) -> HeldBack:
+    """Splits the train rows; `seed` decides between items of one age, and all without times."""
+    size, rng = len(dataset.train_item), np.random.default_rng(seed)
+    age_r = np.zeros(size, np.int32) if dataset.train_age is None else dataset.train_age
+    order_r = np.lexsort((rng.random(size), age_r, dataset.train_user))  # client after client, newest first
+    length_u = np.bincount(dataset.train_user, minlength=dataset.num_users)
+    start_u = np.cumsum(length_u) - length_u
+    place_r = np.empty(size, np.int64)
+    place_r[order_r] = np.arange(size) - start_u[dataset.train_user[order_r]]
+    held_u = np.where(length_u > 1, np.clip(length_u // 3, 1, MOST), 0)
+    held_r = place_r < held_u[dataset.train_user]
+    target_um = np.full((dataset.num_users, MOST), -1, np.int32)
+    target_um[dataset.train_user[held_r], place_r[held_r]] = dataset.train_item[held_r]
+    inner = dataclasses.replace(
+        dataset,
+        train_user=dataset.train_user[~held_r],
+        train_item=dataset.train_item[~held_r],
+        train_age=None,
+    )
+    if dataset.train_age is not None:
+        parts = split_by_user(inner, age_r[~held_r])
+        ages = [np.searchsorted(np.sort(age), age, side="left") for age in parts]
+        inner = dataclasses.replace(inner, train_age=np.concatenate(ages).astype(np.int32))
+    return HeldBack(inner, target_um)
+
+
+def mean_ndcg(scores_ui: np.ndarray, held: HeldBack) -> float:
+    """What a client reports of a candidate, one number, as the server learns it: the mean over clients.
+
+    Args:
+      scores_ui: [u, i], of the inner histories; those of items in them are not read.
+      held: the held-back items; a client's number is the mean over its own.
+    """
+    scores_ui = np.where(np.isfinite(scores_ui), scores_ui, -np.inf)
+    scores_ui[held.inner.train_user, held.inner.train_item] = -np.inf
+    total_u, count_u = np.zeros(len(scores_ui)), (held.target_um >= 0).sum(axis=1)
+    for item_u in held.target_um.T:
+        target_u1 = np.take_along_axis(scores_ui, np.maximum(item_u, 0)[:, None], axis=1)
+        greater_u, tied_u = (scores_ui > target_u1).sum(axis=1), (scores_ui == target_u1).sum(axis=1)
+        total_u += np.where(item_u >= 0, ndcg(greater_u, tied_u, CUTOFF), 0)
+    return float((total_u[count_u > 0] / count_u[count_u > 0]).mean()) if count_u.any() else 0.0
