@@ -74,7 +74,8 @@ def client_programs(algorithm: Algorithm, broadcast: PyTree, num_items: int, lon
     host = algorithm.model.host
     if host.combine is not None or host.rank is not None:
         raise ConfigError(
-            "host.name: expected a host whose clients score with the broadcast alone, found one that needs sums from before the first round"
+            "host.name: expected a host whose clients score with the broadcast alone, found one that needs sums from "
+            "before the first round"
         )
     private = jax.eval_shape(algorithm.init_clients, jax.random.key(0), jnp.zeros(1, jnp.int32))
     private = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), private)

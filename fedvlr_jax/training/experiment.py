@@ -73,8 +73,8 @@ def _warn_of_privacy(settings: Mapping[str, Any], dataset: Dataset, *, sums_befo
     warn_of_a_weak_guarantee(guarantee, dataset.num_users)
     if sums_before:
         warnings.warn(
-            f"privacy: the guarantee is about rounds; what host {settings['host']['name']} forms before them are exact "
-            "sums over all histories, and not covered",
+            f"privacy: the guarantee is about rounds; host {settings['host']['name']} forms exact sums over all "
+            "histories before them, which are not covered",
             RunWarning,
             stacklevel=3,
         )
