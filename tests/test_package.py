@@ -61,7 +61,7 @@ def test_what_runs_is_required_and_nothing_else():
 def test_every_requirement_is_written_once():
     groups = PROJECT["tool"]["setuptools"]["dynamic"]["optional-dependencies"]
     assert set(groups) == {*EXTRAS, "docs", "dev"}
-    scripts = ["train", "evaluate", "benchmark", "sweep", "prepare", "encode", "export", "serve"]
+    scripts = ["train", "evaluate", "benchmark", "sweep", "prepare", "encode", "export", "serve", "analyze"]
     assert set(PROJECT["project"]["scripts"]) == {f"fedvlr-{name}" for name in scripts}
     listed = re.findall(r"^-r (\S+)", (ROOT / "requirements-dev.txt").read_text(), re.MULTILINE)
     assert listed == groups["dev"]["file"]
