@@ -30,6 +30,7 @@ def make_ranks(dataset: Dataset, seed: int, *, skill: float = 0.5, tied: int = 1
         tied=rng.integers(1, tied + 1, item_tu.shape).astype(np.int32),
         constant=np.arange(dataset.num_users) < (tied > 1),
         nonfinite=np.zeros(dataset.num_users, np.int32),
+        user=dataset.held_user,
     )
 
 

@@ -65,6 +65,13 @@ def test_a_copy_keeps_planted_preferences(tmp_path):
     assert_equal(read_prepared(tmp_path / "copy"), dataset)
 
 
+def test_a_copy_keeps_several_held_out_rows(tmp_path):
+    dataset = read_folder(write_folder(tmp_path / "tiny", [*GOOD, "1,4,1.0,30,2"]))
+    assert dataset.held_user is not None
+    prepare(dataset, tmp_path / "copy")
+    assert_equal(read_prepared(tmp_path / "copy"), dataset)
+
+
 @pytest.mark.parametrize("fixture", ["ku_folder", pytest.param("ml_folder", marks=pytest.mark.slow)])
 def test_real_copies_equal_their_folders(fixture, request, tmp_path):
     folder = request.getfixturevalue(fixture)

@@ -75,7 +75,8 @@ def _spread(rows: Sequence[TableRow], dataset: Dataset) -> list[str]:
     ]
     tested = len(np.unique(held_users(dataset)[dataset.test_item >= 0]))
     if tested < LEAST_USERS:
-        found.append(f"No intervals: they need at least {LEAST_USERS} users, the set has {tested} with test rows.")
+        what = "test rows" if dataset.held_user is None else "users with test rows"
+        found.append(f"No intervals: they need at least {LEAST_USERS} users, the set has {tested} {what}.")
     return found
 
 
