@@ -10,7 +10,6 @@ from typing import Any
 from fedvlr_jax.benchmark.forecast import Job, Lap, Left, seconds_left, seconds_of_run, seconds_to_compile
 from fedvlr_jax.io.elapsed import elapsed
 
-
 LATE = 0.05
 """The share of a budget by which a run may end later."""
 
