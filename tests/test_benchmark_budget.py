@@ -72,8 +72,8 @@ def test_what_is_left_is_runs_and_programs():
 
 
 def test_a_forecast_is_right_within_a_factor_of_two_once_every_kind_was_measured():
-    # Seconds (run, compiling) of the first runs of a benchmark on the generated set, and the mean of later ones.
-    recorded = RECORDED
+    # Seconds (run, compiling) of methods, made up; three runs of each are to come.
+    recorded = DURATIONS
     laps, left = [], dict(recorded)
     truth = sum(3 * run + compiling for run, compiling in recorded.values())
     for name, (run, compiling) in recorded.items():
@@ -84,7 +84,7 @@ def test_a_forecast_is_right_within_a_factor_of_two_once_every_kind_was_measured
         assert truth / 2 <= forecast <= 2 * truth or truth == 0
 
 
-RECORDED = {
+DURATIONS = {
     "fcf+base": (1.0, 9.0),
     "fcf+fedvlr": (2.5, 14.0),
     "fedavg+base": (1.1, 9.5),

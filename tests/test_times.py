@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedvlr_jax.baselines.fed_prior import fit_grid
+from fedvlr_jax.data.arrays import from_arrays
 from fedvlr_jax.data.folder import read_folder
 from fedvlr_jax.data.interactions import read_interactions
 from fedvlr_jax.data.messages import DataWarning
@@ -182,3 +183,12 @@ def test_ids_counted_from_one_are_warned_about(tmp_path):
     rows = [",".join([user, str(int(item) + 1), *rest]) for user, item, *rest in (row.split(",") for row in GOOD)]
     with pytest.warns(DataWarning, match="the lowest itemID is 1"):
         read_folder(write_folder(tmp_path, rows))
+
+
+@pytest.mark.parametrize("milliseconds", [1_700_000_000_000, 1.7e12])
+def test_arrays_and_frames_warn_of_mixed_units_by_the_rule_of_files(milliseconds):
+    times = [1_700_000_000, 1_700_000_001, milliseconds]
+    with pytest.warns(DataWarning, match=r"mine, field timestamp: .* seconds in 2 rows and milliseconds in 1 rows"):
+        from_arrays(["a"] * 3, ["x", "y", "z"], times, name="mine")
+    dates = np.array(times[:2] + [1_700_000_002], "datetime64[s]")
+    from_arrays(["a"] * 3, ["x", "y", "z"], dates)  # dates have one unit, whatever it is

@@ -41,7 +41,7 @@ class Clock:
         self.laps: list[Lap] = []
         self._jobs, self._programs, self._note, self._now = jobs, programs, note, now
         self._seconds, self._end = seconds, now() + seconds
-        self._done: dict[str, set] = {name: set() for name in jobs}
+        self._done: dict[str, set[Any]] = {name: set() for name in jobs}
         self._compiled = dict.fromkeys(jobs, 0)
 
     @property

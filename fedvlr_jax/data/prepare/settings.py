@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedvlr_jax.data.formats import FORMATS
-from fedvlr_jax.data.formats.times import COUNT, UNITS
+from fedvlr_jax.data.times import COUNT, UNITS
 from fedvlr_jax.errors import ConfigError, choose, suggest
 from fedvlr_jax.fields import SHARE, Bounds, Field, flatten, nest
 
