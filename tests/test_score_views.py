@@ -161,7 +161,8 @@ def test_only_the_gradient_of_the_weights_leaves_a_client_in_a_round():
     assert algorithm.cost.bytes_up_per_client == algorithm.cost.bytes_down_per_client == 4 * len(VIEWS)
     public = algorithm.init(jax.random.key(0)).public
     broadcast = algorithm.model.publish(public.params, client_data(DATASET).content)
-    assert broadcast.rows == {} and [x.shape for x in jax.tree.leaves(broadcast.head)] == [(len(VIEWS),)]
+    assert broadcast.rows == {}
+    assert [x.shape for x in jax.tree.leaves(broadcast.head)] == [(len(VIEWS),)]
 
 
 def test_before_the_rounds_only_sums_over_clients_leave_them():
@@ -231,7 +232,8 @@ def test_any_data_set_trains_and_ranks(fault):
     dataset = dataclasses.replace(DATASET, **FAULTS[fault])
     algorithm, clients = make_experiment(settings(**SHARED_ONLY, server__lr=0.3), dataset)[3:1:-1]
     state, info = jax.jit(algorithm.run, static_argnums=2)(algorithm.init(jax.random.key(0)), clients, 30)
-    assert info.loss[-1] < info.loss[0] and not info.num_dropped.any()
+    assert info.loss[-1] < info.loss[0]
+    assert not info.num_dropped.any()
     params = algorithm.snapshot(state, clients.content, clients.prior)
     for bucket in clients.buckets:
         assert np.isfinite(algorithm.score(params, bucket)).all()
@@ -241,9 +243,11 @@ def test_drawn_candidates_hold_the_targets_and_nothing_of_the_history():
     everything, some = (
         make_experiment(settings(**SHARED_ONLY, host__candidates=n), DATASET).clients.evidence for n in (0, 12)
     )
-    assert everything.z_bv.shape[1] == DATASET.num_items and some.z_bv.shape[1] == 12
+    assert everything.z_bv.shape[1] == DATASET.num_items
+    assert some.z_bv.shape[1] == 12
     np.testing.assert_array_equal(some.target_b.sum(axis=1), everything.target_b.sum(axis=1))
-    assert some.candidate_b.all() and not (everything.target_b > everything.candidate_b).any()
+    assert some.candidate_b.all()
+    assert not (everything.target_b > everything.candidate_b).any()
 
 
 def test_a_deviation_is_private_and_stays_small():

@@ -89,6 +89,7 @@ HOSTS: dict[str, Callable[..., Host]] = {
                 NOT_NEGATIVE,
                 unit="items",
             ),
+            "swapped": Field(False, "fedblend, a control: clients rank with another client's deviation"),
             "fusion_weight": _number(
                 0.0, "fedblend: weight of logits that are trained beside the views; 0 = none are trained"
             ),
