@@ -228,7 +228,7 @@ def test_a_run_chooses_the_order_where_it_means_something_and_switches_it_off_wh
 
 
 def test_choosing_starts_from_the_settings_and_ends_in_the_table(ordered):
-    tree = settings(host__name="fedprior", variant="base", prior__choose=True)
+    tree = settings(host__name="fedprior", variant="base", host__choose_prior=True)
     found = make_experiment(tree, ordered).clients.prior
     assert np.isfinite(found.score_ui).all()
     assert found.score_ui.shape == (40, 30)

@@ -58,7 +58,6 @@ PRIOR = {
     "content": Field(
         0.0, "strength of features in the co-occurrence model, in units of ridge; 0 = without them", NOT_NEGATIVE
     ),
-    "choose": Field(False, "choose these (but sharpness) inside the run, by train items that clients hold back"),
 }
 
 FUSION = {

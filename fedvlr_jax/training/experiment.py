@@ -90,15 +90,11 @@ class ConfiguredPrior(NamedTuple):
         """The prior with the features of `dataset` (same interactions) that `fusion.modalities` leaves on."""
         on = parse_names(self.settings["fusion"]["modalities"])
         features = [x if letter in on else None for letter, x in (("V", dataset.V), ("C", dataset.C))]
-        fields = _prior_fields(self.settings)
-        if self.settings["prior"]["choose"]:
+        fields = prior.PriorSettings(**self.settings["prior"])
+        if self.settings["host"]["choose_prior"]:
             fields = choose_prior(dataset, features, fields)
         weights = self.weights or prior.federate(dataset, fields, features)
         return prior.make_prior(dataset, weights, features, fields)
-
-
-def _prior_fields(settings: Mapping[str, Any]) -> prior.PriorSettings:
-    return prior.PriorSettings(**{name: x for name, x in settings["prior"].items() if name != "choose"})
 
 
 def configured_prior(settings: Mapping[str, Any], dataset: Dataset) -> ConfiguredPrior:
@@ -106,7 +102,7 @@ def configured_prior(settings: Mapping[str, Any], dataset: Dataset) -> Configure
 
     Choosing takes three more sums, of the histories without what is held back, one for each pair of exponents.
     """
-    fields, choose = _prior_fields(settings), settings["prior"]["choose"]
+    fields, choose = prior.PriorSettings(**settings["prior"]), settings["host"]["choose_prior"]
     prior.warn_without_times(dataset, fields)
     weights = None if choose or fields.content else prior.federate(dataset, fields)
     return ConfiguredPrior(settings, weights, (1 + 3 * choose) * prior.megabytes_once(dataset))

@@ -74,6 +74,9 @@ HOSTS: dict[str, Callable[..., Host]] = {
             "model_weight": _number(
                 0.3, "fedprior: weight of the trained logits beside the prior's, both standardised"
             ),
+            "choose_prior": Field(
+                False, "fedprior: choose the settings prior.* inside the run, by train items that clients hold back"
+            ),
         },
     ),
     "fedblend": HostFactory(
@@ -90,8 +93,10 @@ HOSTS: dict[str, Callable[..., Host]] = {
                 unit="items",
             ),
             "swapped": Field(False, "fedblend, a control: clients rank with another client's deviation"),
-            "fusion_weight": _number(
-                0.0, "fedblend: weight of logits that are trained beside the views; 0 = none are trained"
+            "fusion_weight": Field(
+                0.0,
+                "fedblend: weight of logits that are trained beside the views; 0 = none are trained",
+                NOT_NEGATIVE,
             ),
         },
     ),
