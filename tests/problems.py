@@ -35,6 +35,8 @@ SMALL = {
     "fusion__operators": "sum,mlp,gate",
     "host__sparsity_weight": 0.01,
     "host__table_lr": 0.3,
+    "host__fusion_weight": 0.3,
+    "host__deviation": 0.1,
 }
 
 

@@ -50,7 +50,7 @@ OUTSIDE = (
     ("evaluation", "data"),
     ("federated.prior", "federated.held_back"),
     ("baselines",),
-    ("federated.view_maps",),
+    ("federated.view_maps", "federated.prior_choice"),
     ("io",),
     ("client_store",),
 )  # they know types, but not the algorithm

@@ -14,6 +14,7 @@ from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.baselines import BASELINES, select
 from fedvlr_jax.federated import prior
 from fedvlr_jax.federated.prior import PriorSettings
+from fedvlr_jax.federated.prior_choice import choose_prior
 from fedvlr_jax.models.hosts.fedprior import standardise
 from fedvlr_jax.training.experiment import configured_prior, make_experiment
 
@@ -184,3 +185,50 @@ def test_the_prior_alone_is_a_baseline_whose_reach_is_chosen():
         chosen = PriorSettings(**hyper)
         expected = prior.make_prior(DATASET, prior.federate(DATASET, chosen), (DATASET.V, DATASET.C), chosen)
         np.testing.assert_allclose(baseline.fit(DATASET, **hyper), expected.score_ui, rtol=1e-5, atol=1e-6)
+
+
+def test_features_enter_the_gram_matrix_as_in_collective_ease():
+    features = (DATASET.V, DATASET.C)
+    settings_ = SETTINGS._replace(reach=0.0, next_weight=0.0, content=0.3)
+    sums = prior.sum_clients(DATASET, settings_)
+    centred = np.hstack([x - x.mean(axis=0) for x in features]).astype(float)
+    rows = np.vstack([(sums.similar_ii > 0) * 0.0, np.sqrt(3.0 * 0.3) * centred.T])
+    inverse = np.linalg.inv(sums.similar_ii + rows.T @ rows + 3.0 * np.eye(DATASET.num_items))
+    expected = np.eye(DATASET.num_items) - inverse / np.diag(inverse)[None]
+    np.testing.assert_allclose(prior.solve_weights(sums, settings_, features), expected, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def ordered():
+    """Users who go round a ring of items, one after the other: what comes next is all there is to know."""
+    length, size, users = 8, 30, 40
+    first = np.random.default_rng(2).integers(0, size, users)
+    items = (first[:, None] + np.arange(length)) % size
+    order = np.argsort(items, axis=1)
+    age = np.broadcast_to(np.arange(length)[::-1], items.shape)
+    dataset = dataclasses.replace(
+        tiny_dataset(users, size),
+        train_user=np.repeat(np.arange(users), length).astype(np.int32),
+        train_item=np.take_along_axis(items, order, axis=1).reshape(-1).astype(np.int32),
+        train_age=np.take_along_axis(age, order, axis=1).reshape(-1).astype(np.int32),
+        V=None,
+        C=None,
+    )
+    return dataset
+
+
+def test_a_run_chooses_the_order_where_it_means_something_and_switches_it_off_where_it_does_not(ordered):
+    meaningless = np.random.default_rng(3).permuted(ordered.train_age.reshape(-1, 8), axis=1).reshape(-1)
+    start = PriorSettings(ridge=3.0, ridge_next=5.0)
+    with_order = choose_prior(ordered, (None, None), start)
+    without = choose_prior(dataclasses.replace(ordered, train_age=meaningless), (None, None), start)
+    assert with_order.next_weight > 0
+    assert with_order.decay > 0
+    assert without.next_weight < with_order.next_weight or without.decay == 0
+
+
+def test_choosing_starts_from_the_settings_and_ends_in_the_table(ordered):
+    tree = settings(host__name="fedprior", variant="base", host__choose_prior=True)
+    found = make_experiment(tree, ordered).clients.prior
+    assert np.isfinite(found.score_ui).all()
+    assert found.score_ui.shape == (40, 30)

@@ -28,6 +28,14 @@ CONTROLS: dict[str, dict[str, Any]] = {
     "without C": {"fusion.modalities": "D,V"},
 }
 
+VIEW_HOSTS = ("fedblend",)
+"""Hosts that weigh score views: all their variants read features, and have these controls beside."""
+
+VIEW_CONTROLS: dict[str, dict[str, Any]] = {
+    "ID only": {"fusion.modalities": "D"},
+    "swapped deviations": {"host.swapped": True},
+}
+
 
 class Method(NamedTuple):
     """One row of the table before it has run.
@@ -127,20 +135,14 @@ def _controls(config: Mapping[str, Any]) -> list[Method]:
     for name in requested:
         if name not in CONTROLS:
             raise ConfigError(f"controls: expected some of {', '.join(CONTROLS)}, found {name!r}")
-    of = [m for m in _federated(config) if m.variant == "fedvlr"]
-    return [
-        Method(
-            f"{m.name}, {name}",
-            CONTROL,
-            m.host,
-            m.variant,
-            _checked(m.name, m.settings, CONTROLS[name]),
-            m.grid,
-            follows=m.name,
-        )
-        for m in of
-        for name in requested
-    ]
+    found = []
+    for m in _federated(config):
+        views = VIEW_CONTROLS if m.host in VIEW_HOSTS else {}
+        common = {name: CONTROLS[name] for name in requested} if views or m.variant == "fedvlr" else {}
+        for name, changes in (common | views).items():
+            settings = _checked(m.name, m.settings, changes)
+            found.append(Method(f"{m.name}, {name}", CONTROL, m.host, m.variant, settings, m.grid, follows=m.name))
+    return found
 
 
 def _checked(name: str, settings: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:

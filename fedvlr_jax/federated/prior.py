@@ -39,6 +39,8 @@ class PriorSettings(NamedTuple):
       next_weight: weight of the next-item model beside the other.
       shrinkage: m, train rows at which an item's own evidence weighs as much as that of its neighbours.
       sharpness: inverse temperature of the softmax over cosines that makes the neighbours.
+      content: strength of item features in the co-occurrence model, in units of `ridge`: its Gram matrix gains
+        ``ridge content sum_m F_m F_m^T`` (centred features), as in collective EASE; 0 = without them.
     """
 
     reach: float = 0.5
@@ -48,6 +50,7 @@ class PriorSettings(NamedTuple):
     next_weight: float = 4.0
     shrinkage: float = 0.2
     sharpness: float = 40.0
+    content: float = 0.0
 
 
 class Block(NamedTuple):
@@ -118,10 +121,10 @@ class ItemWeights(NamedTuple):
     megabytes: float
 
 
-def federate(dataset: Dataset, settings: PriorSettings) -> ItemWeights:
-    """Every client's block, their sum, and the closed form on the server."""
+def federate(dataset: Dataset, settings: PriorSettings, features: Sequence[np.ndarray | None] = ()) -> ItemWeights:
+    """Every client's block, their sum, and the closed form on the server; `features` as for `solve_weights`."""
     sums = sum_clients(dataset, settings)
-    return ItemWeights(solve_weights(sums, settings), sums.count_i, megabytes_once(dataset))
+    return ItemWeights(solve_weights(sums, settings, features), sums.count_i, megabytes_once(dataset))
 
 
 def sum_clients(dataset: Dataset, settings: PriorSettings) -> Sums:
@@ -159,18 +162,43 @@ def make_prior(
         towards the mean over all seen items.
       settings: as for `weights`.
     """
-    own_i = weights.count_i / (weights.count_i + settings.shrinkage)
-    neighbour_ii = neighbours(features, weights.count_i > 0, settings.sharpness)
+    found = prior_scores(dataset, weights.weight_ii, weights.count_i, features, settings)
+    return Prior(*(jnp.asarray(x, jnp.float32) for x in found))
+
+
+def prior_scores(
+    dataset: Dataset,
+    weight_ii: np.ndarray,
+    count_i: np.ndarray,
+    features: Sequence[np.ndarray | None],
+    settings: PriorSettings,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The two fields of the `Prior` of some weights [i, i], float64."""
+    own_i = count_i / (count_i + settings.shrinkage)
+    neighbour_ii = neighbours(features, count_i > 0, settings.sharpness)
     blend_ii = np.diag(own_i) + (1 - own_i)[:, None] * neighbour_ii
-    shrunk_ii = weights.weight_ii @ blend_ii.T
+    shrunk_ii = weight_ii @ blend_ii.T
     history_ui = np.zeros((dataset.num_users, dataset.num_items))
     history_ui[dataset.train_user, dataset.train_item] = recency(dataset.train_age, settings, len(dataset.train_item))
-    return Prior(*(jnp.asarray(x, jnp.float32) for x in (history_ui @ shrunk_ii, blend_ii)))
+    return history_ui @ shrunk_ii, blend_ii
 
 
-def solve_weights(sums: Sums, settings: PriorSettings) -> np.ndarray:
-    """B + next_weight W, float64 [i, i], row = item of the history, column = scored item."""
-    weight_ii = ease(sums.similar_ii, settings.ridge)
+def feature_gram(features: Sequence[np.ndarray | None], num_items: int) -> np.ndarray:
+    """sum_m F_m F_m^T of centred features, float64 [i, i]; zeros without any."""
+    present = [np.asarray(x, np.float64) for x in features if x is not None]
+    centred = (x - x.mean(axis=0) for x in present)
+    return sum((x @ x.T for x in centred), np.zeros((num_items, num_items)))
+
+
+def solve_weights(sums: Sums, settings: PriorSettings, features: Sequence[np.ndarray | None] = ()) -> np.ndarray:
+    """B + next_weight W, float64 [i, i], row = item of the history, column = scored item.
+
+    `features` are read where ``settings.content`` is not zero.
+    """
+    gram_ii = sums.similar_ii
+    if settings.content:
+        gram_ii = gram_ii + settings.ridge * settings.content * feature_gram(features, len(gram_ii))
+    weight_ii = ease(gram_ii, settings.ridge)
     if settings.next_weight and sums.next_ii.any():
         weight_ii += settings.next_weight * next_map(sums, settings.ridge_next)
     return weight_ii

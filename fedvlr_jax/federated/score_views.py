@@ -58,7 +58,7 @@ def _smoothed_sources(modality: str) -> Callable[[Seen], Array]:
 
 
 def _for_all(score_i: Array, seen: Seen) -> Array:
-    return jnp.broadcast_to(score_i, seen.flat_ci.shape)
+    return jnp.broadcast_to(score_i[None], seen.flat_ci.shape)
 
 
 VIEWS: dict[str, Callable[[Seen], Array]] = {
@@ -122,7 +122,7 @@ def whole_views(views: ScoreViews, chunk: Bucket) -> Array:
     """Standardised views of the whole histories of a chunk of clients, z_civ [c, i, v]."""
     age_cl = None
     if views.age_r is not None:  # ages stand in the order of the histories
-        row_cl = views.start_u.at[chunk.user].get(mode="fill", fill_value=0)[:, None]
-        age_cl = views.age_r.at[row_cl + jnp.arange(chunk.history.shape[1])].get(mode="clip")
+        start_c1 = views.start_u.at[chunk.user].get(mode="fill", fill_value=0)[:, None]
+        age_cl = views.age_r.at[start_c1 + jnp.arange(chunk.history.shape[1])[None]].get(mode="clip")
     z_civ, _ = view_scores(views.maps, views.count_i, chunk.history, age_cl)
     return z_civ

@@ -133,6 +133,8 @@ def _with_views(model: Model, settings: LocalSettings, num_items: int, snapshot:
     if model.host.trains_items:
         s_ci = score_items(model, snapshot, make_ready(model, settings, num_items, snapshot, chunk))
     theta_c = gather_clients(snapshot.private, chunk.state_row, None).params["theta"]
+    if model.host.swaps:
+        theta_c = jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), theta_c)
     return jax.vmap(given(model.host.rank), in_axes=(0, None, 0, 0))(theta_c, snapshot.broadcast.head, s_ci, z_civ)
 
 

@@ -68,6 +68,25 @@ class Choice(NamedTuple):
     kernel: Mapping[str, str]
 
 
+NUM_CANDIDATES = len(RIDGES) + len(RIDGES_NEXT) + len(RIDGES_NEAR) + 2 * (3 * len(STRENGTHS) + len(KERNELS))
+"""Maps that choices are made among; the weights of sums of two maps need no further ones."""
+
+NUM_MAPS = 10
+"""Views that are read through a map: smoothing maps are multiplied by the server."""
+
+
+def megabytes_once(dataset: Dataset) -> float:
+    """10^6 bytes that move before the first round, 4 a number, for histories with and without held-back items.
+
+    Every client of n items sends three lower triangles and one whole matrix of its block, receives the rows of a map
+    at its items for each view and once more for each candidate, and sends one number a candidate.
+    """
+    length_u = np.bincount(dataset.train_user, minlength=dataset.num_users).astype(np.int64)
+    blocks_u = 2 * (3 * length_u * (length_u + 1) // 2 + length_u**2)
+    rows_u = (2 * NUM_MAPS + NUM_CANDIDATES) * length_u * dataset.num_items
+    return 4e-6 * float((blocks_u + rows_u + NUM_CANDIDATES).sum())
+
+
 def federate(dataset: Dataset) -> ViewSums:
     """The two secure sums over clients."""
     histories = split_by_user(dataset, dataset.train_item)
@@ -163,8 +182,9 @@ def _centred(features: Dataset) -> dict[str, np.ndarray]:
 def _kernel(feature_id: np.ndarray, name: str) -> np.ndarray:
     """A kernel of centred features with zero diagonal, float64 [i, i]."""
     if name == "whitened":
-        left_id, size_d, _ = np.linalg.svd(feature_id, full_matrices=False)
-        feature_id = left_id[:, : min(WHITENED, int((size_d > 1e-9 * max(size_d[0], 1e-30)).sum()))]
+        size_d, turn_dd = np.linalg.eigh(feature_id.T @ feature_id)
+        kept_d = np.flatnonzero(size_d > 1e-9 * max(size_d[-1], 1e-30))[-WHITENED:]
+        feature_id = feature_id @ (turn_dd[:, kept_d] / np.sqrt(size_d[kept_d])[None])
     unit_id = unit_rows(feature_id)
     kernel_ii = unit_id @ unit_id.T
     np.fill_diagonal(kernel_ii, 0)

@@ -55,6 +55,9 @@ PRIOR = {
     "sharpness": Field(
         40.0, "inverse temperature of the softmax over cosines that makes the neighbours", NOT_NEGATIVE
     ),
+    "content": Field(
+        0.0, "strength of features in the co-occurrence model, in units of ridge; 0 = without them", NOT_NEGATIVE
+    ),
 }
 
 FUSION = {

@@ -11,6 +11,7 @@ from fedvlr_jax.assembly import parse_names
 from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.errors import ConfigError, RunWarning
 from fedvlr_jax.federated import prior
+from fedvlr_jax.federated.prior_choice import choose_prior
 from fedvlr_jax.models.hosts.host import Host
 from fedvlr_jax.privacy.accounting import guarantee_of, warn_of_a_weak_guarantee
 from fedvlr_jax.training.score_views import ConfiguredViews
@@ -90,25 +91,35 @@ def before_rounds(
 
 
 class ConfiguredPrior(NamedTuple):
-    """A prior that is solved; only the shrinking of rare items is left, which depends on the features."""
+    """The prior of one set of histories; what is left depends on the features.
+
+    Attributes:
+      settings: nested, with all fields.
+      weights: solved, or None where they depend on features too.
+      megabytes: 10^6 bytes that move before the first round.
+    """
 
     settings: Mapping[str, Any]
-    weights: prior.ItemWeights
-
-    @property
-    def megabytes(self) -> float:
-        """10^6 bytes that move before the first round."""
-        return self.weights.megabytes
+    weights: prior.ItemWeights | None
+    megabytes: float
 
     def of(self, dataset: Dataset) -> Prior:
         """The prior with the features of `dataset` (same interactions) that `fusion.modalities` leaves on."""
         on = parse_names(self.settings["fusion"]["modalities"])
         features = [x if letter in on else None for letter, x in (("V", dataset.V), ("C", dataset.C))]
-        return prior.make_prior(dataset, self.weights, features, prior.PriorSettings(**self.settings["prior"]))
+        fields = prior.PriorSettings(**self.settings["prior"])
+        if self.settings["host"]["choose_prior"]:
+            fields = choose_prior(dataset, features, fields)
+        weights = self.weights or prior.federate(dataset, fields, features)
+        return prior.make_prior(dataset, weights, features, fields)
 
 
 def configured_prior(settings: Mapping[str, Any], dataset: Dataset) -> ConfiguredPrior:
-    """Federates and solves the prior that ``config.prior`` describes."""
-    prior_settings = prior.PriorSettings(**settings["prior"])
-    prior.warn_without_times(dataset, prior_settings)
-    return ConfiguredPrior(settings, prior.federate(dataset, prior_settings))
+    """Federates and solves the prior that ``config.prior`` describes, as far as that needs no features.
+
+    Choosing takes three more sums, of the histories without what is held back, one for each pair of exponents.
+    """
+    fields, choose = prior.PriorSettings(**settings["prior"]), settings["host"]["choose_prior"]
+    prior.warn_without_times(dataset, fields)
+    weights = None if choose or fields.content else prior.federate(dataset, fields)
+    return ConfiguredPrior(settings, weights, (1 + 3 * choose) * prior.megabytes_once(dataset))

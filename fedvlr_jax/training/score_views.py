@@ -11,7 +11,7 @@ import numpy as np
 
 from fedvlr_jax.assembly import parse_names
 from fedvlr_jax.data.buckets import make_histories
-from fedvlr_jax.federated import prior, view_maps
+from fedvlr_jax.federated import view_maps
 from fedvlr_jax.federated.held_back import HeldBack, hold_back
 from fedvlr_jax.federated.score_views import view_scores
 from fedvlr_jax.types import Dataset, Evidence, ScoreViews
@@ -32,13 +32,12 @@ class ConfiguredViews:
         self._candidates, self._seed = settings["host"]["candidates"], settings["seed"]
         self._held = hold_back(dataset)
         self._inner, self._whole = view_maps.federate(self._held.inner), view_maps.federate(dataset)
-        self.megabytes = 2 * prior.megabytes_once(dataset)
+        self.megabytes = view_maps.megabytes_once(dataset)
 
     def of(self, dataset: Dataset) -> ScoreViews:
         """The views with the features of `dataset` (same interactions) that `fusion.modalities` leaves on."""
         features = view_maps.without_modalities(dataset, self._on)
         choice = view_maps.choose(self._inner, self._held, features)
-        self.choice = choice
         has_ids = "D" in self._on
         inner = view_maps.form(self._inner, features, choice, co_occurrence=has_ids)
         evidence = make_evidence(self._held, inner, self._inner.ordered.count_i, self._candidates, self._seed)

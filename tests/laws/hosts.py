@@ -13,10 +13,11 @@ from problems import client_data, relative_difference, settings, tiny_dataset
 
 from fedvlr_jax.algorithm import Algorithm, make_algorithm
 from fedvlr_jax.federated import sampling
+from fedvlr_jax.federated.score_views import VIEWS
 from fedvlr_jax.federated.step_loss import put_rows
 from fedvlr_jax.models.hosts import HOSTS
 from fedvlr_jax.models.hosts.host import Host, ItemRows
-from fedvlr_jax.types import Array, PrivateState, PyTree
+from fedvlr_jax.types import Array, Evidence, PrivateState, PyTree
 from laws.algorithm_1 import naive_round
 from laws.judging import require_close, require_equal, require_finite
 from laws.rounds import DATASET, after, late_state, open_paths, require_paths_agree
@@ -161,13 +162,22 @@ def make_training(algorithm: Algorithm) -> Callable[..., tuple]:
     """``(broadcast, states, histories) -> (states, dense uploads, losses)`` of some clients, compiled."""
     keys = sampling.entity_keys(jax.random.key(7), jnp.arange(SMALL.num_users))
 
-    def one(broadcast: PyTree, state: PrivateState, history_l: Array, key: Array) -> tuple:
-        state, upload, loss = algorithm.client_round(broadcast, state, history_l, key, key, jnp.int32(ROUND))
+    def one(broadcast: PyTree, state: PrivateState, history_l: Array, key: Array, own: Evidence | None) -> tuple:
+        state, upload, loss = algorithm.client_round(broadcast, state, history_l, key, key, jnp.int32(ROUND), own)
         dense = put_rows(upload.rows, upload.ids_n, SMALL.num_items) if upload.ids_n is not None else upload.rows
         return state, broadcast._replace(rows=dense, head=upload.head), loss
 
-    trained = jax.jit(jax.vmap(one, in_axes=(None, 0, 0, 0)))
-    return lambda broadcast, states, histories: trained(broadcast, states, histories, keys)
+    trained, views = jax.jit(jax.vmap(one, in_axes=(None, 0, 0, 0, 0))), evidence(algorithm)
+    return lambda broadcast, states, histories: trained(broadcast, states, histories, keys, views)
+
+
+def evidence(algorithm: Algorithm) -> Evidence | None:
+    """Random score views of the clients of `SMALL`, for a host that learns from them."""
+    if algorithm.model.host.evidence_loss is None:
+        return None
+    z_ubv = jax.random.normal(jax.random.key(5), (SMALL.num_users, 6, len(VIEWS)))
+    target_ub = jnp.zeros((SMALL.num_users, 6)).at[:, 2].set(1.0)
+    return Evidence(z_ubv, target_ub, jnp.ones((SMALL.num_users, 6), bool))
 
 
 def in_float64(law: Callable[[str], None]) -> Callable[[str], None]:
@@ -268,7 +278,7 @@ def layout_changes_nothing(name: str, variant: str = "base", path: str = "fused"
             assert difference <= 1e-6, f"host {name}: layout of clients changes a run by {difference}"
 
 
-OTHERS = ("fedavg", "fedncf", "pfedrec", "fedrap", "fedprior")  # beside fcf
+OTHERS = ("fedavg", "fedncf", "pfedrec", "fedrap", "fedprior", "fedblend")  # beside fcf
 LAWS = {
     private_state_is_a_finite_function_of_the_key: (),
     scores_are_finite_numbers: (),

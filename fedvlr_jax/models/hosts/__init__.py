@@ -74,6 +74,9 @@ HOSTS: dict[str, Callable[..., Host]] = {
             "model_weight": _number(
                 0.3, "fedprior: weight of the trained logits beside the prior's, both standardised"
             ),
+            "choose_prior": Field(
+                False, "fedprior: choose the settings prior.* inside the run, by train items that clients hold back"
+            ),
         },
     ),
     "fedblend": HostFactory(
@@ -89,8 +92,11 @@ HOSTS: dict[str, Callable[..., Host]] = {
                 NOT_NEGATIVE,
                 unit="items",
             ),
-            "fusion_weight": _number(
-                0.0, "fedblend: weight of logits that are trained beside the views; 0 = none are trained"
+            "swapped": Field(False, "fedblend, a control: clients rank with another client's deviation"),
+            "fusion_weight": Field(
+                0.0,
+                "fedblend: weight of logits that are trained beside the views; 0 = none are trained",
+                NOT_NEGATIVE,
             ),
         },
     ),

@@ -26,8 +26,19 @@ from fedvlr_jax.models.hosts.host import Host, ItemRows
 from fedvlr_jax.types import Array, Evidence, PyTree, given
 
 
-def make(num_items: int, *, stretch: float, deviation: float, fusion_weight: float, **options: Any) -> Host:
-    """`stretch` is a, `deviation` the variance 1 / tau of private weights, `fusion_weight` that of trained logits."""
+def make(
+    num_items: int, *, stretch: float, deviation: float, fusion_weight: float, swapped: bool, **options: Any
+) -> Host:
+    """The host.
+
+    Args:
+      num_items: |I|.
+      stretch: a; 0 takes views as they are.
+      deviation: 1 / tau, the variance of private weights; 0 = shared weights alone.
+      fusion_weight: weight of trained logits; 0 = none are trained.
+      swapped: see `Host.swaps`.
+      options: those of FCF.
+    """
     trained = fcf.make(num_items, **options)
     trains_items = not is_off(fusion_weight)
 
@@ -57,6 +68,7 @@ def make(num_items: int, *, stretch: float, deviation: float, fusion_weight: flo
         score=score,
         evidence_loss=evidence_loss,
         rank=rank,
+        swaps=swapped,
         trains_items=trains_items,
         has_item_tables=not trains_items,
     )

@@ -1,0 +1,71 @@
+"""The settings of the item-to-item prior, chosen inside a run by the NDCG on held-back train items.
+
+One setting after the other, from what a run starts with: a value stays unless another is better on the items that
+clients hold back (`held_back.py`). Each can be switched off: the order of time (`reach`, `decay` and `next_weight`
+0) and features in the Gram matrix (`content` 0). A client adds one number for each candidate to a secure sum, and
+its block once for each pair of exponents.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+
+from fedvlr_jax.federated import prior
+from fedvlr_jax.federated.held_back import hold_back, mean_ndcg
+from fedvlr_jax.types import Dataset
+
+CANDIDATES: dict[str, tuple[float, ...]] = {
+    "reach": (0.5, 0.0),
+    "ridge": (30.0, 100.0, 200.0, 400.0),
+    "decay": (0.75, 0.0),
+    "next_weight": (4.0, 1.0, 0.0),
+    "ridge_next": (100.0, 300.0, 1000.0),
+    "content": (0.0, 0.03, 0.1, 0.3),
+    "shrinkage": (0.2, 1.0, 5.0),
+}
+"""Values that are tried, in the order in which settings are chosen."""
+
+
+def choose_prior(
+    dataset: Dataset, features: Sequence[np.ndarray | None], start: prior.PriorSettings
+) -> prior.PriorSettings:
+    """The settings that suit a data set; no validation or test row is read.
+
+    Args:
+      dataset: its train rows.
+      features: [i, dv] and [i, dc] with unit-norm rows, None where absent.
+      start: what is kept unless something is better.
+    """
+    held = hold_back(dataset)
+    inner = held.inner
+
+    @functools.cache
+    def sums_at(reach: float, decay: float) -> prior.Sums:
+        return prior.sum_clients(inner, start._replace(reach=reach, decay=decay))
+
+    @functools.cache
+    def similar_at(reach: float, decay: float, ridge: float, content: float) -> np.ndarray:
+        gram_ii = sums_at(reach, decay).similar_ii
+        return prior.ease(gram_ii + ridge * content * prior.feature_gram(features, len(gram_ii)), ridge)
+
+    @functools.cache
+    def next_at(reach: float, decay: float, ridge: float) -> np.ndarray:
+        return prior.next_map(sums_at(reach, decay), ridge)
+
+    def quality(settings: prior.PriorSettings) -> float:
+        reach, decay = settings.reach, settings.decay
+        weight_ii = similar_at(reach, decay, settings.ridge, settings.content)
+        if settings.next_weight and inner.train_age is not None:
+            weight_ii = weight_ii + settings.next_weight * next_at(reach, decay, settings.ridge_next)
+        count_i = sums_at(reach, decay).count_i
+        return mean_ndcg(prior.prior_scores(inner, weight_ii, count_i, features, settings)[0], held)
+
+    chosen, best = start, quality(start)
+    for field, values in CANDIDATES.items():
+        for settings in (chosen._replace(**{field: value}) for value in values):
+            if settings != chosen and (found := quality(settings)) > best:
+                chosen, best = settings, found
+    return chosen

@@ -1,0 +1,275 @@
+"""Score views and the weights of host fedblend against NumPy in float64, and what leaves a client."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from problems import client_data, histories, settings, tiny_dataset
+
+from fedvlr_jax.algorithm import make_algorithm
+from fedvlr_jax.federated import view_maps
+from fedvlr_jax.federated.held_back import hold_back, mean_ndcg
+from fedvlr_jax.federated.score_views import VIEWS, whole_views
+from fedvlr_jax.training.experiment import make_experiment
+
+RNG = np.random.default_rng(0)
+PLAIN = tiny_dataset()
+AGES = np.concatenate([RNG.permutation(len(items)) for items in histories(PLAIN)]).astype(np.int32)
+DATASET = dataclasses.replace(PLAIN, train_age=AGES)
+CHOICE = view_maps.Choice(
+    ridge=5.0,
+    ridge_next=7.0,
+    next_weight=2.0,
+    ridge_near=3.0,
+    near_weight=4.0,
+    strength={"visual": 0.3, "text": 0.1},
+    ridge_collective=6.0,
+    kernel={"visual": "cos", "text": "cubed"},
+)
+SHARED_ONLY = {"host__name": "fedblend", "variant": "base", "host__fusion_weight": 0.0, "host__deviation": 0.0}
+
+
+@pytest.fixture(scope="module")
+def views():
+    """The views of all clients by the package, [u, i, v], and those of the oracle by name."""
+    sums = view_maps.federate(DATASET)
+    experiment = make_experiment(settings(**SHARED_ONLY), DATASET)
+    prior = experiment.clients.prior._replace(
+        maps={name: jnp.asarray(x) for name, x in view_maps.form(sums, DATASET, CHOICE).items()}
+    )
+    (bucket,) = client_data(DATASET).buckets
+    return np.asarray(jax.jit(whole_views)(prior, bucket)), oracle_views()
+
+
+def pairs_of(u):
+    """(item, age) of the rows of a client."""
+    rows = DATASET.train_user == u
+    return list(zip(DATASET.train_item[rows].tolist(), DATASET.train_age[rows].tolist(), strict=True))
+
+
+def oracle_ease(gram, ridge):
+    inverse = np.linalg.inv(gram + ridge * np.eye(len(gram)))
+    return np.eye(len(gram)) - inverse / np.diag(inverse)[None, :]
+
+
+def oracle_maps():
+    """Every map from its formula, with sums written out pair by pair."""
+    size = DATASET.num_items
+    gram, near, past, after, count = (np.zeros((size, size)) for _ in range(5))
+    for u in range(DATASET.num_users):
+        for i, age_i in pairs_of(u):
+            count[i] += 1
+            for j, age_j in pairs_of(u):
+                gram[i, j] += 1
+                near[i, j] += (1 + abs(age_i - age_j)) ** -0.5
+                if age_i > age_j:  # i is older than j
+                    after[i, j] += (age_i - age_j) ** -0.75
+                for _, now in pairs_of(u):
+                    if age_i > now and age_j > now:
+                        past[i, j] += (age_i - now) ** -0.75 * (age_j - now) ** -0.75
+    V, C = (x - x.mean(axis=0) for x in (DATASET.V.astype(float), DATASET.C.astype(float)))
+    collective = gram + CHOICE.ridge_collective * (0.3 * V @ V.T + 0.1 * C @ C.T)
+    follow = np.linalg.solve(past + CHOICE.ridge_next * np.eye(size), after)
+    maps = {"ease": oracle_ease(gram, CHOICE.ridge), "next": follow}
+    maps["following"] = maps["ease"] + CHOICE.next_weight * follow
+    maps["prior"] = oracle_ease(near, CHOICE.ridge_near) + CHOICE.near_weight * follow
+    maps["collective"] = oracle_ease(collective, CHOICE.ridge_collective)
+    for name, x, power in (("visual", V, lambda k: k), ("text", C, lambda k: np.maximum(k, 0) ** 3)):
+        unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+        cosine = unit @ unit.T
+        maps[name] = power(cosine) * (1 - np.eye(size))
+        weight = np.exp(12 * cosine) * (1 - np.eye(size)) * (count[:, 0] > 0)[None]
+        maps[f"{name} neighbours"] = weight / weight.sum(axis=1, keepdims=True)
+    return maps, count[:, 0]
+
+
+def oracle_views():
+    """Scores of all clients [u, i] by view, before they are standardised."""
+    maps, count = oracle_maps()
+    flat, recent = (np.zeros((DATASET.num_users, DATASET.num_items)) for _ in range(2))
+    for u in range(DATASET.num_users):
+        for item, age in pairs_of(u):
+            flat[u, item], recent[u, item] = 1, (1 + age) ** -0.75
+    following = maps["following"]
+    found = {
+        "ease": flat @ maps["ease"],
+        "recent ease": recent @ maps["ease"],
+        "next": recent @ maps["next"],
+        "prior": recent @ maps["prior"],
+        "collective": flat @ maps["collective"],
+        "popularity": np.tile(np.log(1 + count), (DATASET.num_users, 1)),
+        "novelty": np.tile((count == 0).astype(float), (DATASET.num_users, 1)),
+    }
+    for name in ("visual", "text"):
+        found[name] = flat @ maps[name]
+        found[f"{name} targets"] = recent @ following @ maps[f"{name} neighbours"].T
+        found[f"{name} sources"] = recent @ maps[f"{name} neighbours"] @ following
+    return found
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_a_view_is_its_formula(views, name):
+    z_uiv, oracle = views
+    for u, items in enumerate(histories(DATASET)):
+        candidate = np.setdiff1d(np.arange(DATASET.num_items), items)
+        s = oracle[name][u, candidate]
+        np.testing.assert_allclose(
+            z_uiv[u, candidate, list(VIEWS).index(name)], (s - s.mean()) / s.std(), rtol=2e-3, atol=2e-3
+        )
+        assert (z_uiv[u, items] == 0).all()
+
+
+def test_every_view_has_an_oracle(views):
+    assert set(views[1]) == set(VIEWS)
+
+
+def loss_of(w, evidence, stretch):
+    """Mean over clients of - mean over held-back items of log softmax, in float64."""
+    z, target, candidate = (np.asarray(x, float) for x in evidence)
+    losses = []
+    for u in range(len(z)):
+        s = np.arcsinh(stretch * z[u]) / stretch @ w
+        log_norm = np.log(np.exp(s[candidate[u] > 0]).sum())
+        losses.append((log_norm - s)[target[u] > 0].mean() if target[u].any() else 0.0)
+    return np.mean(losses)
+
+
+def test_a_round_is_a_step_along_the_gradient_of_the_shared_weights():
+    tree = settings(**SHARED_ONLY, client__steps=1, server__lr=1.0)
+    experiment = make_experiment(tree, DATASET)
+    algorithm, clients = experiment.algorithm, experiment.clients
+    start = algorithm.init(jax.random.key(0))
+    w = np.linspace(-0.5, 0.5, len(VIEWS))
+    head = start.public.params["host"] | {"head": {"w": jnp.asarray(w, jnp.float32)}}
+    start = start.replace(public=start.public.replace(params=start.public.params | {"host": head}))
+    end, info = jax.jit(algorithm.run, static_argnums=2)(start, clients, 1)
+    evidence, step, gradient = clients.evidence, 1e-5, np.zeros(w.size)
+    for v in range(w.size):
+        moved = [loss_of(w + sign * step * np.eye(w.size)[v], evidence, 1.0) for sign in (1, -1)]
+        gradient[v] = (moved[0] - moved[1]) / (2 * step)
+    found = w - np.asarray(end.public.params["host"]["head"]["w"])
+    np.testing.assert_allclose(found, gradient, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(info.loss[0], loss_of(w, evidence, 1.0), rtol=1e-5)
+
+
+def test_only_the_gradient_of_the_weights_leaves_a_client_in_a_round():
+    algorithm = make_experiment(settings(**SHARED_ONLY), DATASET).algorithm
+    assert algorithm.cost.bytes_up_per_client == algorithm.cost.bytes_down_per_client == 4 * len(VIEWS)
+    public = algorithm.init(jax.random.key(0)).public
+    broadcast = algorithm.model.publish(public.params, client_data(DATASET).content)
+    assert broadcast.rows == {}
+    assert [x.shape for x in jax.tree.leaves(broadcast.head)] == [(len(VIEWS),)]
+
+
+def test_before_the_rounds_only_sums_over_clients_leave_them():
+    """The server's maps are a function of the sums: clients in another order, or rows withheld, change nothing."""
+    sums = view_maps.federate(DATASET)
+    nobody = dataclasses.replace(DATASET, train_user=None, train_item=None, train_age=None, valid_item=None)
+    swapped = np.argsort(-DATASET.train_user, kind="stable")
+    other = dataclasses.replace(
+        DATASET,
+        train_user=DATASET.num_users - 1 - DATASET.train_user[swapped],
+        train_item=DATASET.train_item[swapped],
+        train_age=DATASET.train_age[swapped],
+    )
+    expected = view_maps.form(sums, DATASET, CHOICE)
+    for found in (view_maps.form(sums, nobody, CHOICE), view_maps.form(view_maps.federate(other), nobody, CHOICE)):
+        assert set(found) == set(expected)
+        for name, x in expected.items():
+            np.testing.assert_allclose(found[name], x, rtol=1e-4, atol=1e-5)
+
+
+def test_no_validation_or_test_row_enters_what_is_fitted():
+    hidden = dataclasses.replace(
+        DATASET, valid_item=DATASET.valid_item[::-1].copy(), test_item=DATASET.test_item[::-1].copy()
+    )
+    found = [make_experiment(settings(**SHARED_ONLY), x).clients.prior for x in (DATASET, hidden)]
+    for a, b in zip(*(jax.tree.leaves(x) for x in found), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_newest_items_are_held_back_and_the_rest_has_ages_of_its_own():
+    held = hold_back(DATASET)
+    for u, items in enumerate(histories(DATASET)):
+        newest = [item for item, _ in sorted(pairs_of(u), key=lambda pair: pair[1])]
+        count = 0 if len(items) < 2 else min(3, max(1, len(items) // 3))
+        assert held.target_um[u][held.target_um[u] >= 0].tolist() == newest[:count]
+        rows = held.inner.train_user == u
+        order = np.argsort(held.inner.train_age[rows])
+        assert held.inner.train_item[rows][order].tolist() == newest[count:]
+        assert sorted(held.inner.train_age[rows].tolist()) == list(range(len(items) - count))
+
+
+def test_the_number_that_choices_go_by_is_the_mean_of_the_clients_own():
+    held = hold_back(DATASET)
+    score = RNG.normal(size=(DATASET.num_users, DATASET.num_items))
+    own = []
+    for u in range(DATASET.num_users):
+        known = held.inner.train_item[held.inner.train_user == u]
+        order = [i for i in np.argsort(-score[u]) if i not in known]
+        places = [order.index(t) for t in held.target_um[u] if t >= 0]
+        if places:
+            own.append(np.mean([1 / np.log2(2 + place) if place < 50 else 0 for place in places]))
+    assert mean_ndcg(score, held) == pytest.approx(np.mean(own))
+
+
+FAULTS = {
+    "no times": {"train_age": None},
+    "no features": {"V": None, "C": None},
+    "one modality": {"V": None},
+    "neither": {"V": None, "C": None, "train_age": None},
+    "times that mean nothing": {"train_age": 0 * AGES},
+    "features that are all alike": {"V": np.ones_like(PLAIN.V), "C": None},
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_any_data_set_trains_and_ranks(fault):
+    dataset = dataclasses.replace(DATASET, **FAULTS[fault])
+    algorithm, clients = make_experiment(settings(**SHARED_ONLY, server__lr=0.3), dataset)[3:1:-1]
+    state, info = jax.jit(algorithm.run, static_argnums=2)(algorithm.init(jax.random.key(0)), clients, 30)
+    assert info.loss[-1] < info.loss[0]
+    assert not info.num_dropped.any()
+    params = algorithm.snapshot(state, clients.content, clients.prior)
+    for bucket in clients.buckets:
+        assert np.isfinite(algorithm.score(params, bucket)).all()
+
+
+def test_drawn_candidates_hold_the_targets_and_nothing_of_the_history():
+    everything, some = (
+        make_experiment(settings(**SHARED_ONLY, host__candidates=n), DATASET).clients.evidence for n in (0, 12)
+    )
+    assert everything.z_bv.shape[1] == DATASET.num_items
+    assert some.z_bv.shape[1] == 12
+    np.testing.assert_array_equal(some.target_b.sum(axis=1), everything.target_b.sum(axis=1))
+    assert some.candidate_b.all()
+    assert not (everything.target_b > everything.candidate_b).any()
+
+
+def test_a_deviation_is_private_and_stays_small():
+    tree = settings(**(SHARED_ONLY | {"host__deviation": 0.01}), client__lr=0.5)
+    algorithm, clients = make_experiment(tree, DATASET)[3:1:-1]
+    state, _ = jax.jit(algorithm.run, static_argnums=2)(algorithm.init(jax.random.key(0)), clients, 50)
+    d_uv = 0.1 * np.asarray(state.private.params["theta"]["d"])
+    assert 0 < np.abs(d_uv).max() < 0.5
+    broadcast = algorithm.model.publish(state.public.params, clients.content)
+    assert [x.shape for x in jax.tree.leaves(broadcast)] == [(len(VIEWS),)]
+
+
+def test_trained_logits_are_one_more_view():
+    tree = settings(**(SHARED_ONLY | {"host__fusion_weight": 0.5}))
+    algorithm, clients = make_experiment(tree, DATASET)[3:1:-1]
+    state = algorithm.init(jax.random.key(0))
+    params, bucket = algorithm.snapshot(state, clients.content, clients.prior), clients.buckets[0]
+    alone = np.asarray(algorithm.score(params._replace(prior=None), bucket))
+    scaled = (alone - alone.mean(axis=1, keepdims=True)) / alone.std(axis=1, keepdims=True)
+    np.testing.assert_allclose(algorithm.score(params, bucket), 0.5 * scaled, rtol=1e-4, atol=1e-5)  # w = 0
+
+
+def test_make_algorithm_needs_no_views():
+    """Only the rounds need them; an algorithm is made of sizes and features."""
+    assert make_algorithm(settings(**SHARED_ONLY), DATASET).cost.num_public == len(VIEWS)
