@@ -38,7 +38,8 @@ def trained(programs, runs, tree=TREE, **options):
 
 
 def values(outcome):
-    return (outcome.progress.best_round, [p.valid for p in outcome.curve], *(x.tolist() for x in outcome.ranks))
+    ranks = [x.tolist() for x in outcome.ranks if x is not None]
+    return (outcome.progress.best_round, [p.valid for p in outcome.curve], *ranks)
 
 
 def test_a_group_gives_each_run_what_it_gets_alone(programs):
