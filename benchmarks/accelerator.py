@@ -4,8 +4,8 @@
         [--workers=0] [--small]
 
 Needs no files: random data in the shapes of KU, ML and Movie. Everything is compiled first, several programs at a
-time and without a cache, then measured one by one while nothing else runs. What is not compiled in half of `--seconds`,
-or not measured before their end, is left out and named; what was measured by then is printed and written.
+time and without a cache, then measured one by one while nothing else runs. What is not compiled in half of
+`--seconds`, or not measured before their end, is left out and named; what was measured is printed and written.
 
     rounds    fedvlr on every host; share as in throughput.py, of the matrix product and copy measured here
     clients   a round of 10^6 clients, in the shape of growth.py
@@ -25,7 +25,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
 sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1]), str(pathlib.Path(__file__).resolve().parent)]

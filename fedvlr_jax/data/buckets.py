@@ -11,8 +11,8 @@ import numpy as np
 from fedvlr_jax.types import Bucket, ClientData, Dataset, content_of
 
 WORTH = 1_536
-"""Slots of padding that another bucket must save. Each bucket is a part of every program: it adds about as many seconds
-of compilation as so many slots add in a thousand rounds (docs/performance.md)."""
+"""Slots of padding that a bucket of its own must save. Every bucket is a part of every program, which takes about two
+seconds to compile (docs/performance.md)."""
 
 
 class Histories(NamedTuple):
