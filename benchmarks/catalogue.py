@@ -60,7 +60,7 @@ def _row(num_items: int, arguments: argparse.Namespace) -> dict[str, float]:
         algorithm, data = make_algorithm(config.to_dict(), dataset), jax.device_put(make_client_data(dataset))
         state = jax.jit(algorithm.init)(jax.random.key(0))
         params = jax.jit(algorithm.snapshot)(state, data.content)
-        functions = _tasks(algorithm.rank_score, dataset)
+        functions = make_tasks(algorithm.rank_score, dataset)
         for task in arguments.tasks.split(","):
             program, _ = compile_ahead(jax.jit(functions[task]), params, data.buckets)
             sides[f"{task} {name}"] = lambda program=program, params=params, data=data: program(params, data.buckets)
@@ -76,7 +76,7 @@ def _row(num_items: int, arguments: argparse.Namespace) -> dict[str, float]:
     return seconds | {f"{name}, MB": size for name, size in megabytes.items()} | differ
 
 
-def _tasks(score: Score, dataset: Dataset) -> dict:
+def make_tasks(score: Score, dataset: Dataset) -> dict:
     """``(params, buckets) -> `` ranks, and best items, of all users at once."""
     held_tu = np.random.default_rng(1).integers(0, dataset.num_items, (2, dataset.num_users)).astype(np.int32)
 

@@ -26,6 +26,7 @@ from configs.base import get_config
 from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.compiling import compile_ahead
 from fedvlr_jax.data.buckets import make_client_data
+from fedvlr_jax.types import Dataset
 
 SEEN = 0.05  # a part below this share of its round is lost in the noise of a difference of two times
 BASE = {"clients": 3_000, "rows": 8, "items": 3_000, "steps": 2, "operators": 2, "dim": 16}
@@ -78,15 +79,19 @@ def slope(value: np.ndarray, milliseconds: np.ndarray) -> float:
     return float(np.polyfit(np.log(value), np.log(milliseconds), 1)[0])
 
 
-def point(shape: dict[str, int], repeats: int) -> dict[str, float]:
-    """Milliseconds of the round and of its parts, and bytes of the round's program."""
+def problem(shape: dict[str, int]) -> tuple[dict, Dataset]:
+    """Settings and random data of a shape with the keys of `BASE`."""
     config = get_config()
     config.objective, config.fusion.dim, config.client.steps = "bce", shape["dim"], shape["steps"]
     config.client.negatives = 2
     config.fusion.operators = ",".join(f"gate#{k}" if k else "gate" for k in range(shape["operators"]))
-    settings = config.to_dict()
     num_rows = shape["clients"] * shape["rows"]
-    dataset = random_dataset("random", shape["clients"], shape["items"], num_rows, width=16, skew=0.3)
+    return config.to_dict(), random_dataset("random", shape["clients"], shape["items"], num_rows, width=16, skew=0.3)
+
+
+def point(shape: dict[str, int], repeats: int) -> dict[str, float]:
+    """Milliseconds of the round and of its parts, and bytes of the round's program."""
+    settings, dataset = problem(shape)
     algorithm, data = make_algorithm(settings, dataset), jax.device_put(make_client_data(dataset))
     holder = [jax.jit(algorithm.init)(jax.random.key(0))]
     run = jax.jit(algorithm.run, static_argnames="num_rounds", donate_argnames="state")

@@ -109,7 +109,7 @@ def _measure(settings: dict, dataset: Dataset, arguments: argparse.Namespace, ce
         count["numpy"] = clients
     if "dense" in wanted:
         sides["dense"], count["dense"] = make_dense(settings, algorithm, dataset, data, holder[0]), dataset.num_users
-    sides["round"], count["round"] = lambda: _advance(program, holder, data), ROUNDS * dataset.num_users
+    sides["round"], count["round"] = lambda: advance(program, holder, data), ROUNDS * dataset.num_users
     seconds = measure.interleaved(sides, arguments.repeats)
     rate = {name: count[name] / timing.median for name, timing in seconds.items()}
     least = least_seconds(settings, algorithm, dataset, holder[0], data, ceilings)
@@ -128,7 +128,7 @@ def _measure(settings: dict, dataset: Dataset, arguments: argparse.Namespace, ce
     }
 
 
-def _advance(program: Callable, holder: list, data: ClientData) -> FedState:
+def advance(program: Callable, holder: list, data: ClientData) -> FedState:
     """Some more rounds of the state in `holder`, which is donated."""
     holder[0], _ = program(holder[0], data)
     return holder[0]

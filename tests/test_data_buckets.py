@@ -41,7 +41,7 @@ def dataset_with(lengths, seed=0):
 def test_buckets_hold_every_history_once_with_bounded_padding(lengths, min_length, growth):
     dataset = dataset_with(lengths)
     expected, seen = histories(dataset), []
-    buckets = make_buckets(dataset, min_length=min_length, growth=growth)
+    buckets = make_buckets(dataset, min_length=min_length, growth=growth, worth=0)
     for bucket in buckets:
         assert bucket.user.dtype == bucket.history.dtype == np.int32
         assert (np.diff(bucket.user) > 0).all()
@@ -57,14 +57,33 @@ def test_buckets_hold_every_history_once_with_bounded_padding(lengths, min_lengt
     assert widths == sorted(set(widths))
 
 
-def test_default_buckets_of_known_lengths():
-    buckets = make_buckets(dataset_with([1, 4, 5, 8, 9, 33, 2]))
+def test_buckets_of_known_lengths():
+    buckets = make_buckets(dataset_with([1, 4, 5, 8, 9, 33, 2]), worth=0)
     assert [(b.user.tolist(), b.history.shape[1]) for b in buckets] == [
         ([0, 1, 6], 4),
         ([2, 3], 8),
         ([4], 9),
         ([5], 33),
     ]
+
+
+@pytest.mark.parametrize(
+    ("worth", "expected"),
+    [
+        (0, [([0, 1, 6], 4), ([2, 3], 8), ([4], 9), ([5], 33)]),
+        (1, [([0, 1, 6], 4), ([2, 3], 8), ([4], 9), ([5], 33)]),
+        (2, [([0, 1, 6], 4), ([2, 3, 4], 9), ([5], 33)]),
+        (15, [([0, 1, 2, 3, 4, 6], 9), ([5], 33)]),
+        (143, [([0, 1, 2, 3, 4, 6], 9), ([5], 33)]),
+        (144, [([0, 1, 2, 3, 4, 5, 6], 33)]),
+    ],
+)
+def test_a_bucket_that_saves_too_little_joins_the_next_wider_one(worth, expected):
+    buckets = make_buckets(dataset_with([1, 4, 5, 8, 9, 33, 2]), worth=worth)
+    assert [(b.user.tolist(), b.history.shape[1]) for b in buckets] == expected
+    for bucket in buckets:
+        lengths = (np.asarray(bucket.history) < NUM_ITEMS).sum(axis=1)
+        assert lengths.tolist() == [[1, 4, 5, 8, 9, 33, 2][u] for u in bucket.user]
 
 
 @pytest.mark.parametrize(("min_length", "growth"), [(0, 2.0), (4, 1.0)])
@@ -75,7 +94,7 @@ def test_widths_must_grow(min_length, growth):
 
 def test_padding_of_skewed_histories_is_small():
     dataset = synthetic.generate(0)
-    slots = sum(bucket.history.size for bucket in make_buckets(dataset))
+    slots = sum(bucket.history.size for bucket in make_buckets(dataset, worth=0))
     assert slots < 1.5 * len(dataset.train_item)
 
 

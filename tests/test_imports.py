@@ -88,6 +88,7 @@ PLACES = {  # foreign packages beyond these, by the start of a file's path
     "fedvlr_jax/theory/": {"scipy", "tabulate"},
     "configs/": {"ml_collections", "absl", "configs"},
     "benchmarks/": {"configs", "tabulate", "measure", "numpy_client", "random_data"},
+    "benchmarks/accelerator": {"catalogue", "growth", "throughput"},
     "benchmarks/encoders": {"PIL"},
     "fedvlr_jax/commands/": {"ml_collections", "absl"},
     "fedvlr_jax/commands/prepare": {"tabulate"},

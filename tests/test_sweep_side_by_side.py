@@ -11,11 +11,14 @@ from commands import ROOT, TINY, run_here
 from problems import relative_difference, settings, tiny_dataset
 
 from fedvlr_jax.algorithm import make_algorithm
+from fedvlr_jax.benchmark.group import Run
 from fedvlr_jax.benchmark.programs import MethodPrograms
 from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.fields import with_fields
+from fedvlr_jax.sweep import side_by_side
 from fedvlr_jax.sweep.layout import group_by_program, traced
-from fedvlr_jax.sweep.training import group_size
+from fedvlr_jax.sweep.side_by_side import faster_size, group_size
+from fedvlr_jax.training.schedule import make_plan
 
 RATES = {"server.lr": [0.003, 0.01, 0.03, 0.1], "client.lr": [0.05, 0.1, 0.3, 1.0]}
 SIZES = TINY | {"variant": "fedvlr", "fusion.operators": "gate", "rounds": 8, "eval.every": 4}
@@ -113,3 +116,53 @@ def test_seeds_and_features_of_points_are_those_of_the_training_command(monkeypa
 )
 def test_how_many_runs_go_side_by_side(vmap, group, backend, size):
     assert group_size(vmap, group, backend, 16) == size
+
+
+class _Programs:
+    """Programs that take known times: one second to compile, and each round as long as `seconds` has for the size."""
+
+    def __init__(self, clock: list, seconds: dict):
+        self.seconds, self._clock, self._round, self.compiled = 0.0, clock, seconds, []
+
+    def group(self, points, datasets):
+        assert datasets is None or len(datasets) == len(points)
+        return len(points)
+
+    def init(self, group, seeds):
+        assert len(seeds) == group
+        return group
+
+    def run(self, group, state, num_rounds):
+        if group not in self.compiled:
+            self.compiled.append(group)
+            self.seconds += 1.0
+            self._clock[0] += 1.0
+        self._clock[0] += self._round[group] * num_rounds
+        return state, None
+
+
+@pytest.mark.parametrize(
+    ("rounds", "seconds", "size", "compiled"),
+    [
+        (40, {1: 0.1, 8: 0.7}, 8, [1, 8]),
+        (40, {1: 0.1, 8: 0.9}, 1, [1, 8]),
+        (10, {1: 0.1, 8: 0.7}, 3, [1]),  # 8 s of rounds, below 10 times a second of compilation
+    ],
+)
+def test_the_faster_way_is_chosen_where_measuring_pays(monkeypatch, rounds, seconds, size, compiled):
+    clock = [0.0]
+    monkeypatch.setattr(side_by_side.time, "perf_counter", lambda: clock[0])
+    programs = _Programs(clock, seconds)
+    plan = make_plan(settings(rounds=rounds, eval__every=5))
+    choice = faster_size(programs, plan, [Run({}, k) for k in range(8)], most=8, usual=3)
+    assert (choice.size, programs.compiled) == (size, compiled)
+    assert ("not measured" in choice.why) == (compiled == [1])
+
+
+def test_a_sweep_takes_the_faster_way_and_notes_it(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(side_by_side, "PAYS", 0)
+    monkeypatch.setattr(side_by_side, "_seconds_a_round", lambda programs, plan, runs, _: 1.0 / len(runs))
+    fields = {"client.lr": [0.1, 0.3]}
+    chosen = sweep(monkeypatch, tmp_path / "auto", fields, variant="base")
+    assert [result["side_by_side"] for result in chosen.values()] == [2, 2]
+    assert "2 of 2 runs side by side, measured: 1000.0 ms a round alone" in capsys.readouterr().err

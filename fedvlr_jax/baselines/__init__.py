@@ -9,10 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from threadpoolctl import threadpool_limits
 
-from fedvlr_jax.baselines.base import Baseline, Hyper
+from fedvlr_jax.baselines.base import Baseline, Hyper, merge_buckets
 from fedvlr_jax.baselines.bm3 import bm3
 from fedvlr_jax.baselines.bpr_mf import bpr_mf
 from fedvlr_jax.baselines.cold_first import cold_first
@@ -60,7 +59,6 @@ BASELINES: dict[str, Baseline | Learner] = {
 }
 
 _CHUNK = 256  # users scored at once: 4 MB of scores for 4,000 items
-_MERGE = 1 << 24  # most history slots for which all users go into one bucket
 _rank = jax.jit(rank_all, static_argnames=("score", "chunk"))
 
 
@@ -101,7 +99,7 @@ def select(dataset: Dataset, buckets: Sequence[Bucket], name: str) -> Selected:
         )
     warm_i = warm_items(dataset.train_item, dataset.num_items)
     targets = heldout_targets(dataset)
-    buckets = _merge(buckets, dataset.num_items)
+    buckets = merge_buckets(buckets, dataset.num_items)
 
     def evaluate(fitted: tuple[Hyper, Any]) -> Selected:
         hyper, params = fitted
@@ -138,15 +136,3 @@ def _fit_grid(baseline: Baseline, dataset: Dataset) -> Iterator[tuple[Hyper, Any
     if baseline.fit_grid is not None:
         return baseline.fit_grid(dataset, baseline.grid)
     return ((hyper, baseline.fit(dataset, **hyper)) for hyper in baseline.grid)
-
-
-def _merge(buckets: Sequence[Bucket], num_items: int) -> tuple[Bucket, ...]:
-    """All users in one bucket where that is small: compiling one program a bucket takes longer than running it."""
-    width = max(bucket.history.shape[1] for bucket in buckets)
-    if width * sum(bucket.user.shape[0] for bucket in buckets) > _MERGE:
-        return tuple(buckets)
-    padded = [
-        np.pad(bucket.history, ((0, 0), (0, width - bucket.history.shape[1])), constant_values=num_items)
-        for bucket in buckets
-    ]
-    return (Bucket(np.concatenate([bucket.user for bucket in buckets]), np.concatenate(padded)),)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fedvlr_jax.baselines.base import merge_buckets
 from fedvlr_jax.baselines.compiling import compiled
 from fedvlr_jax.baselines.learner import Learner
 from fedvlr_jax.baselines.triples import TrainRows, draw_epoch, make_rows
@@ -123,6 +124,7 @@ def fit_learner(
     """
     plan = _check(FitPlan(epochs, eval_every, patience), dataset)
     rows = make_rows(dataset, negatives)
+    buckets = jax.device_put(merge_buckets(buckets, dataset.num_items))
     prepared: dict[tuple, PyTree] = {}
     fitted = []
     for point in points:
@@ -153,7 +155,7 @@ class _Run:
         self, learner: Learner, dataset: Dataset, buckets: Any, rows: TrainRows, inputs: PyTree, hyper: dict
     ):
         self.hyper, self.seconds_compile = hyper, 0.0
-        self._learner, self._rows, self._inputs, self._buckets = learner, rows, inputs, jax.device_put(tuple(buckets))
+        self._learner, self._rows, self._inputs, self._buckets = learner, rows, inputs, buckets
         self._targets = heldout_targets(dataset)
         traced = {name: value for name, value in hyper.items() if name not in learner.static}
         self._hyper = {name: jnp.asarray(value, float) for name, value in traced.items()}

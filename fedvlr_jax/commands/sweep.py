@@ -28,7 +28,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "folder; default runs/sweep-<sweep>-<dataset>", flag_values=values)
     flags.DEFINE_string("shard", "1/1", "i/n: run part i of n of the points", flag_values=values)
     flags.DEFINE_string(
-        "vmap", "auto", "runs of one program side by side: on, off, or auto = on accelerators", flag_values=values
+        "vmap", "auto", "runs of one program side by side: on, off, or auto = what is faster", flag_values=values
     )
     cli.define_resume(values, "sweep")
 
@@ -48,7 +48,8 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     from fedvlr_jax.sweep.report import write_report
     from fedvlr_jax.sweep.runner import check_points, run_sweep
     from fedvlr_jax.sweep.runs import Datasets, SweepStore, delete_sweep
-    from fedvlr_jax.sweep.training import Trainer, require_vmap
+    from fedvlr_jax.sweep.side_by_side import require_vmap
+    from fedvlr_jax.sweep.training import Trainer
 
     require_vmap(values.vmap)
     require_backend()

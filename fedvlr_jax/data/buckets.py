@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from fedvlr_jax.types import Bucket, ClientData, Dataset, HeldOut, Targets, content_of
+
+WORTH = 1_536
+"""Slots of padding that a bucket of its own must save. Every bucket is a part of every program, which takes about two
+seconds to compile (docs/performance.md)."""
 
 
 class Histories(NamedTuple):
@@ -37,16 +41,18 @@ class Histories(NamedTuple):
         return np.where(slot_l < length_c1, self.item[row_cl], self.num_items).astype(np.int32)
 
 
-def make_histories(dataset: Dataset, *, min_length: int = 4, growth: float = 2.0) -> Histories:
-    """Groups clients by history length, so that padding costs at most a factor `growth`.
+def make_histories(dataset: Dataset, *, min_length: int = 4, growth: float = 2.0, worth: int = WORTH) -> Histories:
+    """Groups clients by history length, so that padding costs at most a factor `growth`, or `worth` slots a bucket.
 
     Bucket k holds the lengths in (w_{k-1}, w_k] with w_0 = `min_length` and w_k = ceil(growth w_{k-1}). Lengths up to
-    `min_length` share the first bucket. Empty buckets are left out.
+    `min_length` share the first bucket. Empty buckets are left out. Then a bucket joins the next wider one where
+    that pads at most `worth` slots, the cheapest such pair first.
 
     Args:
       dataset: its train rows are sorted by (user, item).
       min_length: width up to which padding is not worth another bucket, at least 1.
       growth: ratio of neighbouring widths, above 1.
+      worth: slots that a bucket of its own must save; 0 joins none.
     """
     if min_length < 1 or growth <= 1:
         raise ValueError(f"expected min_length >= 1 and growth > 1, found {min_length} and {growth}")
@@ -59,18 +65,38 @@ def make_histories(dataset: Dataset, *, min_length: int = 4, growth: float = 2.0
             members.append((length_u[inside_u].max(), np.count_nonzero(inside_u)))
         low, width = width, math.ceil(growth * width)
     width_k, count_k = np.array(members, np.int64).reshape(-1, 2).T
+    kind_u, width_k, count_k = _join_cheap(kind_u, width_k, count_k, worth)
     start_u = np.cumsum(length_u) - length_u
     return Histories(dataset.train_item, start_u, length_u, kind_u, width_k, count_k, dataset.num_items)
 
 
-def make_buckets(dataset: Dataset, *, min_length: int = 4, growth: float = 2.0) -> tuple[Bucket, ...]:
+def _join_cheap(
+    kind_u: np.ndarray, width_k: np.ndarray, count_k: np.ndarray, worth: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The buckets after those that save at most `worth` slots have joined the next wider one."""
+    while len(width_k) > 1:
+        saved_k = count_k[:-1] * np.diff(width_k)
+        k = int(saved_k.argmin())
+        if saved_k[k] > worth:
+            break
+        kind_u = np.where(kind_u > k, kind_u - 1, kind_u)
+        count_k = np.concatenate([count_k[:k], [count_k[k] + count_k[k + 1]], count_k[k + 2 :]])
+        width_k = np.delete(width_k, k)
+    return kind_u, width_k, count_k
+
+
+def make_buckets(dataset: Dataset, **widths: Any) -> tuple[Bucket, ...]:
     """All clients in the buckets of `make_histories`, each as wide as its longest history.
+
+    Args:
+      dataset: its train rows are sorted by (user, item).
+      widths: keywords of `make_histories`.
 
     Returns:
       Buckets of NumPy arrays by ascending width. Every user with a train row stands in exactly one slot, users ascend
       within a bucket, and a history is its user's train items in ascending order, then ``num_items``.
     """
-    histories = make_histories(dataset, min_length=min_length, growth=growth)
+    histories = make_histories(dataset, **widths)
     members = (np.flatnonzero(histories.kind_u == k) for k in range(len(histories.width_k)))
     pairs = zip(members, histories.width_k.tolist(), strict=True)
     return tuple(Bucket(user_c.astype(np.int32), histories.padded(user_c, width)) for user_c, width in pairs)
@@ -86,8 +112,8 @@ def heldout_targets(dataset: Dataset) -> Targets:
     return HeldOut(item_th, dataset.held_user, start, np.arange(width_u.max(), dtype=np.int32))
 
 
-def make_client_data(dataset: Dataset, *, min_length: int = 4, growth: float = 2.0) -> ClientData:
-    """Buckets (see `make_buckets`) and features as device arrays."""
-    buckets = make_buckets(dataset, min_length=min_length, growth=growth)
+def make_client_data(dataset: Dataset, **widths: Any) -> ClientData:
+    """Buckets (see `make_buckets`, with its keywords) and features as device arrays."""
+    buckets = make_buckets(dataset, **widths)
     device = tuple(Bucket(jnp.asarray(b.user), jnp.asarray(b.history)) for b in buckets)
     return ClientData(device, content_of(dataset))

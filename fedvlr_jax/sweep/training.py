@@ -14,18 +14,18 @@ from fedvlr_jax.benchmark.group import Outcome, Run, train_group
 from fedvlr_jax.benchmark.programs import MethodPrograms
 from fedvlr_jax.data import FEATURE_SOURCES
 from fedvlr_jax.data.buckets import make_client_data
-from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.evaluation.metrics import SELECTION_METRIC
 from fedvlr_jax.io.elapsed import elapsed
 from fedvlr_jax.io.interrupt import Interrupt, Interrupted
 from fedvlr_jax.io.lock import hold
 from fedvlr_jax.sweep.layout import Program, traced
 from fedvlr_jax.sweep.runs import Key, SweepStore
+from fedvlr_jax.sweep.side_by_side import Choice, faster_size, group_size
 from fedvlr_jax.sweep.space import SweepPoint, name_of
 from fedvlr_jax.training.results import make_result
 from fedvlr_jax.training.schedule import make_plan
+from fedvlr_jax.types import Dataset
 
-VMAP = ("auto", "on", "off")
 STOPPED = "stopped; the runs that are finished are kept"
 
 
@@ -35,7 +35,7 @@ class Trainer:
 
     Attributes:
       store: where they are stored.
-      vmap: one of `VMAP`: whether runs of one program go side by side; auto: on accelerators.
+      vmap: one of `side_by_side.VMAP`: whether runs of one program go side by side; auto: whichever is faster.
       interrupt: where signals are noted.
       report: takes one line of progress.
       note: takes what is going on, every few seconds, from another thread.
@@ -59,7 +59,7 @@ class Trainer:
           ConfigError: another process trains one of the runs.
           Interrupted: after a signal. Finished runs are kept, those under way are not.
         """
-        size = group_size(self.vmap, self.store.sweep.group, jax.default_backend(), len(keys))
+        size = self._group_size(program, points, keys)
         for start in range(0, len(keys), size):
             self.interrupt.stop_if_signalled(STOPPED)
             group = keys[start : start + size]
@@ -67,6 +67,27 @@ class Trainer:
                 left = [key for key in group if not self.store.is_finished(key)]
                 if left:
                     self._train_group(program, points, left)
+
+    def _group_size(self, program: Program, points: Sequence[SweepPoint], keys: Sequence[Key]) -> int:
+        """How many of the runs go side by side."""
+        usual = group_size(self.vmap, self.store.sweep.group, jax.default_backend(), len(keys))
+        most = group_size("on", self.store.sweep.group, jax.default_backend(), len(keys))
+        if self.vmap != "auto" or most < 2:
+            return usual
+        try:
+            programs = self._programs(program, points[program.points[0]])
+            choice = faster_size(
+                programs,
+                make_plan(programs.settings),
+                _runs(points, keys),
+                most=most,
+                usual=usual,
+                datasets=_datasets(programs, keys),
+            )
+        except Exception as error:  # too little memory for all of them, say; what else is wrong, the runs will tell
+            choice = Choice(1, f"not measured: {type(error).__name__}: {error}")
+        self.report(f"{choice.size} of {len(keys)} runs side by side, {choice.why}")
+        return choice.size
 
     def _train_group(self, program: Program, points: Sequence[SweepPoint], group: Sequence[Key]) -> None:
         begin, programs = time.perf_counter(), None
@@ -79,7 +100,7 @@ class Trainer:
         except Exception as error:  # one broken program must not take the sweep down
             outcomes = [f"{type(error).__name__}: {error}"] * len(group)
         for key, outcome in zip(group, outcomes, strict=True):
-            self._keep(programs, points[key[0]], key, outcome)
+            self._keep(programs, points[key[0]], key, outcome, len(group))
         self._report_group(points, group, outcomes, time.perf_counter() - begin)
 
     def _programs(self, program: Program, point: SweepPoint) -> MethodPrograms:
@@ -93,19 +114,18 @@ class Trainer:
         return self.cache[key]
 
     def _outcomes(self, programs: MethodPrograms, points: Sequence[SweepPoint], keys: Sequence[Key]) -> list[Outcome]:
-        features = programs.settings["data"]["features"]
         return train_group(
             programs,
             make_plan(programs.settings),
-            [Run(traced(points[k]), seed) for k, seed in keys],
+            _runs(points, keys),
             megabytes_per_round=programs.megabytes_per_round,
-            datasets=None
-            if features == "real"
-            else [FEATURE_SOURCES[features](programs.dataset, seed) for _, seed in keys],
+            datasets=_datasets(programs, keys),
             interrupt=self.interrupt,
         )
 
-    def _keep(self, programs: MethodPrograms | None, point: SweepPoint, key: Key, outcome: Outcome | str) -> None:
+    def _keep(
+        self, programs: MethodPrograms | None, point: SweepPoint, key: Key, outcome: Outcome | str, side_by_side: int
+    ) -> None:
         folder, config = self.store.folder(key), self.store.config(point, key[1])
         failure = outcome if isinstance(outcome, str) else outcome.failure
         if failure:
@@ -115,6 +135,7 @@ class Trainer:
         cost = programs.algorithm.cost
         result = make_result(settings, programs.dataset, cost, outcome.progress, outcome.ranks, None)
         result |= {"best_valid": outcome.progress.best_value, "megabytes_per_round": programs.megabytes_per_round}
+        result |= {"side_by_side": side_by_side}
         storage.save(folder, config, result, outcome.ranks, outcome.curve)
 
     def _report_group(
@@ -130,25 +151,11 @@ class Trainer:
             self.report(f"point {k} ({name_of(points[k])}), seed {seed}: {text}; {together}{seconds:.1f} s")
 
 
-def group_size(vmap: str, group: int, backend: str, runs: int) -> int:
-    """How many runs go side by side.
-
-    Args:
-      vmap: one of `VMAP`.
-      group: at most so many; 0 = all.
-      backend: JAX's name of the kind of device.
-      runs: how many there are, at least 1.
-    """
-    if vmap == "off" or (vmap == "auto" and backend == "cpu"):
-        return 1
-    return min(group or runs, runs)
+def _runs(points: Sequence[SweepPoint], keys: Sequence[Key]) -> list[Run]:
+    return [Run(traced(points[k]), seed) for k, seed in keys]
 
 
-def require_vmap(vmap: str) -> None:
-    """Refuses what is not one of `VMAP`.
-
-    Raises:
-      ConfigError: with the value.
-    """
-    if vmap not in VMAP:
-        raise ConfigError(f"--vmap={vmap}: expected one of {', '.join(VMAP)}")
+def _datasets(programs: MethodPrograms, keys: Sequence[Key]) -> list[Dataset] | None:
+    """The data of each run where its seed decides the features."""
+    features = programs.settings["data"]["features"]
+    return None if features == "real" else [FEATURE_SOURCES[features](programs.dataset, seed) for _, seed in keys]
