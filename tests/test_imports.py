@@ -79,6 +79,8 @@ PLACES = {  # foreign packages beyond these, by the start of a file's path
     "fedvlr_jax/commands/prepare": {"tabulate"},
     "fedvlr_jax/commands/export": {"tabulate"},
     "fedvlr_jax/deploy/": {"flatbuffers"},
+    "fedvlr_jax/deploy/flower/": {"flwr"},
+    "fedvlr_jax/commands/federation": {"flwr"},
 }
 NEVER = {"tensorflow", "torch", "keras"}
 READERS = ("data", "io", "client_store")

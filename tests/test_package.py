@@ -52,16 +52,19 @@ def imported(*folders: str) -> set[str]:
 
 
 def test_what_runs_is_required_and_nothing_else():
-    extras = required(*(f"requirements/{name}.txt" for name in ("tfds", "optuna", "prepare", "features", "deploy")))
+    extras = required(
+        *(f"requirements/{name}.txt" for name in ("tfds", "optuna", "prepare", "features", "deploy", "flower"))
+    )
     assert imported("fedvlr_jax", "configs", "experiments") | BEHIND_TFDS == required("requirements.txt") | extras
     assert not required("requirements.txt") & (extras | required("requirements/dev.txt"))
 
 
 def test_every_requirement_is_written_once():
     groups = PROJECT["tool"]["setuptools"]["dynamic"]["optional-dependencies"]
-    assert set(groups) == {"tfds", "optuna", "prepare", "features", "deploy", "docs", "dev"}
+    assert set(groups) == {"tfds", "optuna", "prepare", "features", "deploy", "flower", "docs", "dev"}
     assert set(PROJECT["project"]["scripts"]) == {
-        f"fedvlr-{name}" for name in ("train", "evaluate", "benchmark", "sweep", "prepare", "encode", "export")
+        f"fedvlr-{name}"
+        for name in ("train", "evaluate", "benchmark", "sweep", "prepare", "encode", "export", "client", "federation")
     }
     listed = re.findall(r"^-r (\S+)", (ROOT / "requirements-dev.txt").read_text(), re.MULTILINE)
     assert listed == groups["dev"]["file"]
