@@ -1,4 +1,4 @@
-"""The messages of a federation: what goes in comes out, what does not fit is refused, bytes are those of the costs."""
+"""The messages of a federation: what goes in comes out, what does not fit is refused, bytes are as the costs say."""
 
 from __future__ import annotations
 

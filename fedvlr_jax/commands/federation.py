@@ -3,8 +3,9 @@
     python experiments/federation.py --config=configs/ku.py --workdir=runs/federation
     python experiments/federation.py --config=configs/ku.py --workdir=runs/federation --silos=0
 
-With --silos=0 nothing is started: the workdir then has what a server on this machine needs, and app/, which
-`flwr run` submits; docs/deployment.md goes on from there. A federation that was stopped goes on after its last round.
+With --silos=0 nothing is started: the workdir then has what a server on this machine needs, app/, which `flwr run`
+submits, and flower/, the $FLWR_HOME that knows the superlink; docs/deployment.md goes on from there. A federation
+that was stopped goes on after its last round.
 """
 
 import pathlib
@@ -22,6 +23,15 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "silos", 4, "how many silos share the users; 0: write files, start nothing", 0, flag_values=values
     )
+    flags.DEFINE_string(
+        "superlink", "127.0.0.1:8000", "with --silos=0: host:port of the superlink", flag_values=values
+    )
+    flags.DEFINE_string(
+        "certificate",
+        None,
+        "with --silos=0: who signed the superlink's certificate; none: no TLS",
+        flag_values=values,
+    )
     flags.DEFINE_float("round_seconds", 60.0, "seconds that a round waits for uploads", 0.0, flag_values=values)
     flags.DEFINE_float("start_seconds", 600.0, "seconds that the server waits for users", 0.0, flag_values=values)
     flags.DEFINE_integer("start_users", 0, "users that have to be there; 0: all of the data", 0, flag_values=values)
@@ -34,7 +44,7 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     """Write what the server reads, start everything, show what it says, end everything."""
     from fedvlr_jax.data import load_configured
     from fedvlr_jax.deploy.coordinator import Timing
-    from fedvlr_jax.deploy.flower.app import write_app
+    from fedvlr_jax.deploy.flower.app import write_app, write_connection
     from fedvlr_jax.deploy.flower.loopback import loopback, shares
     from fedvlr_jax.deploy.server_run import prepare_server
     from fedvlr_jax.extras import require_extra
@@ -49,7 +59,8 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     prepare_server(workdir, settings, timing)
     if not values.silos:
         write_app(workdir / "app", workdir)
-        print(f"{workdir} is ready; with a superlink and supernodes: flwr run {workdir / 'app'} NAME --stream")
+        write_connection(workdir / "flower", values.superlink, certificate=values.certificate)
+        print(f"{workdir} is ready; with a superlink and supernodes: flwr run {workdir / 'app'} local --stream")
         return
     with require_extra("flower", "a federation"):
         import flwr  # noqa: F401

@@ -51,15 +51,28 @@ class ServerState(NamedTuple):
 
 
 class RoundReport(NamedTuple):
-    """What a round reports, numbers of clients and bytes; `loss` and `update_norm` as in `types.RoundInfo`."""
+    """What a round reports.
+
+    Attributes:
+      round: from 1 on.
+      loss, update_norm, num_clients: as in `types.RoundInfo`.
+      missed: the clients whose upload did not count.
+      tally: why, and bytes.
+      seconds: that it took.
+    """
 
     round: int
     loss: float
     update_norm: float
     num_clients: int
-    num_counted: int
+    missed: list[int]
     tally: Tally
     seconds: float
+
+    @property
+    def num_counted(self) -> int:
+        """Clients whose upload counted."""
+        return self.num_clients - len(self.missed)
 
 
 class Coordinator:
@@ -146,7 +159,7 @@ class Coordinator:
             float(total.loss / total.weight),
             float(update_norm),
             len(cohort),
-            len(uploads),
+            [user for user in cohort if user not in uploads],
             tally,
             time.monotonic() - begin,
         )

@@ -133,6 +133,7 @@ def _line(report: RoundReport, valid: Mapping[str, Any] | None) -> dict[str, Any
         "update_norm": report.update_norm,
         "num_clients": report.num_clients,
         "num_counted": report.num_counted,
+        "missed": report.missed,
         "faults": dict(report.tally.faults),
         "bytes_down": report.tally.size["down"],
         "bytes_up": report.tally.size["up"],

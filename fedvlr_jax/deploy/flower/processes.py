@@ -11,6 +11,8 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
+from fedvlr_jax.io.files import read_lines
+
 GRACE = 5.0  # seconds between asking a process to end and ending it
 
 
@@ -74,6 +76,11 @@ class Processes:
             _signal_group(process.pid, signal.SIGKILL)
             process.wait()
 
+    def cpu_seconds(self) -> float:
+        """Seconds of processor time of all processes that run, without those that they started (Linux)."""
+        ticks = os.sysconf("SC_CLK_TCK")
+        return sum(_cpu_ticks(process.pid) for process in self._running.values()) / ticks
+
     def first_ended(self) -> str | None:
         """The name of a process that has ended by itself."""
         return next((name for name, process in self._running.items() if process.poll() is not None), None)
@@ -96,6 +103,12 @@ def environment_of(home: pathlib.Path, root: pathlib.Path) -> dict[str, str]:
         "PATH": os.pathsep.join(filter(None, path)),
         "PYTHONPATH": os.pathsep.join(filter(None, python)),
     }
+
+
+def _cpu_ticks(pid: int) -> int:
+    """Ticks of user and system time of a process."""
+    fields = read_lines(pathlib.Path(f"/proc/{pid}/stat"))[0].rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
 
 
 def _signal_group(pid: int, number: int) -> None:
