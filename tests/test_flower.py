@@ -72,7 +72,7 @@ def test_processes_that_are_killed_and_started_again_end_where_a_simulation_does
     tree = settings()
     dataset = load_configured(tree["data"], tree["seed"])
     algorithm = make_algorithm(tree, dataset)
-    prepare_server(tmp_path, tree, Timing(round_seconds=40.0, start_users=dataset.num_users))
+    prepare_server(tmp_path, tree, Timing(round_seconds=40.0, start_users=dataset.num_users), dataset)
     words = [f"--config={ROOT}/configs/quickstart.py", *(f"--config.{k}={v}" for k, v in FIELDS.items()), "--seed=0"]
     metrics = tmp_path / "metrics.jsonl"
 

@@ -53,10 +53,11 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
 
     settings = cli.plain_settings(values.config)
     make_plan(settings)
-    num_users = load_configured(settings["data"], settings["seed"]).num_users
+    dataset = load_configured(settings["data"], settings["seed"])
+    num_users = dataset.num_users
     workdir = prepare_workdir(pathlib.Path(values.workdir or "runs/federation"))
     timing = Timing(values.round_seconds, values.start_seconds, values.start_users or num_users)
-    prepare_server(workdir, settings, timing)
+    prepare_server(workdir, settings, timing, dataset)
     if not values.silos:
         write_app(workdir / "app", workdir)
         write_connection(workdir / "flower", values.superlink, certificate=values.certificate)

@@ -59,6 +59,18 @@ def unflat(like: PyTree, leaves: Mapping[str, Any]) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in flat(like)])
 
 
+def require_no_prior(algorithm: Algorithm) -> None:
+    """Refuses a host whose clients score with more than the broadcast and their own state.
+
+    Raises:
+      ConfigError: for such a host.
+    """
+    if algorithm.model.host.combine is not None:
+        raise ConfigError(
+            "host.name: expected a host whose clients score with the broadcast alone, found one that joins a prior"
+        )
+
+
 def client_programs(algorithm: Algorithm, broadcast: PyTree, num_items: int, longest: int) -> Programs:
     """The functions of one client.
 
@@ -71,10 +83,7 @@ def client_programs(algorithm: Algorithm, broadcast: PyTree, num_items: int, lon
     Raises:
       ConfigError: for a host that also needs each client's scores by an item-to-item prior.
     """
-    if algorithm.model.host.combine is not None:
-        raise ConfigError(
-            "host.name: expected a host whose clients score with the broadcast alone, found one that joins a prior"
-        )
+    require_no_prior(algorithm)
     private = jax.eval_shape(algorithm.init_clients, jax.random.key(0), jnp.zeros(1, jnp.int32))
     private = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), private)
 

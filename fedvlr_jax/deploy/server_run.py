@@ -12,13 +12,14 @@ from typing import Any
 import jax
 
 from fedvlr_jax.algorithm import make_algorithm
-from fedvlr_jax.data import load_configured
 from fedvlr_jax.deploy.coordinator import Coordinator, RoundReport, ServerState, Timing, is_better
-from fedvlr_jax.deploy.silo_programs import require_no_prior, sizes_of
+from fedvlr_jax.deploy.export import require_no_prior
+from fedvlr_jax.deploy.silo_programs import catalogue_of, sizes_of
 from fedvlr_jax.deploy.silos import Transport, new_tally
+from fedvlr_jax.errors import CheckpointError
 from fedvlr_jax.evaluation.metrics import SELECTION_METRIC
 from fedvlr_jax.io.checkpoint import Checkpoints
-from fedvlr_jax.io.files import read_json, write_json
+from fedvlr_jax.io.files import read_arrays, read_json, write_arrays, write_json
 from fedvlr_jax.io.identity import require_same_run
 from fedvlr_jax.io.lock import hold
 from fedvlr_jax.io.writers import MetricWriter
@@ -26,19 +27,23 @@ from fedvlr_jax.training.job import stored_settings
 from fedvlr_jax.training.schedule import make_plan
 from fedvlr_jax.types import Dataset, content_of
 
-TIMING = "federation.json"
+ABOUT, CATALOGUE = "federation.json", "catalogue.npz"
 
 
-def prepare_server(workdir: pathlib.Path, settings: Mapping[str, Any], timing: Timing) -> None:
-    """Writes what `run_server` reads: config.json and federation.json.
+def prepare_server(workdir: pathlib.Path, settings: Mapping[str, Any], timing: Timing, dataset: Dataset) -> None:
+    """Writes all that `run_server` reads: config.json, federation.json and catalogue.npz. No interaction is in them.
 
     Args:
       workdir: a writable folder.
       settings: nested, with all fields.
       timing: how long the server waits.
+      dataset: its name, sizes and features are written.
     """
+    features = {name: x for name, x in (("V", dataset.V), ("C", dataset.C)) if x is not None}
+    write_arrays(workdir / CATALOGUE, features)
+    sizes = {"name": dataset.name, "num_users": dataset.num_users, "num_items": dataset.num_items}
+    write_json(workdir / ABOUT, {"catalogue": sizes, "timing": timing._asdict()})
     write_json(workdir / "config.json", settings)
-    write_json(workdir / TIMING, timing._asdict())
 
 
 def run_server(
@@ -57,20 +62,25 @@ def run_server(
       The content of result.json.
 
     Raises:
-      ConfigError, CheckpointError: bad settings, or checkpoints of another federation.
+      ConfigError, CheckpointError: bad settings, a folder without them, or checkpoints of another federation.
       TrainingError: too few users came, or no upload in several rounds in a row.
     """
     say = say or (lambda line: print(line, file=sys.stderr, flush=True))
     settings = stored_settings(workdir)
-    timing = Timing(**(read_json(workdir / TIMING) or {}))
-    plan, dataset = make_plan(settings), load_configured(settings["data"], settings["seed"])
+    about = read_json(workdir / ABOUT)
+    if about is None:
+        raise CheckpointError(
+            f"{workdir}: no {ABOUT} there; fedvlr-federation --silos=0 writes the folder of a server"
+        )
+    features, timing, plan = read_arrays(workdir / CATALOGUE), Timing(**about["timing"]), make_plan(settings)
+    dataset = catalogue_of(**about["catalogue"], V=features.get("V"), C=features.get("C"))
     algorithm = make_algorithm(settings, dataset)
     require_no_prior(algorithm)
     coordinator = Coordinator(
         settings, algorithm, content_of(dataset), sizes_of(dataset), transport, timing=timing, say=say
     )
     with hold(workdir), Checkpoints(workdir / "checkpoints") as checkpoints:
-        identity = {"settings": settings, "data": _catalogue(dataset)}
+        identity = {"settings": settings, "data": sizes_of(dataset)._asdict()}
         record, state = checkpoints.record(), coordinator.start()
         progress: dict[str, Any] = {"best_round": None, "best_value": None, "seconds": 0.0}
         totals: collections.Counter[str] = collections.Counter()
@@ -150,11 +160,6 @@ def _told(report: RoundReport, rounds: int, valid: Mapping[str, Any] | None) -> 
         f"round {report.round} of {rounds}: loss {report.loss:.4f}{shown}; {report.num_counted} of "
         f"{report.num_clients} clients in {report.seconds:.1f} s{faults}"
     )
-
-
-def _catalogue(dataset: Dataset) -> dict[str, int]:
-    """What a server that goes on must have in common with the one before: no interaction is read."""
-    return dict(sizes_of(dataset)._asdict())
 
 
 def _shape(x: Any) -> jax.ShapeDtypeStruct:

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedvlr_jax.algorithm import Algorithm, make_algorithm
-from fedvlr_jax.deploy.export import flat
+from fedvlr_jax.deploy.export import flat, require_no_prior
 from fedvlr_jax.deploy.messages import Layout, layout_of
-from fedvlr_jax.errors import ConfigError, MessageError
+from fedvlr_jax.errors import MessageError
 from fedvlr_jax.evaluation.ranking import rank_all
 from fedvlr_jax.federated.scoring import Snapshot
 from fedvlr_jax.fields import flatten
@@ -35,6 +35,24 @@ def sizes_of(dataset: Dataset) -> Sizes:
     """The sizes that a server with this data set tells."""
     widths = (0 if x is None else x.shape[1] for x in (dataset.V, dataset.C))
     return Sizes(dataset.num_users, dataset.num_items, *widths)
+
+
+def catalogue_of(
+    num_users: int, num_items: int, V: np.ndarray | None, C: np.ndarray | None, name: str = "catalogue"
+) -> Dataset:
+    """A data set without interactions: what a server knows, and with zeros as features what a silo needs."""
+    nothing, nobody = np.zeros(0, np.int32), np.full(num_users, -1, np.int32)
+    return Dataset(
+        name=name,
+        num_users=num_users,
+        num_items=num_items,
+        train_user=nothing,
+        train_item=nothing,
+        valid_item=nobody,
+        test_item=nobody,
+        V=V,
+        C=C,
+    )
 
 
 def shared_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,18 +84,7 @@ class Programs(NamedTuple):
 def make_programs(settings: Mapping[str, Any], sizes: Sizes) -> Programs:
     """The programs of a silo; features count by their widths alone, so zeros stand in for them."""
     features = [np.zeros((sizes.num_items, width), np.float32) if width else None for width in sizes[2:]]
-    empty, nobody = np.zeros(0, np.int32), np.full(sizes.num_users, -1, np.int32)
-    catalogue = Dataset(
-        name="catalogue",
-        num_users=sizes.num_users,
-        num_items=sizes.num_items,
-        train_user=empty,
-        train_item=empty,
-        valid_item=nobody,
-        test_item=nobody,
-        V=features[0],
-        C=features[1],
-    )
+    catalogue = catalogue_of(*sizes[:2], *features)
     algorithm = make_algorithm(settings, catalogue)
     require_no_prior(algorithm)
     key = jax.random.key(0)
@@ -97,18 +104,6 @@ def make_programs(settings: Mapping[str, Any], sizes: Sizes) -> Programs:
         jax.jit(algorithm.client_round),
         jax.jit(rank),
     )
-
-
-def require_no_prior(algorithm: Algorithm) -> None:
-    """Refuses a host whose clients rank with more than the broadcast and their own state.
-
-    Raises:
-      ConfigError: for such a host.
-    """
-    if algorithm.model.host.combine is not None:
-        raise ConfigError(
-            "host.name: expected a host whose clients score with the broadcast alone, found one that joins a prior"
-        )
 
 
 def require_same_settings(own: Mapping[str, Any], servers: Any) -> None:

@@ -26,7 +26,7 @@ class Processes:
           logs: folder for ``<name>.log``, is made if need be.
           environment: of all processes.
         """
-        self._logs, self._environment = logs, dict(environment)
+        self._logs, self._environment, self.grace = logs, dict(environment), GRACE
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Processes:
@@ -64,11 +64,11 @@ class Processes:
         process.wait()
 
     def end(self, *names: str) -> None:
-        """Asks processes to end, and ends those that do not within `GRACE` seconds, with all that they started."""
+        """Asks processes to end, and ends those that do not within `grace` seconds, with all that they started."""
         ending = [self._running.pop(name) for name in names]
         for process in ending:
             _signal_group(process.pid, signal.SIGTERM)
-        limit = time.monotonic() + GRACE
+        limit = time.monotonic() + self.grace
         for process in ending:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(limit - time.monotonic(), 0.0))
