@@ -1,6 +1,7 @@
 # make train [CONFIG=configs/ku.py] [ARGS="--config.rounds=50"]   set up, then train; needs only python >= 3.11 and make
 # make test                                                       set up, then style and type checks and the fast tests
 # make test-slow                                                  set up, then the tests marked slow
+# make federation                                                 set up, then a federation of processes on this machine
 # make docs                                                       set up, then build the documentation into site/
 # make wheel                                                      set up, then build the package into dist/
 # make clean                                                      remove the environment, the caches and what was built
@@ -14,6 +15,7 @@ BIN := $(VENV)/bin
 RUN := $(VENV)/.ready
 DEV := $(VENV)/.ready-dev
 DOCS := $(VENV)/.ready-docs
+FLOWER := $(VENV)/.ready-flower
 
 # Every compiled program is kept, the many small ones too.
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
@@ -22,7 +24,7 @@ export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= 0
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 
-.PHONY: train test test-slow style types docs wheel clean
+.PHONY: train test test-slow style types federation docs wheel clean
 
 train: $(RUN)
 	$(BIN)/python experiments/train.py --config=$(CONFIG) $(ARGS)
@@ -39,6 +41,10 @@ style: $(DEV)
 
 types: $(DEV)
 	$(BIN)/mypy
+
+# The shell is replaced, so that Ctrl-C reaches the command alone, and it ends all processes that it started.
+federation: $(FLOWER)
+	exec $(BIN)/python experiments/federation.py --config=configs/federation.py $(ARGS)
 
 docs: $(DOCS)
 	$(BIN)/mkdocs build --strict
@@ -61,6 +67,10 @@ $(DEV): $(RUN) requirements-dev.txt $(shell sed -n 's/^-r //p' requirements-dev.
 
 $(DOCS): $(RUN) requirements/docs.txt
 	$(PIP) install --quiet -r requirements/docs.txt
+	touch $@
+
+$(FLOWER): $(RUN) requirements/flower.txt
+	$(PIP) install --quiet -r requirements/flower.txt
 	touch $@
 
 clean:

@@ -29,6 +29,10 @@ class TrainingError(UserError):
     """A run that cannot go on with these settings, such as one in which every client diverges."""
 
 
+class MessageError(UserError):
+    """A message of a federation that does not fit: another version, other arrays, users of somebody else."""
+
+
 class RunWarning(UserWarning):
     """What a reader of a run's result should know about it."""
 

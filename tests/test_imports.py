@@ -96,6 +96,8 @@ PLACES = {  # foreign packages beyond these, by the start of a file's path
     "fedvlr_jax/commands/serve": {"uvicorn"},
     "fedvlr_jax/deploy/export": {"flatbuffers"},
     "fedvlr_jax/deploy/serving": {"starlette"},
+    "fedvlr_jax/deploy/flower/": {"flwr"},
+    "fedvlr_jax/commands/federation": {"flwr"},
 }
 NEVER = {"tensorflow", "torch", "keras"}
 READERS = ("data", "io", "client_store")

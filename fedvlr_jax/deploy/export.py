@@ -59,6 +59,20 @@ def unflat(like: PyTree, leaves: Mapping[str, Any]) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in flat(like)])
 
 
+def require_no_prior(algorithm: Algorithm) -> None:
+    """Refuses a host whose clients score with more than the broadcast and their own state.
+
+    Raises:
+      ConfigError: for such a host.
+    """
+    host = algorithm.model.host
+    if host.combine is not None or host.rank is not None:
+        raise ConfigError(
+            "host.name: expected a host whose clients score with the broadcast alone, found one that needs sums from "
+            "before the first round"
+        )
+
+
 def client_programs(algorithm: Algorithm, broadcast: PyTree, num_items: int, longest: int) -> Programs:
     """The functions of one client.
 
@@ -71,12 +85,7 @@ def client_programs(algorithm: Algorithm, broadcast: PyTree, num_items: int, lon
     Raises:
       ConfigError: for a host whose clients also need what was formed before the first round.
     """
-    host = algorithm.model.host
-    if host.combine is not None or host.rank is not None:
-        raise ConfigError(
-            "host.name: expected a host whose clients score with the broadcast alone, found one that needs sums from "
-            "before the first round"
-        )
+    require_no_prior(algorithm)
     private = jax.eval_shape(algorithm.init_clients, jax.random.key(0), jnp.zeros(1, jnp.int32))
     private = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), private)
 

@@ -96,6 +96,11 @@ def read_json(path: pathlib.Path, kind: type = dict) -> Any | None:
     return value
 
 
+def read_lines(path: pathlib.Path) -> list[str]:
+    """The lines of a log that somebody may be writing; none where there is no such file."""
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+
+
 def read_csv(path: pathlib.Path) -> list[dict[str, str]]:
     """The rows of a CSV file with a header line, as text by column."""
     with path.open(newline="", encoding="utf-8") as file:
@@ -127,10 +132,10 @@ def write_rows(path: pathlib.Path, rows: np.ndarray, format: str) -> None:
     write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
 
 
-def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a compressed ``.npz`` in one step."""
+def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray], *, compress: bool = True) -> None:
+    """Write a ``.npz`` in one step; compressing takes longer than anything else."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    (np.savez_compressed if compress else np.savez)(buffer, **arrays)
     write_bytes(path, buffer.getvalue())
 
 

@@ -1,0 +1,232 @@
+"""The rounds of a federation on its server: publish, wait for uploads, aggregate, step; over any transport.
+
+The arithmetic is that of `algorithm.run` with the same cohort: `server.Server` opens and closes a round, the
+pipeline's aggregator and transforms join the uploads, in ascending order of users, whenever they came in.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedvlr_jax.algorithm import Algorithm
+from fedvlr_jax.deploy.export import flat, unflat
+from fedvlr_jax.deploy.messages import JOIN, RANK, TRAIN, Message
+from fedvlr_jax.deploy.silo_programs import Sizes, shared_settings
+from fedvlr_jax.deploy.silos import ClientUpload, Silos, Tally, Transport, new_tally
+from fedvlr_jax.errors import TrainingError
+from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, TEST, VALID
+from fedvlr_jax.federated import sampling
+from fedvlr_jax.federated.server import Aggregate
+from fedvlr_jax.models.model import Broadcast, Upload
+from fedvlr_jax.types import Array, Content, PublicState, PyTree
+
+EMPTY_ROUNDS = 5  # in a row, without any upload, after which the run stops
+
+
+class Timing(NamedTuple):
+    """How long the server waits.
+
+    Attributes:
+      round_seconds: for uploads and for metrics; who comes later does not count.
+      start_seconds: for users to be there before the first round.
+      start_users: how many have to be.
+    """
+
+    round_seconds: float = 60.0
+    start_seconds: float = 600.0
+    start_users: int = 1
+
+
+class ServerState(NamedTuple):
+    """What the server keeps between rounds: the public state, and int32 [u], each user's last round that counted."""
+
+    public: PublicState
+    counted_u: Array
+
+
+class RoundReport(NamedTuple):
+    """What a round reports.
+
+    Attributes:
+      round: from 1 on.
+      loss, update_norm, num_clients: as in `types.RoundInfo`.
+      missed: the clients whose upload did not count.
+      tally: why, and bytes.
+      seconds: that it took.
+    """
+
+    round: int
+    loss: float
+    update_norm: float
+    num_clients: int
+    missed: list[int]
+    tally: Tally
+    seconds: float
+
+    @property
+    def num_counted(self) -> int:
+        """Clients whose upload counted."""
+        return self.num_clients - len(self.missed)
+
+
+class Coordinator:
+    """The rounds of one federation."""
+
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        algorithm: Algorithm,
+        content: Content,
+        sizes: Sizes,
+        transport: Transport,
+        *,
+        timing: Timing,
+        say: Callable[[str], Any],
+    ):
+        """A coordinator with silos that were not asked yet.
+
+        Args:
+          settings: nested, with all fields.
+          algorithm: what they describe.
+          content: the features that the server fuses.
+          sizes: what silos are told of the catalogue.
+          transport: how they are reached.
+          timing: how long to wait.
+          say: takes a line about what happens.
+        """
+        self.sizes, self._timing, self._say = sizes, timing, say
+        self._algorithm, self._content = algorithm, content
+        self._shared = {**sizes._asdict(), "settings": shared_settings(settings)}  # what every question says
+        self.silos = Silos(transport, Message(JOIN, self._shared, {}), num_users=sizes.num_users, say=say)
+        self._key = jax.random.key(settings["seed"])
+        self._open, self._add, self._close = (
+            jax.jit(f) for f in (algorithm.server.open_round, self._added, self._closed)
+        )
+        self._words = jax.jit(algorithm.cohort_words)
+
+    def start(self) -> ServerState:
+        """The state before the first round."""
+        return ServerState(self._algorithm.init_public(self._key), jnp.full(self.sizes.num_users, -1, jnp.int32))
+
+    def wait_for_users(self) -> None:
+        """Returns when enough users are there.
+
+        Raises:
+          TrainingError: they did not come in time.
+        """
+        wanted, end = self._timing.start_users, time.monotonic() + self._timing.start_seconds
+        while len(self.silos.users) < wanted:
+            if time.monotonic() > end:
+                raise TrainingError(
+                    f"expected {wanted} users within {self._timing.start_seconds:g} s, found {len(self.silos.users)}"
+                )
+            self.silos.refresh(self._timing.round_seconds, new_tally())
+            if len(self.silos.users) < wanted:
+                time.sleep(0.5)
+
+    def round(self, state: ServerState) -> tuple[ServerState, RoundReport]:
+        """One round; without any upload it is opened again.
+
+        Raises:
+          TrainingError: after `EMPTY_ROUNDS` rounds in a row without any upload; the state before stays as it was.
+        """
+        tally, begin, number = new_tally(), time.monotonic(), int(state.public.round)
+        cohort = sampling.cohort_ids(
+            np.asarray(self._words(self._key, state.public.round)), self._algorithm.clients_per_round
+        ).tolist()
+        broadcast, pull_back = self._open(state.public, self._content)
+        question = self._question(TRAIN, broadcast, state, {"round": number})
+        for _ in range(EMPTY_ROUNDS):
+            self.silos.refresh(self._timing.round_seconds, tally)
+            uploads = self.silos.train(question, cohort, self._timing.round_seconds, tally)
+            if uploads:
+                break
+            self._say(f"round {number}: no upload of {len(cohort)} clients counts; the round is opened again")
+        else:
+            raise TrainingError(f"round {number}: expected uploads, found none in {EMPTY_ROUNDS} rounds in a row")
+        total = self._aggregate(broadcast, uploads, len(cohort))
+        public, update_norm = self._close(state.public, pull_back, total)
+        counted_u = np.asarray(state.counted_u).copy()
+        counted_u[list(uploads)] = number
+        report = RoundReport(
+            number + 1,
+            float(total.loss / total.weight),
+            float(update_norm),
+            len(cohort),
+            [user for user in cohort if user not in uploads],
+            tally,
+            time.monotonic() - begin,
+        )
+        return ServerState(public, jnp.asarray(counted_u)), report
+
+    def rank(self, state: ServerState, *, test: bool, tally: Tally) -> dict[str, dict[str, float | None]]:
+        """Validation metrics, and with `test` those of the test items, over all users who are there and answer."""
+        self.silos.refresh(self._timing.round_seconds, tally)
+        broadcast, _ = self._open(state.public, self._content)
+        question = self._question(RANK, broadcast, state, {"round": int(state.public.round), "test": test})
+        users = sorted(self.silos.users)
+        names, total_tm, rows_t = self.silos.rank(question, users, self._timing.round_seconds, tally)
+        splits = {"valid": VALID, "test": TEST} if test else {"valid": VALID}
+        return {
+            split: {name: float(total_tm[t, m] / rows_t[t]) if rows_t[t] else None for m, name in enumerate(names)}
+            for split, t in splits.items()
+        }
+
+    def _question(
+        self, kind: str, broadcast: Broadcast, state: ServerState, fields: Mapping[str, Any]
+    ) -> Callable[[Sequence[int]], Message]:
+        """What to ask the silo of some users."""
+        sent = {name: np.asarray(x) for name, x in flat(broadcast).items()}
+        counted_u = np.asarray(state.counted_u)
+
+        def question(users: Sequence[int]) -> Message:
+            user = np.array(users, np.int32)
+            return Message(kind, {**self._shared, **fields}, {**sent, "user": user, "counted": counted_u[user]})
+
+        return question
+
+    def _aggregate(self, broadcast: Broadcast, uploads: Mapping[int, ClientUpload], num_slots: int) -> Aggregate:
+        total = Aggregate(
+            self._algorithm.pipeline.aggregator.init(broadcast, num_slots),
+            jnp.zeros(()),
+            jnp.zeros(()),
+            jnp.zeros((), jnp.int32),
+        )
+        for user in sorted(uploads):
+            total = self._add(total, *_padded(uploads[user], broadcast, self.sizes.num_items))
+        return total
+
+    def _added(self, total: Aggregate, upload: Upload, alpha: Array, loss: Array) -> Aggregate:
+        """The sums with one more client; an aggregator takes chunks of them."""
+        chunk, alpha_c = jax.tree.map(lambda x: x[None], (upload, alpha))
+        carry = self._algorithm.pipeline.aggregator.add(total.carry, chunk, alpha_c)
+        return Aggregate(carry, total.weight + alpha, total.loss + alpha * loss, total.num_dropped)
+
+    def _closed(self, public: PublicState, pull_back: PyTree, total: Aggregate) -> tuple[PublicState, Array]:
+        mean = self._algorithm.pipeline.mean(total, self._algorithm.clients_per_round, self._key, public.round)
+        return self._algorithm.server.close_round(public, pull_back, mean)
+
+
+def _padded(upload: ClientUpload, like: Broadcast, num_items: int) -> tuple[Upload, Array, Array]:
+    """An upload with as many rows as the next power of four, so that few widths are compiled; its weight and loss."""
+    width = 16
+    while width < len(upload.ids_n):
+        width *= 4
+    more = width - len(upload.ids_n)
+    rows = {name: np.pad(x, [(0, more)] + [(0, 0)] * (x.ndim - 1)) for name, x in upload.rows.items()}
+    ids_n = np.pad(upload.ids_n, (0, more), constant_values=num_items)
+    tree = unflat(like, {**rows, **upload.head})
+    numbers = jnp.float32(upload.alpha), jnp.float32(upload.loss)
+    return Upload(jnp.asarray(ids_n), tree.rows, tree.head), *numbers
+
+
+def is_better(valid: Mapping[str, float | None], best: float | None) -> bool:
+    """Whether validation metrics are better than the best so far, by the metric of selection."""
+    value = valid.get(SELECTION_METRIC)
+    return value is not None and (best is None or value > best)

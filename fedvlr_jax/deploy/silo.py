@@ -1,0 +1,216 @@
+"""One place with one or several users: it trains and ranks them when the server asks, and keeps what is private.
+
+A silo needs the settings, its users' interactions, and from the server the sizes of the catalogue; it needs no
+features. What leaves it are the numbers of its users, their uploads, and sums of metrics over them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedvlr_jax.data.buckets import make_buckets
+from fedvlr_jax.deploy.export import flat, unflat
+from fedvlr_jax.deploy.messages import (
+    JOIN,
+    RANK,
+    TASK_LAYOUT,
+    TRAIN,
+    Message,
+    layout_of,
+    refusal,
+    require_layout,
+)
+from fedvlr_jax.deploy.silo_programs import Programs, Sizes, make_programs, require_same_settings, shared_settings
+from fedvlr_jax.deploy.states import Arrays, States
+from fedvlr_jax.errors import MessageError, UserError
+from fedvlr_jax.evaluation.metrics import CUTOFFS, METRICS, TEST, VALID, row_values
+from fedvlr_jax.evaluation.ranking import without_test
+from fedvlr_jax.federated import sampling
+from fedvlr_jax.federated.scoring import Snapshot
+from fedvlr_jax.types import Array, Bucket, Dataset, PyTree
+
+METRIC_NAMES = tuple(f"{name}@{k}" for name in METRICS for k in CUTOFFS)
+
+
+class Person(NamedTuple):
+    """One user: train items [l] ascending, and the held-out items for validation and test, -1 for none."""
+
+    history: np.ndarray
+    valid_item: int
+    test_item: int
+
+
+def silo_key(seed: int) -> Array:
+    """The key of a seed of up to 64 bits; below 2^32 it is that of a simulation with this seed."""
+    return jax.random.wrap_key_data(jnp.asarray([seed >> 32, seed & 0xFFFFFFFF], jnp.uint32))
+
+
+def people_of(dataset: Dataset, users: range, first: int = 0) -> dict[int, Person]:
+    """Some users of a data set, by their number in the federation: `first` plus their number in the data set."""
+    bounds = np.searchsorted(dataset.train_user, np.arange(dataset.num_users + 1))
+    return {
+        first + u: Person(
+            dataset.train_item[bounds[u] : bounds[u + 1]], int(dataset.valid_item[u]), int(dataset.test_item[u])
+        )
+        for u in users
+    }
+
+
+class Silo:
+    """Answers the messages of a server; see `messages`. Compiled programs and states stay in memory between them."""
+
+    def __init__(
+        self, settings: Mapping[str, Any], people: Mapping[int, Person], states: States, *, key: Array, name: str
+    ):
+        """A silo.
+
+        Args:
+          settings: nested, with all fields.
+          people: its users, by their number in the federation.
+          states: where private states are kept.
+          key: of everything random in this silo: first states, draws, client halves of upload transforms.
+          name: tells this silo from others that claim the same users.
+        """
+        self._settings, self._people, self._states, self._key, self._name = settings, people, states, key, name
+        self._programs: Programs | None = None
+
+    def answer(self, question: Message) -> Message:
+        """The answer to a question; one of kind "refused", which says why, where there is none."""
+        answers = {JOIN: self._join, TRAIN: self._train, RANK: self._rank}
+        try:
+            if question.kind not in answers:
+                raise MessageError(f"message: expected one of {', '.join(answers)}, found {question.kind!r}")
+            return answers[question.kind](question)
+        except UserError as error:
+            return refusal(str(error))
+
+    def _join(self, question: Message) -> Message:
+        self._prepared(question)
+        return Message(JOIN, {"silo": self._name}, {"user": np.array(sorted(self._people), np.int32)})
+
+    def _prepared(self, question: Message) -> Programs:
+        """The programs for the settings and sizes of a server, which every question has, for workers start anew."""
+        sizes = Sizes(*(_whole(question, name) for name in Sizes._fields))
+        require_same_settings(shared_settings(self._settings), question.fields.get("settings"))
+        for user, person in self._people.items():
+            held = (*person.history, person.valid_item, person.test_item)
+            if not 0 <= user < sizes.num_users or max(held) >= sizes.num_items:
+                raise MessageError(
+                    f"{question.kind}: expected user {user} of this silo and its item {max(held)} to be among the "
+                    f"server's, found {sizes.num_users} users and {sizes.num_items} items there"
+                )
+        if self._programs is None or self._programs.sizes != sizes:
+            self._programs = make_programs(self._settings, sizes)
+        return self._programs
+
+    def _train(self, question: Message) -> Message:
+        programs, broadcast, asked = self._opened(question)
+        round_, uploads = _whole(question, "round"), []
+        keys = [sampling.stream(self._key, purpose, round_) for purpose in (sampling.CLIENT, sampling.TRANSFORM)]
+        for user, counted in asked:
+            own = [sampling.entity_keys(key, jnp.asarray([user]))[0] for key in keys]
+            state = unflat(programs.private, self._state(programs, user, counted))
+            history_l = _padded(self._people[user].history, programs.sizes.num_items)
+            moved, upload, loss = jax.device_get(programs.train(broadcast, state, history_l, *own, jnp.int32(round_)))
+            sent, alive = self._sent(programs, user, upload, loss)
+            uploads.append(sent)
+            ended = moved if alive else state  # what is not finite moves nothing, here or on the server
+            self._states.put(user, round_, flat(ended), keep=counted)
+        return Message(
+            TRAIN, {"round": round_}, {k: np.concatenate([sent[k] for sent in uploads]) for k in uploads[0]}
+        )
+
+    def _rank(self, question: Message) -> Message:
+        programs, broadcast, asked = self._opened(question)
+        hide_test, num_users = not question.fields.get("test"), programs.sizes.num_users
+        target_tu = np.full((2, num_users), -1, np.int32)
+        for user, _ in asked:
+            target_tu[VALID, user], target_tu[TEST, user] = self._people[user][1:]
+        states = [unflat(programs.private, self._state(programs, *pair)) for pair in asked]
+        private = jax.tree.map(lambda *x: np.stack(x), *states)
+        buckets = self._bucketed([user for user, _ in asked], programs.sizes)
+        params = Snapshot(broadcast, private, self._key, jnp.int32(_whole(question, "round")))
+        ranks = jax.device_get(programs.rank(params, buckets, without_test(target_tu) if hide_test else target_tu))
+        values = [[row_values(ranks, name, split=t) for name in METRIC_NAMES] for t in (VALID, TEST)]
+        return Message(
+            RANK,
+            {"metrics": list(METRIC_NAMES)},
+            {
+                "sum": np.array([[x.sum() for x in row] for row in values], np.float64).reshape(2, -1),
+                "rows": np.array([row[0].size for row in values], np.int32),
+            },
+        )
+
+    def _opened(self, question: Message) -> tuple[Programs, PyTree, list[tuple[int, int]]]:
+        """What a question about users needs: programs, the broadcast, pairs of user and last counted round."""
+        programs = self._prepared(question)
+        require_layout(question.arrays, {**programs.layout, **TASK_LAYOUT}, question.kind)
+        asked = list(zip(*(question.arrays[name].tolist() for name in TASK_LAYOUT), strict=True))
+        strange = sorted({user for user, _ in asked} - set(self._people))
+        if strange or not asked:
+            raise MessageError(f"{question.kind}: expected users of this silo, found {strange or 'none'}")
+        return programs, unflat(programs.broadcast, question.arrays), asked
+
+    def _state(self, programs: Programs, user: int, counted: int) -> Arrays:
+        """The private state of a user after the last round that counted."""
+        if counted < 0:
+            fresh = programs.algorithm.init_clients(self._key, jnp.asarray([user]))
+            return flat(jax.tree.map(lambda x: np.asarray(x)[0], fresh))
+        state = self._states.get(user, counted)
+        if state is None:
+            raise MessageError(
+                f"user {user}: expected the private state after round {counted}, found those after rounds "
+                f"{self._states.rounds(user)}; was the folder of states lost, or is it that of another run?"
+            )
+        require_layout(state, layout_of(flat(programs.private)), f"private state of user {user}")
+        return state
+
+    def _sent(self, programs: Programs, user: int, upload: Any, loss: np.ndarray) -> tuple[Arrays, bool]:
+        """What is sent for one client, and whether all of it is finite; padding is not sent."""
+        num_items, length = programs.sizes.num_items, len(self._people[user].history)
+        ids = np.arange(num_items, dtype=np.int32) if upload.ids_n is None else upload.ids_n
+        real = ids < num_items
+        rows = {name: x[real] for name, x in flat({"rows": upload.rows}).items()}
+        head = {name: x[None] for name, x in flat({"head": upload.head}).items()}
+        weighs = programs.algorithm.model.host.client_weight(jnp.float32(length))
+        alpha = 1.0 if programs.algorithm.pipeline.transform.fixed_weights else float(weighs)
+        numbers = {"user": np.int32(user), "count": np.int32(real.sum()), "alpha": np.float32(alpha), "loss": loss}
+        alive = bool(np.isfinite(loss)) and all(np.isfinite(x).all() for x in (rows | head).values())
+        return {**rows, **head, "ids": ids[real], **{name: np.asarray(x)[None] for name, x in numbers.items()}}, alive
+
+    def _bucketed(self, users: list[int], sizes: Sizes) -> tuple[Bucket, ...]:
+        """The users in buckets; rows are their places in `users`."""
+        lengths = [len(self._people[user].history) for user in users]
+        train = np.concatenate([self._people[user].history for user in users])
+        nobody = np.full(len(users), -1, np.int32)
+        local = Dataset(
+            name="silo",
+            num_users=len(users),
+            num_items=sizes.num_items,
+            train_user=np.repeat(np.arange(len(users)), lengths).astype(np.int32),
+            train_item=train.astype(np.int32),
+            valid_item=nobody,
+            test_item=nobody,
+        )
+        number = np.array(users, np.int32)
+        return tuple(Bucket(number[b.user], b.history, b.user) for b in make_buckets(local, min_length=8, growth=4.0))
+
+
+def _whole(question: Message, name: str) -> int:
+    value = question.fields.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise MessageError(f"{question.kind}: {name}: expected a whole number from 0 on, found {value!r}")
+    return value
+
+
+def _padded(history: np.ndarray, num_items: int) -> np.ndarray:
+    """A history as wide as the next power of four from 8 on, so that few widths have to be compiled."""
+    width = 8
+    while width < len(history):
+        width *= 4
+    return np.pad(history.astype(np.int32), (0, width - len(history)), constant_values=num_items)

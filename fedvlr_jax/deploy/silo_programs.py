@@ -1,0 +1,121 @@
+"""What a silo and its server agree on, and the compiled programs of a silo."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedvlr_jax.algorithm import Algorithm, make_algorithm
+from fedvlr_jax.deploy.export import flat, require_no_prior
+from fedvlr_jax.deploy.messages import Layout, layout_of
+from fedvlr_jax.errors import MessageError
+from fedvlr_jax.evaluation.ranking import rank_all
+from fedvlr_jax.federated.scoring import Snapshot
+from fedvlr_jax.fields import flatten
+from fedvlr_jax.types import Array, Bucket, Dataset, PyTree, Ranks, content_of
+
+SHARED = ("host", "variant", "fusion", "objective", "client", "aggregation")
+"""The settings that a silo and its server must have in common, by their first name."""
+
+
+class Sizes(NamedTuple):
+    """What the server tells of its catalogue: |U|, |I|, and the widths of visual and textual features, 0 for none."""
+
+    num_users: int
+    num_items: int
+    dim_visual: int
+    dim_text: int
+
+
+def sizes_of(dataset: Dataset) -> Sizes:
+    """The sizes that a server with this data set tells."""
+    widths = (0 if x is None else x.shape[1] for x in (dataset.V, dataset.C))
+    return Sizes(dataset.num_users, dataset.num_items, *widths)
+
+
+def catalogue_of(
+    num_users: int, num_items: int, V: np.ndarray | None, C: np.ndarray | None, name: str = "catalogue"
+) -> Dataset:
+    """A data set without interactions: what a server knows, and with zeros as features what a silo needs."""
+    nothing, nobody = np.zeros(0, np.int32), np.full(num_users, -1, np.int32)
+    return Dataset(
+        name=name,
+        num_users=num_users,
+        num_items=num_items,
+        train_user=nothing,
+        train_item=nothing,
+        valid_item=nobody,
+        test_item=nobody,
+        V=V,
+        C=C,
+    )
+
+
+def shared_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a silo and its server must have in common, by their dotted names."""
+    return dict(flatten({name: settings[name] for name in SHARED}))
+
+
+class Programs(NamedTuple):
+    """What a silo makes once it knows the sizes.
+
+    Attributes:
+      sizes: of the catalogue.
+      algorithm: that the settings describe.
+      broadcast, private: of a round, and of one client, as shapes.
+      layout: of the broadcast in messages.
+      train: `Algorithm.client_round`, jitted.
+      rank: ``(snapshot, buckets, target_tu) -> Ranks``, jitted.
+    """
+
+    sizes: Sizes
+    algorithm: Algorithm
+    broadcast: PyTree
+    private: PyTree
+    layout: Layout
+    train: Callable[..., Any]
+    rank: Callable[..., Ranks]
+
+
+def make_programs(settings: Mapping[str, Any], sizes: Sizes) -> Programs:
+    """The programs of a silo; features count by their widths alone, so zeros stand in for them."""
+    features = [np.zeros((sizes.num_items, width), np.float32) if width else None for width in sizes[2:]]
+    catalogue = catalogue_of(*sizes[:2], *features)
+    algorithm = make_algorithm(settings, catalogue)
+    require_no_prior(algorithm)
+    key = jax.random.key(0)
+    public = jax.eval_shape(algorithm.init_public, key)
+    broadcast = jax.eval_shape(lambda public: algorithm.server.open_round(public, content_of(catalogue))[0], public)
+    private = jax.eval_shape(algorithm.init_clients, key, jnp.zeros(1, jnp.int32))
+
+    def rank(params: Snapshot, buckets: tuple[Bucket, ...], target_tu: Array) -> Ranks:
+        return rank_all(algorithm.rank_score, params, buckets, target_tu, chunk=settings["eval"]["chunk"])
+
+    return Programs(
+        sizes,
+        algorithm,
+        broadcast,
+        jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), private),
+        layout_of(flat(broadcast)),
+        jax.jit(algorithm.client_round),
+        jax.jit(rank),
+    )
+
+
+def require_same_settings(own: Mapping[str, Any], servers: Any) -> None:
+    """Refuses settings that are not those of the server, which come in through JSON.
+
+    Raises:
+      MessageError: naming the first field that differs.
+    """
+    found = servers if isinstance(servers, Mapping) else {}
+    for name in [*own, *found]:
+        if own.get(name) != found.get(name):
+            raise MessageError(
+                f"join: {name}: expected {own.get(name)!r} as in this silo, found {found.get(name)!r} in the "
+                "server's settings; start both with one configuration"
+            )

@@ -1,0 +1,85 @@
+"""A federation inside one process for tests: silos behind a transport that packs messages and can spoil them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from problems import settings, tiny_dataset
+
+from fedvlr_jax.algorithm import make_algorithm
+from fedvlr_jax.deploy.coordinator import Coordinator, Timing
+from fedvlr_jax.deploy.messages import pack, unpack
+from fedvlr_jax.deploy.silo import Silo, people_of
+from fedvlr_jax.deploy.silo_programs import sizes_of
+from fedvlr_jax.deploy.silos import Failure
+from fedvlr_jax.deploy.states import States
+from fedvlr_jax.errors import MessageError
+from fedvlr_jax.types import content_of
+
+DATASET = tiny_dataset(num_users=6, num_items=24)
+COHORT = 4
+SILOS = {11: range(0, 2), 22: range(2, 4), 33: range(4, 6)}  # users by node
+
+
+def federation_settings(**changes):
+    return settings(fusion__operators="id,visual", server__clients_per_round=COHORT, **changes)
+
+
+def make_silo(tree, folder, users, name, seed=0):
+    folder.mkdir(exist_ok=True)
+    return Silo(tree, people_of(DATASET, users), States(folder), key=jax.random.key(seed), name=name)
+
+
+class LocalTransport:
+    """Calls silos; `spoil` may turn what a node answers into other things, or into none."""
+
+    def __init__(self, silos, spoil: Callable | None = None):
+        self.silos, self.spoil = silos, spoil or (lambda node, question, content: [content])
+
+    def nodes(self):
+        return list(self.silos)
+
+    def exchange(self, questions, seconds):
+        for node in reversed(questions):  # the last one is the fastest
+            content = pack(self.silos[node].answer(unpack(pack(questions[node]))))
+            for spoiled in self.spoil(node, questions[node], content):
+                if isinstance(spoiled, Failure):
+                    yield node, spoiled
+                    continue
+                try:
+                    yield node, unpack(spoiled)
+                except MessageError as error:
+                    yield node, Failure("misfit", str(error))
+
+
+class Federation:
+    """A coordinator and its silos, with what was said."""
+
+    def __init__(self, tree, folder, spoil=None):
+        self.tree, self.lines = tree, []
+        self.algorithm = make_algorithm(tree, DATASET)
+        self.silos = {
+            node: make_silo(tree, folder / str(node), users, f"silo{node}") for node, users in SILOS.items()
+        }
+        self.transport = LocalTransport(self.silos, spoil)
+        self.coordinator = self.coordinate()
+
+    def coordinate(self, **timing):
+        return Coordinator(
+            self.tree,
+            self.algorithm,
+            content_of(DATASET),
+            sizes_of(DATASET),
+            self.transport,
+            timing=Timing(start_users=6, **timing),
+            say=self.lines.append,
+        )
+
+    def private(self, state):
+        """The private state of every user after its last round that counted, stacked."""
+        owner = {user: self.silos[node] for node, users in SILOS.items() for user in users}
+        counted = np.asarray(state.counted_u).tolist()
+        states = [owner[u]._state(owner[u]._programs, u, counted[u]) for u in range(DATASET.num_users)]
+        return {name: np.stack([x[name] for x in states]) for name in states[0]}

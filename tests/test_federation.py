@@ -1,0 +1,232 @@
+"""A federation of a coordinator and silos that exchange messages against a simulation, and against every fault."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from federations import COHORT, DATASET, SILOS, Federation, federation_settings, make_silo
+from problems import client_data, relative_difference, spread
+
+from fedvlr_jax.data.buckets import heldout_targets
+from fedvlr_jax.deploy.export import flat
+from fedvlr_jax.deploy.messages import JOIN, TRAIN, Message, pack, unpack
+from fedvlr_jax.deploy.silos import Failure, new_tally
+from fedvlr_jax.errors import TrainingError
+from fedvlr_jax.evaluation.metrics import summarise, warm_items
+from fedvlr_jax.evaluation.ranking import rank_all
+from fedvlr_jax.federated import sampling
+from fedvlr_jax.types import Bucket, FedState
+
+ROUNDS = 3
+
+
+def simulated(algorithm, counted_rounds):
+    """The state after rounds of given clients, by the simulator."""
+    data = client_data(DATASET)
+    state = jax.jit(algorithm.init)(jax.random.key(0))
+    run = jax.jit(algorithm.run_cohort)
+    bucket = data.buckets[0]
+    for users in counted_rounds:
+        at = np.array(sorted(users))
+        chosen = Bucket(bucket.user[at], bucket.history[at], jnp.arange(len(at), dtype=jnp.int32))
+        private = jax.tree.map(lambda x, at=at: x[at], state.private)
+        moved, _ = run(
+            FedState(public=state.public, private=private, key=state.key), data._replace(buckets=(chosen,))
+        )
+        whole = jax.tree.map(lambda x, new, at=at: x.at[at].set(new), state.private, moved.private)
+        state = FedState(public=moved.public, private=whole, key=state.key)
+    return state
+
+
+def cohorts(algorithm, rounds=ROUNDS):
+    key = jax.random.key(0)
+    words = (algorithm.cohort_words(key, jnp.int32(k)) for k in range(rounds))
+    return [set(sampling.cohort_ids(np.asarray(w), COHORT).tolist()) for w in words]
+
+
+CASES = [("fcf", "fedvlr", ""), ("fedrap", "base", "clip,noise"), ("pfedrec", "vbpr", ""), ("fedncf", "mlp", "clip")]
+
+
+@pytest.mark.parametrize(("host", "variant", "transforms"), spread(CASES, CASES[:1]))
+def test_a_federation_equals_a_simulation_also_where_a_silo_drops_out(tmp_path, host, variant, transforms):
+    tree = federation_settings(
+        host__name=host,
+        variant=variant,
+        aggregation__transforms=transforms,
+        aggregation__clip_norm=0.2,
+        aggregation__noise_multiplier=0.1,
+    )
+
+    def drops_out_once(node, question, content):
+        gone = question.kind == TRAIN and question.fields["round"] == 1 and node == 33
+        return [] if gone else [content]
+
+    federation = Federation(tree, tmp_path, drops_out_once)
+    coordinator, algorithm = federation.coordinator, federation.algorithm
+    coordinator.wait_for_users()
+    state, reports = coordinator.start(), []
+    for _ in range(ROUNDS):
+        state, report = coordinator.round(state)
+        reports.append(report)
+
+    asked = cohorts(algorithm)
+    lost = asked[1] & set(SILOS[33])
+    assert lost  # else nothing is tested
+    counted = [asked[0], asked[1] - lost, asked[2]]
+    expected = simulated(algorithm, counted)
+    assert relative_difference(flat(state.public), flat(expected.public)) <= 1e-6
+    assert relative_difference(federation.private(state), flat(expected.private)) <= 1e-6
+    assert relative_difference(flat(state.public.params), flat(coordinator.start().public.params)) > 1e-4
+    assert [r.num_counted for r in reports] == [len(users) for users in counted]
+    assert [dict(r.tally.faults) for r in reports] == [{}, {"late": len(lost)}, {}]
+
+    metrics = coordinator.rank(state, test=True, tally=new_tally())
+    data = client_data(DATASET)
+    snapshot = algorithm.snapshot(expected, data.content)
+    ranks = jax.device_get(rank_all(algorithm.rank_score, snapshot, data.buckets, heldout_targets(DATASET), chunk=6))
+    summary = summarise(ranks, warm_items(DATASET.train_item, DATASET.num_items))
+    for split in ("valid", "test"):
+        assert metrics[split] == pytest.approx(summary[split], rel=1e-12)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """One federation for all faults; each test begins with a fresh state and silos that keep their programs."""
+    return Federation(federation_settings(host__name="fcf", variant="base"), tmp_path_factory.mktemp("silos"))
+
+
+def changed(content, **arrays):
+    message = unpack(content)
+    return pack(
+        message._replace(arrays=message.arrays | {name: f(message.arrays[name]) for name, f in arrays.items()})
+    )
+
+
+FAULTS = {
+    "late": lambda content: [],
+    "failed": lambda content: [Failure("failed", "no client worker listens")],
+    "refused": lambda content: [pack(Message("refused", {"reason": "not today"}, {}))],
+    "repeated": lambda content: [content, content],
+    "nonfinite": lambda content: [changed(content, **{"rows/views": lambda x: np.full_like(x, np.nan)})],
+    "misfit": lambda content: [changed(content, **{"rows/views": lambda x: x[..., :3]})],
+}
+MISFITS = {
+    "another type": lambda content: [changed(content, loss=lambda x: x.astype(np.float64))],
+    "a user of others": lambda content: [changed(content, user=lambda x: x + 2)],
+    "an item twice": lambda content: [changed(content, ids=lambda x: np.zeros_like(x))],
+    "an item that does not exist": lambda content: [changed(content, ids=lambda x: x + 100)],
+    "counts that do not add up": lambda content: [changed(content, count=lambda x: x + 1)],
+    "another version": lambda content: [content.replace(b'{"version": 1', b'{"version": 9')],
+    "half a message": lambda content: [content[: len(content) // 2]],
+    "another kind": lambda content: [pack(unpack(content)._replace(kind=JOIN))],
+}
+CASES_OF_FAULTS = [*FAULTS.items(), *(("misfit", spoil) for spoil in MISFITS.values())]
+
+
+@pytest.mark.parametrize(("fault", "spoil"), CASES_OF_FAULTS, ids=[*FAULTS, *MISFITS])
+def test_a_fault_costs_the_work_of_that_round_and_is_counted(shared, fault, spoil):
+    shared.transport.spoil = lambda node, question, content: (
+        spoil(content) if node == 11 and question.kind == TRAIN else [content]
+    )
+    coordinator = shared.coordinate()
+    coordinator.wait_for_users()
+    state, report = coordinator.round(coordinator.start())
+    (asked,) = cohorts(shared.algorithm, 1)
+    spoiled = asked & set(SILOS[11])
+    assert report.tally.faults == {fault: len(spoiled)}
+    counted = asked if fault == "repeated" else asked - spoiled
+    assert set(np.flatnonzero(np.asarray(state.counted_u) == 0).tolist()) == counted
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.public.params))
+    assert any(line.startswith(fault) for line in shared.lines)
+
+
+def test_a_round_is_opened_again_until_somebody_answers(shared):
+    misses = iter([True, True, False])
+    shared.transport.spoil = lambda node, question, content: (
+        [] if question.kind == TRAIN and misses_now() else [content]
+    )
+    state_of = {"round": None}
+
+    def misses_now():
+        if state_of["round"] is None or state_of["left"] == 0:
+            state_of.update(round=next(misses), left=nodes_asked)
+        state_of["left"] -= 1
+        return state_of["round"]
+
+    coordinator = shared.coordinate()
+    coordinator.wait_for_users()
+    (asked,) = cohorts(shared.algorithm, 1)
+    nodes_asked = sum(bool(asked & set(users)) for users in SILOS.values())
+    state, report = coordinator.round(coordinator.start())
+    assert report.num_counted == len(asked)
+    assert report.tally.faults == {"late": 2 * len(asked)}
+    shared.transport.spoil = lambda node, question, content: [] if question.kind == TRAIN else [content]
+    with pytest.raises(TrainingError, match="round 1: expected uploads, found none in 5 rounds in a row"):
+        coordinator.round(state)
+
+
+def test_a_silo_that_other_settings_or_users_is_refused_or_counted(shared, tmp_path):
+    shared.transport.spoil = lambda node, question, content: [content]
+    other = make_silo(federation_settings(host__name="fcf", variant="base", client__lr=0.5), tmp_path / "a", [0], "a")
+    impostor = make_silo(shared.tree, tmp_path / "b", range(0, 1), "b")
+    beyond = make_silo(shared.tree, tmp_path / "c", range(0, 1), "c")
+    beyond._people = {6: beyond._people[0]}
+    coordinator = shared.coordinate()
+    coordinator.wait_for_users()
+    tally, silos = new_tally(), dict(shared.silos)
+    shared.transport.silos = silos | {44: other, 55: impostor, 66: beyond}
+    coordinator.silos.refresh(1.0, tally)
+    assert tally.faults == {"refused": 2, "claimed": 1}
+    assert coordinator.silos._node_of[0] == 11
+    assert any("client.lr: expected 0.5 as in this silo, found 0.3" in line for line in shared.lines)
+    assert any("user 0: expected in silo silo11 alone, found in silo b as well" in line for line in shared.lines)
+    # The same silo as another node takes its users with it.
+    shared.transport.silos = {22: silos[22], 33: silos[33], 77: silos[11]}
+    coordinator.silos.refresh(1.0, tally)
+    assert coordinator.silos._node_of[0] == 77
+    shared.transport.silos = silos
+
+
+def test_a_silo_answers_twice_alike_and_goes_on_from_its_folder(shared, tmp_path):
+    silo = make_silo(shared.tree, tmp_path / "own", range(0, 2), "own")
+    shared.transport.spoil = lambda node, question, content: [content]
+    coordinator = shared.coordinate()
+    state = coordinator.start()
+    join = coordinator.silos._join
+    silo.answer(join)
+    broadcast, _ = shared.algorithm.server.open_round(state.public, coordinator._content)
+
+    def train(silo, round_, counted):
+        state_ = state._replace(counted_u=jnp.full(6, counted))
+        return pack(silo.answer(coordinator._question(TRAIN, broadcast, state_, {"round": round_})([0, 1])))
+
+    first = train(silo, 0, -1)
+    assert train(silo, 0, -1) == first
+    second = train(silo, 1, 0)
+    assert second != train(silo, 1, -1)  # round 0 did not count
+    train(silo, 0, -1)
+    again = make_silo(shared.tree, tmp_path / "own", range(0, 2), "own")
+    assert train(again, 1, 0) == second  # its states are in the folder, and it needs no other message before
+    lost = unpack(train(make_joined(shared, tmp_path / "empty", join), 1, 0))
+    assert "expected the private state after round 0, found those after rounds []" in lost.fields["reason"]
+    assert sorted(p.name for p in (tmp_path / "own" / "user-0").iterdir()) == ["round-0.npz", "round-1.npz"]
+
+
+def make_joined(shared, folder, join):
+    silo = make_silo(shared.tree, folder, range(0, 2), "own")
+    silo.answer(join)
+    return silo
+
+
+def test_an_upload_that_is_not_finite_moves_nothing(shared, tmp_path):
+    silo = make_joined(shared, tmp_path / "own", shared.coordinate().silos._join)
+    state = shared.coordinate().start()
+    broadcast, _ = shared.algorithm.server.open_round(state.public, shared.coordinator._content)
+    question = shared.coordinator._question(TRAIN, broadcast, state, {"round": 0})([0])
+    broken = question.arrays | {"rows/views": np.full_like(question.arrays["rows/views"], np.nan)}
+    answer = silo.answer(question._replace(arrays=broken))
+    assert not np.isfinite(answer.arrays["loss"]).all()
+    fresh, kept = silo._state(silo._programs, 0, -1), silo._state(silo._programs, 0, 0)
+    assert all(np.array_equal(fresh[name], kept[name]) for name in fresh)

@@ -1,0 +1,122 @@
+"""The server of a federation in its folder, and the processes of one machine: what ends is resumed or ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import time
+
+import jax
+import pytest
+from federations import DATASET, SILOS, LocalTransport, federation_settings, make_silo
+
+from fedvlr_jax.commands.client import users_of
+from fedvlr_jax.deploy.coordinator import Timing
+from fedvlr_jax.deploy.flower.app import write_app, write_connection
+from fedvlr_jax.deploy.flower.loopback import shares
+from fedvlr_jax.deploy.flower.processes import Processes
+from fedvlr_jax.deploy.messages import TRAIN
+from fedvlr_jax.deploy.server_run import prepare_server, run_server
+from fedvlr_jax.deploy.silo import silo_key
+from fedvlr_jax.deploy.states import silo_secret
+from fedvlr_jax.errors import CheckpointError, ConfigError
+from fedvlr_jax.io.files import read_arrays
+from fedvlr_jax.io.writers import read_metrics
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_server_that_was_killed_goes_on_after_its_last_round(tmp_path):
+    tree = federation_settings(host__name="fcf", variant="base", rounds=3, eval__every=2)
+    silos = {node: make_silo(tree, tmp_path / str(node), users, f"silo{node}") for node, users in SILOS.items()}
+
+    def killed(node, question, content):
+        if question.kind == TRAIN and question.fields["round"] == 1 and node == 11:
+            raise Killed  # in the middle of the second round: other silos have trained
+        return [content]
+
+    whole, broken, lines = tmp_path / "whole", tmp_path / "broken", []
+    for workdir in (whole, broken):
+        workdir.mkdir()
+        prepare_server(workdir, tree, Timing(start_users=DATASET.num_users), DATASET)
+    assert set(read_arrays(whole / "catalogue.npz")) == {"V", "C"}  # and nothing of the users
+    with pytest.raises(Killed):
+        run_server(broken, LocalTransport(silos, killed), lines.append)
+    assert [line["round"] for line in read_metrics(broken / "metrics.jsonl")] == [1]
+    found = run_server(broken, LocalTransport(silos), lines.append)
+    assert "going on after round 1" in lines
+    expected = run_server(whole, LocalTransport(silos), lines.append)  # the same silos, from their first states
+    clocks = {"seconds": 0}
+    assert found | clocks == expected | clocks == json.loads((whole / "result.json").read_text()) | clocks
+    rounds = [read_metrics(workdir / "metrics.jsonl") for workdir in (broken, whole)]
+    assert [line | clocks for line in rounds[0]] == [line | clocks for line in rounds[1]]
+    assert [line["valid"] is not None for line in rounds[0]] == [False, True, True]
+    assert found["test"]["HR@50"] == 1.0  # of 24 items
+
+    prepare_server(whole, tree | {"seed": 1}, Timing(), DATASET)
+    with pytest.raises(CheckpointError, match="seed: checkpoint 0, now 1"):
+        run_server(whole, LocalTransport(silos), lines.append)
+    (whole / "federation.json").unlink()
+    with pytest.raises(CheckpointError, match=r"no federation\.json there"):
+        run_server(whole, LocalTransport(silos), lines.append)
+
+
+def test_all_processes_end_with_the_program_that_started_them(tmp_path):
+    def is_running(pid):
+        with contextlib.suppress(OSError):
+            return " Z " not in pathlib.Path(f"/proc/{pid}/stat").read_text()
+        return False
+
+    started: list[int] = []
+    stubborn = "trap '' TERM; sleep 60 & echo child $!; wait"
+
+    def interrupted(processes):
+        processes.grace = 0.2
+        started[:] = [processes.start("a", ["sleep", "60"]).pid, processes.start("b", ["sh", "-c", stubborn]).pid]
+        while not (found := re.search(r"child (\d+)", processes.log("b").read_text())):
+            time.sleep(0.01)
+        started.append(int(found[1]))
+        assert all(map(is_running, started))
+        assert processes.first_ended() is None
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), Processes(tmp_path / "logs", os.environ) as processes:
+        interrupted(processes)
+    assert len(started) == 3
+    assert not any(map(is_running, started))
+
+
+def test_users_are_shared_and_named(tmp_path):
+    assert shares(10, 4) == ["0:2", "2:5", "5:8", "8:10"]
+    assert list(users_of("2:5", 10)) == [2, 3, 4]
+    assert list(users_of(":", 3)) == [0, 1, 2]
+    for text in ("5:2", "2", "-1:3", "0:11", "a:b", "3:3"):
+        with pytest.raises(ConfigError, match="expected FIRST:END with 0 <= FIRST < END <= 10"):
+            users_of(text, 10)
+
+
+def test_a_silo_draws_its_secret_once(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    secrets = [silo_secret(tmp_path / name) for name in "aab"]
+    assert secrets[0] == secrets[1]
+    assert secrets[0].name != secrets[2].name
+    assert all(0 <= secret.seed < 2**64 for secret in secrets)
+    data = [jax.random.key_data(f(7)) for f in (silo_key, jax.random.key)]
+    assert data[0].tolist() == data[1].tolist()  # a seed is that of a simulation
+
+
+def test_what_flower_reads_is_written(tmp_path):
+    import tomllib
+
+    write_app(tmp_path / "app", tmp_path / 'a "folder"')
+    described = tomllib.loads((tmp_path / "app" / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
+    assert described["config"]["workdir"] == str(tmp_path / 'a "folder"')
+    write_connection(tmp_path / "home", "there:1", certificate="ca.pem")
+    found = tomllib.loads((tmp_path / "home" / "config.toml").read_text())["superlink"]
+    assert found == {"default": "local", "local": {"address": "there:1", "root-certificates": "ca.pem"}}
