@@ -157,7 +157,7 @@ def write_run(folder, hit_rate, **changes):
     folder.mkdir(parents=True)
     tree = settings(**changes)
     metrics = {"HR@50": hit_rate, "NDCG@50": hit_rate / 2}
-    groups = {name: metrics for name in ("valid", "test", "test_warm", "test_cold")}
+    groups = dict.fromkeys(("valid", "test", "test_warm", "test_cold"), metrics)
     numbers = dict.fromkeys(
         ("rounds", "best_round", "num_dropped", "nonfinite_users", "seconds_train", "seconds_eval")
         + ("seconds_compile", "client_updates_per_second", "tie_rate", "constant_score_rate"),

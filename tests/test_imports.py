@@ -22,6 +22,7 @@ PACKAGE = "fedvlr_jax"
 DETAILED = ("models", "federated")
 BASE = (("errors",), ("fields",), ("types", "compiling", "extras"), ("federated.mesh",))
 ALGORITHM = (
+    ("models.router_logits",),
     ("models.fusion", "models.router", "federated.sampling"),
     ("federated.objectives",),
     ("models.hosts",),

@@ -61,7 +61,7 @@ def test_every_requirement_is_written_once():
     groups = PROJECT["tool"]["setuptools"]["dynamic"]["optional-dependencies"]
     assert set(groups) == {"tfds", "optuna", "prepare", "features", "docs", "dev"}
     assert set(PROJECT["project"]["scripts"]) == {
-        f"fedvlr-{name}" for name in ("train", "evaluate", "benchmark", "sweep", "prepare", "encode")
+        f"fedvlr-{name}" for name in ("train", "evaluate", "analyze", "benchmark", "sweep", "prepare", "encode")
     }
     listed = re.findall(r"^-r (\S+)", (ROOT / "requirements-dev.txt").read_text(), re.MULTILINE)
     assert listed == groups["dev"]["file"]
