@@ -71,6 +71,7 @@ def configured_model(settings: Mapping[str, Any], content: Content, num_items: i
         private_scale=client["init_scale"],
         activation=choose(ACTIVATIONS, "fusion.activation", fusion["activation"]),
         make_router=choose(ROUTERS, "fusion.router", fusion["router"]),
+        first_odds=fusion["first_odds"],
         host_has_tables=host.has_item_tables,
         rounded=rounded,
     )

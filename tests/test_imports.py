@@ -28,6 +28,7 @@ BASE = (
     ("federated.mesh", "federated.score_views"),
 )
 ALGORITHM = (
+    ("models.router_logits",),
     ("models.fusion", "models.router", "federated.sampling"),
     ("federated.objectives",),
     ("models.hosts",),

@@ -30,6 +30,10 @@ DISTRIBUTIONS = {  # where they are called otherwise than what is imported
 }
 BEHIND_TFDS = {"array-record", "importlib-resources"}  # it needs them for these files, but does not require them
 EXTRAS = ("tfds", "optuna", "prepare", "features", "secure", "deploy", "serve", "flower")
+SCRIPTS = (
+    *("train", "evaluate", "analyze", "benchmark", "sweep", "prepare", "encode", "export", "serve"),
+    *("client", "federation"),
+)
 COMMANDS = sorted(path.stem for path in (ROOT / "experiments").glob("*.py"))
 
 
@@ -61,20 +65,7 @@ def test_what_runs_is_required_and_nothing_else():
 def test_every_requirement_is_written_once():
     groups = PROJECT["tool"]["setuptools"]["dynamic"]["optional-dependencies"]
     assert set(groups) == {*EXTRAS, "docs", "dev"}
-    scripts = [
-        "train",
-        "evaluate",
-        "benchmark",
-        "sweep",
-        "prepare",
-        "encode",
-        "export",
-        "serve",
-        "analyze",
-        "client",
-        "federation",
-    ]
-    assert set(PROJECT["project"]["scripts"]) == {f"fedvlr-{name}" for name in scripts}
+    assert set(PROJECT["project"]["scripts"]) == {f"fedvlr-{name}" for name in SCRIPTS}
     listed = re.findall(r"^-r (\S+)", (ROOT / "requirements-dev.txt").read_text(), re.MULTILINE)
     assert listed == groups["dev"]["file"]
 

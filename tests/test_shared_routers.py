@@ -12,7 +12,8 @@ from problems import client_data, histories, relative_difference, settings, spre
 from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.models.fusion import make_fusion
 from fedvlr_jax.models.model import Broadcast
-from fedvlr_jax.models.router import ROUTERS, divergence, history_statistics
+from fedvlr_jax.models.router import ROUTERS, divergence, favour_first
+from fedvlr_jax.models.router_logits import history_statistics
 from fedvlr_jax.types import Content
 
 OPERATORS = ("sum", "mlp", "gate")
@@ -142,6 +143,19 @@ def test_statistics_are_the_mean_cosines_of_pairs():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     one = history_statistics(jnp.asarray(padded), jnp.array([1.0, 0, 0, 0, 0, 0]))
     np.testing.assert_allclose(one, [0, 0, np.log(2)], atol=1e-6)
+
+
+def test_odds_favour_the_first_view():
+    uniform = favour_first(ROUTERS["uniform"](4, 4, jax.nn.relu), 3.0)
+    np.testing.assert_allclose(uniform.weights({}, jnp.zeros((4, 4))), [0.5, 1 / 6, 1 / 6, 1 / 6], rtol=1e-6)
+    plain = ROUTERS["mlp"](4, 2, jax.nn.relu)
+    assert favour_first(plain, 1.0) is plain
+    phi, pooled = plain.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (2, 4))
+    favoured, w_j = favour_first(plain, 9.0), plain.weights(phi, pooled)
+    expected = np.array([9 * w_j[0], w_j[1]]) / (9 * w_j[0] + w_j[1])
+    closed = favoured.closed_form
+    for found in (favoured.weights(phi, pooled), closed.weights(closed.start(phi), closed.summarise(phi, pooled))):
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_divergence_is_zero_for_equal_weights_and_log_g_for_one_view():

@@ -75,7 +75,10 @@ def half_histories(dataset: Dataset, *, seed: int = 0) -> tuple[Dataset, Dataset
 def reliability(first_uj: np.ndarray, second_uj: np.ndarray) -> list[float | None]:
     """How well two halves of a history agree on the weight of each view, [j]: Pearson's r over users, stepped up.
 
-    The step to the whole history is that of Spearman and Brown, 2 r / (1 + r). None where all have the same weight.
+    It says how far a weight depends on which rows are read. A client's parameters were learned from both halves:
+    where they give its weights whatever is read, the agreement is perfect.
+
+    The step to the whole history is that of Spearman and Brown, 2 r / (1 + r). None where a weight does not vary.
     """
     found: list[float | None] = []
     for a_u, b_u in zip(np.asarray(first_uj, float).T, np.asarray(second_uj, float).T, strict=True):

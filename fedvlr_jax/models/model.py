@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from fedvlr_jax.models.hosts.host import Host, ItemRows
-from fedvlr_jax.models.router import Phi, mean_rows
+from fedvlr_jax.models.router import Phi
+from fedvlr_jax.models.router_logits import mean_rows
 from fedvlr_jax.models.variants import Variant
 from fedvlr_jax.types import Array, Content, PyTree
 

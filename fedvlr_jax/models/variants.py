@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.models.fusion import make_fusion
 from fedvlr_jax.models.hosts.host import product
-from fedvlr_jax.models.router import Activation, Router
+from fedvlr_jax.models.router import Router, favour_first
+from fedvlr_jax.models.router_logits import Activation
 from fedvlr_jax.types import Array, Content, PyTree
 
 
@@ -142,6 +143,7 @@ def _fedvlr(
     heads: int,
     activation: Activation,
     make_router: Callable[[int, int, Activation], Router],
+    first_odds: float | Array,
     rounded: jnp.dtype | None,
     **_: Any,
 ) -> Variant:
@@ -153,7 +155,7 @@ def _fedvlr(
         "rounded": rounded,
     }
     fusion = make_fusion(operators, content, num_items, activation=activation, **options)
-    router = make_router(dim, fusion.num_views, activation)
+    router = favour_first(make_router(dim, fusion.num_views, activation), first_odds)
 
     def init_public(key: Array) -> PyTree:
         if router.init_shared is None:

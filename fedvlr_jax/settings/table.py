@@ -84,6 +84,12 @@ FUSION = {
         choices="models.router.ROUTERS",
         source="paper",
     ),
+    "first_odds": Field(
+        1.0,
+        "odds of the first of the operators over each other one, times what the router says; 1 = none",
+        POSITIVE,
+        traceable=True,
+    ),
 }
 
 ROUTER = {
