@@ -43,6 +43,7 @@ ALGORITHM = (
 OUTSIDE = (
     ("evaluation", "data"),
     ("federated.prior",),
+    ("federated.noisy_prior",),
     ("baselines",),
     ("io",),
     ("client_store",),
