@@ -50,6 +50,7 @@ ALGORITHM = (
 OUTSIDE = (
     ("evaluation", "data"),
     ("federated.prior", "federated.held_back"),
+    ("federated.noisy_prior",),
     ("baselines",),
     ("federated.view_maps", "federated.prior_choice"),
     ("io",),

@@ -16,7 +16,8 @@ from fedvlr_jax.federated import prior
 from fedvlr_jax.federated.prior import PriorSettings
 from fedvlr_jax.federated.prior_choice import choose_prior
 from fedvlr_jax.models.hosts.fedprior import standardise
-from fedvlr_jax.training.experiment import configured_prior, make_experiment
+from fedvlr_jax.training.experiment import make_experiment
+from fedvlr_jax.training.priors import configured_prior
 
 RNG = np.random.default_rng(0)
 PLAIN = tiny_dataset()

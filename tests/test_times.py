@@ -21,7 +21,7 @@ from fedvlr_jax.data.plain import read_plain
 from fedvlr_jax.data.synthetic import generate
 from fedvlr_jax.data.times import order_times
 from fedvlr_jax.settings import default_settings, override
-from fedvlr_jax.training.experiment import configured_prior
+from fedvlr_jax.training.priors import configured_prior
 
 HEADER = "userID,itemID,timestamp"
 WHOLE = st.integers(0, 10**20).map(str)

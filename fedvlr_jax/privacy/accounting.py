@@ -38,15 +38,27 @@ class Guarantee(NamedTuple):
       noise_multiplier: sigma, the deviation of the noise on the sum over the bound of one upload.
       rate: q, the probability with which a client takes part in a round; 1 for all of them in every round.
       delta: of (epsilon, delta).
+      prior_noise: deviation of the noise on the one sum that the prior is made of, which a client moves by 1; None
+        for no such sum.
     """
 
     noise_multiplier: float
     rate: float
     delta: float
+    prior_noise: float | None = None
 
     def epsilon(self, rounds: int) -> float:
-        """epsilon after so many rounds."""
-        return epsilon_of(self.noise_multiplier, self.rate, rounds, self.delta)
+        """epsilon after so many rounds, with the prior's sum."""
+        if self.prior_noise is None:
+            return epsilon_of(self.noise_multiplier, self.rate, rounds, self.delta)
+        if self.rate == 1 or rounds == 0:  # Gaussian mechanisms one after the other are one
+            return gaussian_epsilon(
+                self.delta, math.hypot(math.sqrt(rounds) / self.noise_multiplier, 1 / self.prior_noise)
+            )
+        half = self.delta / 2
+        return epsilon_of(self.noise_multiplier, self.rate, rounds, half) + gaussian_epsilon(
+            half, 1 / self.prior_noise
+        )
 
     def describe(self, rounds: int) -> dict[str, Any]:
         """What a result says about it, with everything that a reader needs to compute it again."""
@@ -56,6 +68,7 @@ class Guarantee(NamedTuple):
             "delta": self.delta,
             "rounds": rounds,
             "noise_multiplier": self.noise_multiplier,
+            **({} if self.prior_noise is None else {"prior_noise": self.prior_noise}),
             "neighbours": NEIGHBOURS,
             "sampling": "all clients in every round" if full else f"poisson, rate {self.rate:g}",
             "accountant": "exact Gaussian" if full else "privacy loss distribution, connect the dots",
@@ -129,10 +142,11 @@ def guarantee_of(settings: Mapping[str, Any], num_users: int) -> Guarantee | Non
             f"privacy.delta: a guarantee needs uploads that are clipped and noise on their sum, so expected "
             f"aggregation.transforms clip,noise, found {aggregation['transforms']!r}"
         )
-    if (target > 0) == (aggregation["noise_multiplier"] > 0):
+    given = aggregation["noise_multiplier"]
+    if (target > 0) == (given > 0):
         raise ConfigError(
             f"privacy.target_epsilon: expected either a budget, for which the noise is solved, or "
-            f"aggregation.noise_multiplier, found {target:g} and {aggregation['noise_multiplier']:g}"
+            f"aggregation.noise_multiplier, found {target:g} and {given:g}"
         )
     cohort = server["clients_per_round"] or num_users
     if cohort < num_users and server["sampling"] != "poisson":
@@ -140,11 +154,28 @@ def guarantee_of(settings: Mapping[str, Any], num_users: int) -> Guarantee | Non
             f"server.sampling: the accountant knows all clients in every round, or each of them with a probability "
             f"of its own, so expected poisson with server.clients_per_round {cohort}, found {server['sampling']}"
         )
-    rate = cohort / num_users
-    noise = aggregation["noise_multiplier"]
-    if target > 0:
-        noise = solve_noise_multiplier(target, delta, rate, settings["rounds"])
-    return Guarantee(noise, rate, delta)
+    rate, share = cohort / num_users, asked["prior_share"]
+    if share == 0:
+        noise = solve_noise_multiplier(target, delta, rate, settings["rounds"]) if target else given
+        return Guarantee(noise, rate, delta)
+    if target == 0:
+        raise ConfigError(
+            f"privacy.prior_share: expected privacy.target_epsilon, of which it is a share, found {share:g}"
+        )
+    return _divided(target, delta, rate, settings["rounds"], share)
+
+
+def _divided(epsilon: float, delta: float, rate: float, rounds: int, share: float) -> Guarantee:
+    """The guarantee of a budget of which the prior's sum takes a share, and rounds the rest.
+
+    With all clients in every round both are Gaussian mechanisms, whose squared mu add up, and the share is one of
+    that sum; else it is one of epsilon, and each has half of delta.
+    """
+    if rate == 1:
+        whole = solve_noise_multiplier(epsilon, delta, 1.0, 1)
+        return Guarantee(whole * math.sqrt(rounds / (1 - share)), rate, delta, whole / math.sqrt(share))
+    noise = solve_noise_multiplier((1 - share) * epsilon, delta / 2, rate, rounds)
+    return Guarantee(noise, rate, delta, solve_noise_multiplier(share * epsilon, delta / 2, 1.0, 1))
 
 
 def warn_of_a_weak_guarantee(guarantee: Guarantee, num_users: int) -> None:

@@ -10,12 +10,11 @@ from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.assembly import parse_names
 from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.errors import ConfigError, RunWarning
-from fedvlr_jax.federated import prior
-from fedvlr_jax.federated.prior_choice import choose_prior
 from fedvlr_jax.models.hosts.host import Host
 from fedvlr_jax.privacy.accounting import guarantee_of, warn_of_a_weak_guarantee
+from fedvlr_jax.training.priors import ConfiguredPrior, NoisedPrior, configured_prior
 from fedvlr_jax.training.score_views import ConfiguredViews
-from fedvlr_jax.types import ClientData, Dataset, Prior, content_of
+from fedvlr_jax.types import ClientData, Dataset, content_of
 
 WITHOUT_FEATURES = ("base",)
 """Variants that read no item features."""
@@ -72,10 +71,10 @@ def _warn_of_privacy(settings: Mapping[str, Any], dataset: Dataset, *, sums_befo
     if (guarantee := guarantee_of(settings, dataset.num_users)) is None:
         return
     warn_of_a_weak_guarantee(guarantee, dataset.num_users)
-    if sums_before:
+    if sums_before and guarantee.prior_noise is None:
         warnings.warn(
-            f"privacy: the guarantee is about rounds; host {settings['host']['name']} forms exact sums over all "
-            "histories before them, which are not covered",
+            f"privacy.prior_share: the guarantee is about rounds; host {settings['host']['name']} forms exact sums over "
+            "all histories before them, which are not covered",
             RunWarning,
             stacklevel=3,
         )
@@ -83,43 +82,8 @@ def _warn_of_privacy(settings: Mapping[str, Any], dataset: Dataset, *, sums_befo
 
 def before_rounds(
     settings: Mapping[str, Any], dataset: Dataset, host: Host
-) -> ConfiguredPrior | ConfiguredViews | None:
+) -> ConfiguredPrior | NoisedPrior | ConfiguredViews | None:
     """What the host needs beside rounds, for the interactions of a data set; None for most hosts."""
     if host.rank is not None:
         return ConfiguredViews(settings, dataset)
     return None if host.combine is None else configured_prior(settings, dataset)
-
-
-class ConfiguredPrior(NamedTuple):
-    """The prior of one set of histories; what is left depends on the features.
-
-    Attributes:
-      settings: nested, with all fields.
-      weights: solved, or None where they depend on features too.
-      megabytes: 10^6 bytes that move before the first round.
-    """
-
-    settings: Mapping[str, Any]
-    weights: prior.ItemWeights | None
-    megabytes: float
-
-    def of(self, dataset: Dataset) -> Prior:
-        """The prior with the features of `dataset` (same interactions) that `fusion.modalities` leaves on."""
-        on = parse_names(self.settings["fusion"]["modalities"])
-        features = [x if letter in on else None for letter, x in (("V", dataset.V), ("C", dataset.C))]
-        fields = prior.PriorSettings(**self.settings["prior"])
-        if self.settings["host"]["choose_prior"]:
-            fields = choose_prior(dataset, features, fields)
-        weights = self.weights or prior.federate(dataset, fields, features)
-        return prior.make_prior(dataset, weights, features, fields)
-
-
-def configured_prior(settings: Mapping[str, Any], dataset: Dataset) -> ConfiguredPrior:
-    """Federates and solves the prior that ``config.prior`` describes, as far as that needs no features.
-
-    Choosing takes three more sums, of the histories without what is held back, one for each pair of exponents.
-    """
-    fields, choose = prior.PriorSettings(**settings["prior"]), settings["host"]["choose_prior"]
-    prior.warn_without_times(dataset, fields)
-    weights = None if choose or fields.content else prior.federate(dataset, fields)
-    return ConfiguredPrior(settings, weights, (1 + 3 * choose) * prior.megabytes_once(dataset))
