@@ -50,7 +50,7 @@ def make_experiment(settings: Mapping[str, Any], dataset: Dataset) -> Experiment
     else:
         clients = ClientData((), content_of(dataset))
     agreed = before_rounds(settings, dataset, algorithm.model.host)
-    _warn_of_privacy(settings, dataset, sums_before=agreed is not None)
+    _warn_of_privacy(settings, dataset, exact_sums=agreed is not None and not isinstance(agreed, NoisedPrior))
     if agreed is not None:
         clients = clients._replace(prior=agreed.of(dataset))
     return Experiment(settings, dataset, clients, algorithm)
@@ -66,15 +66,15 @@ def _require_features(settings: Mapping[str, Any], dataset: Dataset) -> None:
         )
 
 
-def _warn_of_privacy(settings: Mapping[str, Any], dataset: Dataset, *, sums_before: bool) -> None:
+def _warn_of_privacy(settings: Mapping[str, Any], dataset: Dataset, *, exact_sums: bool) -> None:
     """Says what a guarantee is not worth."""
     if (guarantee := guarantee_of(settings, dataset.num_users)) is None:
         return
     warn_of_a_weak_guarantee(guarantee, dataset.num_users)
-    if sums_before and guarantee.prior_noise is None:
+    if exact_sums:
         warnings.warn(
-            f"privacy.prior_share: the guarantee is about rounds; host {settings['host']['name']} forms exact sums over "
-            "all histories before them, which are not covered",
+            f"privacy.prior_share: the guarantee is about rounds; host {settings['host']['name']} forms exact sums "
+            "over all histories before them, which are not covered",
             RunWarning,
             stacklevel=3,
         )

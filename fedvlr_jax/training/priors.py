@@ -1,4 +1,4 @@
-"""The item-to-item prior before the first round: exact, chosen by train items that are held back, or of one noised sum."""
+"""The item-to-item prior before the first round: exact, chosen by held-back train items, or of one noised sum."""
 
 from __future__ import annotations
 
