@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fedvlr_jax.evaluation.groups import Grouping, by_history
-from fedvlr_jax.evaluation.metrics import TEST, main_metrics, row_values
+from fedvlr_jax.evaluation.metrics import main_metrics, row_users, user_values
 from fedvlr_jax.evaluation.statistics import bootstrap_interval
 from fedvlr_jax.io.figures import COLOURS, new_figure, png_of
 from fedvlr_jax.types import MODALITIES, Dataset, Ranks
@@ -37,14 +38,16 @@ class GroupRow(NamedTuple):
 
 def group_rows(dataset: Dataset, ranks: Ranks, preference_um: np.ndarray) -> list[GroupRow]:
     """Preferences [u, 3] and accuracy of all users, and of those of every group of activity that has users."""
-    everybody = by_history(dataset, np.zeros(dataset.num_users, int))
+    everybody = by_history(dataclasses.replace(dataset, held_user=None), np.zeros(dataset.num_users, int))
+    tested = np.unique(row_users(ranks))
     rows = [row for m, letter in enumerate(MODALITIES) for row in _rows(letter, preference_um[:, m], everybody)]
-    tested = by_history(dataset, np.asarray(ranks.item[TEST]))
-    return rows + [row for metric in main_metrics() for row in _rows(metric, row_values(ranks, metric), tested)]
+    served = everybody._replace(group_h=everybody.group_h[tested], user_h=tested)
+    return rows + [row for metric in main_metrics() for row in _rows(metric, user_values(ranks, metric), served)]
 
 
 def _rows(quantity: str, value_u: np.ndarray, grouping: Grouping) -> list[GroupRow]:
-    groups = [(ALL, value_u), *((name, value_u[grouping.group_u == g]) for g, name in enumerate(grouping.names))]
+    """Of a grouping with one row a user."""
+    groups = [(ALL, value_u), *((name, value_u[grouping.group_h == g]) for g, name in enumerate(grouping.names))]
     return [
         GroupRow(name, quantity, x.size, float(x.mean()), *bootstrap_interval(x), float(x.std()))
         for name, x in groups

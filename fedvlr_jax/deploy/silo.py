@@ -27,7 +27,7 @@ from fedvlr_jax.deploy.messages import (
 )
 from fedvlr_jax.deploy.silo_programs import Programs, Sizes, make_programs, require_same_settings, shared_settings
 from fedvlr_jax.deploy.states import Arrays, States
-from fedvlr_jax.errors import MessageError, UserError
+from fedvlr_jax.errors import DataError, MessageError, UserError
 from fedvlr_jax.evaluation.metrics import CUTOFFS, METRICS, TEST, VALID, row_values
 from fedvlr_jax.evaluation.ranking import without_test
 from fedvlr_jax.federated import sampling
@@ -51,7 +51,16 @@ def silo_key(seed: int) -> Array:
 
 
 def people_of(dataset: Dataset, users: range, first: int = 0) -> dict[int, Person]:
-    """Some users of a data set, by their number in the federation: `first` plus their number in the data set."""
+    """Some users of a data set, by their number in the federation: `first` plus their number in the data set.
+
+    Raises:
+      DataError: if a user has several held-out rows in a split.
+    """
+    if dataset.held_user is not None:
+        raise DataError(
+            f"{dataset.name}: expected at most one validation and one test row of each user in a federation, found "
+            "users with several; prepare the data with --config.split.by=leave-one-out"
+        )
     bounds = np.searchsorted(dataset.train_user, np.arange(dataset.num_users + 1))
     return {
         first + u: Person(
