@@ -64,7 +64,7 @@ def score_chunk(model: Model, settings: LocalSettings, num_items: int, snapshot:
     (with randomness that depends on the client only): `settings.objective` then draws ``tune_steps`` steps.
     """
     if isinstance(snapshot.prior, ScoreViews):
-        return _with_views(model, settings, num_items, snapshot, chunk)
+        return _with_views(model, settings, num_items, snapshot, snapshot.prior, chunk)
     s_ci = score_items(model, snapshot, make_ready(model, settings, num_items, snapshot, chunk))
     return s_ci if snapshot.prior is None else _with_prior(model, snapshot.prior, chunk, s_ci)
 
@@ -127,9 +127,11 @@ def make_block_score(model: Model, tuning: LocalSettings, num_items: int, size: 
     )
 
 
-def _with_views(model: Model, settings: LocalSettings, num_items: int, snapshot: Snapshot, chunk: Bucket) -> Array:
+def _with_views(
+    model: Model, settings: LocalSettings, num_items: int, snapshot: Snapshot, views: ScoreViews, chunk: Bucket
+) -> Array:
     """Every client's weighted sum of its views, joined with its trained logits where the host trains any."""
-    z_civ, s_ci = whole_views(snapshot.prior, chunk), None
+    z_civ, s_ci = whole_views(views, chunk), None
     if model.host.trains_items:
         s_ci = score_items(model, snapshot, make_ready(model, settings, num_items, snapshot, chunk))
     theta_c = gather_clients(snapshot.private, chunk.state_row, None).params["theta"]

@@ -135,10 +135,10 @@ def make_step_loss(model: Model, settings: LocalSettings, round_: Array) -> Step
     return loss
 
 
-def evidence_loss(model: Model, download: Download, private: PyTree, draw: Draw) -> Array | float:
-    """What the client learns from its evidence; exactly 0.0 where it has none."""
+def evidence_loss(model: Model, download: Download, private: PyTree, draw: Draw) -> Array:
+    """What the client learns from its evidence; zero where it has none."""
     if model.host.evidence_loss is None or draw.evidence is None:
-        return 0.0
+        return jnp.zeros(())
     return model.host.evidence_loss(private["theta"], download.head, draw.evidence)
 
 

@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from fedvlr_jax.baselines.base import train_matrix
+from fedvlr_jax.baselines.base import HyperGrid, train_matrix
 from fedvlr_jax.baselines.content import centred_features
 from fedvlr_jax.baselines.fed_ease import gram_block, sum_gram_blocks
 from fedvlr_jax.baselines.ridge import gram_factor, ridge_scores
@@ -106,14 +106,15 @@ def choose(sums: ViewSums, held: HeldBack, features: Dataset) -> Choice:
     flat_ui, recent_ui = _histories(held.inner)
     centred, factor_ri = _centred(features), gram_factor(sums.gram_ii)
 
-    def judge(points: list[dict[str, float]]) -> dict[str, float]:
+    def judge(*points: dict[str, float]) -> dict[str, float]:
         scored = ridge_scores(factor_ri, flat_ui, centred, points)
         return max(((mean_ndcg(s_ui, held), k, point) for k, (point, s_ui) in enumerate(scored)))[2]
 
-    best = judge([{"l2": ridge} for ridge in RIDGES])
+    best = judge(*({"l2": ridge} for ridge in RIDGES))
     ridge = best["l2"]
     for modality in centred:
-        best = judge([best | {modality: rho, "l2": scale * ridge} for rho in STRENGTHS for scale in (0.5, 1.0, 2.0)])
+        around = itertools.product(STRENGTHS, (0.5, 1.0, 2.0))
+        best = judge(*(best | {modality: rho, "l2": scale * ridge} for rho, scale in around))
     kernel = {}
     for modality, x in centred.items():
         found = [(mean_ndcg(flat_ui @ _kernel(x, name), held), name) for name in KERNELS]
@@ -123,7 +124,7 @@ def choose(sums: ViewSums, held: HeldBack, features: Dataset) -> Choice:
         following = {r: recent_ui @ prior.next_map(sums.ordered, r) for r in RIDGES_NEXT}
         ridge_next = max(RIDGES_NEXT, key=lambda r: mean_ndcg(following[r], held))
         after_ui = following[ridge_next]
-        ((_, ease_ui),) = ridge_scores(factor_ri, recent_ui, {}, [{"l2": ridge}])
+        ((_, ease_ui),) = ridge_scores(factor_ri, recent_ui, {}, ({"l2": ridge},))
         next_weight = max(NEXT_WEIGHTS, key=lambda x: mean_ndcg(ease_ui + x * after_ui, held))
         near = {r: recent_ui @ prior.ease(sums.ordered.similar_ii, r) for r in RIDGES_NEAR}
         pairs = itertools.product(RIDGES_NEAR, NEXT_WEIGHTS)
@@ -152,7 +153,7 @@ def form(sums: ViewSums, features: Dataset, choice: Choice, *, co_occurrence: bo
 
 def _co_occurrence(sums: ViewSums, centred: dict[str, np.ndarray], choice: Choice) -> dict[str, np.ndarray]:
     eye_ii, factor_ri = np.eye(len(sums.gram_ii), dtype=np.float32), gram_factor(sums.gram_ii)
-    points = [{"l2": choice.ridge}, dict(choice.strength) | {"l2": choice.ridge_collective}]
+    points: HyperGrid = ({"l2": choice.ridge}, dict(choice.strength) | {"l2": choice.ridge_collective})
     (_, ease_ii), *rest = ridge_scores(factor_ri, eye_ii, centred, points if centred else points[:1])
     maps = {"ease": ease_ii, "following": ease_ii}
     if rest:
@@ -165,7 +166,7 @@ def _co_occurrence(sums: ViewSums, centred: dict[str, np.ndarray], choice: Choic
     return maps
 
 
-def _histories(dataset: Dataset) -> Iterator[np.ndarray]:
+def _histories(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """R flat, and with the weights of recent items, float32 [u, i]."""
     flat_ui = train_matrix(dataset)
     recent_ui = np.zeros_like(flat_ui)
@@ -198,4 +199,5 @@ def unit_rows(x_id: np.ndarray) -> np.ndarray:
 
 def without_modalities(dataset: Dataset, on: tuple[str, ...]) -> Dataset:
     """The data set with the features of the modalities that are on."""
-    return dataclasses.replace(dataset, **{x: None for x in ("V", "C") if x not in on})
+    V, C = (x if letter in on else None for letter, x in (("V", dataset.V), ("C", dataset.C)))
+    return dataclasses.replace(dataset, V=V, C=C)
