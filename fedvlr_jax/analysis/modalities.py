@@ -18,7 +18,6 @@ from fedvlr_jax.io.files import read_json
 from fedvlr_jax.training.stored import stored_result
 from fedvlr_jax.types import MODALITIES
 
-
 Run = tuple[dict[str, Any], dict[str, Any]]
 """The result of a run, and its settings by dotted name."""
 
