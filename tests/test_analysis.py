@@ -134,8 +134,8 @@ def test_movement_names_every_block():
             key=jax.random.key(0),
         )
 
-    rows = {row["block"]: (row["start"], row["moved"]) for row in movement(state(1.0), state(1.5))}
-    assert rows == {"private['none']": (0, 0), "private['theta']['w']": (1, 0.5), "public['D']": (2, 1)}
+    rows = {row["block"]: (row["start"], row["end"], row["moved"]) for row in movement(state(1.0), state(-0.5))}
+    assert rows == {"private['none']": (0, 0, 0), "private['theta']['w']": (1, 0.5, 1.5), "public['D']": (2, 1, 3)}
 
 
 def test_figure_2_has_all_users_then_those_of_every_group(trained):
