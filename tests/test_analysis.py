@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 
 import jax
@@ -19,6 +18,7 @@ from fedvlr_jax.analysis.modalities import modality_rows
 from fedvlr_jax.analysis.preferences import draw, group_rows
 from fedvlr_jax.analysis.reweighing import make_rerank, make_weigh
 from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.fields import flatten
 from fedvlr_jax.training.experiment import make_experiment
 from fedvlr_jax.training.loop import train_in_memory
 from fedvlr_jax.types import FedState, PrivateState, PublicState, Ranks
@@ -134,8 +134,8 @@ def test_movement_names_every_block():
             key=jax.random.key(0),
         )
 
-    rows = {row["block"]: (row["start"], row["moved"]) for row in movement(state(1.0), state(1.5))}
-    assert rows == {"private['none']": (0, 0), "private['theta']['w']": (1, 0.5), "public['D']": (2, 1)}
+    rows = {row["block"]: (row["start"], row["end"], row["moved"]) for row in movement(state(1.0), state(-0.5))}
+    assert rows == {"private['none']": (0, 0, 0), "private['theta']['w']": (1, 0.5, 1.5), "public['D']": (2, 1, 3)}
 
 
 def test_figure_2_has_all_users_then_those_of_every_group(trained):
@@ -152,7 +152,7 @@ def test_figure_2_has_all_users_then_those_of_every_group(trained):
     assert draw(rows, "tiny").startswith(PNG)
 
 
-def write_run(folder, hit_rate, **changes):
+def write_run(folder, hit_rate, of_sweep=False, **changes):
     """The files of a finished run that figure 3 reads."""
     folder.mkdir(parents=True)
     tree = settings(**changes)
@@ -164,14 +164,15 @@ def write_run(folder, hit_rate, **changes):
         1,
     )
     names = {"dataset": "tiny", "host": tree["host"]["name"], "variant": tree["variant"]}
-    (folder / "config.json").write_text(json.dumps(copy.deepcopy(tree)))
+    stored = {"settings": dict(flatten(tree)), "data": {}} if of_sweep else tree
+    (folder / "config.json").write_text(json.dumps(stored))
     (folder / "result.json").write_text(json.dumps(names | numbers | groups))
 
 
 def test_figure_3_joins_seeds_and_orders_modalities(tmp_path):
     write_run(tmp_path / "a", 0.2, fusion__modalities="D,C")
     write_run(tmp_path / "b" / "c", 0.4)
-    write_run(tmp_path / "b" / "d", 0.6, seed=1)
+    write_run(tmp_path / "b" / "d", 0.6, seed=1, of_sweep=True)
     write_run(tmp_path / "base", 0.9, variant="base")
     rows = modality_rows([tmp_path])
     assert [row[2:] for row in rows if row.metric == "HR@50"] == [
@@ -186,7 +187,10 @@ def test_figure_3_refuses_what_cannot_be_averaged(tmp_path):
         modality_rows([tmp_path])
     write_run(tmp_path / "a", 0.2)
     write_run(tmp_path / "b", 0.3, client__lr=0.7)
-    with pytest.raises(ConfigError, match=r"b and .*a: .* found other settings in client"):
+    with pytest.raises(ConfigError, match=r"b and .*a: .* found other settings in client\.lr;"):
+        modality_rows([tmp_path])
+    (tmp_path / "b" / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"b/config\.json: expected the settings of a run, found none"):
         modality_rows([tmp_path])
 
 

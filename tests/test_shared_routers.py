@@ -14,6 +14,7 @@ from fedvlr_jax.models.fusion import make_fusion
 from fedvlr_jax.models.model import Broadcast
 from fedvlr_jax.models.router import ROUTERS, divergence, favour_first
 from fedvlr_jax.models.router_logits import history_statistics
+from fedvlr_jax.theory.assumptions import outside
 from fedvlr_jax.types import Content
 
 OPERATORS = ("sum", "mlp", "gate")
@@ -170,3 +171,12 @@ def test_the_weight_of_the_spread_falls_to_zero():
     np.testing.assert_allclose([float(router.spread_at(t)) for t in (0, 2, 8, 20)], [0.4, 0.3, 0, 0], rtol=1e-6)
     stays = router._replace(spread_rounds=0.0)
     assert float(stays.spread_at(100)) == pytest.approx(0.4)
+
+
+def test_a_rate_of_its_own_and_a_fading_pull_are_outside_the_analysis():
+    common = {"fusion__activation": "softplus", "host__name": "fcf"}
+    assert outside(settings(**common, router__spread=1.0, router__l2=0.1)) == []
+    (rate,) = outside(settings(**common, router__lr=0.1))
+    (fading,) = outside(settings(**common, router__spread=1.0, router__spread_rounds=5.0))
+    assert "router.lr" in rate
+    assert "router.spread" in fading

@@ -117,16 +117,15 @@ def view_norms(experiment: Experiment, state: FedState, w_uj: np.ndarray) -> lis
 
 
 def movement(start: FedState, end: FedState) -> list[dict[str, Any]]:
-    """For each block of parameters, its root mean square at the start, and that of what training moved it by."""
+    """For each block of parameters, its root mean square at the start and at the end, and that of the difference."""
     rows = []
     for side, before, after in (
         ("private", start.private.params, end.private.params),
         ("public", start.public.params, end.public.params),
     ):
         for (path, old), new in zip(jax.tree.leaves_with_path(before), jax.tree.leaves(after), strict=True):
-            rows.append(
-                {"block": f"{side}{jax.tree_util.keystr(path)}", "start": _rms(old), "moved": _rms(new - old)}
-            )
+            size = {"start": _rms(old), "end": _rms(new), "moved": _rms(new - old)}
+            rows.append({"block": f"{side}{jax.tree_util.keystr(path)}", **size})
     return rows
 
 

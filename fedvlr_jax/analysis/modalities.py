@@ -12,10 +12,14 @@ import numpy as np
 from fedvlr_jax.assembly import parse_names
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.evaluation.metrics import main_metrics
+from fedvlr_jax.fields import flatten
 from fedvlr_jax.io.figures import COLOURS, new_figure, png_of
-from fedvlr_jax.training.job import stored_settings
+from fedvlr_jax.io.files import read_json
 from fedvlr_jax.training.stored import stored_result
 from fedvlr_jax.types import MODALITIES
+
+Run = tuple[dict[str, Any], dict[str, Any]]
+"""The result of a run, and its settings by dotted name."""
 
 
 class ModalityRow(NamedTuple):
@@ -42,23 +46,17 @@ def modality_rows(folders: Sequence[pathlib.Path]) -> list[ModalityRow]:
     """The rows of all finished runs of variant fedvlr in some folders and below them.
 
     Raises:
-      ConfigError: if there are none, or if runs that would be averaged differ in more than their seeds.
+      ConfigError: if there are none, if one has no settings, or if runs that would be averaged differ in more than
+        their seeds.
     """
-    found: defaultdict[tuple[str, str, str], dict[pathlib.Path, tuple[dict[str, Any], dict[str, Any]]]]
-    found = defaultdict(dict)
+    found: defaultdict[tuple[str, str, str], dict[pathlib.Path, Run]] = defaultdict(dict)
     for file in sorted(file for folder in folders for file in folder.rglob("result.json")):
-        result, settings = stored_result(file.parent), stored_settings(file.parent)
+        result, settings = stored_result(file.parent), _settings_of(file.parent)
         if result is None or result["variant"] != "fedvlr":
             continue
-        runs = found[result["dataset"], result["host"], _label(settings["fusion"]["modalities"])]
-        for other, (_, settings_of_other) in runs.items():
-            differing = {name for name in settings if name != "seed" and settings[name] != settings_of_other[name]}
-            if differing:
-                raise ConfigError(
-                    f"{file.parent} and {other}: expected runs that differ in host, modalities and seed alone, found "
-                    f"other settings in {', '.join(sorted(differing))}; give one of them"
-                )
+        runs = found[result["dataset"], result["host"], _label(settings["fusion.modalities"])]
         runs[file.parent] = result, settings
+        _require_seeds_alone(next(iter(runs.items())), (file.parent, runs[file.parent]))
     if not found:
         where = ", ".join(map(str, folders))
         raise ConfigError(f"--runs: expected finished runs of variant fedvlr, found none in {where} or below")
@@ -67,6 +65,26 @@ def modality_rows(folders: Sequence[pathlib.Path]) -> list[ModalityRow]:
         for key in sorted(found, key=lambda key: (key[0], key[1], _order(key[2])))
         for row in _rows(*key, [result for result, _ in found[key].values()])
     ]
+
+
+def _require_seeds_alone(first: tuple[pathlib.Path, Run], second: tuple[pathlib.Path, Run]) -> None:
+    """Refuses two runs that differ in more than their seeds."""
+    (folder, (_, settings)), (other, (_, others)) = first, second
+    differing = sorted(name for name in settings if name != "seed" and settings[name] != others.get(name))
+    if differing:
+        raise ConfigError(
+            f"{other} and {folder}: expected runs that differ in host, modalities and seed alone, found other "
+            f"settings in {', '.join(differing)}; give one of them"
+        )
+
+
+def _settings_of(folder: pathlib.Path) -> dict[str, Any]:
+    """The settings by dotted name that a run left in its folder, alone or as one of a sweep or benchmark."""
+    stored = read_json(folder / "config.json") or {}
+    settings = dict(flatten(stored.get("settings", stored)))
+    if "fusion.modalities" not in settings:
+        raise ConfigError(f"{folder / 'config.json'}: expected the settings of a run, found none")
+    return settings
 
 
 def _rows(dataset: str, host: str, label: str, results: Sequence[dict[str, Any]]) -> list[ModalityRow]:

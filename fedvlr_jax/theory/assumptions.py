@@ -39,7 +39,7 @@ def require_analysed(settings: Mapping[str, Any]) -> None:
 
 def outside(settings: Mapping[str, Any]) -> list[str]:
     """Reasons why a run is outside the assumptions; it is allowed, but its verdicts are observations only."""
-    host, fusion, variant = settings["host"], settings["fusion"], settings["variant"]
+    host, fusion, variant, router = (settings[name] for name in ("host", "fusion", "variant", "router"))
     relu, routed = fusion["activation"] == "relu", variant == "fedvlr"
     uses_mlp = variant == "mlp" or (routed and "mlp" in parse_names(fusion["operators"]))
     fedrap = host["name"] == "fedrap"
@@ -47,6 +47,11 @@ def outside(settings: Mapping[str, Any]) -> list[str]:
     reasons = (
         (relu and uses_mlp, "operator mlp has a ReLU, so J_u is not smooth (--config.fusion.activation=softplus is)"),
         (relu and routed, "the router has a ReLU, so J_u is not smooth (--config.fusion.activation=softplus is)"),
+        (routed and router["lr"] != 1, "router.lr gives some private parameters a rate of their own"),
+        (
+            routed and router["spread"] > 0 and router["spread_rounds"] > 0,
+            "router.spread falls to zero over rounds: J changes from round to round",
+        ),
         (host["name"] == "fedncf", "the layers of fedncf have ReLUs, so J_u is not smooth"),
         (fedrap and host["sparsity_weight"] > 0, "host.sparsity_weight adds an L1 term, which is not smooth"),
         (fedrap and curriculum, "fedrap's regularisers follow a curriculum: J changes from round to round"),
