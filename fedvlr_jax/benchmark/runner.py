@@ -63,7 +63,8 @@ def run_benchmark(
     listed = list_methods(config, dataset)
     _require_same_benchmark(workdir, config, dataset)
     on_start()
-    clients = make_client_data(dataset, growth=config["bucket_growth"])
+    worth = config["train"]["compute"]["bucket_worth"]
+    clients = make_client_data(dataset, growth=config["bucket_growth"], worth=worth)
     task = Task(config, dataset, clients, workdir, interrupt)
     for note in listed.notes:
         report(note)
