@@ -41,7 +41,7 @@ def dataset_with(lengths, seed=0):
 def test_buckets_hold_every_history_once_with_bounded_padding(lengths, min_length, growth):
     dataset = dataset_with(lengths)
     expected, seen = histories(dataset), []
-    buckets = make_buckets(dataset, min_length=min_length, growth=growth, worth=0)
+    buckets = make_buckets(dataset, min_length=min_length, growth=growth)
     for bucket in buckets:
         assert bucket.user.dtype == bucket.history.dtype == np.int32
         assert (np.diff(bucket.user) > 0).all()
@@ -57,8 +57,8 @@ def test_buckets_hold_every_history_once_with_bounded_padding(lengths, min_lengt
     assert widths == sorted(set(widths))
 
 
-def test_buckets_of_known_lengths():
-    buckets = make_buckets(dataset_with([1, 4, 5, 8, 9, 33, 2]), worth=0)
+def test_default_buckets_of_known_lengths():
+    buckets = make_buckets(dataset_with([1, 4, 5, 8, 9, 33, 2]))
     assert [(b.user.tolist(), b.history.shape[1]) for b in buckets] == [
         ([0, 1, 6], 4),
         ([2, 3], 8),
@@ -94,7 +94,7 @@ def test_widths_must_grow(min_length, growth):
 
 def test_padding_of_skewed_histories_is_small():
     dataset = synthetic.generate(0)
-    slots = sum(bucket.history.size for bucket in make_buckets(dataset, worth=0))
+    slots = sum(bucket.history.size for bucket in make_buckets(dataset))
     assert slots < 1.5 * len(dataset.train_item)
 
 

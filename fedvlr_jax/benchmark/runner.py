@@ -81,7 +81,8 @@ def run_benchmark(
     patterns = parse_names(config["priority"])
     _require_same_benchmark(workdir, config, dataset)
     on_start()
-    clients = make_client_data(dataset, growth=config["bucket_growth"])
+    worth = config["train"]["compute"]["bucket_worth"]
+    clients = make_client_data(dataset, growth=config["bucket_growth"], worth=worth)
     with _budget_spent(workdir) as spent:
         clock = _clock(config, dataset, listed.methods, note, spent)
         task = Task(config, dataset, clients, workdir, interrupt, clock, whole_extent(config))

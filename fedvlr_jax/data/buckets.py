@@ -10,10 +10,6 @@ import numpy as np
 
 from fedvlr_jax.types import Bucket, ClientData, Dataset, HeldOut, Targets, content_of
 
-WORTH = 1_536
-"""Slots of padding that a bucket of its own must save. Every bucket is a part of every program, which takes about two
-seconds to compile (docs/performance.md)."""
-
 
 class Histories(NamedTuple):
     """Every client's train items in CPU memory, and the bucket that each client belongs to.
@@ -41,7 +37,7 @@ class Histories(NamedTuple):
         return np.where(slot_l < length_c1, self.item[row_cl], self.num_items).astype(np.int32)
 
 
-def make_histories(dataset: Dataset, *, min_length: int = 4, growth: float = 2.0, worth: int = WORTH) -> Histories:
+def make_histories(dataset: Dataset, *, min_length: int = 4, growth: float = 2.0, worth: int = 0) -> Histories:
     """Groups clients by history length, so that padding costs at most a factor `growth`, or `worth` slots a bucket.
 
     Bucket k holds the lengths in (w_{k-1}, w_k] with w_0 = `min_length` and w_k = ceil(growth w_{k-1}). Lengths up to
@@ -52,7 +48,8 @@ def make_histories(dataset: Dataset, *, min_length: int = 4, growth: float = 2.0
       dataset: its train rows are sorted by (user, item).
       min_length: width up to which padding is not worth another bucket, at least 1.
       growth: ratio of neighbouring widths, above 1.
-      worth: slots that a bucket of its own must save; 0 joins none.
+      worth: slots of padding that a bucket of its own must save, since every bucket is a part of every program and
+        takes time to compile; 0 joins none.
     """
     if min_length < 1 or growth <= 1:
         raise ValueError(f"expected min_length >= 1 and growth > 1, found {min_length} and {growth}")

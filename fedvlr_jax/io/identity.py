@@ -12,13 +12,14 @@ from fedvlr_jax.fields import flatten
 from fedvlr_jax.io.files import json_ready, read_json, write_json
 
 # Settings that may change between a checkpoint and its continuation: they decide how long a run goes on, where
-# its data lies (the fingerprint of the data decides whether it is the same), what is printed, and on how many devices
-# it runs, not what a round computes. A name ending in a dot stands for a whole group.
+# its data lies (the fingerprint of the data decides whether it is the same), what is printed, on how many devices
+# it runs and in how many parts, not what a round computes. A name ending in a dot stands for a whole group.
 FREE_SETTINGS = (
     "rounds",
     "dry_run",
     "baselines",
     "compute.devices",
+    "compute.bucket_worth",
     "eval.patience",
     "checkpoint.",
     "data.dir",

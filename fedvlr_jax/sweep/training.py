@@ -110,7 +110,8 @@ class Trainer:
                 self.cache.clear()
             settings = self.store.settings_of(point)  # of one of its points: the swept defaults need not make sense
             dataset = self.store.datasets.of(settings)
-            self.cache[key] = MethodPrograms(settings, dataset, make_client_data(dataset))
+            clients = make_client_data(dataset, worth=settings["compute"]["bucket_worth"])
+            self.cache[key] = MethodPrograms(settings, dataset, clients)
         return self.cache[key]
 
     def _outcomes(self, programs: MethodPrograms, points: Sequence[SweepPoint], keys: Sequence[Key]) -> list[Outcome]:

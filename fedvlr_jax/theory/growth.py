@@ -109,7 +109,7 @@ def compile_point(settings: Mapping[str, Any], point: Mapping[str, int]) -> dict
     growth = settings["growth"]
     dataset = random_dataset(point["U"], point["I"], growth["length"], growth["features"])
     algorithm = make_algorithm(_at(settings, point), dataset)
-    data = jax.device_put(make_client_data(dataset, worth=0))
+    data = jax.device_put(make_client_data(dataset))
     state = jax.jit(algorithm.init)(jax.random.key(0))
     broadcast = jax.jit(algorithm.model.publish)(state.public.params, data.content)
     clients, written_out = (_clients_program(algorithm, point["I"], unroll) for unroll in (False, True))

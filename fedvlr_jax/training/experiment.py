@@ -46,7 +46,7 @@ def make_experiment(settings: Mapping[str, Any], dataset: Dataset) -> Experiment
     _require_features(settings, dataset)
     algorithm = make_algorithm(settings, dataset)
     if settings["compute"]["store"] == "device":
-        clients = make_client_data(dataset)
+        clients = make_client_data(dataset, worth=settings["compute"]["bucket_worth"])
     else:
         clients = ClientData((), content_of(dataset))
     agreed = before_rounds(settings, dataset, algorithm.model.host)

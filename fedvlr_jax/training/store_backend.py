@@ -74,7 +74,7 @@ class StoreBackend(Compiler):
         self._algorithm, self._folder, self._eval_chunk = algorithm, folder, eval_chunk
         self._dirty_bytes = DIRTY_BYTES if settings["compute"]["store"] == "disk" else sys.maxsize
         self._clients = jax.device_put(clients._replace(buckets=()))
-        self._histories = make_histories(dataset)
+        self._histories = make_histories(dataset, worth=settings["compute"]["bucket_worth"])
         self._targets = heldout_targets(dataset)
         self._num_users, self._size = dataset.num_users, algorithm.clients_per_round
         key = jax.eval_shape(jax.random.key, 0)
