@@ -1,4 +1,4 @@
-"""A federation of processes on one machine (docs/deployment.md): synthetic data of the size of KU, ten rounds.
+"""A federation of processes on one machine (docs/deployment.md): synthetic data of the size of KU, six rounds.
 
 make federation
 """
@@ -9,9 +9,10 @@ from configs import base
 
 
 def get_config() -> ConfigDict:
-    """FCF + FedVLR with 64 of 204 clients a round, validated by the clients after the fifth and the last."""
+    """FCF + FedVLR with bce, 32 of 204 clients a round, validated by the clients after the third and the last."""
     config = base.get_config()
-    config.rounds = 10
-    config.eval.every = 5
-    config.server.clients_per_round = 64
+    config.objective = "bce"
+    config.rounds = 6
+    config.eval.every = 3
+    config.server.clients_per_round = 32
     return config

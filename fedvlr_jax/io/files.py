@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -12,8 +13,8 @@ import platform
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TextIO
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 
@@ -94,6 +95,13 @@ def read_json(path: pathlib.Path, kind: type = dict) -> Any | None:
             f"{path}: expected a JSON {name}, found {found}; delete this file, or choose another --workdir"
         )
     return value
+
+
+@contextlib.contextmanager
+def appended(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """A log that is open at its end, which processes that are started now go on writing to."""
+    with path.open("ab") as file:
+        yield file
 
 
 def read_lines(path: pathlib.Path) -> list[str]:

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
-from fedvlr_jax.io.files import read_lines
+from fedvlr_jax.io.files import appended, read_lines
 
 GRACE = 5.0  # seconds between asking a process to end and ending it
 
@@ -42,8 +42,7 @@ class Processes:
 
     def start(self, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
         """Starts a process; a log that is there is continued."""
-        log = os.open(self.log(name), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
+        with appended(self.log(name)) as log:
             process = subprocess.Popen(
                 list(command),
                 stdin=subprocess.DEVNULL,
@@ -52,8 +51,6 @@ class Processes:
                 env=self._environment,
                 start_new_session=True,
             )
-        finally:
-            os.close(log)
         self._running[name] = process
         return process
 
