@@ -51,7 +51,7 @@ OUTSIDE = (
 RUN = (
     ("inference",),
     ("training",),
-    ("benchmark", "theory"),
+    ("benchmark", "theory", "audit"),
     ("sweep",),
     ("api",),
     ("__init__",),
@@ -78,6 +78,7 @@ PLACES = {  # foreign packages beyond these, by the start of a file's path
     "fedvlr_jax/sweep/optuna_search": {"optuna"},
     "fedvlr_jax/sweep/plots": {"matplotlib"},
     "fedvlr_jax/theory/": {"scipy", "tabulate"},
+    "fedvlr_jax/audit/": {"scipy", "tabulate"},
     "configs/": {"ml_collections", "absl", "configs"},
     "benchmarks/": {"configs", "tabulate", "measure", "numpy_client", "random_data"},
     "benchmarks/encoders": {"PIL"},
