@@ -23,6 +23,7 @@ BASE_CONFIGS = (
     "configs/base.py",
     "configs/benchmark/base.py",
     "configs/theory/convergence.py",
+    "configs/audit/base.py",
     "configs/prepare/csv.py",
 )
 

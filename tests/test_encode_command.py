@@ -16,6 +16,7 @@ from data_folders import write_folder
 from PIL import Image
 
 from fedvlr_jax.data.folder import read_folder
+from fedvlr_jax.data.messages import DataWarning
 from fedvlr_jax.io.files import read_arrays, write_csv
 
 COUNT = 6
@@ -83,8 +84,10 @@ def test_the_folder_is_read_as_a_data_set(files, monkeypatch):
     rows = [(k, f"B00{k}", "tea " * (1 + k % 3)) for k in range(count)]
     write_csv(files / "items.csv", ["number", "id", "title"], rows)
     assert run_here(monkeypatch, "encode", *flags(files, out=folder)) == 0
-    dataset = read_folder(folder)
+    with pytest.warns(DataWarning, match="2 of 5 items have no image of their own"):
+        dataset = read_folder(folder)
     assert dataset.V.shape == dataset.C.shape == (count, DIM)
+    assert dataset.missing_V.sum() == 2
 
 
 def test_a_second_call_changes_nothing_and_computes_nothing(files, monkeypatch, capsys):

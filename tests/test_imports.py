@@ -59,7 +59,7 @@ OUTSIDE = (
 RUN = (
     ("inference",),
     ("training",),
-    ("benchmark", "theory", "analysis"),
+    ("benchmark", "theory", "analysis", "audit"),
     ("sweep",),
     ("api",),
     ("deploy",),
@@ -88,6 +88,7 @@ PLACES = {  # foreign packages beyond these, by the start of a file's path
     "fedvlr_jax/sweep/optuna_search": {"optuna"},
     "fedvlr_jax/sweep/plots": {"matplotlib"},
     "fedvlr_jax/theory/": {"scipy", "tabulate"},
+    "fedvlr_jax/audit/": {"scipy", "tabulate"},
     "configs/": {"ml_collections", "absl", "configs"},
     "benchmarks/": {"configs", "tabulate", "measure", "numpy_client", "random_data"},
     "benchmarks/accelerator": {"catalogue", "growth", "throughput"},

@@ -97,7 +97,7 @@ def test_priors_are_finite_however_much_noise_there_is(noise):
 
 
 def test_an_exact_prior_under_a_guarantee_is_warned_about():
-    with pytest.warns(RunWarning, match="the prior of host fedprior is an exact sum"):
+    with pytest.warns(RunWarning, match="host fedprior forms exact sums over all histories before them"):
         make_experiment(settings(**SHARED | {"privacy__prior_share": 0.0}), DATASET)
     assert Guarantee(1.0, 1.0, 1e-5).prior_noise is None
     assert "prior_noise" in guarantee_of(settings(**SHARED), 13).describe(20)

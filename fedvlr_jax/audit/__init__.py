@@ -1,0 +1,1 @@
+"""Audits: what a server that looks at uploads learns about its clients."""

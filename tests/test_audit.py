@@ -1,0 +1,122 @@
+"""Audits: attacks find what is planted, measures are exact under ties, and defences do what they say."""
+
+from __future__ import annotations
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+from laws.rounds import DATASET, client, late_state
+from problems import client_data, settings
+from sklearn.metrics import roc_auc_score
+
+from fedvlr_jax.algorithm import make_algorithm
+from fedvlr_jax.audit.attacks import ATTACKS
+from fedvlr_jax.audit.measures import leak, router_leak
+from fedvlr_jax.audit.report import as_rows, table
+from fedvlr_jax.audit.runner import Finding, RouterFinding, audit
+from fedvlr_jax.audit.uploads import Seen, clipped, make_observer, noised, summed
+from fedvlr_jax.federated import sampling
+from fedvlr_jax.training.experiment import make_experiment
+
+RNG = np.random.default_rng(0)
+
+
+def test_auc_is_that_of_another_implementation_and_precision_an_expectation_over_ties():
+    score_ui = RNG.integers(0, 4, size=(6, 9)).astype(float)
+    has_ui = RNG.random((6, 9)) < 0.3
+    has_ui[:, 0], has_ui[:, 1] = True, False
+    found = leak(score_ui, has_ui)
+    expected = np.mean([roc_auc_score(has_i, score_i) for score_i, has_i in zip(score_ui, has_ui, strict=True)])
+    assert found.auc == pytest.approx(expected)
+    assert found.chance == pytest.approx(has_ui.mean())
+
+    def precision(score_i, has_i):
+        """Over all orders of four items at the top that are tied."""
+        count = has_i.sum()
+        orders = [
+            sorted(range(5), key=lambda i: (-score_i[i], order[i])) for order in itertools.permutations(range(5))
+        ]
+        return np.mean([has_i[order[:count]].mean() for order in orders])
+
+    score_ui, has_ui = score_ui[:, :5], has_ui[:, :5]
+    expected = np.mean([precision(*pair) for pair in zip(score_ui, has_ui, strict=True)])
+    assert leak(score_ui, has_ui).precision == pytest.approx(expected)
+
+
+def planted(steps: int = 5, negatives: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """Rows [i, f] of a client as bce makes them, and what it has: positives in every step, negatives now and then."""
+    size, theta_f = 400, RNG.normal(size=8)
+    has_i = np.arange(size) % 40 == 0
+    weight_i = np.where(has_i, -0.5 * steps, 0.0)
+    for _ in range(steps):
+        drawn = RNG.choice(np.flatnonzero(~has_i), negatives * has_i.sum())
+        np.add.at(weight_i, drawn, 0.5)
+    return np.outer(weight_i, theta_f), has_i
+
+
+@pytest.mark.parametrize(("name", "least"), [("touched", 0.5), ("norm", 0.9), ("svd-sign", 0.99)])
+def test_attacks_find_what_a_client_has(name, least):
+    rows_if, has_i = planted()
+    found = leak(ATTACKS[name](rows_if)[None], has_i[None])
+    assert found.auc > least
+    flipped = leak(ATTACKS[name](-rows_if)[None], has_i[None])  # the server does not know the sign of theta
+    assert flipped.auc == pytest.approx(found.auc)
+
+
+def test_routers_are_read_from_shares_of_norms():
+    weight_uj = RNG.dirichlet(np.ones(3), size=40)
+    exact = router_leak(weight_uj * RNG.uniform(1, 9, size=(40, 1)), weight_uj)
+    assert exact.correlation_j == pytest.approx((1.0, 1.0, 1.0))
+    assert exact.top == 1
+    assert exact.error == pytest.approx(0, abs=1e-12)
+    assert router_leak(np.ones((40, 3)), weight_uj).top < 0.7
+
+
+def test_defences_bound_noise_and_sum_what_is_seen():
+    seen = Seen(RNG.normal(size=(7, 5, 3)).astype(np.float32), RNG.uniform(5, 9, 7), np.zeros((7, 0)))
+    bounded = clipped(seen, 6.0)
+    np.testing.assert_allclose(bounded, seen.rows_uif * np.minimum(1, 6 / seen.norm_u)[:, None, None], rtol=1e-6)
+    assert np.std(noised(np.zeros((50, 40, 5), np.float32), 2.0, 0)) == pytest.approx(2.0, rel=0.03)
+    groups = summed(seen.rows_uif, 3, seed=1)
+    distinct = np.unique(groups.reshape(7, -1), axis=0)
+    assert len(distinct) == 2
+    np.testing.assert_allclose(distinct.sum(axis=0), seen.rows_uif.sum(axis=0).ravel(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(summed(seen.rows_uif, 10**6, seed=1)[4], seen.rows_uif.sum(axis=0), rtol=1e-5)
+
+
+def test_what_is_seen_is_what_a_device_sends():
+    algorithm = make_algorithm(settings(), DATASET)
+    state, data = late_state(algorithm, 2), client_data(DATASET, widths=(4, 16))
+    seen = make_observer(algorithm, data, DATASET.num_users, DATASET.num_items)(state)
+    assert seen.rows_uif.shape == (13, 40, 3 * 8)
+    assert seen.view_norm_uj.shape == (13, 3)
+    bucket = data.buckets[1]
+    u, history_l = int(bucket.user[2]), bucket.history[2]
+    key = jax.random.fold_in(sampling.stream(state.key, sampling.CLIENT, 2), u)
+    downloaded = algorithm.model.publish(state.public.params, data.content)
+    sent = jax.jit(algorithm.client_round)(
+        downloaded, client(state.private, u), history_l, key, key, state.public.round
+    )[1]
+    dense = np.zeros((40, 24), np.float32)
+    real = np.asarray(sent.ids_n) < 40
+    dense[np.asarray(sent.ids_n)[real]] = np.reshape(sent.rows["views"], (-1, 24))[real]
+    np.testing.assert_allclose(seen.rows_uif[u], dense, rtol=1e-4, atol=1e-7)
+
+
+def test_an_audit_goes_through_rounds_defences_and_attacks():
+    plan = {"rounds": (0, 2), "noises": (0.1,), "sums": (5, 10**6), "seed": 0}
+    findings = list(audit(make_experiment(settings(), DATASET), plan))
+    items = [found for found in findings if isinstance(found, Finding)]
+    assert {found.defence for found in items} == {
+        "no upload", "none", "clip", "clip, noise 0.1 C",
+        "sum of 5", "sum of 5 less its own", "sum of 13", "sum of 13 less its own",
+    }  # fmt: skip
+    assert [found.round for found in findings if isinstance(found, RouterFinding)] == [0, 2]
+    assert all(0 <= found.leak.auc <= 1 for found in items)
+    single = next(found for found in items if (found.defence, found.attack) == ("none", "norm"))
+    assert single.leak.auc > 0.7
+    text = table(as_rows("fcf + fedvlr", findings))
+    assert "svd-sign" in text
+    assert "correlation by view" in text
