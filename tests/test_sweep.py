@@ -209,7 +209,8 @@ def test_an_axis_of_the_picture_has_numbers_by_size_and_names_evenly():
         (["--vmap=maybe"], "--vmap=maybe: expected one of auto, on, off"),
         (
             ["--sweep=nowhere.py"],
-            "--sweep=nowhere.py: no such file; configs/sweeps/ has base.py, modalities.py, random.py, rates.py, routers.py",
+            "--sweep=nowhere.py: no such file; configs/sweeps/ has base.py, modalities.py, random.py, rates.py, "
+            "routers.py",
         ),
         ([f"--sweep={ROOT}/configs/ku.py"], "expected a file with get_sweep(): KeyError"),
         (["--wrkdir=x"], "unknown flag --wrkdir; did you mean --workdir?"),

@@ -29,7 +29,6 @@ from fedvlr_jax.deploy.silo_programs import Programs, Sizes, make_programs, requ
 from fedvlr_jax.deploy.states import Arrays, States
 from fedvlr_jax.errors import DataError, MessageError, UserError
 from fedvlr_jax.evaluation.metrics import CUTOFFS, METRICS, TEST, VALID, row_values
-from fedvlr_jax.evaluation.ranking import without_test
 from fedvlr_jax.federated import sampling
 from fedvlr_jax.federated.scoring import Snapshot
 from fedvlr_jax.types import Array, Bucket, Dataset, PyTree
@@ -144,7 +143,9 @@ class Silo:
         private = jax.tree.map(lambda *x: np.stack(x), *states)
         buckets = self._bucketed([user for user, _ in asked], programs.sizes)
         params = Snapshot(broadcast, private, self._key, jnp.int32(_whole(question, "round")))
-        ranks = jax.device_get(programs.rank(params, buckets, without_test(target_tu) if hide_test else target_tu))
+        if hide_test:
+            target_tu[TEST] = -1
+        ranks = jax.device_get(programs.rank(params, buckets, target_tu))
         values = [[row_values(ranks, name, split=t) for name in METRIC_NAMES] for t in (VALID, TEST)]
         return Message(
             RANK,
