@@ -273,3 +273,14 @@ def test_trained_logits_are_one_more_view():
 def test_make_algorithm_needs_no_views():
     """Only the rounds need them; an algorithm is made of sizes and features."""
     assert make_algorithm(settings(**SHARED_ONLY), DATASET).cost.num_public == len(VIEWS)
+
+
+@pytest.mark.parametrize(
+    "aggregation", [{"aggregator": "median"}, {"transforms": "clip,noise", "noise_multiplier": 0.1}]
+)
+def test_uploads_of_a_head_alone_are_clipped_joined_and_made_noisy(aggregation):
+    tree = settings(**SHARED_ONLY, **{f"aggregation__{name}": x for name, x in aggregation.items()})
+    algorithm, clients = make_experiment(tree, DATASET)[3:1:-1]
+    state, info = jax.jit(algorithm.run, static_argnums=2)(algorithm.init(jax.random.key(0)), clients, 2)
+    assert np.isfinite(state.public.params["host"]["head"]["w"]).all()
+    assert (info.update_norm > 0).all()

@@ -29,7 +29,8 @@ class Stack(NamedTuple):
 
 def empty_stack(broadcast: Broadcast, num_slots: int) -> Stack:
     """A stack of nobody yet, with slots for so many clients."""
-    num_items = jax.tree.leaves(broadcast.rows)[0].shape[0]
+    tables = jax.tree.leaves(broadcast.rows)
+    num_items = tables[0].shape[0] if tables else 1  # a head alone
     dense = jax.tree.map(lambda x: jnp.zeros((num_slots, *x.shape), x.dtype), broadcast)
     alpha_s = jnp.zeros(num_slots)
     return Stack(dense, jnp.zeros((num_slots, num_items), bool), alpha_s, jnp.zeros((), jnp.int32))
