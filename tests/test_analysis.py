@@ -74,10 +74,10 @@ def test_the_oracle_is_unbiased_only_where_validation_chooses():
     gain = routing.oracle_gain(valid_ku, test_ku)
     assert gain.biased > 0.95  # of noise alone
     assert gain.chosen == pytest.approx(0.5, abs=0.05)
-    valid = np.array([[1.0, 0, 1], [1, 1, 0], [0, 0, 0]])
-    test = np.array([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6], [1, 1, 1]])
-    gain = routing.oracle_gain(valid, test)  # equally good on user 0: the first is best overall
-    assert gain == pytest.approx((1.0, (0.1 + 0.5 + 0.3) / 3, 0.2))
+    valid = np.array([[1.0, 0, 1, 0], [1, 1, 0, 1], [0, 0, 0, 0]])
+    test = np.array([[0.1, 0.2, 0.3, 0.4], [0.4, 0.5, 0.6, 0.7], [1, 1, 1, 1]])
+    gain = routing.oracle_gain(valid, test)  # two are equally good for the first user: the second is best overall
+    assert gain == pytest.approx((1.0, (0.4 + 0.5 + 0.3 + 0.7) / 4, 0.55))
 
 
 @pytest.fixture(scope="module")
