@@ -80,7 +80,6 @@ class Silos:
         """
         self._transport, self._join, self._num_users, self._say = transport, join, num_users, say
         self._node_of: dict[int, int] = {}  # of a user
-        self._name_of: dict[int, str] = {}  # of the silo behind a node
         self._asked: set[int] = set()
         self._owner_of: dict[int, str] = {}  # the first silo that came with a user
 
@@ -205,7 +204,6 @@ class Silos:
 
     def _take(self, node: int, name: str, users: Sequence[int], tally: Tally) -> None:
         """Notes whom a node has. A silo may come back as another node; a user of another silo stays where it was."""
-        self._name_of[node] = name
         for user in users:
             owner = self._owner_of.setdefault(user, name)
             if not 0 <= user < self._num_users:
