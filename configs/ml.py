@@ -37,7 +37,7 @@ CHOSEN = {
     "fedrap+fedvlr": fields(server__lr=0.01),
     "fedprior+base": fields(host__model_weight=0.3),
     "fedprior+fedvlr": fields(host__model_weight=0.3),
-    "fedblend+base": fields(host__deviation=0.0),
+    "fedblend+base": fields(host__deviation=0.0),  # not searched on ML: the default
 }
 
 

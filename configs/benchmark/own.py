@@ -14,8 +14,8 @@ from configs.benchmark.base import fields
 
 FIRST = (
     "popularity, item_knn, ease, constant, cold_first, content_knn, fed_prior, fed_ease, "
-    "fcf+base, fedprior+base, fedprior+fedvlr, fcf+fedvlr, bpr_mf, fedavg+base, fedavg+fedvlr, "
-    "content_ease, fed_content_ease, vbpr, fcf+*, fedavg+*, local-only, pfedrec+*, bm3, mgcn, pgl, fedncf+*, fedrap+*"
+    "fcf+base, fedprior+base, fedblend+base, fedprior+fedvlr, fcf+fedvlr, bpr_mf, fedavg+base, fedavg+fedvlr, "
+    "content_ease, fed_content_ease, vbpr, fcf+*, fedavg+*, local-only, pfedrec+*, bm3, mgcn, pgl, lightgcn, multvae, freedom, fedncf+*, fedrap+*"
 )
 
 
@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     config = base.get_config()
     config.minutes = 30.0
     config.priority = FIRST
-    config.own = "fedprior+base,fedprior+fedvlr"
+    config.own = "fedprior+base,fedprior+fedvlr,fedblend+base"
     config.controls = "shuffled features, random features"
     config.seeds = 3
     config.search_seeds = 2
@@ -42,10 +42,12 @@ def get_config() -> ConfigDict:
         "fedrap+*": few,
         "local-only": few,
         "fedprior+*": fields(server__l2=0.001),
+        "fedblend+*": fields(client__lr=0.5, client__l2=0.0, client__steps=1, server__lr=0.05, server__l2=0.001),
     }
     config.grid = {
         "*+*": fields(server__lr=(0.01, 0.03), server__l2=(0.0001, 0.001)),
-        "fedprior+*": fields(host__model_weight=(0.003, 0.03, 0.1, 0.3)),
+        "fedprior+*": fields(host__model_weight=(0.003, 0.3), host__choose_prior=(False, True)),
+        "fedblend+*": fields(host__stretch=(1.0, 3.0), host__deviation=(0.0, 0.01)),
         "local-only": fields(host__table_lr=(0.1, 1.0), client__l2=(0.01, 0.1)),
     }
     return config.lock()
