@@ -15,7 +15,8 @@ from configs.benchmark.base import fields
 FIRST = (
     "popularity, item_knn, ease, constant, cold_first, content_knn, fed_prior, fed_ease, "
     "fcf+base, fedprior+base, fedblend+base, fedprior+fedvlr, fcf+fedvlr, bpr_mf, fedavg+base, fedavg+fedvlr, "
-    "content_ease, fed_content_ease, vbpr, fcf+*, fedavg+*, local-only, pfedrec+*, bm3, mgcn, pgl, lightgcn, multvae, freedom, fedncf+*, fedrap+*"
+    "content_ease, fed_content_ease, vbpr, fcf+*, fedavg+*, local-only, pfedrec+*, bm3, mgcn, pgl, "
+    "lightgcn, multvae, freedom, fedncf+*, fedrap+*"
 )
 
 
