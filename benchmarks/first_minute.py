@@ -1,6 +1,6 @@
 """The quickstart from start to result as a user meets it: seconds, processor seconds, programs and their compilation.
 
-    python benchmarks/first_minute.py [--checkouts=.,/tmp/before] [--repeats=3] [--config=configs/quickstart.py]
+    python benchmarks/first_minute.py [--checkouts=.,../before] [--repeats=3] [--config=configs/quickstart.py]
         [--out=FOLDER]
 
 Every checkout (a folder with experiments/train.py) trains in a fresh process and an empty workdir, in turn with the
