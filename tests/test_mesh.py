@@ -37,7 +37,7 @@ for path, x in jax.tree_util.tree_leaves_with_path((trained.state.public.params,
     name = jax.tree_util.keystr(path)
     x = np.asarray(x)
     keep[name] = x[: dataset.num_users] if name.startswith("[1]") else x
-np.savez(folder / "state.npz", **keep, **{{f"ranks.{{k}}": v for k, v in trained.ranks._asdict().items()}})
+np.savez(folder / "state.npz", **keep, **{{f"ranks.{{k}}": v for k, v in trained.ranks._asdict().items() if v is not None}})
 print(trained.progress.round)
 """
 
