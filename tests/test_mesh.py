@@ -37,7 +37,8 @@ for path, x in jax.tree_util.tree_leaves_with_path((trained.state.public.params,
     name = jax.tree_util.keystr(path)
     x = np.asarray(x)
     keep[name] = x[: dataset.num_users] if name.startswith("[1]") else x
-np.savez(folder / "state.npz", **keep, **{{f"ranks.{{k}}": v for k, v in trained.ranks._asdict().items() if v is not None}})
+ranks = {{f"ranks.{{k}}": v for k, v in trained.ranks._asdict().items() if v is not None}}
+np.savez(folder / "state.npz", **keep, **ranks)
 print(trained.progress.round)
 """
 

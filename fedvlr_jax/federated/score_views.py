@@ -78,6 +78,14 @@ VIEWS: dict[str, Callable[[Seen], Array]] = {
 }
 """Views ``(seen) -> s_ci`` by name, in the order of axis v."""
 
+FEATURES = {"collective": "VC", "visual": "V", "text": "C"}
+
+
+def modalities_of(view: str) -> str:
+    """The letters of `MODALITIES` that a view reads: "D", histories, unless it is a kernel of features alone."""
+    features = FEATURES.get(view.split()[0], "")
+    return features if view in ("visual", "text") else "D" + features
+
 
 def standardised(scores_civ: Array, candidate_ci: Array) -> Array:
     """z of every view over the candidates [c, i]; zero for other items, and where a view is constant."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from fedvlr_jax.algorithm import Algorithm
 from fedvlr_jax.federated.mesh import whole
+from fedvlr_jax.federated.score_views import VIEWS, modalities_of
 from fedvlr_jax.federated.scoring import Snapshot
 from fedvlr_jax.types import MODALITIES, Array, Bucket, Content, FedState, given
 
@@ -27,6 +28,9 @@ def learned_preferences(
     over items, everything else unchanged, as a share of the sum of the user's (positive) drops: the scale of the
     scores differs between users and says nothing about preference. A modality that the data lacks has share 0.
 
+    Of a host that ranks by score views it is the share of the absolute weights of the views that read a modality; a
+    view that reads several counts for each in equal parts.
+
     Args:
       algorithm: the model.
       parts: its trained state and all clients, some at a time (`training.backend.Backend.parts`).
@@ -34,15 +38,27 @@ def learned_preferences(
       num_users: |U|.
     """
     routed = set(algorithm.views) == set(SINGLE_MODALITIES)
-    function = functools.partial(_router_weights if routed else _drop_shares, algorithm)
+    by_views = algorithm.model.host.view_weights is not None
+    measured = _view_shares if by_views else _router_weights if routed else _drop_shares
+    function = functools.partial(measured, algorithm)
     measure = jax.jit(function, out_shardings=whole(algorithm.mesh))
     preference_um, content = np.zeros((num_users, 3), np.float32), jax.tree.map(np.asarray, content)
     for state, bucket in parts:
         user_c = np.asarray(bucket.user)
         preference_um[user_c[user_c < num_users]] = np.asarray(measure(state, content, bucket))[user_c < num_users]
-    if routed:
+    if routed and not by_views:
         preference_um = preference_um[:, [algorithm.views.index(name) for name in SINGLE_MODALITIES]]
     return preference_um
+
+
+def _view_shares(algorithm: Algorithm, state: FedState, content: Content, bucket: Bucket) -> Array:
+    head, theta_u = state.public.params["host"]["head"], state.private.params["theta"]
+    theta_c = jax.tree.map(lambda x: x.at[bucket.state_row].get(mode="clip"), theta_u)
+    weigh = given(algorithm.model.host.view_weights)
+    size_cv = jnp.abs(jax.vmap(lambda theta: weigh(theta, head))(theta_c))
+    reads_vm = np.array([[letter in modalities_of(view) for letter in MODALITIES] for view in VIEWS], float)
+    share_cm = size_cv @ (reads_vm / reads_vm.sum(axis=1, keepdims=True))
+    return share_cm / jnp.maximum(share_cm.sum(axis=1, keepdims=True), 1e-12)
 
 
 def _router_weights(algorithm: Algorithm, state: FedState, content: Content, bucket: Bucket) -> Array:

@@ -42,8 +42,11 @@ def make(
     trained = fcf.make(num_items, **options)
     trains_items = not is_off(fusion_weight)
 
+    def view_weights(theta: PyTree, head: PyTree) -> Array:
+        return head["w"] + jnp.sqrt(deviation) * theta["d"]
+
     def blend(theta: PyTree, head: PyTree, z_bv: Array) -> Array:
-        return stretched(z_bv, stretch) @ (head["w"] + jnp.sqrt(deviation) * theta["d"])
+        return stretched(z_bv, stretch) @ view_weights(theta, head)
 
     def evidence_loss(theta: PyTree, head: PyTree, evidence: Evidence) -> Array:
         s_b = jnp.where(evidence.candidate_b, blend(theta, head, evidence.z_bv), -jnp.inf)
@@ -68,6 +71,7 @@ def make(
         score=score,
         evidence_loss=evidence_loss,
         rank=rank,
+        view_weights=view_weights,
         swaps=swapped,
         trains_items=trains_items,
         has_item_tables=not trains_items,

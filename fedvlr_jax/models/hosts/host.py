@@ -123,6 +123,7 @@ class Host(NamedTuple):
         `types.Evidence`; None for hosts without score views.
       rank: ``(theta, head, s_i, z_iv) -> s_i`` [i], what such a host ranks by: the trained logits (None where it
         trains none) and the standardised views.
+      view_weights: ``(theta, head) -> w_v`` [v], what such a host gives each view.
       swaps: rank clients with the private state of another: a control of what is personal.
       trains_items: the client trains on items by the objective; else the evidence is all that it learns from.
       tune_steps, tune_lr: local fine-tuning of the client's own copy of its rows before scoring; 0 = none.
@@ -143,6 +144,7 @@ class Host(NamedTuple):
     combine: Callable[[Array, Array], Array] | None = None
     evidence_loss: Callable[[PyTree, PyTree, Evidence], Array] | None = None
     rank: Callable[[PyTree, PyTree, Array | None, Array], Array] | None = None
+    view_weights: Callable[[PyTree, PyTree], Array] | None = None
     swaps: bool = False
     trains_items: bool = True
     tune_steps: int = 0
