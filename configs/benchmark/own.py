@@ -48,7 +48,7 @@ def get_config() -> ConfigDict:
     config.grid = {
         "*+*": fields(server__lr=(0.01, 0.03), server__l2=(0.0001, 0.001)),
         "fedprior+*": fields(host__model_weight=(0.003, 0.3), host__choose_prior=(False, True)),
-        "fedblend+*": fields(host__stretch=(1.0, 3.0), host__deviation=(0.0, 0.01)),
+        "fedblend+*": fields(server__lr=(0.05, 0.2), host__deviation=(0.0, 0.01)),
         "local-only": fields(host__table_lr=(0.1, 1.0), client__l2=(0.01, 0.1)),
     }
     return config.lock()
