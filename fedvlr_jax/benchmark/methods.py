@@ -155,14 +155,19 @@ def _checked(name: str, settings: Mapping[str, Any], fields: Mapping[str, Any]) 
 def _impossible(method: Method, dataset: Dataset) -> str:
     """Why the data set rules a method out, or ""."""
     has = {"V": dataset.V is not None, "C": dataset.C is not None}
-    is_baseline = method.name in BASELINES
-    needs_features = BASELINES[method.name].needs_features if is_baseline else method.variant == "vbpr"
-    if not any(has.values()) and (needs_features or method.family == CONTROL):
+    if not any(has.values()) and _is_about_features(method):
         return f"{dataset.name} has neither visual nor textual features"
     _, _, control = method.name.partition(", without ")
     if control in has and not has[control]:
         return f"{dataset.name} does not have that modality at all"
     return ""
+
+
+def _is_about_features(method: Method) -> bool:
+    if method.name in BASELINES:
+        return BASELINES[method.name].needs_features
+    is_control = method.family == CONTROL and not method.settings["host"]["swapped"]
+    return is_control or method.variant == "vbpr"
 
 
 def split_point(point: TracedPoint, traceable: frozenset[str]) -> tuple[dict[str, Any], TracedPoint]:
