@@ -77,7 +77,8 @@ def serve(path: pathlib.Path, answer: Callable[[bytes], bytes], stop: threading.
 
 def _send(connection: socket.socket, content: bytes) -> None:
     connection.sendall(struct.pack("<Q", len(content)))
-    connection.sendall(content)
+    if content:  # where nothing follows, the other side may have answered and hung up already
+        connection.sendall(content)
 
 
 def _receive(connection: socket.socket) -> bytes:
