@@ -183,10 +183,13 @@ def restore(workdir: Path, dataset: Dataset | None = None) -> Fitted:
             dataset = load_configured(settings["data"], settings["seed"])
         except DataError as error:
             raise DataError(f"{error}\nor give the data set itself, as dataset=") from error
-    experiment = make_experiment(settings, dataset)
-    trained = rank_best(experiment, folder)
-    baselines = stored_baselines(folder) or []
-    return Fitted(experiment, trained, job.result_of(experiment, trained), baselines)
+    return restored(make_experiment(settings, dataset), folder)
+
+
+def restored(experiment: Experiment, workdir: pathlib.Path) -> Fitted:
+    """`restore` of an experiment that is made already, as `training.job.stored_experiment` makes it."""
+    trained = rank_best(experiment, workdir)
+    return Fitted(experiment, trained, job.result_of(experiment, trained), stored_baselines(workdir) or [])
 
 
 def evaluate(workdir: Path, dataset: Dataset | None = None) -> dict[str, Any]:

@@ -17,13 +17,12 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from fedvlr_jax.baselines.graph import Graph, interaction_graph, knn_graph, light_gcn, propagate
+from fedvlr_jax.baselines.graph import Graph, interaction_graph, knn_graph, light_gcn, sum_nearest
 from fedvlr_jax.baselines.layers import bpr_loss, glorot_uniform, init_linear, linear, modalities, take
 from fedvlr_jax.baselines.learner import Learner, Triples
 from fedvlr_jax.baselines.pruning import prune
 from fedvlr_jax.types import Array, Dataset, PyTree
 
-SHARE = {"text": 0.9, "visual": 0.1}  # of the graphs of nearest items; a single modality has all
 LAYERS = 2  # of LightGCN; the item graph is applied once
 KEPT = 0.2  # share of the interactions in an epoch
 
@@ -101,10 +100,7 @@ def represent(params: PyTree, inputs: Inputs) -> tuple[Array, Array]:
 
 def _embed(params: PyTree, inputs: Inputs, graph: Graph) -> tuple[Array, Array]:
     """p_u and q_i + near_i with the interactions that `graph` has; [u, d] and [i, d]."""
-    total = sum(SHARE[name] for name in inputs.neighbours)
-    near_id = sum(
-        SHARE[name] / total * propagate(near, params["q_id"]) for name, near in sorted(inputs.neighbours.items())
-    )
+    near_id = sum_nearest(inputs.neighbours, params["q_id"])
     p_ud, q_id = light_gcn(graph, params["p_ud"], params["q_id"], LAYERS)
     return p_ud, q_id + near_id
 

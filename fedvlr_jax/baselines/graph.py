@@ -21,6 +21,9 @@ from flax import struct
 
 from fedvlr_jax.types import Array, Dataset
 
+SHARE = {"text": 0.9, "visual": 0.1}
+"""Of each modality in `sum_nearest`."""
+
 _WIDTH = 8  # edges of a group; 4 and 16 are slower
 _BLOCK = 1 << 22  # most similarities held at once while neighbours are sought
 
@@ -164,6 +167,15 @@ def knn_graph(features_id: np.ndarray, neighbours: int = 10, *, centred: bool = 
     sum_i = np.bincount(item_e, cosine_e, minlength=num_items)
     weight_e = cosine_e / np.sqrt(sum_i[item_e] * sum_i[near_e])
     return make_graph(item_e, near_e, weight_e, num_items, num_items)
+
+
+def sum_nearest(neighbours: dict[str, Graph], x_id: Array) -> Array:
+    """sum_m share_m A_m x over the graphs A_m of nearest items by modality; a single modality has all.
+
+    PGL and FREEDOM weigh looks .1 and words .9 (`SHARE`), as published.
+    """
+    total = sum(SHARE[name] for name in neighbours)
+    return sum(SHARE[name] / total * propagate(near, x_id) for name, near in sorted(neighbours.items()))
 
 
 def _nearest(unit_id: np.ndarray, neighbours: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -28,7 +28,7 @@ from scipy import sparse
 from scipy.sparse.linalg import svds
 
 from fedvlr_jax.baselines.contrast import info_nce
-from fedvlr_jax.baselines.graph import Graph, interaction_graph, knn_graph, light_gcn, make_graph, propagate
+from fedvlr_jax.baselines.graph import Graph, interaction_graph, knn_graph, light_gcn, make_graph, sum_nearest
 from fedvlr_jax.baselines.layers import (
     bpr_loss,
     dropout,
@@ -45,7 +45,6 @@ from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.types import Array, Dataset, PyTree
 
 KINDS = ("local", "global")
-SHARE = {"text": 0.9, "visual": 0.1}  # of the graphs of nearest items; a single modality has all
 KEPT = 0.3  # share of the edges in a local subgraph
 RANK = 16  # singular values of a global subgraph
 DROPOUT = 0.3
@@ -173,8 +172,7 @@ def _embed(params: PyTree, inputs: Inputs, graph: Graph) -> tuple[Array, Array]:
     q_id = jnp.concatenate(
         [unit_rows(linear(params["project"][name], params["features"][name])) for name in names], axis=1
     )
-    total = sum(SHARE[name] for name in names)
-    near_id = sum(SHARE[name] / total * propagate(inputs.neighbours[name], q_id) for name in names)
+    near_id = sum_nearest(inputs.neighbours, q_id)
     p_ud, q_id = light_gcn(graph, p_ud, q_id, LAYERS)
     return p_ud, q_id + near_id
 

@@ -36,7 +36,7 @@ def define(values: flags.FlagValues) -> None:
 
 def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     """Restore, rank once, answer until stopped."""
-    from fedvlr_jax.api import restore
+    from fedvlr_jax.api import restored
     from fedvlr_jax.deploy.serving import make_app, prepare_answers
     from fedvlr_jax.extras import require_extra
     from fedvlr_jax.io.environment import require_backend
@@ -48,7 +48,7 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
         import uvicorn
     require_backend()
     workdir = pathlib.Path(values.workdir)
-    answers = prepare_answers(restore(workdir, stored_experiment(workdir, values.data_dir).dataset))
+    answers = prepare_answers(restored(stored_experiment(workdir, values.data_dir), workdir))
     interrupt.stop_if_signalled("stopped")
     for number in SIGNALS:  # nothing is left to save: the server ends by itself when it sees one
         signal.signal(number, lambda *_: None)

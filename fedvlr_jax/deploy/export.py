@@ -73,6 +73,12 @@ def require_no_prior(algorithm: Algorithm) -> None:
         )
 
 
+def private_shapes(algorithm: Algorithm) -> PyTree:
+    """The private state of one client, as shapes."""
+    rows = jax.eval_shape(algorithm.init_clients, jax.random.key(0), jnp.zeros(1, jnp.int32))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), rows)
+
+
 def client_programs(algorithm: Algorithm, broadcast: PyTree, num_items: int, longest: int) -> Programs:
     """The functions of one client.
 
@@ -86,8 +92,7 @@ def client_programs(algorithm: Algorithm, broadcast: PyTree, num_items: int, lon
       ConfigError: for a host whose clients also need what was formed before the first round.
     """
     require_no_prior(algorithm)
-    private = jax.eval_shape(algorithm.init_clients, jax.random.key(0), jnp.zeros(1, jnp.int32))
-    private = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), private)
+    private = private_shapes(algorithm)
 
     def start(key: Array) -> dict[str, Array]:
         state = algorithm.init_clients(jax.random.wrap_key_data(key), jnp.zeros(1, jnp.int32))

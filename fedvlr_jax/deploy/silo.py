@@ -30,6 +30,7 @@ from fedvlr_jax.deploy.states import Arrays, States
 from fedvlr_jax.errors import DataError, MessageError, UserError
 from fedvlr_jax.evaluation.metrics import CUTOFFS, METRICS, TEST, VALID, row_values
 from fedvlr_jax.federated import sampling
+from fedvlr_jax.federated.executors import client_weights
 from fedvlr_jax.federated.scoring import Snapshot
 from fedvlr_jax.types import Array, Bucket, Dataset, PyTree
 
@@ -187,8 +188,8 @@ class Silo:
         real = ids < num_items
         rows = {name: x[real] for name, x in flat({"rows": upload.rows}).items()}
         head = {name: x[None] for name, x in flat({"head": upload.head}).items()}
-        weighs = programs.algorithm.model.host.client_weight(jnp.float32(length))
-        alpha = 1.0 if programs.algorithm.pipeline.transform.fixed_weights else float(weighs)
+        model, transform = programs.algorithm.model, programs.algorithm.pipeline.transform
+        alpha = float(client_weights(model, transform, jnp.float32(length)))
         numbers = {"user": np.int32(user), "count": np.int32(real.sum()), "alpha": np.float32(alpha), "loss": loss}
         alive = bool(np.isfinite(loss)) and all(np.isfinite(x).all() for x in (rows | head).values())
         return {**rows, **head, "ids": ids[real], **{name: np.asarray(x)[None] for name, x in numbers.items()}}, alive

@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fedvlr_jax.algorithm import Algorithm, make_algorithm
-from fedvlr_jax.deploy.export import flat, require_no_prior
+from fedvlr_jax.deploy.export import flat, private_shapes, require_no_prior
 from fedvlr_jax.deploy.messages import Layout, layout_of
 from fedvlr_jax.errors import MessageError
 from fedvlr_jax.evaluation.ranking import rank_all
@@ -87,10 +86,8 @@ def make_programs(settings: Mapping[str, Any], sizes: Sizes) -> Programs:
     catalogue = catalogue_of(*sizes[:2], *features)
     algorithm = make_algorithm(settings, catalogue)
     require_no_prior(algorithm)
-    key = jax.random.key(0)
-    public = jax.eval_shape(algorithm.init_public, key)
+    public = jax.eval_shape(algorithm.init_public, jax.random.key(0))
     broadcast = jax.eval_shape(lambda public: algorithm.server.open_round(public, content_of(catalogue))[0], public)
-    private = jax.eval_shape(algorithm.init_clients, key, jnp.zeros(1, jnp.int32))
 
     def rank(params: Snapshot, buckets: tuple[Bucket, ...], target_tu: Array) -> Ranks:
         return rank_all(algorithm.rank_score, params, buckets, target_tu, chunk=settings["eval"]["chunk"])
@@ -99,7 +96,7 @@ def make_programs(settings: Mapping[str, Any], sizes: Sizes) -> Programs:
         sizes,
         algorithm,
         broadcast,
-        jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), private),
+        private_shapes(algorithm),
         layout_of(flat(broadcast)),
         jax.jit(algorithm.client_round),
         jax.jit(rank),

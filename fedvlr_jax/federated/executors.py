@@ -164,6 +164,11 @@ def _over_bucket(
     return jax.lax.fori_loop(0, (count + chunk - 1) // chunk, body, (private, total))
 
 
+def client_weights(model: Model, transform: UploadTransform, length: Array) -> Array:
+    """alpha before normalisation, of clients with train histories of these lengths; shaped like `length`, floats."""
+    return jnp.ones_like(length) if transform.fixed_weights else model.host.client_weight(length)
+
+
 class _Chunk(NamedTuple):
     """What a chunk of clients is trained with."""
 
@@ -188,7 +193,8 @@ class _Chunk(NamedTuple):
                 own = jax.tree.map(lambda x: x.at[clients.user].get(mode="fill", fill_value=0), evidence)
                 batch_c = batch_c._replace(draw=batch_c.draw._replace(evidence=own))
             state_c = gather_clients(private, clients.state_row, batch_c.ids_n)
-            weight_c = self._weight(jnp.sum(clients.history < self.num_items, axis=1).astype(float))
+            length_c = jnp.sum(clients.history < self.num_items, axis=1).astype(float)
+            weight_c = client_weights(model, self.transform, length_c)
             alpha_c = jnp.where(active_c, weight_c, 0.0)
             result = train_chunk(path, model, self.settings, broadcast, state_c, batch_c, alpha_c, round_)
             alpha_c = jnp.where(result.alive_c, alpha_c, 0.0)
@@ -210,10 +216,6 @@ class _Chunk(NamedTuple):
     def _batch(self, history_l: Array, key: Array) -> ClientBatch:
         touched_rows = self.plan.path == "uploads" and self.plan.touched_rows
         return draw_batch(self.settings, self.num_items, history_l, key, touched_rows=touched_rows)
-
-    def _weight(self, length_c: Array) -> Array:
-        """alpha_c before normalisation."""
-        return jnp.ones_like(length_c) if self.transform.fixed_weights else self.model.host.client_weight(length_c)
 
     def _transformed(
         self, result: ChunkResult, user_c: Array, key: Array, round_: Array
