@@ -1,0 +1,1 @@
+"""Pages of runs, sweeps and benchmarks: one HTML file each, which opens without a network."""
