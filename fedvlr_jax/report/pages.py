@@ -32,8 +32,8 @@ def render(template: str, **context: Any) -> str:
     2
 
     Args:
-      template: a file of ``templates/`` that extends ``base.html`` and fills its block ``content``; macros for tables,
-        lists and pictures are in ``parts.html``.
+      template: a file of ``templates/`` that extends ``base.html`` and fills its block ``content``; macros for
+        tables, lists and pictures are in ``parts.html``.
       context: what the template shows; ``base.html`` needs `title`, a text.
 
     Raises:
