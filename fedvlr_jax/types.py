@@ -66,6 +66,8 @@ class Dataset:
         ``user_ids[k]``. None where the numbers are the ids.
       item_titles: str [i], what to call an item; None where nobody said.
       missing_V, missing_C: bool [i], items whose visual or textual row is imputed; None where nobody said.
+      time_span: the earliest and the latest timestamp as they are written; None where there are none, or they were
+        not kept.
     """
 
     name: str
@@ -86,6 +88,7 @@ class Dataset:
     item_titles: np.ndarray | None = None
     missing_V: np.ndarray | None = None
     missing_C: np.ndarray | None = None
+    time_span: tuple[float, float] | None = None
 
 
 class Content(NamedTuple):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import html.parser
 import io
 import re
 
 import numpy as np
 import pytest
 from benchmark_records import make_curve, make_method, whole_benchmark
+from html_pages import read_page
 from PIL import Image
 from ranking_oracle import random_dataset
 
@@ -20,6 +20,7 @@ from fedvlr_jax.benchmark.records import CONTROL, FEDERATED
 from fedvlr_jax.benchmark.report import TABLE_COLUMNS, write_report
 from fedvlr_jax.benchmark.table import make_rows, metric_columns
 from fedvlr_jax.io.files import read_csv
+from fedvlr_jax.report.tables import Table, TableBlock
 
 ENVIRONMENT = {
     "command": ["experiments/benchmark.py", "--config=configs/benchmark/ku.py"],
@@ -58,31 +59,6 @@ def workdir(methods, dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("benchmark")
     write_report(methods, dataset, folder, ENVIRONMENT)
     return folder
-
-
-class Page(html.parser.HTMLParser):
-    """Everything a page refers to, and whether its tags are balanced."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.targets, self.ids, self.rows, self.images = [], [], [], [], []
-
-    def handle_starttag(self, tag, attributes):
-        values = dict(attributes)
-        self.targets += [values[name] for name in ("src", "href", "action", "data", "poster") if name in values]
-        self.ids += [values["id"]] if "id" in values else []
-        self.images += [values["src"]] if tag == "img" else []
-        if tag == "tr":
-            self.rows.append("")
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.rows:
-            self.rows[-1] += f"{data}\t"
 
 
 def test_every_file_is_there_and_nothing_half_written(workdir):
@@ -129,7 +105,7 @@ def test_the_markdown_table_says_what_everything_is(workdir, methods, some_rows)
     assert cells["fcf+fedvlr"][0].strip("*") == shown
     assert cells["fcf+fedvlr"][2:4] == ["55.39 ‡", "15.97 ‡"]
     assert cells["fcf+base"][2:4] == ["22.55", "6.43"]
-    assert "± n/a [" in cells["ease"][0]
+    assert re.fullmatch(r"\**[\d.]+ \[[\d.]+, [\d.]+\]\**", cells["ease"][0])  # one seed: no ±
     assert cells["local_mlp ¶"] == ["failed", *["-"] * 10]
     assert "constant †" in cells
     for words in (
@@ -170,20 +146,14 @@ def test_latex_escaping():
 
 
 def test_cells_cannot_break_a_table():
-    table = tables.Table("T", "About.", ("a", "b"), [tables.TableBlock("", [("x | y\nz", "**<b>5_%**")])])
+    table = Table("T", "About.", ("a", "b"), [TableBlock("", [("x | y\nz", "**<b>5_%**")])])
     assert r"| x \| y z | **&lt;b>5_%** |" in markdown("M", [table])
     assert r"x \textbar{} y z & \textbf{\textless{}b\textgreater{}5\_\%} \\" in latex(table).replace("\n", " ")
 
 
 def test_the_page_is_complete_and_needs_no_network(workdir):
     text = (workdir / "report.html").read_text()
-    page = Page()
-    page.feed(text)
-    assert page.open == []
-    assert all(target.startswith(("#", "data:image/png;base64,")) for target in page.targets)
-    assert not re.search(r"https?:|//[a-z]|@import|url\(", re.sub(r"base64,[^\"]*", "", text))
-    assert {target[1:] for target in page.targets if target.startswith("#")} <= set(page.ids)
-    assert len(page.ids) == len(set(page.ids))
+    page = read_page(text, workdir)
     shown = [base64.b64decode(source.partition(",")[2]) for source in page.images]
     assert sorted(shown) == sorted((workdir / "plots" / name).read_bytes() for name in PICTURES)
     assert "/somewhere/private" not in text
@@ -193,6 +163,26 @@ def test_the_page_is_complete_and_needs_no_network(workdir):
         for line in (workdir / name).read_text().splitlines()
     )
     assert len(page.rows) == markdown_rows
+    assert {"table.csv", "tests.csv", "groups.csv"} <= set(page.targets)
+
+
+def test_the_page_has_the_data_and_the_commit_in_its_head_and_chosen_settings_at_their_row(workdir, some_rows):
+    text = (workdir / "report.html").read_text()
+    head = text[: text.index("<nav>")]
+    for words in ("KU", "60", "90", "0123abc", "2026-01-31", "Gini"):
+        assert words in head, words
+    chosen = tables.chosen_settings([some_rows["fcf+fedvlr"]])["fcf+fedvlr"]
+    assert f"<details><summary>fcf+fedvlr</summary><code>{chosen}</code></details>" in text
+    assert "± n/a" not in text
+
+
+def test_columns_without_any_number_are_not_on_the_page(dataset, tmp_path):
+    one = [make_method(dataset, "ease"), make_method(dataset, "popularity")]  # no paper has these, no megabytes
+    write_report(one, dataset, tmp_path, ENVIRONMENT)
+    text = (tmp_path / "report.html").read_text()
+    assert "published (see note)" not in text
+    assert "MB per round" not in text
+    assert "published (see note)" in (tmp_path / "table.md").read_text()
 
 
 @pytest.mark.parametrize("name", PICTURES)

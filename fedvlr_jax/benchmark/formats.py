@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from fedvlr_jax.benchmark.tables import Table
+from fedvlr_jax.report.tables import BOLD, Table
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -21,12 +21,11 @@ _LATEX = {
     "§": r"\S{}",
     "¶": r"\P{}",
 }
-_BOLD = re.compile(r"^\*\*(.*)\*\*$")
 
 
 def split_bold(cell: str) -> tuple[str, bool]:
     """The text of a cell, and whether it is emphasised."""
-    match = _BOLD.match(cell)
+    match = BOLD.fullmatch(cell)
     return (match[1], True) if match else (cell, False)
 
 

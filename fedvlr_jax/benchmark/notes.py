@@ -68,8 +68,8 @@ def _several(dataset: Dataset) -> list[str]:
 def _spread(rows: Sequence[TableRow], dataset: Dataset) -> list[str]:
     seeds = sorted({len(row.method.seeds) for row in rows if row.method.seeds})
     found = [
-        f"±: sample standard deviation over seeds (seeds a method: {' or '.join(map(str, seeds)) or 'none'}), n/a "
-        "with one. Methods without randomness have one seed.",
+        f"±: sample standard deviation over seeds (seeds a method: {' or '.join(map(str, seeds)) or 'none'}), "
+        "absent with one. Methods without randomness have one seed.",
         f"Intervals: 95 %, {RESAMPLES:,} bootstrap resamples of users and seeds; with one seed they speak of users "
         "only. Where the spread between seeds dominates, five seeds cover about 92 % and three about 86 %.",
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -15,20 +14,12 @@ from fedvlr_jax.benchmark.table import TableRow
 from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, VALID, main_metrics, seed_user_values
 from fedvlr_jax.io.figures import COLOURS, log_axis, new_figure, png_of
 from fedvlr_jax.models.variants import VARIANTS
+from fedvlr_jax.report.pages import Picture
 
 _BLOCK_COLOURS = dict(zip(order.BLOCKS, ("#0072B2", "#D55E00", "#9A9A9A", "#009E73"), strict=True))
 _PALE = {"color": "#D5D9DE", "linewidth": 0.9, "zorder": 1}
 _HOLLOW = {"marker": "D", "markerfacecolor": "none", "markeredgecolor": "black", "markersize": 5, "linestyle": "none"}
 _OTHER = "other"
-
-
-class Picture(NamedTuple):
-    """A drawn picture: name of its file, title, what it shows, and the content of the PNG file."""
-
-    file: str
-    title: str
-    caption: str
-    png: bytes
 
 
 def draw_all(rows: Sequence[TableRow], groupings: Sequence[RowGroups]) -> list[Picture]:

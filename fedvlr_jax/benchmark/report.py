@@ -6,13 +6,16 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedvlr_jax.benchmark import groups, html, table, tables
+from fedvlr_jax.benchmark import groups, table, tables
 from fedvlr_jax.benchmark.contrasts import Contrast, make_contrasts
 from fedvlr_jax.benchmark.formats import latex, markdown
 from fedvlr_jax.benchmark.notes import make_notes
 from fedvlr_jax.benchmark.plots import draw_all
 from fedvlr_jax.benchmark.records import MethodRuns
 from fedvlr_jax.io.files import write_bytes, write_csv
+from fedvlr_jax.report.facts import data_facts, environment_facts
+from fedvlr_jax.report.pages import Picture, render
+from fedvlr_jax.report.tables import Table, without_empty_columns
 from fedvlr_jax.types import Dataset
 
 TABLE_COLUMNS = ("method", "metric", "mean", "std", "ci_low", "ci_high", "published")
@@ -69,9 +72,26 @@ def write_report(
     (workdir / "plots").mkdir(exist_ok=True)
     for picture in pictures:
         write_bytes(workdir / "plots" / picture.file, picture.png)
-    page = html.page(title, [main, *others, *by_group], notes, pictures, environment)
+    page = render(
+        "benchmark.html",
+        title=title,
+        head=[*data_facts(dataset), ("Commit", environment.get("commit")), ("Date", environment.get("date"))],
+        files=("table.csv", "tests.csv", "groups.csv", "table.md", "table.tex"),
+        titles=_titles(shown := [*map(without_empty_columns, [main, *others, *by_group])], pictures),
+        tables=shown,
+        chosen=tables.chosen_settings(rows),
+        pictures=pictures,
+        notes=notes,
+        environment=environment_facts(environment),
+    )
     write_bytes(workdir / "report.html", page.encode())
     return text
+
+
+def _titles(shown: Sequence[Table], pictures: Sequence[Picture]) -> list[str]:
+    """The headings of the page in their order."""
+    main, *others = (found.title for found in shown)
+    return [main, *(picture.title for picture in pictures), *others, "Notes", "Environment"]
 
 
 def _test_row(contrast: Contrast) -> tuple:

@@ -1,4 +1,4 @@
-"""What the report shows, as tables of text cells; how they are written down is left to `formats` and `html`.
+"""What the report shows, as tables of text cells; how they are written down is left to `formats` and `report.pages`.
 
 Values are in percent. A cell ``**x**`` is emphasised; a hyphen means that there is no such number.
 """
@@ -6,7 +6,6 @@ Values are in percent. A cell ``**x**`` is emphasised; a hyphen means that there
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from fedvlr_jax.benchmark import order
 from fedvlr_jax.benchmark.contrasts import Contrast
@@ -14,28 +13,11 @@ from fedvlr_jax.benchmark.groups import RowGroups
 from fedvlr_jax.benchmark.published import PAPER_METRICS, equals_constant
 from fedvlr_jax.benchmark.table import CONSTANT_RATE, TIE_RATE, Estimate, TableRow
 from fedvlr_jax.evaluation.metrics import CUTOFFS, SELECTION_METRIC, main_metrics, printed_metrics, set_metrics
+from fedvlr_jax.report.tables import NOTHING, Table, TableBlock, percent, with_spread
 
-NOTHING = "-"
 _WITH_BEST = (order.PAPER, order.FURTHER, order.CENTRAL)  # blocks whose highest mean is emphasised
 BELOW_POPULARITY, NOT_FINITE, SOME_FAILED, LIKE_A_CONSTANT = "†", "§", "¶", "‡"
 """Marks behind names of methods and published numbers."""
-
-
-class TableBlock(NamedTuple):
-    """Rows under one heading (none if the name is empty)."""
-
-    name: str
-    rows: list[tuple[str, ...]]
-
-
-class Table(NamedTuple):
-    """A table of text cells; ``about`` describes it, the first ``left`` columns are words, not numbers."""
-
-    title: str
-    about: str
-    columns: tuple[str, ...]
-    blocks: list[TableBlock]
-    left: int = 1
 
 
 def main_table(rows: Sequence[TableRow], dataset_name: str) -> Table:
@@ -126,7 +108,7 @@ def cost_table(rows: Sequence[TableRow]) -> Table:
         method = row.method
         return (
             method.name,
-            ", ".join(f"{name}={_number(value)}" for name, value in method.hyper.items()) or NOTHING,
+            _chosen(row) or NOTHING,
             str(method.points),
             ", ".join(map(str, method.seeds)) or NOTHING,
             ", ".join(map(str, method.best_rounds)) or NOTHING,
@@ -142,6 +124,11 @@ def cost_table(rows: Sequence[TableRow]) -> Table:
     about = "MB: 10^6 bytes between the server and all clients of a round, both directions. "
     about += "Seconds: training, evaluation and compilation of all runs, the search included."
     return Table("Settings and costs", about, columns, _blocks(rows, cells), left=2)
+
+
+def chosen_settings(rows: Sequence[TableRow]) -> dict[str, str]:
+    """What validation chose, by the first cell of a method's row of the main table; without what chose nothing."""
+    return {_marked(row): _chosen(row) for row in rows if _chosen(row)}
 
 
 def failure_table(rows: Sequence[TableRow]) -> Table:
@@ -171,11 +158,6 @@ def group_tables(groupings: Sequence[RowGroups], rows: Sequence[TableRow]) -> li
     return tables
 
 
-def percent(value: float | None) -> str:
-    """A fraction in percent with two decimals."""
-    return NOTHING if value is None else f"{100 * value:.2f}"
-
-
 def _group_cells(row: TableRow, groups: RowGroups) -> tuple[str, ...]:
     means = [groups.means[row.method.name][metric] for metric in main_metrics()]
     return row.method.name, *("/".join(map(percent, pair)) for pair in zip(*means, strict=True))
@@ -185,6 +167,10 @@ def _blocks(rows: Sequence[TableRow], cells: Callable[[TableRow], tuple[str, ...
     """The rows under the headings of their blocks; no heading for a block without rows."""
     blocks = [TableBlock(name, [cells(row) for row in rows if row.block == name]) for name in order.BLOCKS]
     return [block for block in blocks if block.rows]
+
+
+def _chosen(row: TableRow) -> str:
+    return ", ".join(f"{name}={_number(value)}" for name, value in row.method.hyper.items())
 
 
 def _best(rows: Sequence[TableRow], metric: str) -> str | None:
@@ -207,12 +193,12 @@ def _full(estimate: Estimate) -> str:
     if estimate.mean is None:
         return NOTHING
     interval = "" if estimate.low is None else f" [{percent(estimate.low)}, {percent(estimate.high)}]"
-    return f"{percent(estimate.mean)} ± {'n/a' if estimate.std is None else percent(estimate.std)}{interval}"
+    return f"{_short(estimate)}{interval}"
 
 
 def _short(estimate: Estimate) -> str:
     """Mean, and standard deviation where there is one."""
-    return percent(estimate.mean) + ("" if estimate.std is None else f" ± {percent(estimate.std)}")
+    return with_spread(estimate.mean, estimate.std)
 
 
 def _emphasise(cell: str, best: bool) -> str:

@@ -42,6 +42,7 @@ def read_folder(folder: pathlib.Path) -> Dataset:
         V=by_name.get(FILES[1]),
         C=by_name.get(FILES[2]),
         **make_split(rows, num_users)._asdict(),
+        time_span=rows.span,
     )
 
 

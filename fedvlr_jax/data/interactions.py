@@ -35,6 +35,7 @@ class Interactions(NamedTuple):
       timestamp: int64 or float64 [rows], equal where two times are equal and larger where one is later, or None where
         there are none.
       split: int64 [rows] of 0 train, 1 validation, 2 test, or None where there are none.
+      span: the earliest and the latest time as they are written, rounded; None where there are none.
     """
 
     source: Source
@@ -43,6 +44,7 @@ class Interactions(NamedTuple):
     item: np.ndarray
     timestamp: np.ndarray | None
     split: np.ndarray | None
+    span: tuple[float, float] | None = None
 
 
 def read_interactions(file: pathlib.Path) -> Interactions:
@@ -69,9 +71,11 @@ def _from_plain(file: pathlib.Path, columns: dict[str, Column] | None) -> Intera
         return None
     if "rating" in columns:
         _warn_of_ratings(file, columns["rating"].number)
-    time = columns.get("timestamp")
+    time, span = columns.get("timestamp"), None
     if time is not None:
-        warn_of_mixed_units(f"{file}, field timestamp", time.number / 10**time.places)
+        written = time.number / 10**time.places
+        warn_of_mixed_units(f"{file}, field timestamp", written)
+        span = span_of(written)
     user, split = columns["userID"].number, columns.get("split_label")
     return Interactions(
         source=Source(str(file)),
@@ -80,6 +84,7 @@ def _from_plain(file: pathlib.Path, columns: dict[str, Column] | None) -> Intera
         item=columns["itemID"].number,
         timestamp=time and time.number,
         split=split and split.number,
+        span=span,
     )
 
 
@@ -105,13 +110,15 @@ def _from_text(file: pathlib.Path, content: bytes) -> Interactions:
         _check_each(file, lines, "rating", text["rating"], is_time, "a finite number")
         _warn_of_ratings(file, np.array(list(map(float, text["rating"]))))
     user, item = (_ids(file, lines, name, text[name]) for name in ("userID", "itemID"))
+    time, span = _times(file, lines, text["timestamp"]) if "timestamp" in text else (None, None)
     return Interactions(
         source=Source(str(file)),
         line=np.array(lines),
         user=user,
         item=item,
-        timestamp=_times(file, lines, text["timestamp"]) if "timestamp" in text else None,
+        timestamp=time,
         split=_splits(file, lines, text["split_label"]) if "split_label" in text else None,
+        span=span,
     )
 
 
@@ -176,10 +183,17 @@ def _splits(file: pathlib.Path, lines: list[int], values: Sequence[str]) -> np.n
     return np.array(list(map(int, values)))
 
 
-def _times(file: pathlib.Path, lines: list[int], values: Sequence[str]) -> np.ndarray:
+def _times(file: pathlib.Path, lines: list[int], values: Sequence[str]) -> tuple[np.ndarray, tuple[float, float]]:
+    """What orders the times, and their span."""
     _check_each(file, lines, "timestamp", values, is_time, "a finite number")
-    warn_of_mixed_units(f"{file}, field timestamp", np.array(list(map(float, values))))
-    return order_times(values)
+    written = np.array(list(map(float, values)))
+    warn_of_mixed_units(f"{file}, field timestamp", written)
+    return order_times(values), span_of(written)
+
+
+def span_of(time: np.ndarray) -> tuple[float, float]:
+    """The earliest and the latest of some times [rows]."""
+    return float(time.min()), float(time.max())
 
 
 def _warn_of_ratings(file: pathlib.Path, rating: np.ndarray) -> None:

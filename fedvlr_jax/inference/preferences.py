@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -40,15 +40,40 @@ def learned_preferences(
     routed = set(algorithm.views) == set(SINGLE_MODALITIES)
     by_views = algorithm.model.host.view_weights is not None
     measured = _view_shares if by_views else _router_weights if routed else _drop_shares
-    function = functools.partial(measured, algorithm)
-    measure = jax.jit(function, out_shardings=whole(algorithm.mesh))
-    preference_um, content = np.zeros((num_users, 3), np.float32), jax.tree.map(np.asarray, content)
-    for state, bucket in parts:
-        user_c = np.asarray(bucket.user)
-        preference_um[user_c[user_c < num_users]] = np.asarray(measure(state, content, bucket))[user_c < num_users]
+    preference_um = _of_all(algorithm, measured, parts, content, np.zeros((num_users, 3), np.float32))
     if routed and not by_views:
         preference_um = preference_um[:, [algorithm.views.index(name) for name in SINGLE_MODALITIES]]
     return preference_um
+
+
+def router_weights(
+    algorithm: Algorithm, parts: Iterable[tuple[FedState, Bucket]], content: Content, num_users: int
+) -> np.ndarray | None:
+    """The router's weights w_uj of all users, float32 [u, j] in the order of ``algorithm.views``; None without one.
+
+    Args:
+      algorithm, parts, content, num_users: as of `learned_preferences`.
+    """
+    if algorithm.router_weights is None:
+        return None
+    empty_uj = np.zeros((num_users, len(algorithm.views)), np.float32)
+    return _of_all(algorithm, _router_weights, parts, content, empty_uj)
+
+
+def _of_all(
+    algorithm: Algorithm,
+    measured: Callable[[Algorithm, FedState, Content, Bucket], Array],
+    parts: Iterable[tuple[FedState, Bucket]],
+    content: Content,
+    found_um: np.ndarray,
+) -> np.ndarray:
+    """`found_um` filled with what is measured of each user, some of them at a time."""
+    measure = jax.jit(functools.partial(measured, algorithm), out_shardings=whole(algorithm.mesh))
+    content, num_users = jax.tree.map(np.asarray, content), len(found_um)
+    for state, bucket in parts:
+        user_c = np.asarray(bucket.user)
+        found_um[user_c[user_c < num_users]] = np.asarray(measure(state, content, bucket))[user_c < num_users]
+    return found_um
 
 
 def _view_shares(algorithm: Algorithm, state: FedState, content: Content, bucket: Bucket) -> Array:

@@ -11,16 +11,19 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup, escape
 
-MEDIA = {".png": "image/png", ".svg": "image/svg+xml"}
+from fedvlr_jax.report.tables import BOLD
+
+INTERVAL = re.compile(r"(.*\S) (\[[^\]]*\])")
+"""A cell that ends with an interval, which stands below the rest."""
 
 
 class Picture(NamedTuple):
-    """A drawn picture: name of its file (``.png`` or ``.svg``), title, what it shows, and the content of the file."""
+    """A drawn picture: name of its file, title, what it shows, and the content of the PNG file."""
 
     file: str
     title: str
     caption: str
-    content: bytes
+    png: bytes
 
 
 def render(template: str, **context: Any) -> str:
@@ -52,14 +55,25 @@ def anchor(text: str) -> str:
 
 
 def inline(text: str) -> Markup:
-    """Escaped text with `code` marks as ``<code>`` and **marks** as ``<b>``."""
-    return Markup(_marked(_marked(str(escape(text)), r"`([^`]*)`", "code"), r"^\*\*(.*)\*\*$", "b"))
+    """Escaped text with `code` marks as ``<code>``."""
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
+
+
+def cell(text: str) -> Markup:
+    """The escaped text of a cell: **emphasised** as ``<b>``, an interval at its end in a line of its own.
+
+    >>> cell("**25.16 ± 0.04 [23.00, 27.10]**")
+    Markup('<b>25.16 ± 0.04<small>[23.00, 27.10]</small></b>')
+    """
+    bold = BOLD.fullmatch(text)
+    found = INTERVAL.fullmatch(text := bold[1] if bold else text)
+    shown = Markup("{}<small>{}</small>").format(*found.groups()) if found else escape(text)
+    return Markup("<b>{}</b>").format(shown) if bold else shown
 
 
 def data_uri(picture: Picture) -> str:
     """A picture as the address of an image that is inside the page."""
-    media = MEDIA[picture.file[picture.file.rindex(".") :]]
-    return f"data:{media};base64,{base64.b64encode(picture.content).decode()}"
+    return f"data:image/png;base64,{base64.b64encode(picture.png).decode()}"
 
 
 def words_of(value: Any) -> str:
@@ -82,9 +96,5 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"anchor": anchor, "inline": inline, "data_uri": data_uri, "words": words_of}
+    environment.filters |= {"anchor": anchor, "inline": inline, "cell": cell, "data_uri": data_uri, "words": words_of}
     return environment
-
-
-def _marked(text: str, pattern: str, tag: str) -> str:
-    return re.sub(pattern, rf"<{tag}>\1</{tag}>", text)

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedvlr_jax.benchmark.formats import markdown
-from fedvlr_jax.benchmark.tables import NOTHING, Table, TableBlock
 from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, main_metrics
 from fedvlr_jax.io.files import write_bytes, write_csv, write_json
+from fedvlr_jax.report.tables import NOTHING, Table, TableBlock, with_spread
 from fedvlr_jax.sweep.leaderboard import LeaderboardRow, Spread, choose, make_leaderboard, tested
 from fedvlr_jax.sweep.plots import draw_parallel
 from fedvlr_jax.sweep.runner import Found
@@ -19,8 +19,8 @@ from fedvlr_jax.sweep.space import Sweep
 NOTES = (
     f"Points are ranked by the mean over seeds of validation {SELECTION_METRIC} at the best round of each run; the "
     "first of equals wins. Test rows chose nothing, and are looked at for the chosen point alone.",
-    "A point of which a seed failed or has not run comes last. ±: sample standard deviation over seeds, n/a with "
-    "one. Metrics are tie-exact.",
+    "A point of which a seed failed or has not run comes last. ±: sample standard deviation over seeds, "
+    "absent with one. Metrics are tie-exact.",
 )
 
 
@@ -108,8 +108,8 @@ def text_table(
     rows = []
     for s in leaderboard:
         is_best = best is not None and s.index == best.index
-        valid = NOTHING if s.value is None else _percent(Spread(s.value, s.std))
-        shown = [_percent(test[name]) if is_best and name in test else NOTHING for name in main_metrics()]
+        valid = NOTHING if s.value is None else with_spread(s.value, s.std)
+        shown = [with_spread(*test[name]) if is_best and name in test else NOTHING for name in main_metrics()]
         cells = [f"{value:.{6}g}" if isinstance(value, float) else str(value) for value in s.point.values()]
         name = f"**{s.index}**" if is_best else str(s.index)
         rows.append((name, *cells, s.status, ", ".join(map(str, s.seeds)), valid, *shown))
@@ -123,7 +123,3 @@ def text_table(
     )
     about = "Percent, mean ± standard deviation over seeds, best first by validation."
     return Table("Points", about, columns, [TableBlock("", rows)], left=len(fields) + 3)
-
-
-def _percent(value: Spread) -> str:
-    return f"{100 * value.mean:.2f} ± " + ("n/a" if value.std is None else f"{100 * value.std:.2f}")

@@ -13,7 +13,7 @@ from fedvlr_jax.baselines import run_baselines
 from fedvlr_jax.data import load_configured
 from fedvlr_jax.data.buckets import make_buckets
 from fedvlr_jax.errors import CheckpointError, ConfigError, RunWarning
-from fedvlr_jax.inference.preferences import learned_preferences
+from fedvlr_jax.inference.preferences import learned_preferences, router_weights
 from fedvlr_jax.inference.recommend import recommend, recommended_rows
 from fedvlr_jax.io.checkpoint import Checkpoints, delete_folder
 from fedvlr_jax.io.environment import describe_environment, write_environment
@@ -35,6 +35,7 @@ OUTPUTS = (
     "ranks.npz",
     "recommendations.csv",
     "recommendations.jsonl",
+    "report.html",
 )
 
 
@@ -45,11 +46,14 @@ class Job(NamedTuple):
       result: the content of result.json.
       baselines: the rows of baselines.json, [] without.
       trained: the run, or None where it was finished before, so that nothing was restored.
+      learned_um: float32 [u, 3], `preferences` of a run that was not finished before, where the data set has planted
+        ones; else None.
     """
 
     result: dict[str, Any]
     baselines: list[dict[str, Any]]
     trained: Trained | None
+    learned_um: np.ndarray | None
 
 
 def run_job(
@@ -72,12 +76,13 @@ def run_job(
     Raises:
       UserError, Interrupted: as `loop.train`.
     """
-    result, trained = finished_result(experiment, workdir), None
+    result, trained, learned_um = finished_result(experiment, workdir), None, None
     if result is None:
         write_json(workdir / "config.json", experiment.settings)
         write_environment(workdir, describe_environment(command, workdir))
         trained = train(experiment, workdir, interrupt=interrupt, on_progress=on_progress, note=note)
-        result = result_of(experiment, trained)
+        learned_um = planted_preferences(experiment, trained)
+        result = _result(experiment, trained, learned_um)
         write_arrays(workdir / "ranks.npz", rank_arrays(trained.ranks))
         write_json(workdir / "result.json", result)
     asked = experiment.settings["rounds"]
@@ -86,7 +91,7 @@ def run_job(
             f"{workdir}: the run has {result['rounds']} rounds, more than the {asked} asked for, and this is its "
         )
         warnings.warn(f"{message}result; another --workdir trains {asked}", RunWarning, stacklevel=2)
-    return Job(result, _stored_baselines(experiment, workdir), trained)
+    return Job(result, _stored_baselines(experiment, workdir), trained, learned_um)
 
 
 def evaluate_job(
@@ -174,8 +179,22 @@ def stored_experiment(workdir: pathlib.Path, data_dir: str | None = None) -> Exp
 
 def result_of(experiment: Experiment, trained: Trained) -> dict[str, Any]:
     """The content of result.json."""
+    return _result(experiment, trained, planted_preferences(experiment, trained))
+
+
+def planted_preferences(experiment: Experiment, trained: Trained) -> np.ndarray | None:
+    """`preferences` where the data set has planted ones to compare them with, else None."""
+    return None if experiment.dataset.planted is None else preferences(experiment, trained)
+
+
+def weights(experiment: Experiment, trained: Trained) -> np.ndarray | None:
+    """`inference.preferences.router_weights` of a run, float32 [u, j], None without a router."""
+    _, dataset, clients, algorithm = experiment
+    return router_weights(algorithm, trained.parts(), clients.content, dataset.num_users)
+
+
+def _result(experiment: Experiment, trained: Trained, learned_um: np.ndarray | None) -> dict[str, Any]:
     settings, dataset, _, algorithm = experiment
-    learned_um = None if dataset.planted is None else preferences(experiment, trained)
     return json_ready(make_result(settings, dataset, algorithm.cost, trained.progress, trained.ranks, learned_um))
 
 
