@@ -5,13 +5,21 @@
 A run that was stopped or killed goes on where it was when the same command is given again.
 """
 
+from __future__ import annotations
+
 import pathlib
 import sys
+import warnings
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from fedvlr_jax.commands import cli
 from fedvlr_jax.io.interrupt import Interrupt
+
+if TYPE_CHECKING:
+    from fedvlr_jax.training.experiment import Experiment
+    from fedvlr_jax.training.job import Job
 
 
 def define(values: flags.FlagValues) -> None:
@@ -63,7 +71,21 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
             job = run_job(
                 experiment, workdir, command=sys.argv, interrupt=interrupt, on_progress=display, note=display.note
             )
+        write_page(experiment, workdir, job)
     print(result_table(job.result, job.baselines))
+
+
+def write_page(experiment: Experiment, workdir: pathlib.Path, job: Job) -> None:
+    """Write report.html where there is none of this result; what goes wrong there is a warning, the result stands."""
+    from fedvlr_jax.errors import RunWarning
+    from fedvlr_jax.report.run_page import PAGE, write_run_page
+
+    if job.trained is None and (workdir / PAGE).is_file():
+        return
+    try:
+        write_run_page(experiment, workdir, job.trained, job.learned_um)
+    except Exception as error:  # nothing about a page may cost a result
+        warnings.warn(f"{workdir / PAGE} was not written: {type(error).__name__}: {error}", RunWarning, stacklevel=2)
 
 
 def main() -> int:

@@ -15,14 +15,7 @@ from fedvlr_jax.types import Dataset, PyTree
 def result_table(result: Mapping[str, Any], baselines: Iterable[Mapping[str, Any]]) -> str:
     """The run and the baselines under it, in percent; what is below popularity is called so."""
     baselines = list(baselines)
-    metrics = [*printed_metrics(*CUTOFFS), *(m for m in set_metrics(True, MAIN_CUTOFF) if m in result["test"])]
-    headers = [
-        "",
-        *metrics,
-        *(f"{group} {SELECTION_METRIC}" for group in ("warm", "cold", "valid")),
-    ]
-    rows = [_row(f"{result['host']} + {result['variant']}", result, metrics)]
-    rows += [_row(_baseline_name(baseline), baseline["summary"], metrics) for baseline in baselines]
+    headers, rows = result_rows(result, baselines)
     table = tabulate(rows, headers, floatfmt=".2f", missingval="-")
     lines = [f"{result['dataset']}: test rows at round {result['best_round']}, chosen on validation; percent", table]
     lines.append(
@@ -43,10 +36,25 @@ def result_table(result: Mapping[str, Any], baselines: Iterable[Mapping[str, Any
     if correlation := result.get("planted_rank_correlation"):
         shown = ", ".join(f"{name} {'-' if value is None else f'{value:.2f}'}" for name, value in correlation.items())
         lines.append(f"rank correlation of learned and planted preferences over users: {shown}")
-    popularity = next((row["summary"] for row in baselines if row["name"] == "popularity"), None)
-    if popularity and _below(*(summary["test"][SELECTION_METRIC] for summary in (result, popularity))):
+    if is_below_popularity(result, baselines):
         lines.append(f"This model is BELOW POPULARITY in {SELECTION_METRIC}.")
     return "\n".join(lines)
+
+
+def result_rows(
+    result: Mapping[str, Any], baselines: Iterable[Mapping[str, Any]]
+) -> tuple[list[str], list[list[Any]]]:
+    """(headers, rows) of test metrics in percent, the run first: a name, then numbers, None where there is none."""
+    metrics = [*printed_metrics(*CUTOFFS), *(m for m in set_metrics(True, MAIN_CUTOFF) if m in result["test"])]
+    headers = ["", *metrics, *(f"{group} {SELECTION_METRIC}" for group in ("warm", "cold", "valid"))]
+    rows = [_row(f"{result['host']} + {result['variant']}", result, metrics)]
+    return headers, rows + [_row(_baseline_name(baseline), baseline["summary"], metrics) for baseline in baselines]
+
+
+def is_below_popularity(result: Mapping[str, Any], baselines: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether the run is worse than the baseline popularity, in `SELECTION_METRIC` on test."""
+    popularity = next((row["summary"] for row in baselines if row["name"] == "popularity"), None)
+    return bool(popularity and _below(*(found["test"][SELECTION_METRIC] for found in (result, popularity))))
 
 
 def cost_table(dataset: Dataset, cost: Any, evaluation: Mapping[str, Any]) -> str:

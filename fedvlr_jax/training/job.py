@@ -17,12 +17,12 @@ from fedvlr_jax.inference.preferences import learned_preferences, router_weights
 from fedvlr_jax.inference.recommend import recommend, recommended_rows
 from fedvlr_jax.io.checkpoint import Checkpoints, delete_folder
 from fedvlr_jax.io.environment import describe_environment, write_environment
-from fedvlr_jax.io.files import json_ready, read_json, write_arrays, write_json, write_rows
+from fedvlr_jax.io.files import json_ready, read_arrays, read_json, write_arrays, write_json, write_rows
 from fedvlr_jax.io.interrupt import Interrupt
 from fedvlr_jax.settings import check_settings, upgrade
 from fedvlr_jax.training.experiment import Experiment, make_experiment
-from fedvlr_jax.training.loop import OnProgress, Trained, rank_best, require_own, train
-from fedvlr_jax.training.results import make_result, rank_arrays
+from fedvlr_jax.training.loop import OnProgress, Trained, rank_best, require_own, restore_best, train
+from fedvlr_jax.training.results import make_result, rank_arrays, ranks_of
 from fedvlr_jax.training.schedule import make_plan, read_progress
 from fedvlr_jax.training.stored import stored_baselines, stored_result
 
@@ -139,6 +139,20 @@ def finished_result(experiment: Experiment, workdir: pathlib.Path) -> dict[str, 
         progress.best_round,
     )
     return result if is_current and progress.is_finished(make_plan(experiment.settings)) else None
+
+
+def stored_run(experiment: Experiment, workdir: pathlib.Path) -> Trained:
+    """A finished run with the state of its best round, as its checkpoint and ``ranks.npz`` have it; nothing is ranked.
+
+    ``ranks`` does not say whose scores are constant or not finite, which the files do not have by user.
+
+    Raises:
+      CheckpointError: as `loop.rank_best`, and for a workdir without ``ranks.npz``.
+    """
+    arrays = read_arrays(workdir / "ranks.npz")
+    of_users = {name: np.zeros(experiment.dataset.num_users, np.int32) for name in ("constant", "nonfinite")}
+    backend, best, progress = restore_best(experiment, workdir)
+    return Trained(progress, best, ranks_of(arrays | of_users), lambda: backend.parts(best))
 
 
 def stored_settings(workdir: pathlib.Path) -> dict[str, Any]:

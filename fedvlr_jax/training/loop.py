@@ -134,7 +134,7 @@ def rank_best(experiment: Experiment, workdir: pathlib.Path) -> Trained:
     Raises:
       CheckpointError: if there is no checkpoint, or it belongs to other settings or data.
     """
-    return _finish(*_restore_best(experiment, workdir))
+    return _finish(*restore_best(experiment, workdir))
 
 
 def best_public(experiment: Experiment, workdir: pathlib.Path) -> PublicState:
@@ -143,11 +143,16 @@ def best_public(experiment: Experiment, workdir: pathlib.Path) -> PublicState:
     Raises:
       CheckpointError: as `rank_best`.
     """
-    _, best, _ = _restore_best(experiment, workdir)
+    _, best, _ = restore_best(experiment, workdir)
     return best.public
 
 
-def _restore_best(experiment: Experiment, workdir: pathlib.Path) -> tuple[Backend, PyTree, RunProgress]:
+def restore_best(experiment: Experiment, workdir: pathlib.Path) -> tuple[Backend, PyTree, RunProgress]:
+    """The best checkpoint of a run: the holder of its private states, its state, and how far the run is.
+
+    Raises:
+      CheckpointError: as `rank_best`.
+    """
     plan = make_plan(experiment.settings)
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         record = checkpoints.require_record()
