@@ -17,6 +17,7 @@ from fedvlr_jax.data.messages import Source, shown
 from fedvlr_jax.errors import ConfigError, DataError
 from fedvlr_jax.io.files import prepare_workdir, write_rows
 from fedvlr_jax.io.lock import own
+from fedvlr_jax.report.run_page import write_page_of
 from fedvlr_jax.settings import check_settings, default_settings, override
 from fedvlr_jax.training import job
 from fedvlr_jax.training.experiment import Experiment, make_experiment
@@ -161,6 +162,7 @@ def train(
         if not resume:
             job.delete_run(folder)
         done = job.run_job(experiment, folder, command=sys.argv, on_progress=on_progress)
+        write_page_of(done, experiment, folder)
     return Fitted(experiment, done.trained or rank_best(experiment, folder), done.result, done.baselines)
 
 

@@ -5,21 +5,13 @@
 A run that was stopped or killed goes on where it was when the same command is given again.
 """
 
-from __future__ import annotations
-
 import pathlib
 import sys
-import warnings
-from typing import TYPE_CHECKING
 
 from absl import flags
 
 from fedvlr_jax.commands import cli
 from fedvlr_jax.io.interrupt import Interrupt
-
-if TYPE_CHECKING:
-    from fedvlr_jax.training.experiment import Experiment
-    from fedvlr_jax.training.job import Job
 
 
 def define(values: flags.FlagValues) -> None:
@@ -46,6 +38,7 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     from fedvlr_jax.io.lock import own
     from fedvlr_jax.io.progress import ProgressDisplay
     from fedvlr_jax.io.tables import cost_table, result_table
+    from fedvlr_jax.report.run_page import write_page_of
     from fedvlr_jax.training.experiment import make_experiment
     from fedvlr_jax.training.job import delete_run, run_job
     from fedvlr_jax.training.schedule import make_plan
@@ -71,21 +64,8 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
             job = run_job(
                 experiment, workdir, command=sys.argv, interrupt=interrupt, on_progress=display, note=display.note
             )
-        write_page(experiment, workdir, job)
+        write_page_of(job, experiment, workdir)
     print(result_table(job.result, job.baselines))
-
-
-def write_page(experiment: Experiment, workdir: pathlib.Path, job: Job) -> None:
-    """Write report.html where there is none of this result; what goes wrong there is a warning, the result stands."""
-    from fedvlr_jax.errors import RunWarning
-    from fedvlr_jax.report.run_page import PAGE, write_run_page
-
-    if job.trained is None and (workdir / PAGE).is_file():
-        return
-    try:
-        write_run_page(experiment, workdir, job.trained, job.learned_um)
-    except Exception as error:  # nothing about a page may cost a result
-        warnings.warn(f"{workdir / PAGE} was not written: {type(error).__name__}: {error}", RunWarning, stacklevel=2)
 
 
 def main() -> int:

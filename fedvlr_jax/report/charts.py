@@ -62,7 +62,7 @@ def lines(series: Sequence[Series], *, x_name: str, mark: float | None = None) -
     for colour, one in zip(_colours(), series, strict=False):
         points = " ".join(f"{x_axis.at(x)},{y_axis.at(y)}" for x, y in zip(one.x, one.y, strict=True))
         if one.x.size == 1:
-            parts.append(_dot(*points.split(","), colour))
+            parts.append(_dot(x_axis.at(one.x[0]), y_axis.at(one.y[0]), colour))
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.8"/>')
     return _svg(parts)
 
@@ -95,16 +95,16 @@ def clouds(series: Sequence[Series], *, x_name: str) -> Markup:
 
 
 def round_ticks(low: float, high: float, *, most: int = 5) -> list[float]:
-    """Round numbers from `low` to `high`, at most so many: multiples of 1, 2 or 5 times a power of ten.
+    """Round numbers from `low` to `high`, about `most`: multiples of 1, 2 or 5 times a power of ten.
 
     >>> round_ticks(0.03, 0.27)
     [0.05, 0.1, 0.15, 0.2, 0.25]
     """
     rough = (high - low) / most
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 5, 10, 20) if (high - low) / (power * factor) <= most)
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= 0.999 * rough)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [float(f"{k * step:.12g}") for k in range(first, last + 1)][:most]
+    return [float(f"{k * step:.12g}") for k in range(first, last + 1)]
 
 
 def _kept(one: Series) -> np.ndarray:

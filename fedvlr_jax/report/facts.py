@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from fedvlr_jax.types import Dataset
 
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
-Facts = list[tuple[str, str | None]]
+Facts = Sequence[tuple[str, str | None]]
 """Pairs of (name, value); a value of None is not shown."""
 
 
@@ -38,8 +38,8 @@ def data_facts(dataset: Dataset) -> Facts:
         ("Items without train rows", f"{found.unseen_items:,}"),
         ("Test rows, of cold items", f"{found.test_rows:,}, {found.cold_test_rows:,} ({cold})"),
         ("Time span", None if found.time_span is None else span_in_words(*found.time_span)),
-        ("Without visual features", _missing(found.missing["V"], dataset.num_items)),
-        ("Without textual features", _missing(found.missing["C"], dataset.num_items)),
+        ("Visual features", _features(dataset.V, found.missing["V"])),
+        ("Textual features", _features(dataset.C, found.missing["C"])),
     ]
 
 
@@ -62,11 +62,11 @@ def span_in_words(first: float, last: float) -> str:
 
 def changed_settings(settings: Mapping[str, Any]) -> Table:
     """The settings that differ from the default."""
-    usual = defaults()
+    usual, found = defaults(), dict(flatten(settings))
     rows = [
-        (name, words_of(value) or '""', words_of(usual.get(name)) or '""')
-        for name, value in flatten(settings)
-        if value != usual.get(name)
+        (name, words_of(found[name]) or '""', words_of(default) or '""')
+        for name, default in usual.items()
+        if found[name] != default
     ]
     about = "All others have their default." if rows else "Every setting has its default."
     return Table("Settings", about, ("setting", "value", "default"), [TableBlock("", rows)], left=3)
@@ -74,10 +74,13 @@ def changed_settings(settings: Mapping[str, Any]) -> Table:
 
 def environment_facts(environment: Mapping[str, Any]) -> Facts:
     """What a result depends on beside its settings; without the workdir."""
-    return [(name, words_of(value)) for name, value in environment.items() if name not in ("workdir", "command")]
+    found = {name: value for name, value in environment.items() if name not in ("workdir", "command")}
+    found["packages"] = {name: version for name, version in (found.get("packages") or {}).items() if version}
+    return [(name, words_of(value)) for name, value in found.items() if value != {}]
 
 
-def _missing(count: int | None, num_items: int) -> str | None:
-    if count is None:
-        return None
-    return "all items" if count == num_items else f"{count:,} items ({100 * count / num_items:.1f} %)"
+def _features(features: np.ndarray | None, missing: int | None) -> str:
+    if features is None:
+        return "none"
+    width = f"{features.shape[1]:,} numbers an item"
+    return width if missing is None else f"{width}; imputed for {missing:,} items"

@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import shlex
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
 
-from fedvlr_jax.analysis.routing import summarise_weights
-from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.analysis.routing import DOMINANT, summarise_weights
+from fedvlr_jax.errors import ConfigError, RunWarning
 from fedvlr_jax.evaluation.groups import GROUPINGS, Grouping, by_history, group_means
 from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, main_metrics, seed_values
 from fedvlr_jax.io.files import read_json, write_bytes
@@ -27,7 +28,7 @@ from fedvlr_jax.training import job
 from fedvlr_jax.training.experiment import Experiment
 from fedvlr_jax.training.loop import Trained
 from fedvlr_jax.training.stored import stored_baselines, stored_result
-from fedvlr_jax.types import MODALITIES, Dataset, Ranks
+from fedvlr_jax.types import MODALITIES, Dataset, Ranks, given
 
 PAGE = "report.html"
 GROUP_NAMES = {
@@ -115,6 +116,17 @@ def write_run_page(
     return workdir / PAGE
 
 
+def write_page_of(done: job.Job, experiment: Experiment, workdir: pathlib.Path) -> None:
+    """`write_run_page` after training, where the run is new or has no page; what goes wrong is a `RunWarning`."""
+    if done.trained is None and (workdir / PAGE).is_file():
+        return
+    try:
+        write_run_page(experiment, workdir, done.trained, done.learned_um)
+    except Exception as error:  # nothing about a page may cost a result
+        what = f"{type(error).__name__}: {error}"
+        warnings.warn(f"{workdir / PAGE} was not written: {what}", RunWarning, stacklevel=2)
+
+
 def run_page(found: RunFacts, name: str) -> str:
     """The page.
 
@@ -180,10 +192,9 @@ def _results(found: RunFacts) -> Part:
     if is_below_popularity(result, found.baselines):
         about += f" This model is below popularity in {SELECTION_METRIC}."
     intervals = result.get("intervals") or {}
-    facts: Facts = [
-        (f"{metric}, 95 % interval over users", " to ".join(map(percent, intervals[metric]))) for metric in intervals
-    ]
-    facts += [
+    named = [(metric, " to ".join(map(percent, ends))) for metric, ends in intervals.items()]
+    facts = [
+        *((f"{metric}, 95 % interval over users", ends) for metric, ends in named),
         ("Tied test rows", _rate(result["tie_rate"])),
         ("Users with one score for all items", _rate(result["constant_score_rate"])),
         ("Users with non-finite scores", str(result["nonfinite_users"])),
@@ -201,12 +212,8 @@ def _curves(found: RunFacts) -> Part | None:
         return None
     round_n = np.array([line["round"] for line in found.curve], float)
     loss = Series("loss", round_n, _column(line["loss"] for line in found.curve))
-    valid = [
-        Series(
-            f"validation {metric} in percent", round_n, 100 * _column(line["valid"][metric] for line in found.curve)
-        )
-        for metric in main_metrics()
-    ]
+    values = {metric: _column(line["valid"][metric] for line in found.curve) for metric in main_metrics()}
+    valid = [Series(f"validation {metric} in percent", round_n, 100 * value_n) for metric, value_n in values.items()]
     drawn = [
         charts.lines([loss], x_name="rounds", mark=found.result["best_round"]),
         charts.lines(valid, x_name="rounds", mark=found.result["best_round"]),
@@ -237,18 +244,14 @@ def _weights(found: RunFacts) -> Part | None:
     if found.weights_uj is None:
         return None
     names, series = _by_history(found.dataset, found.weights_uj, found.views)
-    spreads = [one._replace(y=one.spread, spread=None) for one in series]
+    spreads = [Series(one.name, one.x, given(one.spread)) for one in series]
     summary = summarise_weights(found.weights_uj)
     rows = [
         (view, f"{mean:.3f}", f"{spread:.3f}")
         for view, mean, spread in zip(found.views, summary.mean_j, summary.spread_j, strict=True)
     ]
-    about = (
-        "Weights of the views by the user's train rows: mean and standard deviation over users, and that deviation "
-    )
-    about += (
-        f"alone. Entropy of a user's weights: {summary.entropy:.2f} of the largest; users with one view above 0.9: "
-    )
+    about = "By the user's train rows: mean and standard deviation over users, and the latter alone. Entropy of a "
+    about += f"user's weights: {summary.entropy:.2f} of the largest; users with one view above {DOMINANT:g}: "
     about += f"{100 * summary.dominated:.1f} %."
     drawn = [
         charts.groups(names, series, x_name="train rows of a user: weight"),
@@ -266,7 +269,7 @@ def _planted(found: RunFacts) -> Part | None:
         for m, name in enumerate(MODALITIES.values())
     ]
     correlation = found.result.get("planted_rank_correlation") or {}
-    facts: Facts = [(f"Rank correlation, {name}", words_of(value)) for name, value in correlation.items()]
+    facts = [(f"Rank correlation, {name}", words_of(value)) for name, value in correlation.items()]
     about = "What the router or the scores say that a user goes by (upwards), against what the data were made of."
     return Part("Preferences", about, [charts.clouds(series, x_name="planted preference")], facts=facts)
 
@@ -285,7 +288,8 @@ def _by_history(dataset: Dataset, w_uj: np.ndarray, views: Sequence[str]) -> tup
 
 
 def _times(result: Mapping[str, Any]) -> Facts:
-    seconds = [(what, f"{result[f'seconds_{what}']:.1f} s") for what in ("compile", "train", "eval")]
+    clocks = {"compile": "compile", "train": "train", "evaluate": "eval"}
+    seconds = [(what, f"{result[f'seconds_{clock}']:.1f} s") for what, clock in clocks.items()]
     return [
         ("Rounds, of them the best", f"{result['rounds']:,}, {result['best_round']:,}"),
         *((f"Time to {what}", value) for what, value in seconds),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 NOTHING = "-"
@@ -16,7 +17,7 @@ class TableBlock(NamedTuple):
     """Rows under one heading (none if the name is empty)."""
 
     name: str
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
 
 
 class Table(NamedTuple):
@@ -28,7 +29,7 @@ class Table(NamedTuple):
     title: str
     about: str
     columns: tuple[str, ...]
-    blocks: list[TableBlock]
+    blocks: Sequence[TableBlock]
     left: int = 1
 
 

@@ -142,7 +142,7 @@ def finished_result(experiment: Experiment, workdir: pathlib.Path) -> dict[str, 
 
 
 def stored_run(experiment: Experiment, workdir: pathlib.Path) -> Trained:
-    """A finished run with the state of its best round, as its checkpoint and ``ranks.npz`` have it; nothing is ranked.
+    """A finished run with the state of its best round, from its checkpoint and ``ranks.npz``; nothing is ranked.
 
     ``ranks`` does not say whose scores are constant or not finite, which the files do not have by user.
 
