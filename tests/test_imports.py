@@ -85,7 +85,7 @@ PLACES = {  # foreign packages beyond these, by the start of a file's path
     "fedvlr_jax/io/": {"tensorboardX", "tqdm", "tabulate"},
     "fedvlr_jax/io/checkpoint": {"orbax"},
     "fedvlr_jax/benchmark/plots": {"matplotlib"},
-    "fedvlr_jax/report/pages": {"jinja2", "markupsafe"},
+    "fedvlr_jax/report/": {"jinja2", "markupsafe"},
     "fedvlr_jax/analysis/report": {"tabulate"},
     "fedvlr_jax/io/figures": {"matplotlib", "PIL"},
     "fedvlr_jax/sweep/optuna_search": {"optuna"},

@@ -15,7 +15,7 @@ from ranking_oracle import random_dataset
 from fedvlr_jax.data.summary import QUANTILES, gini, summarise_data
 from fedvlr_jax.errors import RunWarning
 from fedvlr_jax.evaluation.metrics import summarise, warm_items
-from fedvlr_jax.report import charts, run_page
+from fedvlr_jax.report import charts, run_page, run_parts
 from fedvlr_jax.report.charts import Series
 from fedvlr_jax.report.pages import render
 from fedvlr_jax.settings import default_settings, override
@@ -44,7 +44,7 @@ def facts(dataset):
         for r in (10, 20, 30)
     ]
     w_uj = np.random.default_rng(2).dirichlet([2, 1, 1], 60)
-    return run_page.RunFacts(
+    return run_parts.RunFacts(
         settings=override(default_settings(), {"client.lr": 0.3, "data.name": HOSTILE}),
         dataset=dataset,
         result=result,
@@ -59,7 +59,7 @@ def facts(dataset):
 
 
 def test_a_page_is_whole_loads_nothing_and_escapes_what_comes_from_data(facts, tmp_path):
-    text = run_page.run_page(facts, "x")
+    text = run_parts.run_page(facts, "x")
     page = read_page(text, tmp_path)
     assert text.count("<script>") == 1  # the page's own
     assert "&lt;script&gt;alert" in text
@@ -85,7 +85,7 @@ def test_a_page_leaves_out_what_a_run_does_not_have(facts, dataset, tmp_path):
     ranks = facts.ranks._replace(item=np.stack([dataset.valid_item, without.test_item]))
     summary = summarise(ranks, warm_items(dataset.train_item, 40))
     bare = facts._replace(dataset=without, ranks=ranks, weights_uj=None, learned_um=None, curve=[], baselines=[])
-    text = run_page.run_page(bare._replace(result=facts.result | summary, environment={}), "x")
+    text = run_parts.run_page(bare._replace(result=facts.result | summary, environment={}), "x")
     words = "".join(read_page(text, tmp_path).words)
     for title in ("Curves", "Groups", "Router weights", "Preferences", "Time span"):
         assert title not in words, title
