@@ -16,6 +16,7 @@ from fedvlr_jax.io.environment import ROOT, describe_environment
 from fedvlr_jax.io.identity import differences, require_same_run
 from fedvlr_jax.io.interrupt import Interrupt, Interrupted
 from fedvlr_jax.io.progress import ProgressDisplay, ProgressEvent
+from fedvlr_jax.io.trackers import Trackers
 from fedvlr_jax.io.writers import MetricWriter, read_metrics
 
 
@@ -60,7 +61,7 @@ def line(round_: int) -> dict:
 
 
 def test_metric_lines_of_later_rounds_and_half_lines_are_dropped_on_resume(tmp_path):
-    with MetricWriter(tmp_path, start_round=0) as writer:
+    with Trackers("tensorboard", tmp_path, {}) as to, MetricWriter(tmp_path, start_round=0, trackers=to) as writer:
         for round_ in (10, 20, 30):
             writer.rounds(round_, loss=np.arange(10.0))
             writer.evaluation(line(round_))

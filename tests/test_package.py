@@ -25,11 +25,12 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 DISTRIBUTIONS = {  # where they are called otherwise than what is imported
     "PIL": "pillow",
     "absl": "absl-py",
+    "mlflow": "mlflow-skinny",
     "orbax": "orbax-checkpoint",
     "tensorflow_datasets": "tensorflow-datasets",
 }
 BEHIND_TFDS = {"array-record", "importlib-resources"}  # it needs them for these files, but does not require them
-EXTRAS = ("tfds", "optuna", "prepare", "features", "secure", "deploy", "serve", "flower")
+EXTRAS = ("tfds", "optuna", "prepare", "features", "secure", "deploy", "serve", "flower", "wandb", "mlflow")
 SCRIPTS = (
     *("train", "evaluate", "analyze", "benchmark", "sweep", "prepare", "encode", "export", "serve"),
     *("client", "federation", "report"),

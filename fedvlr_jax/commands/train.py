@@ -38,6 +38,7 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     from fedvlr_jax.io.lock import own
     from fedvlr_jax.io.progress import ProgressDisplay
     from fedvlr_jax.io.tables import cost_table, result_table
+    from fedvlr_jax.io.trackers import require_writers
     from fedvlr_jax.report.run_page import write_page_of
     from fedvlr_jax.training.experiment import make_experiment
     from fedvlr_jax.training.job import delete_run, run_job
@@ -47,6 +48,7 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
         join_processes(values.coordinator, values.num_processes, values.process_id)
     settings = cli.plain_settings(values.config)
     make_plan(settings)  # refuses bad values before any data is read
+    require_writers(settings["writers"])
     require_backend()
     dataset = load_configured(settings["data"], settings["seed"])
     algorithm = make_algorithm(settings, dataset)

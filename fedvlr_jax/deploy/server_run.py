@@ -22,6 +22,7 @@ from fedvlr_jax.io.checkpoint import Checkpoints
 from fedvlr_jax.io.files import read_arrays, read_json, write_arrays, write_json
 from fedvlr_jax.io.identity import require_same_run
 from fedvlr_jax.io.lock import hold
+from fedvlr_jax.io.trackers import Trackers
 from fedvlr_jax.io.writers import MetricWriter
 from fedvlr_jax.training.job import stored_settings
 from fedvlr_jax.training.schedule import make_plan
@@ -91,7 +92,10 @@ def run_server(
             totals.update(record["totals"])
             say(f"going on after round {record['round']}")
         coordinator.wait_for_users()
-        with MetricWriter(workdir, start_round=int(state.public.round)) as writer:
+        with (
+            Trackers(settings["writers"], workdir, settings) as trackers,
+            MetricWriter(workdir, start_round=int(state.public.round), trackers=trackers) as writer,
+        ):
             while (done := int(state.public.round)) < plan.rounds:
                 begin = time.monotonic()
                 state, report = coordinator.round(state)

@@ -18,6 +18,7 @@ FREE_SETTINGS = (
     "rounds",
     "dry_run",
     "baselines",
+    "writers",
     "compute.devices",
     "compute.bucket_worth",
     "eval.patience",

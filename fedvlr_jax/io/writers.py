@@ -1,24 +1,24 @@
-"""What a run reports while it trains: one JSON line for each evaluated round, and TensorBoard events."""
+"""What a run reports while it trains: one JSON line for each evaluated round, and what its trackers take."""
 
 from __future__ import annotations
 
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from fedvlr_jax.io.files import json_ready, write_bytes
+from fedvlr_jax.io.trackers import Trackers
 
 
 class MetricWriter:
-    """Appends to ``metrics.jsonl`` and to TensorBoard events in the same folder; a context manager."""
+    """Appends to ``metrics.jsonl``, and hands numbers on to trackers that are closed elsewhere; a context manager."""
 
-    def __init__(self, workdir: pathlib.Path, *, start_round: int):
+    def __init__(self, workdir: pathlib.Path, *, start_round: int, trackers: Trackers | None = None):
         """Continue after `start_round`: lines (and events) of later rounds are dropped, they will come again."""
         path = workdir / "metrics.jsonl"
         writes = jax.process_index() == 0  # of several processes: a file that another replaces is lost
@@ -26,29 +26,27 @@ class MetricWriter:
             kept = [line for line in read_metrics(path) if line["round"] <= start_round]
             write_bytes(path, "".join(_to_line(line) for line in kept).encode())
         self._file = (path if writes else pathlib.Path(os.devnull)).open("a", encoding="utf-8")
-        purge = start_round + 1 if start_round else None
-        self._events = SummaryWriter(str(workdir), purge_step=purge, write_to_disk=writes)
+        self._trackers = trackers
+        if trackers is not None:
+            trackers.start(start_round)
 
     def __enter__(self) -> MetricWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-        self._events.close()
 
-    def rounds(self, last_round: int, **series: Sequence[float] | np.ndarray) -> None:
-        """Write one scalar for each of the consecutive rounds that end with `last_round`."""
-        for name, values in series.items():
-            for offset, value in enumerate(values):
-                self._events.add_scalar(f"round/{name}", float(value), last_round - len(values) + 1 + offset)
+    def rounds(self, last_round: int, **series: np.ndarray) -> None:
+        """One number of each name for each of the consecutive rounds that end with `last_round`, for trackers."""
+        if self._trackers is not None:
+            self._trackers.rounds(last_round, series)
 
     def evaluation(self, line: Mapping[str, Any]) -> None:
         """Write the line of one evaluated round; it is in the file when this returns."""
         self._file.write(_to_line(line))
         self._file.flush()
-        for name, value in (line.get("valid") or {}).items():
-            if value is not None:
-                self._events.add_scalar(f"valid/{name}", value, line["round"])
+        if self._trackers is not None:
+            self._trackers.evaluation(line["round"], line.get("valid") or {})
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:

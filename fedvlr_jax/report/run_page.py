@@ -5,15 +5,12 @@ from __future__ import annotations
 import pathlib
 import warnings
 
-import numpy as np
-
 from fedvlr_jax.errors import ConfigError, RunWarning
 from fedvlr_jax.io.files import read_json, write_bytes
 from fedvlr_jax.io.writers import read_metrics
 from fedvlr_jax.report.run_parts import RunFacts, run_page
 from fedvlr_jax.training import job
 from fedvlr_jax.training.experiment import Experiment
-from fedvlr_jax.training.loop import Trained
 from fedvlr_jax.training.stored import stored_baselines, stored_result
 
 PAGE = "report.html"
@@ -22,16 +19,14 @@ PAGE = "report.html"
 def write_run_page(
     experiment: Experiment,
     workdir: pathlib.Path,
-    trained: Trained | None = None,
-    learned_um: np.ndarray | None = None,
+    done: job.Job | None = None,
 ) -> pathlib.Path:
     """Writes ``report.html`` of a finished run.
 
     Args:
       experiment: what was trained on what.
       workdir: of the run.
-      trained: the run, where it is at hand; else it is read back.
-      learned_um: its learned preferences, where they are at hand; else they are measured if there are planted ones.
+      done: the run, where it was trained just now; else it is read back.
 
     Returns:
       The path of the page.
@@ -43,7 +38,11 @@ def write_run_page(
     result = stored_result(workdir)
     if result is None:
         raise ConfigError(f"{workdir}: expected a finished run with a result.json, found none; train it to its end")
-    trained = trained or job.stored_run(experiment, workdir)
+    if done is None or done.trained is None:
+        trained = job.stored_run(experiment, workdir)
+        weights_uj, learned_um = job.weights(experiment, trained), job.planted_preferences(experiment, trained)
+    else:
+        trained, weights_uj, learned_um = done.trained, done.weights_uj, done.learned_um
     found = RunFacts(
         settings=experiment.settings,
         dataset=experiment.dataset,
@@ -53,8 +52,8 @@ def write_run_page(
         curve=read_metrics(workdir / "metrics.jsonl"),
         ranks=trained.ranks,
         views=experiment.algorithm.views,
-        weights_uj=job.weights(experiment, trained),
-        learned_um=job.planted_preferences(experiment, trained) if learned_um is None else learned_um,
+        weights_uj=weights_uj,
+        learned_um=learned_um,
     )
     write_bytes(workdir / PAGE, run_page(found, workdir.name).encode())
     return workdir / PAGE
@@ -65,7 +64,7 @@ def write_page_of(done: job.Job, experiment: Experiment, workdir: pathlib.Path) 
     if done.trained is None and (workdir / PAGE).is_file():
         return
     try:
-        write_run_page(experiment, workdir, done.trained, done.learned_um)
+        write_run_page(experiment, workdir, done)
     except Exception as error:  # nothing about a page may cost a result
         what = f"{type(error).__name__}: {error}"
         warnings.warn(f"{workdir / PAGE} was not written: {what}", RunWarning, stacklevel=2)

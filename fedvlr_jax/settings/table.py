@@ -34,6 +34,12 @@ RUN = {
     ),
     "dry_run": Field(False, "print sizes and estimated memory, compile and train nothing"),
     "baselines": Field(True, "print simple baselines under the result"),
+    "writers": Field(
+        "tensorboard",
+        "where a training run's numbers go beside metrics.jsonl; empty = nowhere",
+        choices="io.trackers.WRITERS",
+        is_list=True,
+    ),
 }
 
 HOST = {"name": Field("fcf", "federated framework; fedprior is our own", choices="models.hosts.HOSTS")}

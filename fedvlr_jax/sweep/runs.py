@@ -19,7 +19,7 @@ from fedvlr_jax.settings import defaults
 from fedvlr_jax.sweep.space import Range, Sweep, SweepPoint, seeds_of
 from fedvlr_jax.types import Dataset
 
-FREE = ("dry_run", "baselines", "checkpoint.", "data.dir", "data.source", "data.expect.")
+FREE = ("dry_run", "baselines", "writers", "checkpoint.", "data.dir", "data.source", "data.expect.")
 """Settings that change nothing of what a run computes; the fingerprint of the data says whether it is the same."""
 
 OUTPUTS = ("sweep.json", "environment.json", "table.csv", "table.md", "best.json", "parallel.png")

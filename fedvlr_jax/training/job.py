@@ -19,6 +19,7 @@ from fedvlr_jax.io.checkpoint import Checkpoints, delete_folder
 from fedvlr_jax.io.environment import describe_environment, write_environment
 from fedvlr_jax.io.files import json_ready, read_arrays, read_json, write_arrays, write_json, write_rows
 from fedvlr_jax.io.interrupt import Interrupt
+from fedvlr_jax.io.trackers import Trackers
 from fedvlr_jax.settings import check_settings, upgrade
 from fedvlr_jax.training.experiment import Experiment, make_experiment
 from fedvlr_jax.training.loop import OnProgress, Trained, rank_best, require_own, restore_best, train
@@ -30,6 +31,9 @@ OUTPUTS = (
     "config.json",
     "environment.json",
     "metrics.jsonl",
+    "metrics.csv",
+    "wandb-run.json",
+    "mlflow-run.json",
     "result.json",
     "baselines.json",
     "ranks.npz",
@@ -48,12 +52,14 @@ class Job(NamedTuple):
       trained: the run, or None where it was finished before, so that nothing was restored.
       learned_um: float32 [u, 3], `preferences` of a run that was not finished before, where the data set has planted
         ones; else None.
+      weights_uj: float32 [u, j], `weights` of a run that was not finished before, where it has a router; else None.
     """
 
     result: dict[str, Any]
     baselines: list[dict[str, Any]]
     trained: Trained | None
     learned_um: np.ndarray | None
+    weights_uj: np.ndarray | None
 
 
 def run_job(
@@ -74,24 +80,29 @@ def run_job(
       interrupt, on_progress, note: as `loop.train`.
 
     Raises:
-      UserError, Interrupted: as `loop.train`.
+      UserError, Interrupted: as `loop.train` and `io.trackers.require_writers`.
     """
-    result, trained, learned_um = finished_result(experiment, workdir), None, None
+    result, trained, learned_um, weights_uj = finished_result(experiment, workdir), None, None, None
     if result is None:
         write_json(workdir / "config.json", experiment.settings)
         write_environment(workdir, describe_environment(command, workdir))
-        trained = train(experiment, workdir, interrupt=interrupt, on_progress=on_progress, note=note)
-        learned_um = planted_preferences(experiment, trained)
-        result = _result(experiment, trained, learned_um)
-        write_arrays(workdir / "ranks.npz", rank_arrays(trained.ranks))
-        write_json(workdir / "result.json", result)
+        with Trackers(experiment.settings["writers"], workdir, experiment.settings) as trackers:
+            trained = train(
+                experiment, workdir, interrupt=interrupt, on_progress=on_progress, note=note, trackers=trackers
+            )
+            learned_um, weights_uj = planted_preferences(experiment, trained), weights(experiment, trained)
+            result = _result(experiment, trained, learned_um)
+            write_arrays(workdir / "ranks.npz", rank_arrays(trained.ranks))
+            by_view = {} if weights_uj is None else dict(zip(experiment.algorithm.views, weights_uj.T, strict=True))
+            trackers.finish(result["rounds"], result["test"], by_view)
+            write_json(workdir / "result.json", result)
     asked = experiment.settings["rounds"]
     if result["rounds"] > asked:
         message = (
             f"{workdir}: the run has {result['rounds']} rounds, more than the {asked} asked for, and this is its "
         )
         warnings.warn(f"{message}result; another --workdir trains {asked}", RunWarning, stacklevel=2)
-    return Job(result, _stored_baselines(experiment, workdir), trained, learned_um)
+    return Job(result, _stored_baselines(experiment, workdir), trained, learned_um, weights_uj)
 
 
 def evaluate_job(
@@ -117,7 +128,7 @@ def delete_run(workdir: pathlib.Path) -> None:
     found = [path for pattern in ("events.out.tfevents.*", "environment-*.json") for path in workdir.glob(pattern)]
     for path in [*(workdir / name for name in OUTPUTS), *found]:
         path.unlink(missing_ok=True)
-    for name in ("checkpoints", "store"):
+    for name in ("checkpoints", "store", "wandb", "mlruns"):
         delete_folder(workdir / name)
 
 

@@ -23,6 +23,7 @@ from fedvlr_jax.io.elapsed import elapsed
 from fedvlr_jax.io.identity import require_same_run
 from fedvlr_jax.io.interrupt import Interrupt, Interrupted
 from fedvlr_jax.io.progress import ProgressEvent
+from fedvlr_jax.io.trackers import Trackers
 from fedvlr_jax.io.writers import MetricWriter
 from fedvlr_jax.privacy.accounting import Guarantee, guarantee_of
 from fedvlr_jax.settings import upgrade
@@ -63,15 +64,17 @@ def train(
     interrupt: Interrupt | None = None,
     on_progress: OnProgress | None = None,
     note: Callable[[str], Any] | None = None,
+    trackers: Trackers | None = None,
 ) -> Trained:
     """Train one model, or go on with it where its last checkpoint in ``workdir/checkpoints`` ends.
 
     Args:
       experiment: what to train on what.
-      workdir: a folder that exists; ``metrics.jsonl``, TensorBoard events and checkpoints are written there.
+      workdir: a folder that exists; ``metrics.jsonl`` and checkpoints are written there.
       interrupt: where signals are noted, if they shall save and stop the run.
       on_progress: see `OnProgress`. A run that it ended goes on when it is trained again.
       note: takes one line about what happens before the first evaluation.
+      trackers: take numbers on the way.
 
     Raises:
       ConfigError, CheckpointError: as `make_plan`, `identity.require_same_run` and `Checkpoints`.
@@ -97,7 +100,7 @@ def train(
                 commit=backend.commit,
                 retain=backend.retain,
             )
-            with MetricWriter(workdir, start_round=progress.round) as writer:
+            with MetricWriter(workdir, start_round=progress.round, trackers=trackers) as writer:
                 recorder = RunFiles(writer, saver)
                 progress = _train_rounds(
                     plan, backend, recorder, state, progress, interrupt, on_progress, note, _guarantee(experiment)
@@ -270,7 +273,7 @@ def _report(
     progress: RunProgress,
     info: RoundInfo,
 ) -> bool:
-    """Write the line of metrics.jsonl and the TensorBoard events, then tell; whether the run was stopped."""
+    """Write the line of metrics.jsonl, hand numbers to trackers, then tell; whether the run was stopped."""
     line = {
         "round": event.round,
         "loss": event.loss,
