@@ -22,7 +22,7 @@ from fedvlr_jax.settings import check_settings, default_settings, override
 from fedvlr_jax.training import job
 from fedvlr_jax.training.experiment import Experiment, make_experiment
 from fedvlr_jax.training.loop import OnProgress, Trained, rank_best, train_in_memory
-from fedvlr_jax.training.stored import stored_baselines
+from fedvlr_jax.training.stored import stored_baselines, stored_settings
 from fedvlr_jax.types import Dataset, PyTree
 
 Path = str | os.PathLike[str]
@@ -179,7 +179,7 @@ def restore(workdir: Path, dataset: Dataset | None = None) -> Fitted:
       DataError: if the data set cannot be loaded.
     """
     folder = pathlib.Path(workdir)
-    settings = job.stored_settings(folder)
+    settings = stored_settings(folder)
     if dataset is None:
         try:
             dataset = load_configured(settings["data"], settings["seed"])

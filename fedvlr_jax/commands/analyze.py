@@ -32,7 +32,7 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     from fedvlr_jax.io.environment import require_backend
     from fedvlr_jax.io.files import prepare_workdir
     from fedvlr_jax.training.experiment import make_experiment
-    from fedvlr_jax.training.job import stored_settings
+    from fedvlr_jax.training.stored import stored_settings
 
     del interrupt  # nothing to save
     if values.workdir is None and not values.runs:

@@ -31,12 +31,14 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     from fedvlr_jax.io.files import prepare_workdir
     from fedvlr_jax.io.lock import own
     from fedvlr_jax.io.progress import ProgressDisplay
+    from fedvlr_jax.training.warm_start import refuse_warm_start
 
     if "train" not in values.config:
         raise ConfigError("--config: expected a benchmark, such as configs/benchmark/ku.py, found one training run")
     config = values.config.to_dict()
     config.pop("data", None)  # a short way to write train.data
     config["train"] = cli.plain_settings(values.config.train)
+    refuse_warm_start(config["train"], "a benchmark")
     require_backend()
     dataset = load_configured(config["train"]["data"])
     workdir = prepare_workdir(pathlib.Path(values.workdir or f"runs/benchmark-{dataset.name}"))

@@ -50,9 +50,11 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     from fedvlr_jax.extras import require_extra
     from fedvlr_jax.io.files import prepare_workdir, read_json
     from fedvlr_jax.training.schedule import make_plan
+    from fedvlr_jax.training.warm_start import refuse_warm_start
 
     settings = cli.plain_settings(values.config)
     make_plan(settings)
+    refuse_warm_start(settings, "a federation")
     dataset = load_configured(settings["data"], settings["seed"])
     num_users = dataset.num_users
     workdir = prepare_workdir(pathlib.Path(values.workdir or "runs/federation"))

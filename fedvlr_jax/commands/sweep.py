@@ -74,7 +74,8 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
         found = run_sweep(trainer, shard=shard, on_start=lambda: write_environment(store.workdir, environment))
     config, changed = changed_fields(settings)
     train = [*cli.how_to_start("train"), f"--config={config}"]
-    print(write_report(sweep, found, store.workdir, title=f"Sweep {name}", train=train, base=changed))
+    title = f"Sweep {name}"
+    print(write_report(sweep, found, store, title=title, train=train, base=changed, environment=environment))
 
 
 def changed_fields(settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

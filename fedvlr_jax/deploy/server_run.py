@@ -24,8 +24,8 @@ from fedvlr_jax.io.identity import require_same_run
 from fedvlr_jax.io.lock import hold
 from fedvlr_jax.io.trackers import Trackers
 from fedvlr_jax.io.writers import MetricWriter
-from fedvlr_jax.training.job import stored_settings
 from fedvlr_jax.training.schedule import make_plan
+from fedvlr_jax.training.stored import stored_settings
 from fedvlr_jax.types import Dataset, content_of
 
 ABOUT, CATALOGUE = "federation.json", "catalogue.npz"

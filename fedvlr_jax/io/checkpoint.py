@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
 from fedvlr_jax.errors import CheckpointError
@@ -115,9 +116,24 @@ class Checkpoints:
         stored = self.record_of(step)["arrays"]
         like = jax.tree.map(_placed, like)
         target = jax.tree_util.tree_map_with_path(lambda path, leaf: _as_stored(path, leaf, stored), like)
-        _require_same_arrays(stored, _describe(target))
+        _require_same_arrays(stored, describe_arrays(target))
         state = self._restore(step, state=ocp.args.StandardRestore(target))
         return jax.tree.map(_with_rows, state, like)
+
+    def arrays_of(self, step: int, prefix: str | tuple[str, ...] = "") -> dict[str, np.ndarray]:
+        """The arrays of round `step` whose names (`describe_arrays`) begin so, in CPU memory, of whatever model.
+
+        Raises:
+          CheckpointError: if there is no such checkpoint, or it cannot be read.
+        """
+        self.record_of(step)
+        with _silent_orbax():
+            state = self._restore(step, state=ocp.args.StandardRestore())
+        named = {
+            jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+            for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+        }
+        return {name: np.asarray(leaf) for name, leaf in named.items() if name.startswith(prefix)}
 
     def save(self, state: PyTree, record: Mapping[str, Any]) -> None:
         """Save one state and delete all checkpoints but this one and the one of ``record["best_round"]``.
@@ -134,7 +150,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         self._keep.best_round = record["best_round"]
-        record = json_ready({**record, "format": FORMAT, "arrays": _describe(state)})
+        record = json_ready({**record, "format": FORMAT, "arrays": describe_arrays(state)})
         items = {"state": ocp.args.StandardSave(state), "record": ocp.args.JsonSave(record)}
         try:
             saved = self._manager.save(step, args=ocp.args.Composite(**items), force=True)
@@ -208,8 +224,8 @@ def _with_rows(x: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:
     return resize(x)
 
 
-def _describe(state: PyTree) -> dict[str, str]:
-    """The type and shape of every leaf, by name."""
+def describe_arrays(state: PyTree) -> dict[str, str]:
+    """The type and shape of every leaf by name, such as "public/params/variant/D": "float32[560, 64]"."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)

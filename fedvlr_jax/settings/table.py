@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from fedvlr_jax.fields import NOT_NEGATIVE, ONE_OR_MORE, POSITIVE, SEED, SHARE, Bounds, Field
+from fedvlr_jax.fields import NOT_NEGATIVE, ONE_OR_MORE, POSITIVE, SHARE, Bounds, Field
 from fedvlr_jax.models.hosts import HOSTS
+from fedvlr_jax.settings.table_run import RUN
 
 OPTIMIZERS = "assembly.OPTIMIZERS"
 
@@ -17,30 +18,6 @@ def _generator(default: float, about: str, unit: str = "") -> Field:
     """A number of the synthetic generator, which checks it."""
     return Field(default, about, unit=unit)
 
-
-RUN = {
-    "seed": Field(0, "of everything random in the run", SEED),
-    "rounds": Field(400, "T, communication rounds at most", ONE_OR_MORE, unit="rounds"),
-    "objective": Field(
-        "softmax",
-        "loss of a client; the paper has bce, and squared, the user factor in closed form, is for host fcf only",
-        choices="federated.objectives.OBJECTIVES",
-    ),
-    "variant": Field(
-        "fedvlr",
-        "how a host gets its items: FedVLR, or an ablation of its fusion",
-        choices="models.variants.VARIANTS",
-        source="paper, table 2",
-    ),
-    "dry_run": Field(False, "print sizes and estimated memory, compile and train nothing"),
-    "baselines": Field(True, "print simple baselines under the result"),
-    "writers": Field(
-        "tensorboard",
-        "where a training run's numbers go beside metrics.jsonl; empty = nowhere",
-        choices="io.trackers.WRITERS",
-        is_list=True,
-    ),
-}
 
 HOST = {"name": Field("fcf", "federated framework; fedprior is our own", choices="models.hosts.HOSTS")}
 

@@ -1,20 +1,30 @@
-"""The files of a sweep: the table of its points, the settings of the best one, and a picture."""
+"""The files of a sweep: the table of its points, the settings of the best one, a picture, and a page with it all."""
 
 from __future__ import annotations
 
-import pathlib
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from markupsafe import Markup
+
 from fedvlr_jax.benchmark.formats import markdown
+from fedvlr_jax.benchmark.storage import Stored
 from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, main_metrics
 from fedvlr_jax.io.files import write_bytes, write_csv, write_json
-from fedvlr_jax.report.tables import NOTHING, Table, TableBlock, with_spread
+from fedvlr_jax.report import charts
+from fedvlr_jax.report.charts import Series
+from fedvlr_jax.report.facts import Facts, changed_settings, data_facts, environment_facts
+from fedvlr_jax.report.pages import Picture, render
+from fedvlr_jax.report.tables import NOTHING, Table, TableBlock, with_spread, without_empty_columns
 from fedvlr_jax.sweep.leaderboard import LeaderboardRow, Spread, choose, make_leaderboard, tested
 from fedvlr_jax.sweep.plots import draw_parallel
 from fedvlr_jax.sweep.runner import Found
+from fedvlr_jax.sweep.runs import SweepRuns, SweepStore
 from fedvlr_jax.sweep.space import Sweep
+
+MOST_CURVES = 6  # more lines cannot be told apart
 
 NOTES = (
     f"Points are ranked by the mean over seeds of validation {SELECTION_METRIC} at the best round of each run; the "
@@ -25,21 +35,31 @@ NOTES = (
 
 
 def write_report(
-    sweep: Sweep, found: Found, workdir: pathlib.Path, *, title: str, train: Sequence[str], base: Mapping[str, Any]
+    sweep: Sweep,
+    found: Found,
+    store: SweepStore,
+    *,
+    title: str,
+    train: Sequence[str],
+    base: Mapping[str, Any],
+    environment: Mapping[str, Any],
 ) -> str:
-    """Writes ``table.csv`` (fractions in full precision), ``table.md`` (percent), ``best.json``, ``parallel.png``.
+    """Writes ``table.csv`` (fractions in full precision), ``table.md`` (percent), ``best.json``, ``parallel.png``, and
+    ``report.html``.
 
     Args:
       sweep: what was swept.
       found: its points and their runs.
-      workdir: an existing folder.
+      store: the folder of the sweep, its settings and data sets.
       title: of the page.
       train: the start of the command line that trains the best point, up to its --config=FILE.
       base: dotted fields in which the swept configuration differs from that file.
+      environment: of this call, as of `io.environment.describe_environment`.
 
     Returns:
       The text of ``table.md``, best point first.
     """
+    workdir = store.workdir
     leaderboard = make_leaderboard(sweep, found.points, found.runs)
     best = choose(leaderboard)
     test = tested(best, found.runs) if best else {}
@@ -47,10 +67,51 @@ def write_report(
     write_csv(workdir / "table.csv", *csv_table(leaderboard, best, test))
     write_json(workdir / "best.json", summary)
     advice = f"To train the best point: `{summary['command']}`" if best else "No point has a value at every seed."
-    page = markdown(title, [text_table(leaderboard, best, test)], [advice, *NOTES])
-    write_bytes(workdir / "table.md", page.encode())
-    write_bytes(workdir / "parallel.png", draw_parallel(leaderboard))
-    return page
+    table, notes = text_table(leaderboard, best, test), [advice, *NOTES]
+    text, drawn = markdown(title, [table], notes), draw_parallel(leaderboard)
+    write_bytes(workdir / "table.md", text.encode())
+    write_bytes(workdir / "parallel.png", drawn)
+    page = render(
+        "sweep.html",
+        title=title,
+        datasets=list(map(data_facts, store.datasets.all())),
+        files=("table.csv", "best.json", "table.md"),
+        table=without_empty_columns(table),
+        chart=curves(leaderboard, found.runs),
+        picture=Picture("parallel.png", "All points", "One line a point, one axis a field.", drawn),
+        notes=notes,
+        settings=changed_settings(store.settings),
+        times=times(found.runs),
+        environment=environment_facts(environment),
+        commands=[summary["command"]] if best else [],
+    )
+    write_bytes(workdir / "report.html", page.encode())
+    return text
+
+
+def curves(leaderboard: Sequence[LeaderboardRow], runs: SweepRuns) -> Markup:
+    """Validation curves of the first finished seed of the best points, as a chart; "" where no run has a curve."""
+    series = []
+    for row in leaderboard[:MOST_CURVES]:
+        stored = [runs[row.index, seed] for seed in row.seeds]
+        curve = next((run.curve for run in stored if isinstance(run, Stored) and run.curve), ())
+        value_n = np.array([point.valid[SELECTION_METRIC] for point in curve], float)
+        if curve:
+            series.append(Series(f"point {row.index}", np.array([p.round for p in curve], float), 100 * value_n))
+    return charts.lines(series, x_name=f"rounds: validation {SELECTION_METRIC} in percent")
+
+
+def times(runs: SweepRuns) -> Facts:
+    """What all finished runs took."""
+    results = [run.result for run in runs.values() if isinstance(run, Stored)]
+    seconds = {
+        what: sum(result[f"seconds_{clock}"] for result in results)
+        for what, clock in (("compile", "compile"), ("train", "train"), ("evaluate", "eval"))
+    }
+    return [
+        ("Finished runs", f"{len(results):,} of {len(runs):,}"),
+        *((f"Time to {what}", f"{s:,.1f} s") for what, s in seconds.items()),
+    ]
 
 
 def best_point(

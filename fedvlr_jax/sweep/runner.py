@@ -15,6 +15,7 @@ from fedvlr_jax.sweep.optuna_search import propose_points
 from fedvlr_jax.sweep.runs import SweepRuns, SweepStore, require_same_sweep
 from fedvlr_jax.sweep.space import SweepPoint, expand, name_of
 from fedvlr_jax.sweep.training import Trainer
+from fedvlr_jax.training.warm_start import refuse_warm_start
 
 
 class Found(NamedTuple):
@@ -78,6 +79,7 @@ def check_points(store: SweepStore, points: Sequence[SweepPoint]) -> list[Progra
             try:
                 settings = store.settings_of(points[k])
                 check_settings(settings)
+                refuse_warm_start(settings, "a sweep")
                 if k == program.points[0]:
                     make_algorithm(settings, store.datasets.of(settings))
             except (ConfigError, DataError) as error:

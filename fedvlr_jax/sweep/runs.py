@@ -22,7 +22,7 @@ from fedvlr_jax.types import Dataset
 FREE = ("dry_run", "baselines", "writers", "checkpoint.", "data.dir", "data.source", "data.expect.")
 """Settings that change nothing of what a run computes; the fingerprint of the data says whether it is the same."""
 
-OUTPUTS = ("sweep.json", "environment.json", "table.csv", "table.md", "best.json", "parallel.png")
+OUTPUTS = ("sweep.json", "environment.json", "table.csv", "table.md", "best.json", "parallel.png", "report.html")
 
 Key = tuple[int, int]
 """(index of the point, seed) of a run."""
@@ -48,6 +48,10 @@ class Datasets:
     def fingerprint(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """What identifies that data."""
         return self._load(settings)[1]
+
+    def all(self) -> list[Dataset]:
+        """Those that were read so far."""
+        return [dataset for dataset, _ in self._found.values()]
 
     def _load(self, settings: Mapping[str, Any]) -> tuple[Dataset, dict[str, Any]]:
         require_one_of(FEATURE_SOURCES, "data.features", settings["data"]["features"])

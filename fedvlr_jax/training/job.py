@@ -12,20 +12,19 @@ import numpy as np
 from fedvlr_jax.baselines import run_baselines
 from fedvlr_jax.data import load_configured
 from fedvlr_jax.data.buckets import make_buckets
-from fedvlr_jax.errors import CheckpointError, ConfigError, RunWarning
+from fedvlr_jax.errors import RunWarning
 from fedvlr_jax.inference.preferences import learned_preferences, router_weights
 from fedvlr_jax.inference.recommend import recommend, recommended_rows
 from fedvlr_jax.io.checkpoint import Checkpoints, delete_folder
 from fedvlr_jax.io.environment import describe_environment, write_environment
-from fedvlr_jax.io.files import json_ready, read_arrays, read_json, write_arrays, write_json, write_rows
+from fedvlr_jax.io.files import json_ready, read_arrays, write_arrays, write_json, write_rows
 from fedvlr_jax.io.interrupt import Interrupt
 from fedvlr_jax.io.trackers import Trackers
-from fedvlr_jax.settings import check_settings, upgrade
 from fedvlr_jax.training.experiment import Experiment, make_experiment
 from fedvlr_jax.training.loop import OnProgress, Trained, rank_best, require_own, restore_best, train
 from fedvlr_jax.training.results import make_result, rank_arrays, ranks_of
 from fedvlr_jax.training.schedule import make_plan, read_progress
-from fedvlr_jax.training.stored import stored_baselines, stored_result
+from fedvlr_jax.training.stored import stored_baselines, stored_result, stored_settings
 
 OUTPUTS = (
     "config.json",
@@ -164,25 +163,6 @@ def stored_run(experiment: Experiment, workdir: pathlib.Path) -> Trained:
     of_users = {name: np.zeros(experiment.dataset.num_users, np.int32) for name in ("constant", "nonfinite")}
     backend, best, progress = restore_best(experiment, workdir)
     return Trained(progress, best, ranks_of(arrays | of_users), lambda: backend.parts(best))
-
-
-def stored_settings(workdir: pathlib.Path) -> dict[str, Any]:
-    """The settings that a run wrote, as this version has them.
-
-    Raises:
-      CheckpointError: if there are none.
-      ConfigError: if they make no sense.
-    """
-    file = workdir / "config.json"
-    stored = read_json(file)
-    if stored is None:
-        raise CheckpointError(f"--workdir={workdir}: no config.json there; give the folder of a training run")
-    try:
-        settings = upgrade(stored)
-        check_settings(settings)
-    except (ConfigError, TypeError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{file}: expected the settings of a run, found other content: {error}") from error
-    return settings
 
 
 def stored_experiment(workdir: pathlib.Path, data_dir: str | None = None) -> Experiment:

@@ -36,6 +36,7 @@ from fedvlr_jax.training.recording import InMemory, Recorder, RunFiles
 from fedvlr_jax.training.saving import Saver
 from fedvlr_jax.training.schedule import Plan, RunProgress, make_plan, read_progress
 from fedvlr_jax.training.store_backend import StoreBackend
+from fedvlr_jax.training.warm_start import warm_start
 from fedvlr_jax.types import Bucket, FedState, PublicState, PyTree, Ranks, RoundInfo
 
 
@@ -90,7 +91,7 @@ def train(
         backend, progress = _programs(experiment, plan, workdir), read_progress(record)
         if not progress.is_finished(plan):
             if record is None:
-                state = backend.init(plan.seed)
+                state = warm_start(backend.init(plan.seed), experiment.settings, experiment.dataset)
             else:
                 state = backend.restore(checkpoints, progress.round, read_only=False)
             saver = Saver(
@@ -125,7 +126,7 @@ def train_in_memory(experiment: Experiment, *, on_progress: OnProgress | None = 
         raise ConfigError(f"compute.store: expected device where there is no workdir, found {store!r}")
     with explained_memory(experiment, InMemory.kept):
         backend, recorder = DeviceBackend(experiment, eval_chunk=plan.eval_chunk), InMemory()
-        state = backend.init(plan.seed)
+        state = warm_start(backend.init(plan.seed), experiment.settings, experiment.dataset)
         begun, guarantee = RunProgress(), _guarantee(experiment)
         progress = _train_rounds(plan, backend, recorder, state, begun, None, on_progress, None, guarantee)
         return _finish(backend, recorder.best, progress)

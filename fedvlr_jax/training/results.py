@@ -53,6 +53,8 @@ def make_result(
         "num_private_per_client": cost.num_private_per_client,
         "num_dropped": progress.num_dropped,
     }
+    if settings["init_from"]:
+        result["init_from"] = {"workdir": settings["init_from"], "parts": settings["init_parts"]}
     if learned_um is not None:
         result["planted_rank_correlation"] = rank_correlations(learned_um, dataset.planted)
     if (guarantee := guarantee_of(settings, dataset.num_users)) is not None:

@@ -6,8 +6,9 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.errors import CheckpointError, ConfigError
 from fedvlr_jax.io.files import read_json
+from fedvlr_jax.settings import check_settings, upgrade
 
 GROUPS = ("valid", "test", "test_warm", "test_cold")
 RATE = (int, float, type(None))  # None where it was not finite
@@ -19,6 +20,25 @@ RESULT_FIELDS = {
     **dict.fromkeys(GROUPS, dict),
 }
 """What has to be in result.json to show it, with types."""
+
+
+def stored_settings(workdir: pathlib.Path) -> dict[str, Any]:
+    """The settings that a run wrote, as this version has them.
+
+    Raises:
+      CheckpointError: if there are none.
+      ConfigError: if they make no sense.
+    """
+    file = workdir / "config.json"
+    stored = read_json(file)
+    if stored is None:
+        raise CheckpointError(f"--workdir={workdir}: no config.json there; give the folder of a training run")
+    try:
+        settings = upgrade(stored)
+        check_settings(settings)
+    except (ConfigError, TypeError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{file}: expected the settings of a run, found other content: {error}") from error
+    return settings
 
 
 def stored_result(workdir: pathlib.Path) -> dict[str, Any] | None:

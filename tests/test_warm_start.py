@@ -1,0 +1,201 @@
+"""A run that starts from another one has its parameters to the bit, or is refused; and exported ones are these."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+from commands import ROOT, TINY, arguments, run_here
+
+from fedvlr_jax.data import load_configured
+from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.settings import default_settings, override
+from fedvlr_jax.training.experiment import make_experiment
+from fedvlr_jax.training.loop import restore_best
+from fedvlr_jax.training.warm_start import refuse_warm_start, require_same_ids, warm_start
+
+READER = re.search(r"<!-- reader -->\n```python\n(.*?)```", (ROOT / "docs/guides/results.md").read_text(), re.DOTALL)[
+    1
+]
+
+
+def experiment_of(**changes):
+    """The tiny experiment on the synthetic set."""
+    fields = {name.replace("__", "."): value for name, value in changes.items()}
+    settings = override(default_settings(), TINY | fields)
+    return make_experiment(settings, load_configured(settings["data"], settings["seed"]))
+
+
+def fresh(experiment):
+    return experiment.algorithm.init(jax.random.key(7))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A finished run."""
+    workdir, patch = tmp_path_factory.mktemp("source"), pytest.MonkeyPatch()
+    assert run_here(patch, "train", *arguments(workdir, rounds=20, writers="")) == 0
+    patch.undo()
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def best(source):
+    """The state of its best round."""
+    return restore_best(experiment_of(rounds=20), source)[1]
+
+
+def same(a, b):
+    return all(
+        np.array_equal(x, y)
+        for x, y in zip(jax.tree.leaves(jax.device_get(a)), jax.tree.leaves(jax.device_get(b)), strict=True)
+    )
+
+
+@pytest.mark.parametrize(("parts", "from_there"), [("public", (1, 0)), ("private", (0, 1)), ("both", (1, 1))])
+def test_the_parts_that_were_asked_for_come_from_there_and_nothing_else(source, best, parts, from_there):
+    experiment = experiment_of(init_from=str(source), init_parts=parts)
+    start = fresh(experiment)
+    state = warm_start(start, experiment.settings, experiment.dataset)
+    for part, there in zip(("public", "private"), from_there, strict=True):
+        found, expected = getattr(state, part), getattr(best if there else start, part)
+        assert same(found.params, expected.params)
+        assert same(found.opt_state, getattr(start, part).opt_state)
+        assert not same(best.public.params, start.public.params)
+    assert int(state.public.round) == 0
+    assert jax.tree.map(lambda x: x.sharding, state) == jax.tree.map(lambda x: x.sharding, start)
+
+
+def test_without_it_nothing_changes(source):
+    experiment = experiment_of()
+    start = fresh(experiment)
+    assert warm_start(start, experiment.settings, experiment.dataset) is start
+
+
+def test_rows_of_padding_stay_zero(source, best):
+    """As where the clients are split over several devices."""
+    experiment = experiment_of(init_from=str(source))
+    start = fresh(experiment)
+    own = jax.device_get(start.private.params)
+    padded = jax.tree.map(lambda x: np.pad(x, [(0, 3), *[(0, 0)] * (x.ndim - 1)]), own)
+    start = start.replace(private=start.private.replace(params=jax.device_put(padded)))
+    found = warm_start(start, experiment.settings, experiment.dataset).private.params
+    assert same(jax.tree.map(lambda x: x[:12], found), best.private.params)
+    assert not any(np.asarray(x[12:]).any() for x in jax.tree.leaves(found))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fusion__dim": 8}, r"found\n  public/params/variant/D: there float32\[30, 4\], here float32\[30, 8\]\n"),
+        ({"host__name": "fedncf"}, r"private/params/\S+: there float32\[12, 4\], here \(absent\)"),
+        ({"data__synthetic__num_items": 33}, r"items: .* found 30 there and 33 here; only there 0, only here 3 \("),
+        ({"data__synthetic__num_users": 14}, r"users: .* found 12 there and 14 here"),
+        ({"compute__store": "memory"}, r"init_parts: expected public with compute.store memory, found both"),
+        ({"init_parts": "all"}, r"init_parts: expected one of public, private, both, found 'all'"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_named(source, changes, message):
+    start = fresh(experiment_of(**{k: v for k, v in changes.items() if k not in ("init_parts", "compute__store")}))
+    fields = {name.replace("__", "."): value for name, value in changes.items()}
+    settings = override(default_settings(), TINY | {"init_from": str(source)} | fields)
+    with pytest.raises(ConfigError, match=message):
+        warm_start(start, settings, load_configured(settings["data"], settings["seed"]))
+
+
+def test_public_parameters_go_to_other_users(source, best):
+    changes = {"data__synthetic__num_users": 14, "init_from": str(source), "init_parts": "public"}
+    experiment = experiment_of(**changes)
+    state = warm_start(fresh(experiment), experiment.settings, experiment.dataset)
+    assert same(state.public.params, best.public.params)
+
+
+def test_catalogues_are_compared_by_their_own_ids():
+    ids = np.array(["a", "b", "c"])
+    require_same_ids(ids, ids.copy(), (3, 3), "items")
+    require_same_ids(None, None, (3, 3), "items")
+    require_same_ids(None, np.array([0, 1, 2]), (3, 3), "items")  # the numbers are the ids
+    with pytest.raises(ConfigError, match=r"items: .* the same ids in another order"):
+        require_same_ids(ids, ids[[1, 0, 2]], (3, 3), "items")
+    with pytest.raises(ConfigError, match=r"3 there and 4 here; only there 1 \(b\), only here 2 \(x, y\)"):
+        require_same_ids(ids, np.array(["a", "c", "x", "y"]), (3, 4), "items")
+    with pytest.raises(ConfigError, match=r"only there 5 \(1, 2, 3, ...\), only here 0"):
+        require_same_ids(np.arange(6), np.array([0]), (6, 1), "items")
+
+
+def test_data_that_changed_since_is_refused(source):
+    """Whose parameters they are is known from the data set alone."""
+    experiment = experiment_of(init_from=str(source))
+    stored = json.loads((source / "config.json").read_text())
+    stored["data"]["synthetic"]["seed"] = 5
+    kept = (source / "config.json").read_text()
+    (source / "config.json").write_text(json.dumps(stored))
+    other = dataclasses.replace(experiment.dataset, train_item=experiment.dataset.train_item[::-1].copy())
+    try:
+        with pytest.raises(ConfigError, match="data set synthetic with the content that it was trained on"):
+            warm_start(fresh(experiment), experiment.settings, other)
+    finally:
+        (source / "config.json").write_text(kept)
+
+
+def test_a_run_says_where_it_started_and_goes_on_from_there_alone(monkeypatch, capsys, tmp_path, source):
+    flags = arguments(tmp_path / "run", rounds=10, writers="", init_from=source)
+    assert run_here(monkeypatch, "train", *flags) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["init_from"] == {"workdir": str(source), "parts": "both"}
+    first = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    cold = json.loads((source / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["loss"] < cold["loss"]
+    capsys.readouterr()
+    assert run_here(monkeypatch, "train", *arguments(tmp_path / "run", rounds=20, writers="")) == 2
+    assert "init_from: checkpoint" in capsys.readouterr().err
+
+
+def test_where_runs_make_their_own_states_it_is_refused(monkeypatch, capsys, tmp_path):
+    settings = default_settings()
+    refuse_warm_start(settings, "a sweep")
+    with pytest.raises(ConfigError, match="init_from: expected none in a sweep"):
+        refuse_warm_start(override(settings, {"init_from": "runs/x"}), "a sweep")
+    flags = [f"--config={ROOT}/configs/benchmark/quick.py", "--config.train.init_from=x", f"--workdir={tmp_path}/b"]
+    assert run_here(monkeypatch, "benchmark", *flags) == 2
+    assert "init_from: expected none in a benchmark" in capsys.readouterr().err
+
+
+def test_a_workdir_without_a_run_is_refused(tmp_path):
+    experiment = experiment_of(init_from=str(tmp_path))
+    with pytest.raises(ValueError, match=r"no config\.json there"):
+        warm_start(fresh(experiment), experiment.settings, experiment.dataset)
+
+
+def test_exported_parameters_are_those_of_the_best_round_and_the_reader_of_the_guide_scores_with_them(
+    monkeypatch, capsys, tmp_path, source, best
+):
+    pytest.importorskip("safetensors", reason='pip install "fedvlr_jax[features]"')
+    from safetensors import safe_open
+
+    out = tmp_path / "parameters"
+    flags = (f"--workdir={source}", f"--out={out}", "--format=safetensors")
+    assert run_here(monkeypatch, "export", *flags) == 0
+    assert "those of 12 clients" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    found: dict = {}
+    exec(READER, found)
+    assert sorted(found["clients"]) == list(range(12))
+    table, own = best.public.params["variant"]["D"], best.private.params["theta"]
+    score_ui = np.stack([found["scores"](user) for user in range(12)])
+    np.testing.assert_allclose(score_ui, jax.tree.leaves(own)[0] @ np.asarray(table).T, rtol=1e-6)
+    with safe_open(out / "public.safetensors", "np") as file:
+        assert file.metadata() | {"round": "?"} == {
+            "dataset": "synthetic",
+            "host": "fcf",
+            "variant": "base",
+            "round": "?",
+        }
+    with safe_open(out / "clients" / "3.safetensors", "np") as file:
+        assert file.metadata() == {"user": "3"}
+    assert run_here(monkeypatch, "export", *flags) == 2  # the folder has content
+    assert "expected a free folder" in capsys.readouterr().err
