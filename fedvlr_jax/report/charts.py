@@ -1,4 +1,4 @@
-"""Small charts as inline SVG: lines, points with their spread by group, and clouds of points."""
+"""Small charts as HTML with inline SVG: lines, points with their spread by group, and clouds of points."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 460, 240
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 26, 40  # around the area of the data
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 8, 40  # around the area of the data
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8C6D31", "#000000")
 MOST_POINTS = 300  # of a line or a cloud; more say nothing at this size
 
@@ -55,7 +55,7 @@ def lines(series: Sequence[Series], *, x_name: str, mark: float | None = None) -
     if not series:
         return Markup("")
     x_axis, y_axis = _axes(series, pad=0.0)
-    parts = [_frame(x_axis, y_axis, _ticks(x_axis), x_name), _legend([one.name for one in series])]
+    parts = [_frame(x_axis, y_axis, _ticks(x_axis), x_name)]
     if mark is not None:
         at = x_axis.at(mark)
         parts.append(f'<line x1="{at}" x2="{at}" y1="{TOP}" y2="{HEIGHT - BOTTOM}" class="mark"/>')
@@ -64,7 +64,7 @@ def lines(series: Sequence[Series], *, x_name: str, mark: float | None = None) -
         if one.x.size == 1:
             parts.append(_dot(x_axis.at(one.x[0]), y_axis.at(one.y[0]), colour))
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.8"/>')
-    return _svg(parts)
+    return _chart([one.name for one in series], parts)
 
 
 def groups(names: Sequence[str], series: Sequence[Series], *, x_name: str) -> Markup:
@@ -73,25 +73,25 @@ def groups(names: Sequence[str], series: Sequence[Series], *, x_name: str) -> Ma
     moved = [one._replace(x=one.x + by) for one, by in zip(series, shift, strict=True)]
     _, y_axis = _axes(moved, pad=0.0)
     x_axis = _Axis(-0.5, len(names) - 0.5, LEFT, WIDTH - RIGHT)
-    parts = [_frame(x_axis, y_axis, list(enumerate(names)), x_name), _legend([one.name for one in series])]
+    parts = [_frame(x_axis, y_axis, list(enumerate(names)), x_name)]
     for colour, one in zip(_colours(), moved, strict=False):
         spreads = np.zeros(one.x.size) if one.spread is None else one.spread
         for x, y, spread in zip(one.x, one.y, spreads, strict=True):
             at, low, high = x_axis.at(x), y_axis.at(y - spread), y_axis.at(y + spread)
             parts.append(f'<line x1="{at}" x2="{at}" y1="{low}" y2="{high}" stroke="{colour}" stroke-width="1.4"/>')
             parts.append(_dot(at, y_axis.at(y), colour))
-    return _svg(parts)
+    return _chart([one.name for one in series], parts)
 
 
 def clouds(series: Sequence[Series], *, x_name: str) -> Markup:
     """Points that are not joined, such as one for each user."""
     thinned = [one._replace(x=_thin(one.x), y=_thin(one.y)) for one in series]
     x_axis, y_axis = _axes(thinned, pad=0.02)
-    parts = [_frame(x_axis, y_axis, _ticks(x_axis), x_name), _legend([one.name for one in series])]
+    parts = [_frame(x_axis, y_axis, _ticks(x_axis), x_name)]
     for colour, one in zip(_colours(), thinned, strict=False):
         dots = "".join(_dot(x_axis.at(x), y_axis.at(y), colour) for x, y in zip(one.x, one.y, strict=True))
         parts.append(f'<g opacity="0.55">{dots}</g>')
-    return _svg(parts)
+    return _chart([one.name for one in series], parts)
 
 
 def round_ticks(low: float, high: float, *, most: int = 5) -> list[float]:
@@ -152,15 +152,6 @@ def _frame(x_axis: _Axis, y_axis: _Axis, ticks: Sequence[tuple[float, str]], x_n
     return "".join(parts)
 
 
-def _legend(names: Sequence[str]) -> str:
-    parts, x = [], LEFT
-    for colour, name in zip(_colours(), names, strict=False):
-        parts.append(f'<rect x="{x}" y="8" width="9" height="9" fill="{colour}"/>')
-        parts.append(f'<text x="{x + 13}" y="16">{escape(name)}</text>')
-        x += 13 + round(6.6 * len(name)) + 16
-    return "".join(parts)
-
-
 def _dot(x: str, y: str, colour: str) -> str:
     return f'<circle cx="{x}" cy="{y}" r="2.8" fill="{colour}"/>'
 
@@ -169,5 +160,11 @@ def _colours() -> tuple[str, ...]:
     return COLOURS * 4
 
 
-def _svg(parts: Sequence[str]) -> Markup:
-    return Markup(f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" class="chart">{"".join(parts)}</svg>')
+def _chart(names: Sequence[str], parts: Sequence[str]) -> Markup:
+    """The legend, which wraps, above the picture."""
+    entries = [
+        f'<span><i style="background:{colour}"></i>{escape(name)}</span>'
+        for colour, name in zip(_colours(), names, strict=False)
+    ]
+    picture = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" class="chart">{"".join(parts)}</svg>'
+    return Markup(f'<p class="legend">{"".join(entries)}</p>{picture}')

@@ -44,8 +44,8 @@ def write_report(
     base: Mapping[str, Any],
     environment: Mapping[str, Any],
 ) -> str:
-    """Writes ``table.csv`` (fractions in full precision), ``table.md`` (percent), ``best.json``, ``parallel.png``, and
-    ``report.html``.
+    """Writes ``table.csv`` (fractions in full precision), ``table.md`` (percent), ``best.json``, ``parallel.png``
+    and ``report.html``.
 
     Args:
       sweep: what was swept.
