@@ -181,12 +181,12 @@ def test_exported_parameters_are_those_of_the_best_round_and_the_reader_of_the_g
     flags = (f"--workdir={source}", f"--out={out}", "--format=safetensors")
     assert run_here(monkeypatch, "export", *flags) == 0
     assert "those of 12 clients" in capsys.readouterr().out
-    monkeypatch.chdir(tmp_path)
-    found: dict = {}
-    exec(READER, found)
-    assert sorted(found["clients"]) == list(range(12))
+    reader: dict = {}
+    exec(READER, reader)
+    public, clients = reader["read"](out)
+    assert sorted(clients) == list(range(12))
     table, own = best.public.params["variant"]["D"], best.private.params["theta"]
-    score_ui = np.stack([found["scores"](user) for user in range(12)])
+    score_ui = np.stack([reader["scores"](public, clients[user]) for user in range(12)])
     np.testing.assert_allclose(score_ui, jax.tree.leaves(own)[0] @ np.asarray(table).T, rtol=1e-6)
     with safe_open(out / "public.safetensors", "np") as file:
         assert file.metadata() | {"round": "?"} == {
