@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import doctest
 import re
 
 import numpy as np
@@ -12,10 +13,12 @@ from commands import arguments, results, run_here
 from html_pages import read_page
 from ranking_oracle import random_dataset
 
+from fedvlr_jax.data import summary
 from fedvlr_jax.data.summary import QUANTILES, gini, summarise_data
 from fedvlr_jax.errors import RunWarning
 from fedvlr_jax.evaluation.metrics import summarise, warm_items
-from fedvlr_jax.report import charts, run_page, run_parts
+from fedvlr_jax.report import charts, pages, run_page, run_parts, tables
+from fedvlr_jax.report import facts as facts_of_pages
 from fedvlr_jax.report.charts import Series
 from fedvlr_jax.report.pages import render
 from fedvlr_jax.settings import default_settings, override
@@ -35,9 +38,9 @@ def dataset():
 @pytest.fixture(scope="module")
 def facts(dataset):
     ranks = make_ranks(dataset, 0)
-    summary = summarise(ranks, warm_items(dataset.train_item, dataset.num_items))
+    metrics = summarise(ranks, warm_items(dataset.train_item, dataset.num_items))
     clocks = dict.fromkeys(("seconds_train", "seconds_eval", "seconds_compile", "client_updates_per_second"), 1.0)
-    result = {**summary, **clocks, "dataset": HOSTILE, "host": "fcf", "variant": "fedvlr", "rounds": 30}
+    result = {**metrics, **clocks, "dataset": HOSTILE, "host": "fcf", "variant": "fedvlr", "rounds": 30}
     result |= {"best_round": 20, "num_dropped": 0, "num_public": 9, "num_private_per_client": 8}
     lines = [
         {"round": r, "loss": None if r == 20 else 3.0 / r, "valid": {"HR@50": r / 40, "NDCG@50": r / 90}}
@@ -48,7 +51,7 @@ def facts(dataset):
         settings=override(default_settings(), {"client.lr": 0.3, "data.name": HOSTILE}),
         dataset=dataset,
         result=result,
-        baselines=[{"name": "popularity", "hyper": {}, "summary": summary}],
+        baselines=[{"name": "popularity", "hyper": {}, "summary": metrics}],
         environment={"command": ["experiments/train.py", f"--config={HOSTILE}"], "python": "3", "packages": {}},
         curve=lines,
         ranks=ranks,
@@ -83,9 +86,9 @@ def test_a_page_is_whole_loads_nothing_and_escapes_what_comes_from_data(facts, t
 def test_a_page_leaves_out_what_a_run_does_not_have(facts, dataset, tmp_path):
     without = dataclasses.replace(dataset, planted=None, test_item=np.full(60, -1), V=None, time_span=None)
     ranks = facts.ranks._replace(item=np.stack([dataset.valid_item, without.test_item]))
-    summary = summarise(ranks, warm_items(dataset.train_item, 40))
+    metrics = summarise(ranks, warm_items(dataset.train_item, 40))
     bare = facts._replace(dataset=without, ranks=ranks, weights_uj=None, learned_um=None, curve=[], baselines=[])
-    text = run_parts.run_page(bare._replace(result=facts.result | summary, environment={}), "x")
+    text = run_parts.run_page(bare._replace(result=facts.result | metrics, environment={}), "x")
     words = "".join(read_page(text, tmp_path).words)
     for title in ("Curves", "Groups", "Router weights", "Preferences", "Time span"):
         assert title not in words, title
@@ -189,3 +192,10 @@ def test_a_page_of_no_finished_run_is_refused(monkeypatch, capsys, tmp_path):
     assert "no config.json there" in capsys.readouterr().err
     assert run_here(monkeypatch, "report") == 2
     assert "--workdir is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", [charts, facts_of_pages, pages, run_parts, summary, tables])
+def test_examples_give_what_they_say(module):
+    found = doctest.testmod(module)
+    assert found.attempted > 0
+    assert found.failed == 0
