@@ -150,6 +150,25 @@ def test_equal_values_and_single_points_are_drawn():
     assert "NaN" not in charts.clouds([Series("x", np.zeros(4), np.zeros(4))], x_name="").replace("nan", "NaN")
 
 
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (
+            ["experiments/train.py", "--workdir", "runs/y", "--config=a b"],
+            "python experiments/train.py --workdir runs/y",
+        ),
+        (["/bin/fedvlr-train", "-workdir=runs/y"], "fedvlr-train -workdir=runs/y"),
+        (["notebook.py"], "fedvlr-evaluate --workdir=runs/x --recommend=10"),
+        ([], "fedvlr-evaluate --workdir=runs/x --recommend=10"),
+    ],
+)
+def test_the_commands_to_go_on_are_those_of_the_run(command, expected):
+    first, *others = run_parts.go_on(command, "x")
+    assert first.startswith(expected)
+    place = "runs/y" if command[1:] else "runs/x"
+    assert all(f"--workdir={place}" in line for line in others)
+
+
 def test_a_template_that_names_what_is_not_there_fails():
     with pytest.raises(Exception, match="undefined"):
         render("run.html", title="x")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -90,8 +92,7 @@ def go_on(command: Sequence[str], name: str) -> list[str]:
     """
     first = command[0] if command else ""
     is_train = first == "experiments/train.py" or first.endswith("fedvlr-train")
-    given = [word.partition("=")[2] for word in command if word.lstrip("-").startswith("workdir=")]
-    workdir = f"--workdir={given[0] if given else f'runs/{name}'}"
+    workdir = f"--workdir={_value_of('workdir', command) or f'runs/{name}'}"
     from_checkout = first.startswith("experiments/")
 
     def line(what: str, *flags: str) -> str:
@@ -100,6 +101,14 @@ def go_on(command: Sequence[str], name: str) -> list[str]:
 
     found = [line("train", *command[1:])] if is_train else []
     return [*found, line("evaluate", workdir, "--recommend=10"), line("analyze", workdir), line("report", workdir)]
+
+
+def _value_of(flag: str, command: Sequence[str]) -> str:
+    """The value of a flag, as --flag=VALUE or --flag VALUE; "" where the command has no such flag."""
+    for word, following in itertools.pairwise([*command, ""]):
+        if match := re.fullmatch(rf"--?{flag}(?:=(.*))?", word):
+            return following if match[1] is None else match[1]
+    return ""
 
 
 def _parts(found: RunFacts, name: str) -> list[Part | None]:
