@@ -84,4 +84,5 @@ def toy_algorithm(dataset: Dataset, lr: float, dead_round: int) -> SimpleNamespa
         bytes_up_per_client=4 * num_items * DIM,
         bytes_state=8 * num_items * DIM + 4 * num_users * DIM,
     )
-    return SimpleNamespace(init=init, run=run, snapshot=snapshot, score=score, rank_score=score, cost=cost, mesh=None)
+    functions = {"init": init, "run": run, "snapshot": snapshot, "score": score, "rank_score": score}
+    return SimpleNamespace(**functions, router_weights=None, views=(), cost=cost, mesh=None)
