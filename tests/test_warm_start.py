@@ -127,6 +127,15 @@ def test_catalogues_are_compared_by_their_own_ids():
         require_same_ids(np.arange(6), np.array([0]), (6, 1), "items")
 
 
+def test_numbers_of_another_data_set_are_no_ids(source):
+    experiment = experiment_of(init_from=str(source))
+    other = dataclasses.replace(
+        experiment.dataset, name="mine", train_item=experiment.dataset.train_item[::-1].copy()
+    )
+    with pytest.raises(ConfigError, match="items: expected original ids, or the data set synthetic, found mine"):
+        warm_start(fresh(experiment), experiment.settings, other)
+
+
 def test_data_that_changed_since_is_refused(source):
     """Whose parameters they are is known from the data set alone."""
     experiment = experiment_of(init_from=str(source))

@@ -47,10 +47,7 @@ def warm_start(state: PyTree, settings: Mapping[str, Any], dataset: Dataset) -> 
     with Checkpoints(source / "checkpoints", read_only=True) as checkpoints:
         record = checkpoints.require_record()
         other = _dataset_of(stored, record["data"], dataset, where)
-        require_same_ids(other.item_ids, dataset.item_ids, (other.num_items, dataset.num_items), f"{where}, items")
-        if "private" in parts:
-            sizes = (other.num_users, dataset.num_users)
-            require_same_ids(other.user_ids, dataset.user_ids, sizes, f"{where}, users")
+        _require_same_catalogue(other, dataset, parts, where)
         best, prefixes = record["best_round"], tuple(f"{part}/params/" for part in parts)
         _require_same_parameters(checkpoints.record_of(best)["arrays"], describe_arrays(state), prefixes, where)
         arrays = checkpoints.arrays_of(best, prefixes)
@@ -102,6 +99,20 @@ def require_same_ids(
         f"{what}: expected the same ids there and here, found {len(old)} there and {len(new)} here; only there "
         f"{len(only[0])}{shown[0]}, only here {len(only[1])}{shown[1]}"
     )
+
+
+def _require_same_catalogue(other: Dataset, dataset: Dataset, parts: tuple[str, ...], where: str) -> None:
+    """Refuses other items, and other users where private parameters are asked for."""
+    named = {"items": (other.item_ids, dataset.item_ids, other.num_items, dataset.num_items)}
+    if "private" in parts:
+        named["users"] = (other.user_ids, dataset.user_ids, other.num_users, dataset.num_users)
+    for what, (there, here, num_there, num_here) in named.items():
+        if there is None and here is None and other.name != dataset.name:
+            raise ConfigError(
+                f"{where}, {what}: expected original ids, or the data set {other.name}, found {dataset.name} without "
+                "any; equal numbers of two data sets are not the same"
+            )
+        require_same_ids(there, here, (num_there, num_here), f"{where}, {what}")
 
 
 def _dataset_of(settings: Mapping[str, Any], stored: Mapping[str, Any], dataset: Dataset, where: str) -> Dataset:
