@@ -38,7 +38,7 @@ class WandbTracker:
 
     def finish(self, round_: int, test: Mapping[str, float], weights: Mapping[str, np.ndarray]) -> None:
         """See `Tracker`."""
-        self._run.log({f"weight/{view}": self._histogram(w_u) for view, w_u in weights.items()}, step=round_ + 1)
+        self._run.log({f"weight/{view}": self._histogram(w_u) for view, w_u in weights.items()}, step=round_)
         self._run.summary.update(dict(test))
 
     def close(self) -> None:
