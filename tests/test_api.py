@@ -219,6 +219,14 @@ def test_some_users_get_what_they_get_among_all(own):
     assert fedvlr_jax.recommend(own, users=[]).size == 0
 
 
+def test_the_command_writes_items_of_some_users_by_their_ids(fitted, workdir):
+    evaluate_job(fitted.experiment, workdir, num_best=3, users=["7", "2"], format="jsonl")
+    lines = (workdir / "recommendations.jsonl").read_text().splitlines()
+    (workdir / "recommendations.jsonl").unlink()
+    expected = fedvlr_jax.recommend(fitted, k=3, users=[2, 7])
+    assert [tuple(json.loads(line).values()) for line in lines] == expected.tolist()
+
+
 COMBINATIONS = [(host, variant) for host in HOST_NAMES for variant in VARIANT_NAMES]
 
 
@@ -298,6 +306,11 @@ def test_a_wrong_setting_is_one_line(changes, message):
 def test_a_wrong_request_is_one_line(fitted, arguments, kind, message):
     with pytest.raises(kind) as error:
         fedvlr_jax.recommend(fitted, **arguments)
+
+
+def test_a_user_who_does_not_exist_has_neighbours(own):
+    with pytest.raises(DataError, match="found 'u99' .1 such.; the nearest are 'u0"):
+        fedvlr_jax.recommend(own, users=["u07", "u99"])
     assert message in str(error.value)
 
 

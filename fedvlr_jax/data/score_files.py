@@ -159,7 +159,7 @@ def _csv_columns(file: pathlib.Path, delimiter: str) -> tuple[dict[str, list[Any
 
 
 def _jsonl_columns(file: pathlib.Path) -> tuple[dict[str, list[Any]], int]:
-    rows = []
+    rows: list[Mapping[str, Any]] = []
     for n, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines()):
         row = json.loads(line)
         if not isinstance(row, Mapping) or (rows and row.keys() != rows[0].keys()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -47,8 +47,8 @@ def listed(user: np.ndarray, item: np.ndarray, value: np.ndarray, *, num_users: 
     seen = np.cumsum(is_new)
     place = np.empty(len(user))
     place[order] = seen - np.maximum.accumulate(np.where(is_new_user, seen - 1, 0))
-    item_ul = np.full((num_users, max(int(count_u.max(initial=0)), 1)), num_items, np.int32)
-    place_ul = np.zeros(item_ul.shape, np.float32)
+    item_ul: Any = np.full((num_users, max(int(count_u.max(initial=0)), 1)), num_items, np.int32)
+    place_ul: Any = np.zeros(item_ul.shape, np.float32)
     item_ul[user, column], place_ul[user, column] = item, place
     return Listed(item_ul, place_ul)
 

@@ -85,11 +85,11 @@ def item_facts(dataset: Dataset) -> ItemFacts:
     """
     count_i = np.bincount(dataset.train_item, minlength=dataset.num_items)
     information_i = -np.log2((count_i + 1) / (dataset.num_users + 1))
-    means = {NOVELTY: information_i, POPULARITY: count_i / dataset.num_users}
-    features = {name: getattr(dataset, symbol) for symbol, name in DIVERSITY.items()}
+    means: dict[str, Any] = {NOVELTY: information_i, POPULARITY: count_i / dataset.num_users}
+    features: dict[str, Any] = {name: getattr(dataset, symbol) for symbol, name in DIVERSITY.items()}
     return ItemFacts(
         {name: x_i.astype(np.float32) for name, x_i in means.items()},
-        {name: np.asarray(x_id, np.float32) for name, x_id in features.items() if x_id is not None},
+        {name: x_id.astype(np.float32, copy=False) for name, x_id in features.items() if x_id is not None},
     )
 
 
@@ -174,8 +174,9 @@ def list_all(
 def no_lists(facts: ItemFacts, num_users: int) -> Lists:
     """The lists of users none of whom is shown anything (NumPy)."""
     names, shape = (*facts.means, *facts.features), (len(CUTOFFS), facts.means[POPULARITY].size)
-    values = {name: np.full((num_users, len(CUTOFFS)), np.nan, np.float32) for name in names}
-    return Lists(values, np.zeros(shape, np.float32), np.zeros(shape, np.float32))
+    values: Any = {name: np.full((num_users, len(CUTOFFS)), np.nan, np.float32) for name in names}
+    nothing_ki: Any = np.zeros(shape, np.float32)
+    return Lists(values, nothing_ki, nothing_ki)
 
 
 def _cut(key_cp: Array, item_cp: Array, same_c: Array, cutoffs: Sequence[int], num_items: int) -> _Cut:

@@ -171,7 +171,7 @@ def slots_of_devices(
     pieces = -(-slots // chunk)
     width = -(-slots // pieces) if pieces else 0
 
-    def piece(x: np.ndarray, k: int, empty: int) -> np.ndarray:
+    def piece(x: Any, k: int, empty: int) -> Any:
         part = x.reshape(size, slots, *x.shape[1:])[:, k * width : (k + 1) * width]
         fill = [(0, 0), (0, width - part.shape[1]), *((0, 0) for _ in x.shape[1:])]
         return np.pad(part, fill, constant_values=empty).reshape(-1, *x.shape[1:])

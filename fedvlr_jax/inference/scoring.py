@@ -52,4 +52,4 @@ def score_clients(
             published = jax.jit(publish, out_shardings=placed)(state.replace(private=None), shared)
         params = published._replace(private=state.private)
         for slots in slots_of_devices(bucket, num_users, num_items, mesh, chunk=chunk):
-            yield slots.user, jax.device_get(program(params, slots, *rest))
+            yield np.asarray(slots.user), jax.device_get(program(params, slots, *rest))
