@@ -253,9 +253,8 @@ def _diversity(cut: _Cut, x_id: Array, square_i: Array, rest_cd: Array, rest_squ
     The sum of all products x.y of pairs (x, y) of a set is |sum x|^2 - sum |x|^2; so sums over the certain members
     and over the tie group are all that is needed.
     """
-    x_cpd = x_id.at[cut.item_cp].get(mode="fill", fill_value=0)
     square_cp = square_i.at[cut.item_cp].get(mode="fill", fill_value=0)
-    above_ckd, tied_ckd = (jnp.einsum("cpk,cpd->ckd", w, x_cpd, precision="highest") for w in cut[1:3])
+    above_ckd, tied_ckd = _feature_sums(cut, x_id)
     tied_ckd += jnp.where(cut.more_ck[:, :, None], rest_cd[:, None], 0)
     tied_square_ck = _sum(cut.tied_cpk, square_cp) + jnp.where(cut.more_ck, rest_square_c[:, None], 0)
     above_ck = (above_ckd**2).sum(axis=2) - _sum(cut.above_cpk, square_cp)
@@ -265,6 +264,21 @@ def _diversity(cut: _Cut, x_id: Array, square_i: Array, rest_cd: Array, rest_squ
     cosines_ck = above_ck + cut.share_ck * across_ck + both_ck * tied_ck
     pairs_ck = cut.length_ck * (cut.length_ck - 1)
     return jnp.where(pairs_ck > 0, 1 - cosines_ck / pairs_ck, jnp.nan)
+
+
+def _feature_sums(cut: _Cut, x_id: Array) -> tuple[Array, Array]:
+    """Sums of features [c, k, d] over what is certainly in a list, and over what of its tie group is at hand.
+
+    User after user: the features of one list stay in cache, those of all lists are far larger than it.
+    """
+
+    def one(user: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        item_p, above_pk, tied_pk = user
+        x_pd = x_id.at[item_p].get(mode="fill", fill_value=0)
+        sum_xd = _product(jnp.concatenate([above_pk, tied_pk], axis=1).T, x_pd)
+        return sum_xd[: above_pk.shape[1]], sum_xd[above_pk.shape[1] :]
+
+    return jax.lax.map(one, (cut.item_cp, cut.above_cpk, cut.tied_cpk))
 
 
 def _sum(weight_cpk: Array, x_cp: Array) -> Array:
