@@ -6,6 +6,7 @@ import ast
 import csv
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -217,6 +218,16 @@ def test_some_users_get_what_they_get_among_all(own):
     assert some["item"].tolist() == same["item"].tolist()
     np.testing.assert_allclose(some["score"], same["score"], rtol=1e-5)
     assert fedvlr_jax.recommend(own, users=[]).size == 0
+
+
+def test_a_finished_run_judges_its_lists_when_it_is_asked_to(workdir, tmp_path):
+    before = json.loads((workdir / "result.json").read_text())
+    shutil.copytree(workdir, tmp_path / "run")
+    done = fedvlr_jax.train(DATASET, ROUTED | {"eval.lists": True}, tmp_path / "run")
+    after = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert after.keys() - before.keys() == {"lists"}
+    assert after["lists"] == done.metrics["lists"]
+    assert all(after[name] == before[name] for name in before if not name.startswith("seconds_"))
 
 
 def test_the_command_writes_items_of_some_users_by_their_ids(fitted, workdir):

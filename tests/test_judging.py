@@ -97,6 +97,10 @@ def test_every_form_says_the_same(form, tmp_path, matrix):
         file, order = tmp_path / "x.npz", np.random.default_rng(2).permutation(30)
         np.savez(file, scores=SCORES_UI[::-1][:, order], users=np.arange(12)[::-1], items=order)
     judged = judge(read_scores(file, PLAIN), PLAIN)
+    if form == "npz":  # ids in numbers, of a data set that has them as text
+        text = {"user_ids": np.arange(12).astype(str), "item_ids": np.arange(30).astype(str)}
+        again = read_scores(file, dataclasses.replace(PLAIN, **text))
+        np.testing.assert_array_equal(again.value, read_scores(file, PLAIN).value)
     if form == "order":  # nothing is tied any more, and each item has one of the ranks that it had
         assert (judged.ranks.tied == 1).all()
         assert (judged.ranks.greater >= matrix.ranks.greater).all()

@@ -103,11 +103,10 @@ def ids_or_numbers(ids: np.ndarray | None, count: int) -> np.ndarray:
 
 
 def numbers_of_text(ids: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """`numbers_of`; values that are text, where ids are not, stand for the id that is printed so."""
-    numbers = numbers_of(ids, values)
-    if (numbers < 0).any() and values.dtype.kind == "U" and ids.dtype.kind != "U":
-        numbers = np.where(numbers < 0, numbers_of(np.array([str(name) for name in ids.tolist()]), values), numbers)
-    return numbers
+    """`numbers_of`; where one side is text and the other is not, an id and its text are the same."""
+    if (ids.dtype.kind == "U") != (values.dtype.kind == "U"):
+        ids, values = (x if x.dtype.kind == "U" else np.array(list(map(str, x.tolist()))) for x in (ids, values))
+    return numbers_of(ids, values)
 
 
 def nearest(value: Any, ids: np.ndarray) -> str:
