@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from fedvlr_jax.data import load_configured
-from fedvlr_jax.data.ids import as_column, numbers_of
-from fedvlr_jax.data.messages import Source, shown
+from fedvlr_jax.data.ids import user_numbers
 from fedvlr_jax.errors import ConfigError, DataError
 from fedvlr_jax.io.files import prepare_workdir, write_rows
 from fedvlr_jax.io.lock import own
@@ -234,10 +233,10 @@ def recommend(
       of their numbers in the data set, their best items first.
 
     Raises:
-      DataError: a user that the data set does not have.
+      DataError: a user that the data set does not have, with the ids nearest to it.
       ConfigError: a `k` below 1, or an unknown `exclude`.
     """
-    numbers = None if users is None else _user_numbers(fitted.dataset, users)
+    numbers = None if users is None else user_numbers(fitted.dataset, users)
     return job.recommendations(fitted.experiment, fitted.trained, k=k, users=numbers, exclude=exclude, titles=titles)
 
 
@@ -287,14 +286,3 @@ def _settings(dataset: Dataset, overrides: Mapping[str, Any] | None, baselines: 
         )
     check_settings(settings)
     return settings
-
-
-def _user_numbers(dataset: Dataset, users: Sequence[Any] | np.ndarray) -> np.ndarray:
-    column = as_column(Source(dataset.name), "users", users)
-    ids = np.arange(dataset.num_users) if dataset.user_ids is None else dataset.user_ids
-    numbers = numbers_of(ids, column)
-    absent = np.flatnonzero(numbers < 0)
-    if absent.size:
-        found = f"{shown(column[absent[0]])} ({absent.size} such)"
-        raise DataError(f"{dataset.name}, users: expected users of the data set, found {found}")
-    return numbers

@@ -6,6 +6,7 @@ import ast
 import csv
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -219,6 +220,24 @@ def test_some_users_get_what_they_get_among_all(own):
     assert fedvlr_jax.recommend(own, users=[]).size == 0
 
 
+def test_a_finished_run_judges_its_lists_when_it_is_asked_to(workdir, tmp_path):
+    before = json.loads((workdir / "result.json").read_text())
+    shutil.copytree(workdir, tmp_path / "run")
+    done = fedvlr_jax.train(DATASET, ROUTED | {"eval.lists": True}, tmp_path / "run")
+    after = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert after.keys() - before.keys() == {"lists"}
+    assert after["lists"] == done.metrics["lists"]
+    assert all(after[name] == before[name] for name in before if not name.startswith("seconds_"))
+
+
+def test_the_command_writes_items_of_some_users_by_their_ids(fitted, workdir):
+    evaluate_job(fitted.experiment, workdir, num_best=3, users=["7", "2"], format="jsonl")
+    lines = (workdir / "recommendations.jsonl").read_text().splitlines()
+    (workdir / "recommendations.jsonl").unlink()
+    expected = fedvlr_jax.recommend(fitted, k=3, users=[2, 7])
+    assert [tuple(json.loads(line).values()) for line in lines] == expected.tolist()
+
+
 COMBINATIONS = [(host, variant) for host in HOST_NAMES for variant in VARIANT_NAMES]
 
 
@@ -298,7 +317,13 @@ def test_a_wrong_setting_is_one_line(changes, message):
 def test_a_wrong_request_is_one_line(fitted, arguments, kind, message):
     with pytest.raises(kind) as error:
         fedvlr_jax.recommend(fitted, **arguments)
+
     assert message in str(error.value)
+
+
+def test_a_user_who_does_not_exist_has_neighbours(own):
+    with pytest.raises(DataError, match=r"found 'u99' \(1 such\); the nearest are 'u0"):
+        fedvlr_jax.recommend(own, users=["u07", "u99"])
 
 
 def test_a_workdir_without_its_data_set_says_so(workdir, tmp_path, monkeypatch):

@@ -16,7 +16,8 @@ from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.fields import with_fields
 from fedvlr_jax.training.experiment import Experiment, make_experiment
-from fedvlr_jax.training.loop import train
+from fedvlr_jax.training.job import lists_of
+from fedvlr_jax.training.loop import train, train_in_memory
 from fedvlr_jax.training.schedule import make_plan
 
 DATASET = tiny_dataset()
@@ -47,6 +48,18 @@ def test_a_group_gives_each_run_what_it_gets_alone(programs):
     alone = [trained(programs, [run])[0] for run in RUNS]
     assert list(map(values, together)) == list(map(values, alone))
     assert len({str(values(outcome)[1]) for outcome in together}) == len(RUNS)  # the points and seeds do matter
+
+
+def test_lists_of_a_group_are_those_of_each_run(tmp_path):
+    tree = with_fields(TREE, {"eval.lists": True, "rounds": 3})
+    outcomes = trained(MethodPrograms(tree, DATASET, CLIENTS), RUNS[:2], tree)
+    for outcome, run in zip(outcomes, RUNS, strict=False):
+        of_run = with_fields(tree, {**run.point, "seed": run.seed})
+        experiment = Experiment(of_run, DATASET, CLIENTS, make_algorithm(of_run, DATASET))
+        expected = lists_of(experiment, train_in_memory(experiment))
+        for name in set(expected) - {"calibration"}:
+            assert outcome.lists[name] == pytest.approx(expected[name], rel=1e-5), name
+    assert outcomes[0].lists != outcomes[1].lists
 
 
 @pytest.mark.parametrize("k", [0, 2])

@@ -37,12 +37,17 @@ def alone(scores, relevant, k, gain) -> float:
     return total / len(ORDERS) / len(relevant)
 
 
-def of_set(scores, relevant, k) -> tuple[float, float]:
-    """Expected Recall@k and AP@k by their definitions."""
+def of_set(scores, relevant, k) -> tuple[float, float, float]:
+    """Expected Recall@k, Precision@k and AP@k by their definitions."""
     relevant_or = np.isin(lists(scores), list(relevant))[:, :k]
     precision_or = np.cumsum(relevant_or, axis=1) / np.arange(1, k + 1)[: relevant_or.shape[1]]
     recall = relevant_or.sum(axis=1) / len(relevant)
-    return float(recall.mean()), float((precision_or * relevant_or).sum(axis=1).mean() / min(k, len(relevant)))
+    share = relevant_or.sum(axis=1).mean() / k
+    return (
+        float(recall.mean()),
+        float(share),
+        float((precision_or * relevant_or).sum(axis=1).mean() / min(k, len(relevant))),
+    )
 
 
 def ranks_of_users(users: list[tuple[list[int], list[int]]]) -> Ranks:
@@ -66,7 +71,7 @@ def test_metrics_are_the_mean_over_all_orders_of_tied_items(scores, relevant, k)
     for name, gain in GAIN.items():
         found = metrics.user_values(ranks, f"{name}@{k}")[0]
         assert found == pytest.approx(alone(scores, relevant, k, gain), rel=1e-12, abs=1e-15)
-    found = [metrics.user_values(ranks, f"{name}@{k}")[0] for name in ("Recall", "MAP")]
+    found = [metrics.user_values(ranks, f"{name}@{k}")[0] for name in ("Recall", "Precision", "MAP")]
     assert found == pytest.approx(of_set(scores, relevant, k), rel=1e-12, abs=1e-15)
 
 

@@ -39,7 +39,7 @@ def test_a_run_ranks_every_row_and_its_result_has_the_metrics_of_sets(tmp_path):
     assert np.mean(done.trained.ranks.greater == greater_th) > 0.99  # another order of summation
     np.testing.assert_array_equal(done.trained.ranks.tied, tied_th)
     assert done.result["test"]["MAP@50"] == user_values(done.trained.ranks, "MAP@50").mean()
-    assert {"HR@50", "NDCG@50", "Recall@50", "MAP@50"} == set(done.result["intervals"])
+    assert {"HR@50", "NDCG@50", "Recall@50", "Precision@50", "MAP@50"} == set(done.result["intervals"])
     assert "MAP@50" in result_table(done.result, [])
     with np.load(tmp_path / "ranks.npz") as stored:
         assert len(stored["user"]) == count_ratings(dataset) - len(dataset.train_item)

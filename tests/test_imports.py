@@ -76,6 +76,7 @@ PLACES = {  # foreign packages beyond these, by the start of a file's path
     "fedvlr_jax/data/": {"tensorflow_datasets"},
     "fedvlr_jax/data/formats/": {"pyarrow"},
     "fedvlr_jax/data/prepare/writing": {"pyarrow"},
+    "fedvlr_jax/data/score_files": {"pyarrow"},
     "fedvlr_jax/data/encoders/": {"onnxruntime", "safetensors", "tokenizers", "PIL"},
     "fedvlr_jax/baselines/": {"scipy", "threadpoolctl"},
     "fedvlr_jax/federated/prior": {"scipy"},

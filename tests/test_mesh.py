@@ -146,3 +146,35 @@ def test_more_devices_than_there_are_is_refused():
 def test_one_device_needs_no_mesh_and_no_padding():
     assert make_mesh(1) is None
     assert padded_rows(13, None) == 13
+
+
+LISTS = """
+import sys
+import numpy as np
+sys.path[:0] = [{root!r}, {tests!r}]
+import jax
+from problems import settings, tiny_dataset
+from fedvlr_jax.inference.lists import judge_lists
+from fedvlr_jax.inference.recommend import recommend
+from fedvlr_jax.training.device_backend import DeviceBackend
+from fedvlr_jax.training.experiment import make_experiment
+dataset, found = tiny_dataset(), []
+for devices in (1, 8):
+    made = make_experiment(settings(compute__devices=devices, host__name="fedrap"), dataset)
+    programs = DeviceBackend(made, eval_chunk=4)
+    state = programs.init(3)
+    sizes = dict(num_users=dataset.num_users, num_items=dataset.num_items)
+    lists = judge_lists(made.algorithm, programs.parts(state), made.clients, dataset, chunk=4)
+    best = recommend(made.algorithm, programs.parts(state), made.clients, k=5, chunk=1, **sizes)
+    found.append((lists, best))
+jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *found)
+np.testing.assert_array_equal(found[0][1][0], found[1][1][0])
+"""
+
+
+@pytest.mark.slow
+def test_eight_devices_show_and_judge_the_lists_of_one():
+    environment = os.environ | {"XLA_FLAGS": f"{FLAGS}=8", "JAX_PLATFORMS": "cpu"}
+    code = LISTS.format(root=str(ROOT), tests=str(ROOT / "tests"))
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]

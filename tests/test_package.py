@@ -32,7 +32,7 @@ DISTRIBUTIONS = {  # where they are called otherwise than what is imported
 BEHIND_TFDS = {"array-record", "importlib-resources"}  # it needs them for these files, but does not require them
 EXTRAS = ("tfds", "optuna", "prepare", "features", "secure", "deploy", "serve", "flower", "wandb", "mlflow")
 SCRIPTS = (
-    *("train", "evaluate", "analyze", "benchmark", "sweep", "prepare", "encode", "export", "serve"),
+    *("train", "evaluate", "judge", "analyze", "benchmark", "sweep", "prepare", "encode", "export", "serve"),
     *("client", "federation", "report"),
 )
 COMMANDS = sorted(path.stem for path in (ROOT / "experiments").glob("*.py"))

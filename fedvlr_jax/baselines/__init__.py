@@ -23,6 +23,7 @@ from fedvlr_jax.baselines.fed_ease import fed_content_ease, fed_ease
 from fedvlr_jax.baselines.fed_prior import fed_prior
 from fedvlr_jax.baselines.freedom import freedom
 from fedvlr_jax.baselines.item_knn import item_knn
+from fedvlr_jax.baselines.judging import judged_lists
 from fedvlr_jax.baselines.learner import Learner
 from fedvlr_jax.baselines.lightgcn import lightgcn
 from fedvlr_jax.baselines.mgcn import mgcn
@@ -63,28 +64,33 @@ _rank = jax.jit(rank_all, static_argnames=("score", "chunk"))
 
 
 class Selected(NamedTuple):
-    """A baseline at the hyper-parameters that validation chose."""
+    """A baseline at the hyper-parameters that validation chose; with its params where lists are judged by them."""
 
     hyper: dict[str, Any]
     ranks: Ranks
     summary: dict
+    params: Any = None
 
 
 class BaselineRow(NamedTuple):
-    """One row of the table under a result; ``summary`` as `evaluation.metrics.summarise` gives it."""
+    """One row of the table under a result; ``summary`` as of `select`."""
 
     name: str
     hyper: dict[str, Any]
     summary: dict
 
 
-def select(dataset: Dataset, buckets: Sequence[Bucket], name: str) -> Selected:
+def select(dataset: Dataset, buckets: Sequence[Bucket], name: str, *, lists: bool = False) -> Selected:
     """Fit a baseline at every point of its grid and keep the best on validation (the first of equals).
+
+    Its summary is that of `evaluation.metrics.summarise`; with `lists` it also has ``lists``, that of
+    `evaluation.list_metrics.summarise_lists`.
 
     Args:
       dataset: fitted on its train rows; its test rows are ranked, but choose nothing.
       buckets: all users of `dataset` with their train histories.
       name: a key of `BASELINES`.
+      lists: judge whole lists too.
 
     Raises:
       ConfigError: if there is no such baseline.
@@ -104,13 +110,17 @@ def select(dataset: Dataset, buckets: Sequence[Bucket], name: str) -> Selected:
     def evaluate(fitted: tuple[Hyper, Any]) -> Selected:
         hyper, params = fitted
         ranks = jax.device_get(_rank(baseline.score, params, buckets, targets, chunk=_CHUNK))
-        return Selected(hyper, ranks, summarise(ranks, warm_i))
+        return Selected(hyper, ranks, summarise(ranks, warm_i), params if lists else None)
 
     # Many small products and factorisations: BLAS threads would mostly wait for each other on a busy machine (KU's
     # content-EASE takes 2 s with one thread and 40 s with two), and the last bits would depend on their number.
     with threadpool_limits(1, user_api="blas"):
         found = map(evaluate, _fit_grid(baseline, dataset))
-        return max(found, key=lambda selected: selected.summary["valid"][SELECTION_METRIC])
+        best = max(found, key=lambda selected: selected.summary["valid"][SELECTION_METRIC])
+    if not lists:
+        return best
+    judged = judged_lists(baseline.score, best.params, buckets, dataset)
+    return best._replace(summary={**best.summary, "lists": judged}, params=None)
 
 
 def run_baselines(

@@ -17,6 +17,7 @@ import optax
 
 from fedvlr_jax.baselines.base import merge_buckets
 from fedvlr_jax.baselines.compiling import compiled
+from fedvlr_jax.baselines.judging import judged_lists
 from fedvlr_jax.baselines.learner import Learner
 from fedvlr_jax.baselines.triples import TrainRows, draw_epoch, make_rows
 from fedvlr_jax.data.buckets import heldout_targets
@@ -55,6 +56,7 @@ class Fitted(NamedTuple):
       seconds_compile: what this run had to compile; 0 where an earlier one did it.
       num_params: trained numbers.
       failure: why there is no result, a sentence; "" if there is one.
+      lists: `evaluation.list_metrics.summarise_lists` at the best epoch, where it was asked for.
     """
 
     hyper: dict[str, Any]
@@ -66,6 +68,7 @@ class Fitted(NamedTuple):
     seconds_compile: float
     num_params: int
     failure: str = ""
+    lists: dict[str, Any] | None = None
 
     @property
     def valid(self) -> float:
@@ -100,6 +103,7 @@ def fit_learner(
     eval_every: int = 5,
     patience: int = 10,
     negatives: str = "catalogue",
+    lists: bool = False,
 ) -> list[Fitted]:
     """Train a model at every point with every seed, each to its best epoch on validation.
 
@@ -113,6 +117,7 @@ def fit_learner(
       seeds: of initial values, order of rows, negatives and dropout, each >= 0.
       epochs, eval_every, patience: see `FitPlan`; epochs in passes over all train rows.
       negatives: what negatives are drawn from, see `triples.make_rows`.
+      lists: judge whole lists at the best epoch too.
 
     Returns:
       One entry for each pair, points first: (point 0, seed 0), (point 0, seed 1), ... A run whose loss is not finite
@@ -132,7 +137,7 @@ def fit_learner(
         if static not in prepared:
             prepared[static] = jax.device_put(learner.prepare(dataset, **dict(static)))
         run = _Run(learner, dataset, buckets, rows, prepared[static], dict(point))
-        fitted += [_fit(run, seed, plan) for seed in seeds]
+        fitted += [_fit(run, seed, plan, lists=lists) for seed in seeds]
     return fitted
 
 
@@ -156,7 +161,7 @@ class _Run:
     ):
         self.hyper, self.seconds_compile = hyper, 0.0
         self._learner, self._rows, self._inputs, self._buckets = learner, rows, inputs, buckets
-        self._targets = heldout_targets(dataset)
+        self._dataset, self._targets = dataset, heldout_targets(dataset)
         traced = {name: value for name, value in hyper.items() if name not in learner.static}
         self._hyper = {name: jnp.asarray(value, float) for name, value in traced.items()}
 
@@ -179,13 +184,18 @@ class _Run:
         args = (params, self._buckets, jax.tree.map(jnp.asarray, targets))
         return jax.device_get(self._call(_rank, *args, chunk=_CHUNK))
 
+    def lists(self, state: _State) -> dict[str, Any]:
+        """What the lists of all users are worth."""
+        params = self._call(_represent, state.params, self._inputs, represent=self._learner.represent)
+        return judged_lists(_score, params, self._buckets, self._dataset)
+
     def _call(self, jitted: Callable, *args: Any, **static: Any) -> Any:
         program, seconds = compiled(jitted, *args, **static)
         self.seconds_compile += seconds
         return program(*args)
 
 
-def _fit(run: _Run, seed: int, plan: FitPlan) -> Fitted:
+def _fit(run: _Run, seed: int, plan: FitPlan, *, lists: bool) -> Fitted:
     """Train one model until its epochs or its patience are used up."""
     begin, compiled_before = time.perf_counter(), run.seconds_compile
 
@@ -218,6 +228,7 @@ def _fit(run: _Run, seed: int, plan: FitPlan) -> Fitted:
         run.seconds_compile - compiled_before,
         num_params,
         failure,
+        run.lists(best) if lists and not failure else None,
     )
 
 

@@ -27,12 +27,12 @@ def run_method(task: Task, method: Method) -> MethodRuns:
 def _closed_form(task: Task, method: Method) -> MethodRuns:
     baseline = BASELINES[method.name]
     grid = baseline.grid
-    folder, config = task.folder(method.name, "all"), {"baseline": method.name, "grid": list(grid)}
+    folder, config = task.folder(method.name, "all"), {"baseline": method.name, "grid": list(grid), **_judged(task)}
     stored = storage.find(folder, config)
     if stored is None:
         begin = time.perf_counter()
         with task.clock.lap(method.name, [(0, 0)]):
-            found = select(task.dataset, task.clients.buckets, method.name)
+            found = select(task.dataset, task.clients.buckets, method.name, lists=bool(_judged(task)))
         result = {**found.summary, "hyper": found.hyper, "best_round": 0, "seconds": time.perf_counter() - begin}
         if baseline.megabytes is not None:
             result |= {"best_round": 1, "megabytes_per_round": baseline.megabytes(task.dataset)}
@@ -63,12 +63,13 @@ def _fit(
     budget = {name: task.config[field] for name, field in _BUDGET.items()}
     for k, seed in wanted:
         folder = task.folder(method.name, f"point{k}-seed{seed}")
-        config = {"baseline": method.name, "hyper": points[k], "seed": seed, **budget}
+        config = {"baseline": method.name, "hyper": points[k], "seed": seed, **budget, **_judged(task)}
         stored = storage.find(folder, config)
         if stored is None:
             task.check_interrupt()
             with task.clock.lap(method.name, [(k, seed)]):
-                (fitted,) = fit_learner(learner, task.dataset, task.clients.buckets, [points[k]], [seed], **budget)
+                options = {**budget, "lists": bool(_judged(task))}
+                (fitted,) = fit_learner(learner, task.dataset, task.clients.buckets, [points[k]], [seed], **options)
             if fitted.failure:
                 storage.save_failure(folder, config, fitted.failure)
                 found[k, seed] = fitted.failure
@@ -78,6 +79,11 @@ def _fit(
         task.clock.found(method.name, (k, seed))
         found[k, seed] = stored
     return found
+
+
+def _judged(task: Task) -> dict[str, bool]:
+    """What the configuration of a run has to say of whole lists: nothing where they are not judged."""
+    return {"lists": True} if task.config["train"]["eval"]["lists"] else {}
 
 
 def _spread(grid: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
@@ -97,6 +103,7 @@ def _result(task: Task, fitted: Fitted) -> dict[str, Any]:
         "best_round": fitted.best_epoch,
         "seconds": fitted.seconds + fitted.seconds_compile,
         "num_public": fitted.num_params,
+        **({} if fitted.lists is None else {"lists": fitted.lists}),
     }
 
 

@@ -112,7 +112,7 @@ def _train(task: Task, method: Method, points: Points, keys: Sequence[Key], cach
 
 
 def _result(task: Task, settings: Mapping[str, Any], cost: Any, outcome: Outcome, moved: float) -> dict[str, Any]:
-    result = make_result(settings, task.dataset, cost, outcome.progress, outcome.ranks, None)
+    result = make_result(settings, task.dataset, cost, outcome.progress, outcome.ranks, None, outcome.lists)
     seconds = sum(result[f"seconds_{clock}"] for clock in ("train", "eval", "compile"))
     return result | {"best_valid": outcome.progress.best_value, "megabytes_per_round": moved, "seconds": seconds}
 

@@ -6,18 +6,21 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
 from fedvlr_jax.benchmark.programs import MethodPrograms, TracedPoint
 from fedvlr_jax.benchmark.records import CurvePoint
+from fedvlr_jax.evaluation.list_metrics import summarise_lists
 from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, main_metrics, summarise
 from fedvlr_jax.io.interrupt import Interrupt
 from fedvlr_jax.training.counting import count_rounds, diverged_round
 from fedvlr_jax.training.schedule import Plan, RunProgress
 from fedvlr_jax.types import Dataset, Ranks, RoundInfo
+
+T = TypeVar("T")
 
 
 class Run(NamedTuple):
@@ -28,12 +31,16 @@ class Run(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of a run; `failure` is a sentence, or "" and then `ranks` are those of the best round."""
+    """What became of a run; `failure` is a sentence, or "" and then `ranks` are those of the best round.
+
+    `lists` is `evaluation.list_metrics.summarise_lists` of that round, where the settings ask for it.
+    """
 
     progress: RunProgress
     ranks: Ranks | None
     curve: tuple[CurvePoint, ...]
     failure: str = ""
+    lists: dict[str, Any] | None = None
 
 
 def train_group(
@@ -96,11 +103,15 @@ def train_group(
         if any(t.improved for t in track):
             best = programs.keep(np.array([t.improved for t in track]), state, best)
     ranks = programs.rank(group, best, hide_test=False)
+    lists: list[dict[str, Any] | None] = [None] * len(runs)
+    if programs.settings["eval"]["lists"]:
+        judged = programs.lists(group, best)
+        lists = [summarise_lists(_of_run(judged, m), programs.dataset) for m in range(len(runs))]
     share = (programs.seconds - compiled) / len(runs)
-    return [t.outcome(_of_run(ranks, m), share) for m, t in enumerate(track)]
+    return [t.outcome(_of_run(ranks, m), lists[m], share) for m, t in enumerate(track)]
 
 
-def _of_run(tree: Ranks | RoundInfo, m: int) -> Ranks | RoundInfo:
+def _of_run(tree: T, m: int) -> T:
     return jax.tree.map(lambda x: np.asarray(x)[m], tree)
 
 
@@ -139,10 +150,12 @@ class _Track:
         shown = {metric: valid[metric] for metric in main_metrics()}
         self.curve.append(CurvePoint(self.progress.round, shown, megabytes, self.progress.seconds_train))
 
-    def outcome(self, ranks: Ranks, seconds_compile: float) -> Outcome:
+    def outcome(self, ranks: Ranks, lists: dict[str, Any] | None, seconds_compile: float) -> Outcome:
         progress = dataclasses.replace(
             self.progress,
             round=self.curve[-1].round if self.curve else self.progress.round,
             seconds_compile=self.progress.seconds_compile + seconds_compile,
         )
-        return Outcome(progress, None if self.failure else ranks, tuple(self.curve), self.failure)
+        if self.failure:
+            return Outcome(progress, None, tuple(self.curve), self.failure)
+        return Outcome(progress, ranks, tuple(self.curve), lists=lists)

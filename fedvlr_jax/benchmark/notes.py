@@ -60,8 +60,8 @@ def _several(dataset: Dataset) -> list[str]:
     if dataset.held_user is None:
         return []
     return [
-        "Several held-out rows a user: HR and NDCG rank each row without the user's other rows of that split; Recall "
-        "and MAP take all of them as the relevant set of one list. Means over a user's rows, then over users."
+        "Several held-out rows a user: HR and NDCG rank each row without the user's others of that split; Recall, "
+        "Precision and MAP take them all as the relevant set of one list. Means over a user's rows, then over users."
     ]
 
 

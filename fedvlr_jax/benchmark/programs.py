@@ -13,6 +13,7 @@ from fedvlr_jax.algorithm import Algorithm, build_algorithm, make_algorithm
 from fedvlr_jax.compiling import Compiler
 from fedvlr_jax.data.buckets import heldout_targets
 from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.evaluation.lists import ItemFacts, Lists, item_facts, list_all
 from fedvlr_jax.evaluation.metrics import warm_items
 from fedvlr_jax.evaluation.ranking import rank_all, without_test
 from fedvlr_jax.fields import with_fields
@@ -128,6 +129,18 @@ class MethodPrograms(Compiler):
         of_runs = jax.tree.map(lambda x: jnp.asarray(np.broadcast_to(x, (size, *x.shape))), targets)
         return jax.device_get(self._call("rank", rank, group, (state, of_runs)))
 
+    def lists(self, group: RunGroup, state: PyTree) -> Lists:
+        """The lists of all users in every run, NumPy [m, ...]; features of a control change what is shown alone."""
+
+        def judge(point: TracedPoint, clients: ClientData, state: PyTree, facts: ItemFacts) -> Lists:
+            algorithm = self._at(point)
+            params = algorithm.snapshot(state, clients.content, clients.prior)
+            sizes = {"num_users": self.dataset.num_users, "chunk": self._chunk}
+            return list_all(algorithm.rank_score, params, clients.buckets, facts, **sizes)
+
+        facts = jax.tree.map(jnp.asarray, item_facts(self.dataset))
+        return jax.device_get(self._call("lists", judge, group, (state,), shared=(facts,)))
+
     def keep(self, better_m: np.ndarray, state: PyTree, best: PyTree) -> PyTree:
         """`state` where a run is better than ever, else `best`."""
         return _keep(jnp.asarray(better_m), state, best)
@@ -138,18 +151,30 @@ class MethodPrograms(Compiler):
     def _at(self, point: Mapping[str, Array]) -> Algorithm:
         return build_algorithm(with_fields(self.settings, point), self.dataset)
 
-    def _call(self, name: Any, function: Callable, group: RunGroup, arguments: tuple, *, donate: bool = False) -> Any:
-        """``function(point, clients, *arguments)`` over the runs of the group, compiled ahead of time."""
+    def _call(
+        self,
+        name: Any,
+        function: Callable,
+        group: RunGroup,
+        arguments: tuple,
+        *,
+        shared: tuple = (),
+        donate: bool = False,
+    ) -> Any:
+        """``function(point, clients, *arguments, *shared)`` over the runs of the group, compiled ahead of time.
+
+        What is shared has no axis of runs.
+        """
         size = jax.tree.leaves(arguments)[0].shape[0]
         key = (name, size, group.own_content, *group.point)
         if key not in self._compiled:
             own = 0 if group.own_content else None
             axes = ClientData(None, own, own)
             over_runs = _one if size == 1 else jax.vmap
-            mapped = over_runs(function, in_axes=(0, axes, *(0 for _ in arguments)))
+            mapped = over_runs(function, in_axes=(0, axes, *(0 for _ in arguments), *(None for _ in shared)))
             jitted = jax.jit(mapped, donate_argnums=(2,) if donate else ())
-            self._compiled[key] = self.compile(jitted, group.point, group.clients, *arguments)
-        return self._compiled[key](group.point, group.clients, *arguments)
+            self._compiled[key] = self.compile(jitted, group.point, group.clients, *arguments, *shared)
+        return self._compiled[key](group.point, group.clients, *arguments, *shared)
 
 
 def _one(function: Callable, *, in_axes: tuple) -> Callable:

@@ -42,6 +42,7 @@ class MethodRuns(NamedTuple):
       seconds: training, evaluation and compilation of all its runs, the search included.
       megabytes_per_round: 10^6 bytes of all clients of a round, both directions; None for centralised methods.
       num_public, num_private_per_client: parameters; None where that makes no sense.
+      lists: by seed, `evaluation.list_metrics.summarise_lists`; () where lists were not judged.
       failures: sentences, one for every run that failed; the method has no row of numbers when no seed is left.
     """
 
@@ -60,3 +61,4 @@ class MethodRuns(NamedTuple):
     num_public: int | None = None
     num_private_per_client: int | None = None
     failures: tuple[str, ...] = ()
+    lists: tuple[Mapping[str, Any], ...] = ()

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedvlr_jax.benchmark import groups, table, tables
+from fedvlr_jax.benchmark import groups, list_tables, table, tables
 from fedvlr_jax.benchmark.contrasts import Contrast, make_contrasts
 from fedvlr_jax.benchmark.formats import latex, markdown
 from fedvlr_jax.benchmark.notes import make_notes
@@ -32,7 +32,8 @@ def write_report(
 ) -> str:
     """Writes all files of a benchmark's report, each in one step.
 
-    ``table.csv``, ``tests.csv`` and ``groups.csv`` hold fractions in full precision; ``table.md``, ``table.tex``,
+    ``table.csv``, ``tests.csv`` and ``groups.csv`` hold fractions in full precision, and so does
+    ``calibration.csv``, where whole lists were judged; ``table.md``, ``table.tex``,
     ``groups.md``, ``plots/*.png`` and ``report.html`` percent.
 
     Args:
@@ -57,6 +58,7 @@ def write_report(
 
     main = tables.main_table(rows, dataset.name)
     others = [tables.test_table(contrasts), tables.cutoff_table(rows), *tables.set_tables(rows)]
+    others += list_tables.list_tables(rows)
     others.append(tables.cost_table(rows))
     others.append(tables.failure_table(rows))
     by_group = tables.group_tables(groupings, rows)
@@ -65,6 +67,8 @@ def write_report(
     write_csv(workdir / "table.csv", TABLE_COLUMNS, table.long_rows(rows))
     write_csv(workdir / "tests.csv", TEST_COLUMNS, map(_test_row, contrasts))
     write_csv(workdir / "groups.csv", GROUP_COLUMNS, groups.long_rows(groupings))
+    if calibration := list(list_tables.calibration_rows(rows)):
+        write_csv(workdir / "calibration.csv", list_tables.CALIBRATION_COLUMNS, calibration)
     text = markdown(title, [main, *others], notes)
     write_bytes(workdir / "table.md", text.encode())
     write_bytes(workdir / "table.tex", latex(main, notes).encode())

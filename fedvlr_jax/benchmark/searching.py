@@ -55,6 +55,7 @@ def collect(method: Method, hyper: Mapping[str, Any], num_points: int, tried: Tr
         megabytes_per_round=first.get("megabytes_per_round"),
         num_public=first.get("num_public"),
         num_private_per_client=first.get("num_private_per_client"),
+        lists=tuple(run.result["lists"] for run in done.values() if "lists" in run.result),
         failures=tuple(
             f"point {k}, seed {seed}: {run}" for (k, seed), run in everything.items() if isinstance(run, str)
         ),

@@ -14,6 +14,7 @@ from fedvlr_jax.benchmark.records import MethodRuns
 from fedvlr_jax.data.buckets import heldout_targets
 from fedvlr_jax.evaluation.groups import by_warmth
 from fedvlr_jax.evaluation.intervals import Interval, mean_intervals
+from fedvlr_jax.evaluation.list_metrics import list_metric_names
 from fedvlr_jax.evaluation.metrics import (
     CUTOFFS,
     SELECTION_METRIC,
@@ -81,7 +82,8 @@ class TableRow(NamedTuple):
     Attributes:
       method: what it is computed from.
       block: one of `order.BLOCKS`.
-      scores: an estimate for each of `metric_columns`, `TIE_RATE` (share of tied test rows) and `CONSTANT_RATE`
+      scores: an estimate for each of `metric_columns`, for each metric of whole lists where they were judged
+        (`evaluation.list_metrics`; novelty in bits), `TIE_RATE` (share of tied test rows) and `CONSTANT_RATE`
         (share of users whose candidates have one score).
       nonfinite_users: users with scores that are not finite, mean over seeds.
       below_popularity: whether `SELECTION_METRIC` on test is below popularity's.
@@ -170,6 +172,8 @@ def _row(
         column.name: estimates.get((method.name, column.name), Estimate())._replace(published=known.get(column.name))
         for column in columns
     }
+    for name in list_metric_names(method.lists[0] if method.lists else {}, *CUTOFFS):
+        scores[name] = _spread([lists.get(name) for lists in method.lists])
     scores[TIE_RATE] = _spread([_tie_rate(ranks) for ranks in method.ranks])
     scores[CONSTANT_RATE] = _spread([float(np.mean(ranks.constant)) for ranks in method.ranks])
     moved, ndcg = method.megabytes_per_round, scores[SELECTION_METRIC].mean

@@ -37,7 +37,7 @@ def main_table(rows: Sequence[TableRow], dataset_name: str) -> Table:
             _marked(row),
             *full,
             *(NOTHING if value is None else f"{percent(value)}{mark}" for value in known),
-            *(_short(row.scores[m]) for m in (*(f"test_{m}" for m in plain), f"valid {SELECTION_METRIC}")),
+            *(short(row.scores[m]) for m in (*(f"test_{m}" for m in plain), f"valid {SELECTION_METRIC}")),
             *(percent(row.scores[m].mean) for m in (TIE_RATE, CONSTANT_RATE)),
         )
 
@@ -45,7 +45,7 @@ def main_table(rows: Sequence[TableRow], dataset_name: str) -> Table:
     columns += (*plain, f"validation {SELECTION_METRIC}", "tied", "constant")
     about = "Test rows, percent: mean ± standard deviation over seeds [95 % interval over users and seeds]. "
     about += "The highest mean of a block is bold, among controls none."
-    return Table("Results", about, columns, _blocks(rows, cells))
+    return Table("Results", about, columns, blocks_of(rows, cells))
 
 
 def cutoff_table(rows: Sequence[TableRow]) -> Table:
@@ -57,19 +57,19 @@ def cutoff_table(rows: Sequence[TableRow]) -> Table:
         "Shorter lists",
         about,
         ("method", *metrics),
-        _blocks(shown, lambda row: (row.method.name, *(_full(row.scores[m]) for m in metrics))),
+        blocks_of(shown, lambda row: (row.method.name, *(_full(row.scores[m]) for m in metrics))),
     )
 
 
 def set_tables(rows: Sequence[TableRow]) -> list[Table]:
-    """Recall and MAP, where some user has several held-out rows."""
+    """Recall, Precision and MAP, where some user has several held-out rows."""
     shown = [row for row in rows if row.method.seeds]
     metrics = [m for m in set_metrics(True, *CUTOFFS) if any(m in row.scores for row in shown)]
     if not metrics:
         return []
     about = "All test rows of a user as the relevant set of one list, percent, as above; HR and NDCG rank each row "
     about += "without the user's other test rows."
-    blocks = _blocks(shown, lambda row: (row.method.name, *(_full(row.scores[m]) for m in metrics)))
+    blocks = blocks_of(shown, lambda row: (row.method.name, *(_full(row.scores[m]) for m in metrics)))
     return [Table("Several rows a user", about, ("method", *metrics), blocks)]
 
 
@@ -123,7 +123,7 @@ def cost_table(rows: Sequence[TableRow]) -> Table:
     columns += ("private parameters per client", "MB per round", "MB to the best round", "seconds")
     about = "MB: 10^6 bytes between the server and all clients of a round, both directions. "
     about += "Seconds: training, evaluation and compilation of all runs, the search included."
-    return Table("Settings and costs", about, columns, _blocks(rows, cells), left=2)
+    return Table("Settings and costs", about, columns, blocks_of(rows, cells), left=2)
 
 
 def chosen_settings(rows: Sequence[TableRow]) -> dict[str, str]:
@@ -151,7 +151,7 @@ def group_tables(groupings: Sequence[RowGroups], rows: Sequence[TableRow]) -> li
     for groups in groupings:
         title, about = titles[groups.grouping]
         columns = [f"{name} ({size} rows)" for name, size in zip(groups.names, groups.sizes, strict=True)]
-        blocks = _blocks(
+        blocks = blocks_of(
             [row for row in rows if row.method.seeds], lambda row, groups=groups: _group_cells(row, groups)
         )
         tables.append(Table(title, f"{about} {shown} of the test rows, percent.", ("method", *columns), blocks))
@@ -163,7 +163,7 @@ def _group_cells(row: TableRow, groups: RowGroups) -> tuple[str, ...]:
     return row.method.name, *("/".join(map(percent, pair)) for pair in zip(*means, strict=True))
 
 
-def _blocks(rows: Sequence[TableRow], cells: Callable[[TableRow], tuple[str, ...]]) -> list[TableBlock]:
+def blocks_of(rows: Sequence[TableRow], cells: Callable[[TableRow], tuple[str, ...]]) -> list[TableBlock]:
     """The rows under the headings of their blocks; no heading for a block without rows."""
     blocks = [TableBlock(name, [cells(row) for row in rows if row.block == name]) for name in order.BLOCKS]
     return [block for block in blocks if block.rows]
@@ -193,10 +193,10 @@ def _full(estimate: Estimate) -> str:
     if estimate.mean is None:
         return NOTHING
     interval = "" if estimate.low is None else f" [{percent(estimate.low)}, {percent(estimate.high)}]"
-    return f"{_short(estimate)}{interval}"
+    return f"{short(estimate)}{interval}"
 
 
-def _short(estimate: Estimate) -> str:
+def short(estimate: Estimate) -> str:
     """Mean, and standard deviation where there is one."""
     return with_spread(estimate.mean, estimate.std)
 

@@ -1,9 +1,13 @@
 """Compute the metrics of a run again from its best checkpoint, and compare them with its result.json.
 
 python experiments/evaluate.py --workdir=runs/KU-fcf-fedvlr-s0 [--data_dir=/where/the/data/is/now] [--recommend=10]
+python experiments/evaluate.py --workdir=runs/x --recommend=10 --users=196,22 --format=jsonl
+python experiments/evaluate.py --workdir=runs/x --lists
 
 --recommend=K also writes recommendations.csv (or .jsonl with --format=jsonl) into the workdir: every user's K best
-items outside of the history, in the original ids and with titles where the data set has them.
+items outside of the history, in the original ids and with titles where the data set has them; --users, a comma list
+of original ids, writes those of some users alone. --lists also judges whole lists: coverage, Gini of exposure,
+popularity, novelty, diversity.
 """
 
 import contextlib
@@ -21,6 +25,8 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
     flags.DEFINE_string("data_dir", None, "data root, if it is no longer where it was", flag_values=values)
     flags.DEFINE_integer("recommend", 0, "write so many items for every user", lower_bound=0, flag_values=values)
+    flags.DEFINE_list("users", None, "recommend to these users alone, by their ids", flag_values=values)
+    flags.DEFINE_bool("lists", False, "judge whole lists too", flag_values=values)
     flags.DEFINE_enum("format", "csv", ["csv", "jsonl"], "of the recommendations", flag_values=values)
 
 
@@ -36,17 +42,28 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     del interrupt  # nothing to save
     if values.workdir is None:
         raise ConfigError("--workdir is missing: give the folder of a training run")
+    if values.users is not None and not values.recommend:
+        raise ConfigError("--users is for --recommend=K: give the number of items too")
     require_backend()
     workdir = pathlib.Path(values.workdir)
     experiment = stored_experiment(workdir, values.data_dir)
     with own(workdir) if values.recommend else contextlib.nullcontext():
-        result = evaluate_job(experiment, workdir, num_best=values.recommend, format=values.format)
+        result = evaluate_job(
+            experiment,
+            workdir,
+            num_best=values.recommend,
+            format=values.format,
+            users=values.users,
+            lists=values.lists,
+        )
     print(result_table(result, stored_baselines(workdir) or []))
     stored = stored_result(workdir)
     if stored is None:
         print("The run is not finished; these are the metrics of its best checkpoint so far.")
         return
     clocks = {name for name in stored if name.startswith(("seconds_", "client_updates_"))}
+    if "lists" not in stored:
+        result.pop("lists", None)
     found = differences(stored, result, origin="result.json")
     lines = [line for line in found if line.split(":")[0] not in clocks]
     if lines:

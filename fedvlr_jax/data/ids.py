@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
 
-from fedvlr_jax.data.messages import Source
+from fedvlr_jax.data.messages import Source, shown
+from fedvlr_jax.errors import DataError
+from fedvlr_jax.types import Dataset
 
 PLAIN = "iubUS"  # kinds of arrays whose values are never missing
 
@@ -72,6 +75,45 @@ def numbers_of(ids: np.ndarray, values: np.ndarray) -> np.ndarray:
         return np.where(ids[at] == values, at, -1)
     number = {value: n for n, value in enumerate(ids.tolist())}
     return np.fromiter((number.get(value, -1) for value in values.tolist()), np.int64, len(values))
+
+
+def user_numbers(dataset: Dataset, users: Sequence[Any] | np.ndarray) -> np.ndarray:
+    """int64 [n], the numbers of users by their ids.
+
+    Args:
+      dataset: has them.
+      users: ids as the data set has them, or as text, which is how a command line gives them.
+
+    Raises:
+      DataError: a user that the data set does not have, with the ids nearest to it.
+    """
+    column = as_column(Source(dataset.name), "users", users)
+    numbers = numbers_of_text(ids_or_numbers(dataset.user_ids, dataset.num_users), column)
+    absent = np.flatnonzero(numbers < 0)
+    if absent.size:
+        found = f"{shown(column[absent[0]])} ({absent.size} such)"
+        near = nearest(column[absent[0]], ids_or_numbers(dataset.user_ids, dataset.num_users))
+        raise DataError(f"{dataset.name}, users: expected users of the data set, found {found}{near}")
+    return numbers
+
+
+def ids_or_numbers(ids: np.ndarray | None, count: int) -> np.ndarray:
+    """The ids of `Dataset.user_ids` or `item_ids`, which are the numbers themselves where there are none."""
+    return np.arange(count) if ids is None else ids
+
+
+def numbers_of_text(ids: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """`numbers_of`; where one side is text and the other is not, an id and its text are the same."""
+    if (ids.dtype.kind == "U") != (values.dtype.kind == "U"):
+        ids, values = (x if x.dtype.kind == "U" else np.array(list(map(str, x.tolist()))) for x in (ids, values))
+    return numbers_of(ids, values)
+
+
+def nearest(value: Any, ids: np.ndarray) -> str:
+    """The end of a message about an unknown id: "; the nearest are ...", or "" where no id is spelled alike."""
+    by_text = {str(name): name for name in ids.tolist()}
+    close = difflib.get_close_matches(str(value), by_text, n=3)
+    return f"; the nearest are {', '.join(shown(by_text[name]) for name in close)}" if close else ""
 
 
 def _is_missing(value: Any) -> bool:

@@ -52,11 +52,17 @@ def by_warmth(dataset: Dataset, item_h: np.ndarray) -> Grouping:
 
 def by_history(dataset: Dataset, item_h: np.ndarray) -> Grouping:
     """The length of the user's train history, 0-10, 11-20, ..., 201-500, >500. Args: as `by_warmth`."""
+    length_u = np.bincount(dataset.train_user, minlength=dataset.num_users)
+    names, group_u = history_groups(length_u)
+    _, user = _rows(dataset, item_h)
+    return Grouping(names, group_u[user], user)
+
+
+def history_groups(length_u: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
+    """Names of the groups 0-10, 11-20, ..., >500, and int64 [u], the group of each history length."""
     starts = [0, *(limit + 1 for limit in HISTORY_LIMITS)]
     names = [f"{start}-{end}" for start, end in zip(starts[:-1], HISTORY_LIMITS, strict=True)]
-    length_u = np.bincount(dataset.train_user, minlength=dataset.num_users)
-    _, user = _rows(dataset, item_h)
-    return Grouping((*names, f">{HISTORY_LIMITS[-1]}"), np.searchsorted(HISTORY_LIMITS, length_u)[user], user)
+    return (*names, f">{HISTORY_LIMITS[-1]}"), np.searchsorted(HISTORY_LIMITS, length_u)
 
 
 def by_popularity(dataset: Dataset, item_h: np.ndarray) -> Grouping:

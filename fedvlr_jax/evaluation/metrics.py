@@ -11,7 +11,7 @@ mean over its rows, and the metric is the mean over users. Two kinds differ in t
   out of its list. A perfect model has 1.
 * `SET_METRICS` take all rows of the user as the relevant set of one list, in which they compete for the first ranks.
 
-With one row a user nothing is left out, Recall is HR and MAP is MRR.
+With one row a user nothing is left out, Recall is HR, Precision is HR / k and MAP is MRR.
 """
 
 from __future__ import annotations
@@ -65,6 +65,11 @@ def recall(rows: SetRows, k: int) -> np.ndarray:
     return hit_rate(rows.greater, rows.tied, k)
 
 
+def precision(rows: SetRows, k: int) -> np.ndarray:
+    """The share of each row in Precision@k, float64: the mean over a user's rows is E[those in the first k] / k."""
+    return hit_rate(rows.greater, rows.tied, k) * rows.size / k
+
+
 def average_precision(rows: SetRows, k: int) -> np.ndarray:
     """The share of each row in AP@k, float64: the mean over a user's rows is E[AP@k], the mean over users MAP@k.
 
@@ -85,7 +90,11 @@ def average_precision(rows: SetRows, k: int) -> np.ndarray:
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]] = {"HR": hit_rate, "NDCG": ndcg, "MRR": mrr}
 """``metric(greater, tied, k)`` of each row, by name. A new row here is in every summary and every printed table."""
 
-SET_METRICS: dict[str, Callable[[SetRows, int], np.ndarray]] = {"Recall": recall, "MAP": average_precision}
+SET_METRICS: dict[str, Callable[[SetRows, int], np.ndarray]] = {
+    "Recall": recall,
+    "Precision": precision,
+    "MAP": average_precision,
+}
 """``metric(rows, k)`` of each row, by name; reported where some user has several held-out rows."""
 
 SUMMARY_ONLY = frozenset({"MRR"})
@@ -189,7 +198,7 @@ def summarise(ranks: Ranks, warm_i: np.ndarray) -> dict[str, Any]:
       ``{"valid": m, "test": m, "valid_warm": m, "valid_cold": m, "test_warm": m, "test_cold": m, ...}`` with
       ``m = {"HR@10": ..., "NDCG@10": ..., "MRR@10": ..., "HR@20": ...}`` for all `CUTOFFS`: means over a user's rows
       of the group, then over the users that have such a row, fractions in [0, 1], None for a group without rows;
-      with ``Recall@10``, ``MAP@10``, ... where some user has several. Further:
+      with ``Recall@10``, ``Precision@10``, ``MAP@10``, ... where some user has several. Further:
       ``tie_rate``, the share of test rows whose item is tied with another candidate (None without
       test rows); ``constant_score_rate``, the share of all users whose candidates have one score;
       ``nonfinite_users``, the number of users with candidates whose score was not finite.

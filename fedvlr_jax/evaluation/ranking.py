@@ -98,7 +98,7 @@ def rank_all(score: Score, params: PyTree, buckets: Sequence[Bucket], targets: T
     ranks = jax.tree.map(jnp.asarray, unranked(targets))
     for bucket in buckets:
         if bucket.user.shape[0]:
-            ranks, _ = jax.lax.scan(rank_slots, ranks, _split(bucket, chunk, num_users))
+            ranks, _ = jax.lax.scan(rank_slots, ranks, split_slots(bucket, chunk, num_users))
     return ranks
 
 
@@ -220,7 +220,7 @@ def _target_rank(key_ci: Array, candidate_ci: Array, target_c: Array) -> tuple[A
     return greater_c, tied_c
 
 
-def _split(bucket: Bucket, chunk: int, num_users: int) -> Bucket:
+def split_slots(bucket: Bucket, chunk: int, num_users: int) -> Bucket:
     """The bucket as [number of chunks, slots, ...], with as few empty slots as equal chunks allow."""
     num_slots = bucket.user.shape[0]
     num_chunks = -(-num_slots // chunk)

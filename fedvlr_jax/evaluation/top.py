@@ -32,8 +32,20 @@ def top_items(score: Score, params: PyTree, slots: Bucket, *, num_items: int, k:
     """
     if k < 1:
         raise ValueError(f"k must be at least 1 item, found {k}")
-    blocks = score if isinstance(score, BlockScore) else _one_block(score, num_items)
-    ready = blocks.prepare(params, slots)
+    blocks = in_blocks(score, num_items)
+    key_ck, item_ck = top_keys(blocks, params, blocks.prepare(params, slots), slots, k)
+    missing_ck = key_ck == EXCLUDED
+    return jnp.where(missing_ck, -1, item_ck), jnp.where(missing_ck, -jnp.inf, key_score(key_ck))
+
+
+def top_keys(blocks: BlockScore, params: PyTree, ready: PyTree, slots: Bucket, k: int) -> tuple[Array, Array]:
+    """The keys (`candidates.order_key`) and items of `top_items`, int32 [c, k]; `EXCLUDED` and -1 where none is left.
+
+    Args:
+      blocks, params: as the score of `top_items`.
+      ready: what ``blocks.prepare`` gave for these slots.
+      slots, k: as of `top_items`.
+    """
     num_users = slots.user.shape[0]
 
     def merge(block: Array, best: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -46,9 +58,13 @@ def top_items(score: Score, params: PyTree, slots: Bucket, *, num_items: int, k:
         return key_ck, jnp.take_along_axis(jnp.concatenate([item_ck, item_cb], axis=1), at_ck, axis=1)
 
     none = jnp.full((num_users, k), EXCLUDED, jnp.int32), jnp.full((num_users, k), -1, jnp.int32)
-    key_ck, item_ck = jax.lax.fori_loop(0, -(-num_items // blocks.size), merge, none)
-    missing_ck = key_ck == EXCLUDED
-    return jnp.where(missing_ck, -1, item_ck), jnp.where(missing_ck, -jnp.inf, key_score(key_ck))
+    key_ck, item_ck = jax.lax.fori_loop(0, num_blocks(blocks), merge, none)
+    return key_ck, jnp.where(key_ck == EXCLUDED, -1, item_ck)
+
+
+def num_blocks(blocks: BlockScore) -> int:
+    """How many blocks of items there are."""
+    return -(-blocks.num_items // blocks.size)
 
 
 def largest(key_cn: Array, k: int) -> tuple[Array, Array]:
@@ -72,6 +88,8 @@ def largest(key_cn: Array, k: int) -> tuple[Array, Array]:
     return value_ck, jnp.take_along_axis(at_cks.reshape(num_rows, k * size), at_ck, axis=1)
 
 
-def _one_block(score: Score, num_items: int) -> BlockScore:
-    """A function that scores all items, as a single block."""
+def in_blocks(score: Score, num_items: int) -> BlockScore:
+    """A score by blocks of items; a function that scores all items is a single block."""
+    if isinstance(score, BlockScore):
+        return score
     return BlockScore(score, lambda params, s_ci, first: s_ci, num_items, num_items)

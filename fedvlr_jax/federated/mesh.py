@@ -7,7 +7,7 @@ computes does not depend on n but for the order of that sum.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -137,6 +137,48 @@ def rank_over_devices(rank: Callable[..., Ranks], mesh: Mesh | None) -> Callable
     specs = (P(AXIS), P(), P(AXIS), P())
     mapped = jax.shard_map(on_device, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)
     return lambda snapshot, *rest: mapped(snapshot.private, snapshot._replace(private=None), *rest)
+
+
+def over_devices(function: Callable[..., PyTree], mesh: Mesh | None) -> Callable[..., PyTree]:
+    """``function(snapshot, slots, *rest)`` of every device's slots, each result joined along its leading axis.
+
+    ``snapshot.private`` is split and `slots` are as `slots_of_devices` has them; the rest of the arguments is not.
+    """
+    if mesh is None:
+        return function
+
+    def on_device(private: PyTree, shared: Any, slots: Bucket, *rest: PyTree) -> PyTree:
+        return function(shared._replace(private=private), slots, *rest)
+
+    def mapped(snapshot: Any, slots: Bucket, *rest: PyTree) -> PyTree:
+        specs = (P(AXIS), P(), P(AXIS), *(P() for _ in rest))
+        split = jax.shard_map(on_device, mesh=mesh, in_specs=specs, out_specs=P(AXIS), check_vma=False)
+        return split(snapshot.private, snapshot._replace(private=None), slots, *rest)
+
+    return mapped
+
+
+def slots_of_devices(
+    bucket: Bucket, num_users: int, num_items: int, mesh: Mesh | None, *, chunk: int
+) -> Iterator[Bucket]:
+    """The slots of a bucket (NumPy), at most `chunk` of every device at a time, in pieces of one shape.
+
+    Each piece has equally many slots of every device, those of one device side by side; empty ones fill them up.
+    """
+    size = 1 if mesh is None else mesh.size
+    split = bucket if mesh is None else _split_bucket(bucket, num_users, num_items, mesh)
+    slots = split.user.shape[0] // size
+    pieces = -(-slots // chunk)
+    width = -(-slots // pieces) if pieces else 0
+
+    def piece(x: Any, k: int, empty: int) -> Any:
+        part = x.reshape(size, slots, *x.shape[1:])[:, k * width : (k + 1) * width]
+        fill = [(0, 0), (0, width - part.shape[1]), *((0, 0) for _ in x.shape[1:])]
+        return np.pad(part, fill, constant_values=empty).reshape(-1, *x.shape[1:])
+
+    for k in range(pieces):
+        row = None if split.row is None else piece(np.asarray(split.row), k, NOWHERE)
+        yield Bucket(piece(np.asarray(split.user), k, num_users), piece(np.asarray(split.history), k, num_items), row)
 
 
 def _split_bucket(bucket: Bucket, num_users: int, num_items: int, mesh: Mesh) -> Bucket:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -13,8 +12,8 @@ from fedvlr_jax.algorithm import Algorithm
 from fedvlr_jax.data.heldout import held_users, rows_a_user
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.evaluation.top import top_items
-from fedvlr_jax.federated.mesh import whole
 from fedvlr_jax.federated.scoring import Snapshot
+from fedvlr_jax.inference.scoring import score_clients
 from fedvlr_jax.types import Array, Bucket, ClientData, Dataset, FedState
 
 EXCLUDED = ("train", "seen")
@@ -33,39 +32,21 @@ def recommend(
     """The k best items of all clients, as `evaluation.top.top_items` finds them.
 
     Args:
-      algorithm: the model.
-      parts: its trained state and all clients, some at a time (`training.backend.Backend.parts`).
-      clients: features and prior as in training; its buckets are not read.
-      num_users, num_items: |U|, |I|.
+      algorithm, parts, clients, num_users, num_items, chunk: as `scoring.score_clients`.
       k: how many, at least 1.
-      chunk: most clients scored at once.
 
     Returns:
       ``(item_uk, score_uk)``, int32 and float32 [u, k], best first; -1 and -inf where a client has fewer candidates.
     """
 
-    placed = whole(algorithm.mesh)
-
-    @functools.partial(jax.jit, out_shardings=placed)
-    def publish(state: FedState, clients: ClientData) -> Snapshot:
-        return algorithm.snapshot(state, clients.content, clients.prior)
-
-    @functools.partial(jax.jit, out_shardings=placed)
     def best(params: Snapshot, slots: Bucket) -> tuple[Array, Array]:
         return top_items(algorithm.rank_score, params, slots, num_items=num_items, k=k)
 
-    published = None
     item_uk, score_uk = np.full((num_users, k), -1, np.int32), np.full((num_users, k), -np.inf, np.float32)
-    for state, bucket in parts:
-        if published is None:  # what all parts share
-            shared = jax.tree.map(np.asarray, clients._replace(buckets=()))
-            published = publish(state.replace(private=None), shared)
-        params = published._replace(private=state.private)
-        for begin in range(0, bucket.user.shape[0], chunk):
-            slots = jax.tree.map(lambda x, at=slice(begin, begin + chunk): np.asarray(x)[at], bucket)
-            items, scores = jax.device_get(best(params, slots))
-            real_c = slots.user < num_users
-            item_uk[slots.user[real_c]], score_uk[slots.user[real_c]] = items[real_c], scores[real_c]
+    sizes = {"num_users": num_users, "num_items": num_items, "chunk": chunk}
+    for user_c, (items, scores) in score_clients(algorithm, parts, clients, best, **sizes):
+        real_c = user_c < num_users
+        item_uk[user_c[real_c]], score_uk[user_c[real_c]] = items[real_c], scores[real_c]
     return item_uk, score_uk
 
 

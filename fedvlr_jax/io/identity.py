@@ -22,6 +22,7 @@ FREE_SETTINGS = (
     "compute.devices",
     "compute.bucket_worth",
     "eval.patience",
+    "eval.lists",
     "checkpoint.",
     "data.dir",
     "data.source",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 from tabulate import tabulate
 
+from fedvlr_jax.evaluation.list_metrics import CALIBRATION, LIST_METRICS
+from fedvlr_jax.evaluation.lists import NOVELTY
 from fedvlr_jax.evaluation.metrics import CUTOFFS, MAIN_CUTOFF, SELECTION_METRIC, printed_metrics, set_metrics
 from fedvlr_jax.types import Dataset, PyTree
 
@@ -15,8 +17,7 @@ from fedvlr_jax.types import Dataset, PyTree
 def result_table(result: Mapping[str, Any], baselines: Iterable[Mapping[str, Any]]) -> str:
     """The run and the baselines under it, in percent; what is below popularity is called so."""
     baselines = list(baselines)
-    headers, rows = result_rows(result, baselines)
-    table = tabulate(rows, headers, floatfmt=".2f", missingval="-")
+    table = summary_table(_named(result, baselines))
     lines = [f"{result['dataset']}: test rows at round {result['best_round']}, chosen on validation; percent", table]
     lines.append(
         f"tied test rows {_percent(result['tie_rate'])} %, users with one score for all items "
@@ -27,6 +28,8 @@ def result_table(result: Mapping[str, Any], baselines: Iterable[Mapping[str, Any
         f"compiled {result['seconds_compile']:.1f} s, trained {result['seconds_train']:.1f} s "
         f"({result['client_updates_per_second']:,.0f} client updates/s), evaluated {result['seconds_eval']:.1f} s"
     )
+    if lists := result.get("lists"):
+        lines.insert(2, list_tables(lists))
     if spent := result.get("privacy"):
         lines.append(
             f"differential privacy: epsilon {spent['epsilon']:.4g} at delta {spent['delta']:g} after "
@@ -45,16 +48,55 @@ def result_rows(
     result: Mapping[str, Any], baselines: Iterable[Mapping[str, Any]]
 ) -> tuple[list[str], list[list[Any]]]:
     """(headers, rows) of test metrics in percent, the run first: a name, then numbers, None where there is none."""
-    metrics = [*printed_metrics(*CUTOFFS), *(m for m in set_metrics(True, MAIN_CUTOFF) if m in result["test"])]
-    headers = ["", *metrics, *(f"{group} {SELECTION_METRIC}" for group in ("warm", "cold", "valid"))]
-    rows = [_row(f"{result['host']} + {result['variant']}", result, metrics)]
-    return headers, rows + [_row(_baseline_name(baseline), baseline["summary"], metrics) for baseline in baselines]
+    return _summary_rows(_named(result, baselines))
 
 
 def is_below_popularity(result: Mapping[str, Any], baselines: Iterable[Mapping[str, Any]]) -> bool:
     """Whether the run is worse than the baseline popularity, in `SELECTION_METRIC` on test."""
     popularity = next((row["summary"] for row in baselines if row["name"] == "popularity"), None)
     return bool(popularity and _below(*(found["test"][SELECTION_METRIC] for found in (result, popularity))))
+
+
+def summary_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """The metrics of summaries (`evaluation.metrics.summarise`) by name, in percent; the first says which."""
+    headers, cells = _summary_rows(rows)
+    return tabulate(cells, headers, floatfmt=".2f", missingval="-")
+
+
+def list_tables(lists: Mapping[str, Any]) -> str:
+    """Whole lists by length, and how popular they are beside the histories of their users."""
+    present = [metric for metric in LIST_METRICS if f"{metric}@{MAIN_CUTOFF}" in lists]
+    heads = [f"{metric} (bits)" if metric == NOVELTY else metric for metric in present]
+    by_length = [[f"first {k}", *(list_cell(metric, lists[f"{metric}@{k}"]) for metric in present)] for k in CUTOFFS]
+    groups = [
+        (row["group"], row["users"], *(100 * row[name] for name in ("history", "list", "lift")))
+        for row in lists[CALIBRATION]
+    ]
+    columns = ["train rows", "users", "popularity of the history", f"of the list @{MAIN_CUTOFF}", "lift"]
+    return "\n".join(
+        [
+            "whole lists; percent, novelty in bits",
+            tabulate(by_length, ["", *heads], floatfmt=".2f", missingval="-"),
+            tabulate(groups, columns, floatfmt=".2f"),
+        ]
+    )
+
+
+def list_cell(metric: str, value: float | None) -> float | None:
+    """A metric of whole lists as tables show it: in percent, and novelty in bits."""
+    return value if metric == NOVELTY else _scaled(value)
+
+
+def _named(result: Mapping[str, Any], baselines: Iterable[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The summaries of a run and of the baselines under it, by the names of their rows."""
+    own = (f"{result['host']} + {result['variant']}", result)
+    return [own, *((_baseline_name(baseline), baseline["summary"]) for baseline in baselines)]
+
+
+def _summary_rows(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[list[str], list[list[Any]]]:
+    metrics = [*printed_metrics(*CUTOFFS), *(m for m in set_metrics(True, MAIN_CUTOFF) if m in rows[0][1]["test"])]
+    headers = ["", *metrics, *(f"{group} {SELECTION_METRIC}" for group in ("warm", "cold", "valid"))]
+    return headers, [_row(name, summary, metrics) for name, summary in rows]
 
 
 def cost_table(dataset: Dataset, cost: Any, evaluation: Mapping[str, Any]) -> str:

@@ -228,6 +228,10 @@ EVAL = {
         unit="evaluations",
     ),
     "chunk": Field(256, "users scored at once: chunk x items x 4 bytes of scores", ONE_OR_MORE, unit="users"),
+    "lists": Field(
+        False,
+        "judge whole lists at the best round too: coverage, Gini, popularity, novelty, diversity; one more program",
+    ),
     "item_chunk": Field(0, "items scored at once (twice the work); 0 = all", NOT_NEGATIVE, unit="items"),
 }
 

@@ -134,7 +134,7 @@ class Trainer:
             return
         settings = self.store.settings_of({**point, "seed": key[1]})
         cost = programs.algorithm.cost
-        result = make_result(settings, programs.dataset, cost, outcome.progress, outcome.ranks, None)
+        result = make_result(settings, programs.dataset, cost, outcome.progress, outcome.ranks, None, outcome.lists)
         result |= {"best_valid": outcome.progress.best_value, "megabytes_per_round": programs.megabytes_per_round}
         result |= {"side_by_side": side_by_side}
         storage.save(folder, config, result, outcome.ranks, outcome.curve)

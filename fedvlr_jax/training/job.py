@@ -12,7 +12,10 @@ import numpy as np
 from fedvlr_jax.baselines import run_baselines
 from fedvlr_jax.data import load_configured
 from fedvlr_jax.data.buckets import make_buckets
+from fedvlr_jax.data.ids import user_numbers
 from fedvlr_jax.errors import RunWarning
+from fedvlr_jax.evaluation.list_metrics import summarise_lists
+from fedvlr_jax.inference.lists import judge_lists
 from fedvlr_jax.inference.preferences import learned_preferences, router_weights
 from fedvlr_jax.inference.recommend import recommend, recommended_rows
 from fedvlr_jax.io.checkpoint import Checkpoints, delete_folder
@@ -105,7 +108,13 @@ def run_job(
 
 
 def evaluate_job(
-    experiment: Experiment, workdir: pathlib.Path, *, num_best: int = 0, format: str = "csv"
+    experiment: Experiment,
+    workdir: pathlib.Path,
+    *,
+    num_best: int = 0,
+    format: str = "csv",
+    users: Sequence[Any] | None = None,
+    lists: bool = False,
 ) -> dict[str, Any]:
     """The result of the best checkpoint of a workdir, computed again; nothing is trained.
 
@@ -114,12 +123,18 @@ def evaluate_job(
       workdir: where.
       num_best: write every user's so many best items to recommendations.csv or .jsonl; 0 = none, nothing is written.
       format: one of `io.files.ROW_FORMATS`.
+      users: ids of the users to write items for, as text or as the data set has them; None for all.
+      lists: judge whole lists too, whatever the settings say.
+
+    Raises:
+      DataError: a user that the data set does not have.
     """
+    numbers = None if users is None else user_numbers(experiment.dataset, users)
     trained = rank_best(experiment, workdir)
     if num_best:
-        rows = recommendations(experiment, trained, k=num_best, titles=True)
+        rows = recommendations(experiment, trained, k=num_best, users=numbers, titles=True)
         write_rows(workdir / f"recommendations.{format}", rows, format)
-    return result_of(experiment, trained)
+    return result_of(experiment, trained, lists=lists)
 
 
 def delete_run(workdir: pathlib.Path) -> None:
@@ -148,6 +163,7 @@ def finished_result(experiment: Experiment, workdir: pathlib.Path) -> dict[str, 
         progress.round,
         progress.best_round,
     )
+    is_current = is_current and ("lists" in result or not experiment.settings["eval"]["lists"])
     return result if is_current and progress.is_finished(make_plan(experiment.settings)) else None
 
 
@@ -182,9 +198,9 @@ def stored_experiment(workdir: pathlib.Path, data_dir: str | None = None) -> Exp
     return make_experiment(settings, load_configured(settings["data"], settings["seed"]))
 
 
-def result_of(experiment: Experiment, trained: Trained) -> dict[str, Any]:
-    """The content of result.json."""
-    return _result(experiment, trained, planted_preferences(experiment, trained))
+def result_of(experiment: Experiment, trained: Trained, *, lists: bool = False) -> dict[str, Any]:
+    """The content of result.json; with `lists`, or where the settings say so, whole lists are judged too."""
+    return _result(experiment, trained, planted_preferences(experiment, trained), lists=lists)
 
 
 def planted_preferences(experiment: Experiment, trained: Trained) -> np.ndarray | None:
@@ -198,9 +214,20 @@ def weights(experiment: Experiment, trained: Trained) -> np.ndarray | None:
     return router_weights(algorithm, trained.parts(), clients.content, dataset.num_users)
 
 
-def _result(experiment: Experiment, trained: Trained, learned_um: np.ndarray | None) -> dict[str, Any]:
+def _result(
+    experiment: Experiment, trained: Trained, learned_um: np.ndarray | None, *, lists: bool = False
+) -> dict[str, Any]:
     settings, dataset, _, algorithm = experiment
-    return json_ready(make_result(settings, dataset, algorithm.cost, trained.progress, trained.ranks, learned_um))
+    judged = lists_of(experiment, trained) if lists or settings["eval"]["lists"] else None
+    cost, progress = algorithm.cost, trained.progress
+    return json_ready(make_result(settings, dataset, cost, progress, trained.ranks, learned_um, judged))
+
+
+def lists_of(experiment: Experiment, trained: Trained) -> dict[str, Any]:
+    """`evaluation.list_metrics.summarise_lists` of a run."""
+    settings, dataset, clients, algorithm = experiment
+    lists = judge_lists(algorithm, trained.parts(), clients, dataset, chunk=settings["eval"]["chunk"])
+    return summarise_lists(lists, dataset)
 
 
 def recommendations(experiment: Experiment, trained: Trained, **options: Any) -> np.ndarray:

@@ -25,6 +25,7 @@ def make_result(
     progress: RunProgress,
     ranks: Ranks,
     learned_um: np.ndarray | None,
+    lists: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of result.json.
 
@@ -35,6 +36,7 @@ def make_result(
       progress: where it stands at its end.
       ranks: all held-out items ranked with the state of the best round.
       learned_um: [u, 3], learned preferences of the users for (ID, visual, textual); None without planted ones.
+      lists: as `evaluation.list_metrics.summarise_lists`; None where lists were not judged.
     """
     result = {
         "dataset": dataset.name,
@@ -48,13 +50,15 @@ def make_result(
         "seconds_compile": progress.seconds_compile,
         "client_updates_per_second": progress.updates_per_second,
         **summarise(ranks, warm_items(dataset.train_item, dataset.num_items)),
-        "intervals": _intervals(ranks),
+        "intervals": main_intervals(ranks),
         "num_public": cost.num_public,
         "num_private_per_client": cost.num_private_per_client,
         "num_dropped": progress.num_dropped,
     }
     if settings["init_from"]:
         result["init_from"] = {"workdir": settings["init_from"], "parts": settings["init_parts"]}
+    if lists is not None:
+        result["lists"] = lists
     if learned_um is not None:
         result["planted_rank_correlation"] = rank_correlations(learned_um, dataset.planted)
     if (guarantee := guarantee_of(settings, dataset.num_users)) is not None:
@@ -108,7 +112,7 @@ def rank_correlations(learned_um: np.ndarray, planted_um: np.ndarray) -> dict[st
     return {**values, "mean": float(np.mean(known)) if known else None}
 
 
-def _intervals(ranks: Ranks) -> dict[str, tuple[float, float]]:
+def main_intervals(ranks: Ranks) -> dict[str, tuple[float, float]]:
     """95 % user-bootstrap intervals of the main test metrics."""
     metrics = (*main_metrics(), *set_metrics(ranks.user is not None, MAIN_CUTOFF))
     values = {metric: user_values(ranks, metric) for metric in metrics}
