@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 from commands import ROOT, finish, run_here, start
+from html_pages import read_page
 from sweeps import FIELDS, best, count_runs, finished_runs, flags, results, rows
 
 from fedvlr_jax.data import synthetic as generator
@@ -31,6 +32,17 @@ def swept(tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
         assert run_here(monkeypatch, "sweep", *flags(workdir)) == 0
     return workdir
+
+
+def test_the_page_is_whole_and_has_every_point(swept):
+    page = read_page((swept / "report.html").read_text(), swept)
+    words = "".join(page.words)
+    for title in ("Points", "Curves", "Settings", "Times", "Environment", "How to go on"):
+        assert title in words, title
+    assert best(swept)["command"] in words
+    assert {"table.csv", "best.json"} <= set(page.targets)
+    points = {row.split("\t")[0] for row in page.rows}
+    assert {row["point"] for row in rows(swept)} <= points
 
 
 @pytest.fixture
