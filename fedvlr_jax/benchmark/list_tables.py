@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from fedvlr_jax.benchmark.table import TableRow
-from fedvlr_jax.benchmark.tables import NOTHING, Table, blocks_of, percent, short
+from fedvlr_jax.benchmark.tables import blocks_of, short
 from fedvlr_jax.evaluation.list_metrics import CALIBRATION, LIST_METRICS
 from fedvlr_jax.evaluation.lists import NOVELTY
 from fedvlr_jax.evaluation.metrics import MAIN_CUTOFF
+from fedvlr_jax.report.tables import NOTHING, Table, percent
 
 CALIBRATION_COLUMNS = ("method", "group", "users", "history", "list", "lift")
 
