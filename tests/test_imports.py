@@ -45,6 +45,7 @@ ALGORITHM = (
     ("federated.executors",),
     ("federated.rounds", "federated.bucket_plan"),
     ("assembly", "federated.scoring"),
+    ("federated.newcomers",),
     ("algorithm",),
 )
 OUTSIDE = (

@@ -18,6 +18,7 @@ from fedvlr_jax.data.folder import read_folder
 from fedvlr_jax.data.messages import DataWarning
 from fedvlr_jax.data.synthetic import generate
 from fedvlr_jax.data.tfds_builder import load_prepared
+from fedvlr_jax.data.user_split import USER_SPLITS
 from fedvlr_jax.errors import ConfigError, DataError, require_one_of
 from fedvlr_jax.types import Dataset
 
@@ -91,13 +92,15 @@ def load_configured(settings: Mapping[str, Any], seed: int = 0) -> Dataset:
     """The data set that ``config.data`` describes; sizes other than the expected ones are a `DataWarning`.
 
     Args:
-      settings: ``name``, ``dir``, ``source``, ``features`` (real, shuffled, random), ``expect`` and ``synthetic``.
+      settings: ``name``, ``dir``, ``source``, ``features`` (real, shuffled, random), ``expect``, ``synthetic``,
+        ``split`` (rows, users, joined) and ``newcomers``.
       seed: of the generator (unless ``synthetic`` has one) and of the feature controls.
 
     Raises:
       DataError, ConfigError: as `load`.
     """
     require_one_of(FEATURE_SOURCES, "data.features", settings["features"])
+    require_one_of(USER_SPLITS, "data.split", settings["split"])
     dataset = load(
         settings["name"],
         data_root(settings["dir"]),
@@ -107,4 +110,5 @@ def load_configured(settings: Mapping[str, Any], seed: int = 0) -> Dataset:
     )
     for sentence in check_sizes(dataset, settings["expect"]):
         warnings.warn(sentence, DataWarning, stacklevel=2)
-    return FEATURE_SOURCES[settings["features"]](dataset, seed)
+    dataset = FEATURE_SOURCES[settings["features"]](dataset, seed)
+    return USER_SPLITS[settings["split"]](dataset, **settings["newcomers"])

@@ -113,6 +113,12 @@ CLIENT = {
     ),
     "item_lr": _rate(0.1, "move_items: rate of these moves"),
     "init_scale": _rate(0.1, "standard deviation of initial private vectors"),
+    "new_rounds": Field(
+        20,
+        "local rounds with which a user who was not trained learns the private part before it is ranked",
+        NOT_NEGATIVE,
+        unit="rounds",
+    ),
 }
 
 SERVER = {
@@ -213,6 +219,18 @@ DATA = {
         "controls of a gain: shuffled permutes their rows, random draws them from a Gaussian",
         choices="data.FEATURE_SOURCES",
     ),
+    "split": Field(
+        "rows",
+        "what is held out: rows of everybody; users as a whole; joined, a control of users: trained with the others",
+        choices="data.USER_SPLITS",
+    ),
+}
+
+NEWCOMERS = {
+    "share": Field(
+        0.2, "of the users who are left out; half of them are for validation", Bounds(0, below=1, above=True)
+    ),
+    "seed": Field(0, "of who they are; apart from seed, so that seeds share one split", SEED),
 }
 
 EXPECT = {
@@ -265,6 +283,7 @@ GROUPS: dict[str, tuple[str, dict[str, Field]]] = {
     "privacy": ("differential privacy of transforms clip,noise, fedvlr_jax/privacy/accounting.py", PRIVACY),
     "compute": ("speed and memory; but for precision, the same results up to the order of sums", COMPUTE),
     "data": ("what is trained on", DATA),
+    "data.newcomers": ("data.split users and joined: users who are ranked without having been trained", NEWCOMERS),
     "data.expect": ("sizes to check the data against, 0 = unknown; a difference is reported, not refused", EXPECT),
     "data.synthetic": ("data set synthetic, fedvlr_jax/data/synthetic.py; its sizes are those of KU", SYNTHETIC),
     "eval": ("evaluation on the way", EVAL),

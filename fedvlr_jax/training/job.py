@@ -200,7 +200,8 @@ def preferences(experiment: Experiment, trained: Trained) -> np.ndarray:
 
 def baselines_of(experiment: Experiment) -> list[dict[str, Any]]:
     """The rows of baselines.json; they depend on the data only."""
-    buckets = experiment.clients.buckets or make_buckets(experiment.dataset)
+    ranked = experiment.clients.newcomers or experiment.clients
+    buckets = ranked.buckets or make_buckets(experiment.dataset)
     return json_ready([row._asdict() for row in run_baselines(experiment.dataset, buckets)])
 
 

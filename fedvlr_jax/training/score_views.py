@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,22 +34,50 @@ class ConfiguredViews:
         self._inner, self._whole = view_maps.federate(self._held.inner), view_maps.federate(dataset)
         self.megabytes = view_maps.megabytes_once(dataset)
 
-    def of(self, dataset: Dataset) -> ScoreViews:
-        """The views with the features of `dataset` (same interactions) that `fusion.modalities` leaves on."""
+    def formed(self, dataset: Dataset) -> FormedViews:
+        """The maps with the features of `dataset` (same interactions) that `fusion.modalities` leaves on."""
         features = view_maps.without_modalities(dataset, self._on)
         choice = view_maps.choose(self._inner, self._held, features)
         has_ids = "D" in self._on
-        inner = view_maps.form(self._inner, features, choice, co_occurrence=has_ids)
-        evidence = make_evidence(self._held, inner, self._inner.ordered.count_i, self._candidates, self._seed)
-        whole = view_maps.form(self._whole, features, choice, co_occurrence=has_ids)
-        histories = make_histories(dataset)
-        age = None if dataset.train_age is None else jnp.asarray(dataset.train_age, jnp.int32)
+        return FormedViews(
+            inner=view_maps.form(self._inner, features, choice, co_occurrence=has_ids),
+            inner_count_i=self._inner.ordered.count_i,
+            whole=view_maps.form(self._whole, features, choice, co_occurrence=has_ids),
+            whole_count_i=self._whole.ordered.count_i,
+            candidates=self._candidates,
+            seed=self._seed,
+        )
+
+    def of(self, dataset: Dataset) -> ScoreViews:
+        """`formed`, for the histories of `dataset` itself."""
+        return self.formed(dataset).of(dataset)
+
+
+class FormedViews(NamedTuple):
+    """What the server hands out: maps without the clients' last items, maps of whole histories, and item counts.
+
+    Attributes:
+      inner, whole: float32 [i, i] by name. inner_count_i, whole_count_i: [i], clients that have each item.
+      candidates: items that a client compares its last ones with, 0 = all. seed: of their draw.
+    """
+
+    inner: Mapping[str, np.ndarray]
+    inner_count_i: np.ndarray
+    whole: Mapping[str, np.ndarray]
+    whole_count_i: np.ndarray
+    candidates: int
+    seed: int
+
+    def of(self, histories: Dataset) -> ScoreViews:
+        """The views of the users of `histories`, whoever the maps were formed of."""
+        held = hold_back(histories)
+        age = None if histories.train_age is None else jnp.asarray(histories.train_age, jnp.int32)
         return ScoreViews(
-            evidence=evidence,
-            maps={name: jnp.asarray(x) for name, x in whole.items()},
-            count_i=jnp.asarray(self._whole.ordered.count_i, jnp.float32),
+            evidence=make_evidence(held, self.inner, self.inner_count_i, self.candidates, self.seed),
+            maps={name: jnp.asarray(x) for name, x in self.whole.items()},
+            count_i=jnp.asarray(self.whole_count_i, jnp.float32),
             age_r=age,
-            start_u=jnp.asarray(histories.start_u, jnp.int32),
+            start_u=jnp.asarray(make_histories(histories).start_u, jnp.int32),
         )
 
 
