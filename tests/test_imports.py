@@ -63,6 +63,7 @@ RUN = (
     ("benchmark", "theory", "analysis", "audit"),
     ("sweep",),
     ("api",),
+    ("newcomers",),
     ("deploy",),
     ("__init__",),
     ("commands",),

@@ -123,25 +123,15 @@ def join_newcomers(dataset: Dataset) -> Dataset:
     )
 
 
+LEAVES_OUT = "users"
+"""The protocol whose data sets have newcomers."""
+
 USER_SPLITS: dict[str, Callable[..., Dataset]] = {
     "rows": lambda dataset, **_: dataset,
-    "users": leave_users_out,
+    LEAVES_OUT: leave_users_out,
     "joined": lambda dataset, **options: join_newcomers(leave_users_out(dataset, **options)),
 }
 """Protocols by the name in the config: ``(dataset, share, seed) -> dataset``."""
-
-
-def require_nobody_left_out(dataset: Dataset, what: str) -> None:
-    """Refuses newcomers where nobody would rank them.
-
-    Raises:
-      DataError: naming `what` refuses.
-    """
-    if dataset.newcomers is not None:
-        raise DataError(
-            f"{dataset.name}, data.split: expected rows for {what}, found users; train.py and evaluate.py rank users "
-            "who were left out of training"
-        )
 
 
 def _of_users(dataset: Dataset, users: np.ndarray, train: Rows, held: Rows) -> Dataset:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from fedvlr_jax.algorithm import make_algorithm
@@ -62,7 +62,7 @@ def make_experiment(settings: Mapping[str, Any], dataset: Dataset) -> Experiment
     if formed is not None:
         clients = clients._replace(prior=formed.of(dataset))
     if dataset.newcomers is not None:
-        _require_one_device(settings)
+        require_one_device(settings, "data.split users")
         clients = clients._replace(newcomers=client_data_of(dataset.newcomers, formed))
     return Experiment(settings, dataset, clients, algorithm)
 
@@ -78,11 +78,24 @@ def client_data_of(histories: Dataset, formed: Formed | None) -> ClientData:
     return clients if formed is None else clients._replace(prior=formed.of(histories))
 
 
-def _require_one_device(settings: Mapping[str, Any]) -> None:
+def make_join(experiment: Experiment) -> Callable[[Dataset], ClientData]:
+    """`client_data_of` of users whom a run never saw; what was agreed on before its rounds is formed again, once."""
+    settings, dataset, _, algorithm = experiment
+    agreed = before_rounds(settings, dataset, algorithm.model.host)
+    formed = None if agreed is None else agreed.formed(dataset)
+    return lambda histories: client_data_of(histories, formed)
+
+
+def require_one_device(settings: Mapping[str, Any], what: str) -> None:
+    """Refuses private states in a store or on several devices.
+
+    Raises:
+      ConfigError: naming `what` needs them on one device.
+    """
     compute = settings["compute"]
     if (compute["store"], compute["devices"]) != ("device", 1):
         raise ConfigError(
-            f"data.split users: expected compute.store device and compute.devices 1, found {compute['store']} and "
+            f"{what}: expected compute.store device and compute.devices 1, found {compute['store']} and "
             f"{compute['devices']}"
         )
 

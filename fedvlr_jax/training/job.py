@@ -169,7 +169,8 @@ def stored_experiment(workdir: pathlib.Path, data_dir: str | None = None) -> Exp
     settings = stored_settings(workdir)
     if data_dir is not None:
         settings["data"]["dir"] = data_dir
-    return make_experiment(settings, load_configured(settings["data"], settings["seed"]))
+    dataset = load_configured(settings["data"], settings["seed"], leaves_users_out=True)
+    return make_experiment(settings, dataset)
 
 
 def result_of(experiment: Experiment, trained: Trained) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from fedvlr_jax.types import Dataset, Evidence, ScoreViews
 
 CHUNK = 64
 
+_view_scores = jax.jit(view_scores)
+
 
 class ConfiguredViews:
     """Score views of one set of histories: the sums are formed once, the rest depends on the features.
@@ -91,7 +93,7 @@ def make_evidence(
     length_u = np.bincount(inner.train_user, minlength=num_users)
     start_u, width = np.cumsum(length_u) - length_u, max(int(length_u.max()), 1)
     device = {name: jnp.asarray(x) for name, x in maps.items()}
-    score, count = jax.jit(view_scores), jnp.asarray(count_i, jnp.float32)
+    count = jnp.asarray(count_i, jnp.float32)
     parts = []
     for begin in range(0, num_users, CHUNK):
         user_c = np.minimum(np.arange(begin, begin + CHUNK), num_users - 1)
@@ -99,7 +101,7 @@ def make_evidence(
         row_cl = np.minimum(start_u[user_c][:, None] + np.arange(width), max(len(inner.train_item) - 1, 0))
         history_cl = np.where(slot_cl, inner.train_item[row_cl], num_items).astype(np.int32)
         age_cl = None if inner.train_age is None else inner.train_age[row_cl]
-        z_civ, candidate_ci = score(device, count, history_cl, age_cl)
+        z_civ, candidate_ci = _view_scores(device, count, history_cl, age_cl)
         parts.append(_drawn(z_civ, candidate_ci, held.target_um[user_c], size, rng))
     return Evidence(*(jnp.concatenate(x)[:num_users] for x in zip(*parts, strict=True)))
 
