@@ -79,6 +79,7 @@ class Algorithm(NamedTuple):
       server: `server.Server`, the two halves of a round on the server.
       pipeline: what happens to uploads between the two.
       model, local: the parts, for analyses.
+      tuning: as `local`, for the steps that a host takes before it scores.
       mesh: the devices that clients are split over, None for one.
     """
 
@@ -101,6 +102,7 @@ class Algorithm(NamedTuple):
     pipeline: Pipeline
     model: Model
     local: LocalSettings
+    tuning: LocalSettings
     mesh: Mesh | None
 
 
@@ -242,6 +244,7 @@ def _make_ranking(settings: Mapping[str, Any], model: Model, num_items: int) -> 
         return router_weights(model, num_items, params, chunk)
 
     return {
+        "tuning": tuning,
         "snapshot": snapshot,
         "score": score,
         "rank_score": make_block_score(model, tuning, num_items, settings["eval"]["item_chunk"]) or score,
