@@ -60,7 +60,9 @@ OUTSIDE = (
 RUN = (
     ("inference",),
     ("training",),
-    ("benchmark", "theory", "analysis", "audit"),
+    ("theory", "analysis", "audit"),
+    ("report",),
+    ("benchmark",),
     ("sweep",),
     ("api",),
     ("newcomers",),
@@ -85,6 +87,7 @@ PLACES = {  # foreign packages beyond these, by the start of a file's path
     "fedvlr_jax/io/": {"tensorboardX", "tqdm", "tabulate"},
     "fedvlr_jax/io/checkpoint": {"orbax"},
     "fedvlr_jax/benchmark/plots": {"matplotlib"},
+    "fedvlr_jax/report/": {"jinja2"},
     "fedvlr_jax/analysis/report": {"tabulate"},
     "fedvlr_jax/io/figures": {"matplotlib", "PIL"},
     "fedvlr_jax/sweep/optuna_search": {"optuna"},

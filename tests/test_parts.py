@@ -90,7 +90,7 @@ def test_items_of_a_history_sum_to_the_prior():
     experiment, _, slot = problem("fedprior", "base")
     user = int(slot.user[0])
     formed = before_rounds(experiment.settings, DATASET, experiment.algorithm.model.host).formed(DATASET)
-    rows_ri = formed.item_scores(DATASET)[DATASET.train_user == user]
+    rows_ri = formed.item_scores(DATASET, DATASET.train_user == user)
     np.testing.assert_allclose(rows_ri.sum(axis=0), experiment.clients.prior.score_ui[user], rtol=1e-4, atol=1e-5)
 
 

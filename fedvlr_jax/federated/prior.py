@@ -178,10 +178,10 @@ class Shrunk(NamedTuple):
     blend_ii: np.ndarray
     settings: PriorSettings
 
-    def item_scores(self, histories: Dataset) -> np.ndarray:
-        """float64 [rows, i], what every train row adds to the prior scores of its user."""
+    def item_scores(self, histories: Dataset, inside_r: np.ndarray) -> np.ndarray:
+        """float64 [l, i], what every train row that is `inside_r`, bool [rows], adds to the scores of its user."""
         weight_r = recency(histories.train_age, self.settings, len(histories.train_item))
-        return weight_r[:, None] * self.weight_ii[histories.train_item]
+        return weight_r[inside_r, None] * self.weight_ii[histories.train_item[inside_r]]
 
     def scores(self, histories: Dataset) -> np.ndarray:
         """float64 [u, i], prior scores of the users of `histories`, whoever the weights were formed of."""

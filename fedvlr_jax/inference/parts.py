@@ -16,11 +16,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 from fedvlr_jax.algorithm import Algorithm
 from fedvlr_jax.federated.private_state import gather_clients
@@ -33,18 +33,18 @@ from fedvlr_jax.types import Array, Bucket, Prior, ScoreViews, given
 CONSTANT, TUNED, PRIOR = "constant", "fine-tuning", "prior"
 
 
-class Parts(NamedTuple):
+class Parts(struct.PyTreeNode):
     """Of one user's scores of all items.
 
     Attributes:
-      names: of the parts.
       value_pi: [p, i]; they sum to the scores.
+      names: of the parts.
       exact: whether they are differences of a linear score; else they are Shapley values.
     """
 
-    names: tuple[str, ...]
     value_pi: Array
-    exact: bool
+    names: tuple[str, ...] = struct.field(pytree_node=False)
+    exact: bool = struct.field(pytree_node=False)
 
 
 def score_parts(algorithm: Algorithm, params: Snapshot, slot: Bucket) -> Parts:
@@ -66,7 +66,7 @@ def score_parts(algorithm: Algorithm, params: Snapshot, slot: Bucket) -> Parts:
     total_i = given(host.combine)(jnp.sum(blended_pi, axis=0), jnp.zeros_like(prior_i))
     of_prior_i = given(host.combine)(jnp.zeros_like(prior_i), prior_i)
     value_pi = jnp.concatenate([as_standardised(blended_pi, total_i), of_prior_i[None]])
-    return Parts((*parts.names, PRIOR), value_pi, parts.exact)
+    return Parts(value_pi, (*parts.names, PRIOR), parts.exact)
 
 
 def as_standardised(part_pi: Array, total_i: Array) -> Array:
@@ -95,7 +95,7 @@ def _of_model(algorithm: Algorithm, params: Snapshot, slot: Bucket) -> Parts:
     names = (*names, CONSTANT)
     if ready.tuned is not None:
         names, rows = (*names, TUNED), [*rows, (scores_i - jnp.sum(value_pi, axis=0) - constant_i)[None]]
-    return Parts(names, jnp.concatenate(rows), model.host.linear)
+    return Parts(jnp.concatenate(rows), names, model.host.linear)
 
 
 def _switches(algorithm: Algorithm, params: Snapshot, one: Ready) -> tuple[tuple[str, ...], Callable[[Array], Array]]:
@@ -157,12 +157,12 @@ def _of_score_views(algorithm: Algorithm, params: Snapshot, views: ScoreViews, s
     rank = given(host.rank)
     alone_vi = jax.vmap(lambda on_v: rank(theta, head, zero_i, z_iv * on_v[None]))(jnp.eye(z_iv.shape[1]))
     if not host.trains_items:
-        return Parts(tuple(VIEWS), alone_vi, True)
+        return Parts(alone_vi, tuple(VIEWS), True)
     parts = _of_model(algorithm, params, slot)
     total_i = rank(theta, head, jnp.sum(parts.value_pi, axis=0), jnp.zeros_like(z_iv))
     trained_pi = as_standardised(parts.value_pi, total_i)
     names = (*VIEWS, *(f"trained {name}" for name in parts.names))
-    return Parts(names, jnp.concatenate([alone_vi, trained_pi]), parts.exact)
+    return Parts(jnp.concatenate([alone_vi, trained_pi]), names, parts.exact)
 
 
 def view_history_parts(algorithm: Algorithm, params: Snapshot, slot: Bucket, item_b: Array) -> Array:
