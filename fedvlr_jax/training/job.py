@@ -35,6 +35,10 @@ OUTPUTS = (
     "ranks.npz",
     "recommendations.csv",
     "recommendations.jsonl",
+    "new_users.csv",
+    "new_users.jsonl",
+    "explain.json",
+    "explain.html",
 )
 
 
