@@ -32,7 +32,7 @@ BEHIND_TFDS = {"array-record", "importlib-resources"}  # it needs them for these
 EXTRAS = ("tfds", "optuna", "prepare", "features", "secure", "deploy", "serve", "flower")
 SCRIPTS = (
     *("train", "evaluate", "analyze", "benchmark", "sweep", "prepare", "encode", "export", "serve"),
-    *("client", "federation"),
+    *("client", "federation", "explain"),
 )
 COMMANDS = sorted(path.stem for path in (ROOT / "experiments").glob("*.py"))
 

@@ -105,7 +105,8 @@ def make_explainer(experiment: Experiment, trained: Trained, k: int) -> Explaine
     formed: Any = None
     history = LEFT_OUT.format(rounds=settings["client"]["new_rounds"], most=MOST_LEFT_OUT)
     if isinstance(params.prior, Prior):
-        formed, history = given(before_rounds(settings, dataset, host)).formed(dataset), OF_PRIOR
+        agreed: Any = before_rounds(settings, dataset, host)
+        formed, history = agreed.formed(dataset), OF_PRIOR
     elif isinstance(params.prior, ScoreViews):
         history = STRETCHED if settings["host"]["stretch"] else OF_VIEWS
     about = {
@@ -148,7 +149,7 @@ def _one(explainer: Explainer, user: int) -> dict[str, Any]:
     items = []
     for place in np.flatnonzero(found.item_k >= 0).tolist():
         added_l = history_lk[: len(history_l), place]
-        by_size = sorted(np.flatnonzero(added_l).tolist(), key=lambda at, x=added_l: -abs(x[at]))
+        by_size = [at for at in np.argsort(-np.abs(added_l), kind="stable").tolist() if added_l[at]]
         items.append(
             {
                 "rank": place + 1,
@@ -179,7 +180,7 @@ def _slot(num_items: int, user: int, history_l: np.ndarray, newest_l: np.ndarray
     width = max(LEAST_WIDTH, 1 << (len(history_l) - 1).bit_length())
     padded = np.pad(history_l, (0, width - len(history_l)), constant_values=num_items)
     newest = np.pad(newest_l, (0, width - len(history_l)), constant_values=width)[:MOST_LEFT_OUT]
-    return Bucket(np.array([user], np.int32), padded[None].astype(np.int32)), newest.astype(np.int32)
+    return Bucket(jnp.array([user], jnp.int32), jnp.asarray(padded[None], jnp.int32)), newest.astype(np.int32)
 
 
 def _weights(algorithm: Algorithm) -> tuple[Callable[[Snapshot, Bucket], Array] | None, tuple[str, ...]]:

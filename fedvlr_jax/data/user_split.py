@@ -105,21 +105,24 @@ def join_newcomers(dataset: Dataset) -> Dataset:
     """The control of `leave_users_out`: its newcomers train too, behind the others, with the same held-out rows."""
     new, first = given(dataset.newcomers), dataset.num_users
 
-    def joined(name: str) -> np.ndarray | None:
-        parts = getattr(dataset, name), getattr(new, name)
-        return None if parts[0] is None else np.concatenate(parts)
+    def joined(mine: np.ndarray, theirs: np.ndarray | None) -> np.ndarray:
+        return np.concatenate([mine, given(theirs)])
 
-    held_user = (
-        None if new.held_user is None else np.concatenate([np.arange(first, dtype=np.int32), new.held_user + first])
-    )
-    together = ("train_item", "valid_item", "test_item", "train_age", "user_ids", "planted")
+    held_user, planted, age, ids = new.held_user, dataset.planted, dataset.train_age, given(dataset.user_ids)
+    if held_user is not None:
+        held_user = np.concatenate([np.arange(first, dtype=np.int32), held_user + np.int32(first)])
     return dataclasses.replace(
         dataset,
         num_users=first + new.num_users,
-        train_user=np.concatenate([dataset.train_user, new.train_user + np.int32(first)]),
+        train_user=joined(dataset.train_user, new.train_user + np.int32(first)),
+        train_item=joined(dataset.train_item, new.train_item),
+        valid_item=joined(dataset.valid_item, new.valid_item),
+        test_item=joined(dataset.test_item, new.test_item),
         held_user=held_user,
+        planted=None if planted is None else joined(planted, new.planted),
+        train_age=None if age is None else joined(age, new.train_age),
+        user_ids=joined(ids, new.user_ids),
         newcomers=None,
-        **{name: joined(name) for name in together},
     )
 
 

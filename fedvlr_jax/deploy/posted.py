@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from fedvlr_jax.api import Fitted
@@ -48,7 +49,7 @@ def make_ask(fitted: Fitted, k: int) -> AskNew | None:
         history_1l = np.asarray(bucket.history)
         width = next((w for w in WIDTHS if w >= history_1l.shape[1]), 1 << (history_1l.shape[1] - 1).bit_length())
         padded = np.pad(history_1l, ((0, 0), (0, width - history_1l.shape[1])), constant_values=num_items)
-        items, scores = best(brought._replace(buckets=(Bucket(np.asarray(bucket.user), padded),)))
+        items, scores = best(brought._replace(buckets=(Bucket(bucket.user, jnp.asarray(padded)),)))
         return items[0], scores[0]
 
     for width in WIDTHS:

@@ -45,7 +45,7 @@ def with_new_items(
     if len(sizes) != 1 or not min(sizes):
         raise DataError(f"{dataset.name}, new items: expected features of as many items, found {sorted(sizes)} rows")
     (size,) = sizes
-    grown = {letter: _grown(dataset, letter, features.get(letter)) for letter in ("V", "C")}
+    V, C = (_grown(dataset, letter, features.get(letter)) for letter in ("V", "C"))
     known = np.arange(dataset.num_items) if dataset.item_ids is None else dataset.item_ids
     more = np.arange(dataset.num_items, dataset.num_items + size) if ids is None else np.asarray(ids)
     item_ids = np.array([str(x) for x in (*known.tolist(), *more.tolist())])
@@ -61,7 +61,8 @@ def with_new_items(
         item_titles=np.array([*old_titles, *(titles or [""] * size)]),
         missing_V=None,
         missing_C=None,
-        **grown,
+        V=V,
+        C=C,
     )
 
 
