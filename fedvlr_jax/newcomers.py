@@ -24,9 +24,6 @@ def recommend_new(
     Each gets a private part by ``client.new_rounds`` local rounds on its own history. Items that the data
     set does not have are ignored, and a `DataWarning` counts them.
 
-    >>> from fedvlr_jax.api import fit, load_dataset
-    >>> dataset = load_dataset("synthetic", synthetic={"num_users": 20, "num_interactions": 200})
-    >>> fitted = fit(dataset, {"host.name": "fcf", "variant": "base", "rounds": 4, "eval": {"every": 2}})
     >>> recommend_new(fitted, {"guest": [5, 3, 11]}, k=2)["user"].tolist()
     ['guest', 'guest']
 

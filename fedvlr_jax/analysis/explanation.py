@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedvlr_jax.algorithm import Algorithm
+from fedvlr_jax.algorithm import Algorithm, make_algorithm
 from fedvlr_jax.errors import DataError, suggest
 from fedvlr_jax.evaluation.top import top_items
 from fedvlr_jax.federated.prior import Shrunk
 from fedvlr_jax.federated.score_views import VIEWS
 from fedvlr_jax.federated.scoring import Snapshot
 from fedvlr_jax.inference.parts import PRIOR, Parts, score_parts, slope_of, view_history_parts
+from fedvlr_jax.settings import override
 from fedvlr_jax.training.experiment import Experiment, before_rounds, require_one_device
 from fedvlr_jax.training.loop import Trained
 from fedvlr_jax.types import Array, BlockScore, Bucket, Dataset, Prior, ScoreViews, given
@@ -80,8 +81,9 @@ def make_explainer(experiment: Experiment, trained: Trained, k: int) -> Explaine
     Raises:
       ConfigError: for private states in a store or on several devices.
     """
-    settings, dataset, clients, algorithm = experiment
+    settings, dataset, clients, _ = experiment
     require_one_device(settings, "explanations")
+    algorithm = make_algorithm(override(settings, {"eval.item_chunk": 0}), dataset)  # all items at once
     host, num_items = algorithm.model.host, dataset.num_items
     snapshot = jax.jit(lambda state, clients: algorithm.snapshot(state, clients.content, clients.prior))
     params = snapshot(trained.state, clients._replace(buckets=(), newcomers=None))
