@@ -82,6 +82,7 @@ def test_a_left_out_item_is_charged_with_what_a_new_user_loses_without_it(fitted
         assert causes[ITEMS[item]] == pytest.approx(lost, rel=1e-3, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_of_a_long_history_the_newest_are_left_out(fitted, monkeypatch):
     monkeypatch.setattr(explanation, "MOST_LEFT_OUT", 2)
     ages = np.concatenate([np.arange(n)[::-1] for n in np.bincount(fitted.dataset.train_user)]).astype(np.int32)

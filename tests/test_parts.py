@@ -19,7 +19,7 @@ from fedvlr_jax.types import Bucket
 PLAIN = tiny_dataset()
 AGES = np.concatenate([np.random.default_rng(u).permutation(n) for u, n in enumerate(np.bincount(PLAIN.train_user))])
 DATASET = dataclasses.replace(PLAIN, train_age=AGES.astype(np.int32))
-FAST = [("fcf", "fedvlr"), ("fedncf", "fedvlr"), ("fedprior", "base"), ("fedblend", "vbpr"), ("fedrap", "mlp")]
+FAST = [("fcf", "fedvlr"), ("fedncf", "fedvlr"), ("fedprior", "base")]
 
 
 def problem(host: str, variant: str, **case):
