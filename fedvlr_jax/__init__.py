@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fedvlr_jax.baselines import BASELINES
     from fedvlr_jax.data.arrays import from_arrays, from_frame
     from fedvlr_jax.data.messages import DataWarning
+    from fedvlr_jax.data.user_split import leave_users_out
     from fedvlr_jax.errors import CheckpointError, ConfigError, DataError, TrainingError, UserError
     from fedvlr_jax.evaluation.metrics import METRICS
     from fedvlr_jax.federated.aggregation import AGGREGATORS
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from fedvlr_jax.models.hosts import HOSTS
     from fedvlr_jax.models.router import ROUTERS
     from fedvlr_jax.models.variants import VARIANTS
+    from fedvlr_jax.newcomers import add_items, recommend_new
     from fedvlr_jax.settings import default_settings
     from fedvlr_jax.types import MODALITIES, Dataset
 
@@ -61,6 +63,7 @@ _HOMES = {
     "baselines": ("BASELINES",),
     "data.arrays": ("from_arrays", "from_frame"),
     "data.messages": ("DataWarning",),
+    "data.user_split": ("leave_users_out",),
     "errors": ("CheckpointError", "ConfigError", "DataError", "TrainingError", "UserError"),
     "evaluation.metrics": ("METRICS",),
     "federated.objectives": ("OBJECTIVES",),
@@ -71,6 +74,7 @@ _HOMES = {
     "federated.transforms": ("TRANSFORMS",),
     "federated.aggregation": ("AGGREGATORS",),
     "models.variants": ("VARIANTS",),
+    "newcomers": ("add_items", "recommend_new"),
     "settings": ("default_settings",),
     "types": ("MODALITIES", "Dataset"),
 }
@@ -100,15 +104,18 @@ __all__ = [
     "TrainingError",
     "UserError",
     "__version__",
+    "add_items",
     "default_settings",
     "evaluate",
     "fit",
     "from_arrays",
     "from_frame",
+    "leave_users_out",
     "load_dataset",
     "make_algorithm",
     "preferences",
     "recommend",
+    "recommend_new",
     "restore",
     "train",
     "write_recommendations",

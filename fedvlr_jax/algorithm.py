@@ -23,12 +23,14 @@ from fedvlr_jax.federated import sampling
 from fedvlr_jax.federated.bucket_plan import plan_buckets
 from fedvlr_jax.federated.client import make_client_round
 from fedvlr_jax.federated.mesh import make_mesh, padded_rows
+from fedvlr_jax.federated.newcomers import make_learn, score_newcomers
 from fedvlr_jax.federated.objectives import NO_ITEMS
 from fedvlr_jax.federated.private_state import trainable
 from fedvlr_jax.federated.rounds import Pipeline, make_round
 from fedvlr_jax.federated.scoring import Snapshot, make_block_score, router_weights, score_chunk
 from fedvlr_jax.federated.server import Server, make_server
 from fedvlr_jax.federated.step_loss import LocalSettings
+from fedvlr_jax.federated.transforms import UploadTransform
 from fedvlr_jax.models.costs import CostReport, cost_report
 from fedvlr_jax.models.model import Model, Upload
 from fedvlr_jax.privacy.accounting import guarantee_of
@@ -67,6 +69,8 @@ class Algorithm(NamedTuple):
         a host that has one ranks by its trained logits alone.
       score: ``(params, chunk) -> s_ci [c, i]``, the scores of all items.
       rank_score: the same for ranking: some items at a time where ``eval.item_chunk`` says so.
+      new_score: as `rank_score`, for users who were not trained: ``params.private`` is not read, the slots of a chunk
+        get private states of their own first (`federated/newcomers.py`).
       router_weights: ``(params, chunk) -> w_cj [c, j]``, or None for variants without a router.
       views: names of the fusion operators behind the router's weights, in the order of axis j; () without router.
       cost: sizes of the model and of its messages.
@@ -75,6 +79,7 @@ class Algorithm(NamedTuple):
       server: `server.Server`, the two halves of a round on the server.
       pipeline: what happens to uploads between the two.
       model, local: the parts, for analyses.
+      tuning: as `local`, for the steps that a host takes before it scores.
       mesh: the devices that clients are split over, None for one.
     """
 
@@ -87,6 +92,7 @@ class Algorithm(NamedTuple):
     snapshot: Callable[..., Snapshot]
     score: Callable[[Snapshot, Bucket], Array]
     rank_score: Score
+    new_score: Score
     router_weights: Callable[[Snapshot, Bucket], Array] | None
     views: tuple[str, ...]
     cost: CostReport
@@ -96,6 +102,7 @@ class Algorithm(NamedTuple):
     pipeline: Pipeline
     model: Model
     local: LocalSettings
+    tuning: LocalSettings
     mesh: Mesh | None
 
 
@@ -164,12 +171,20 @@ def build_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
     def cohort_words(key: Array, round_: Array) -> Array:
         return sampling.cohort_words(sampling.stream(key, sampling.COHORT, round_), num_users)
 
+    ranking = _make_ranking(settings, model, num_items)
+    learn = make_learn(
+        make_client_round(model, local, num_items, UploadTransform()),
+        starting["init_clients"],
+        first_id=num_users,
+        rounds=settings["client"]["new_rounds"],
+    )
     return Algorithm(
         **starting,
+        new_score=score_newcomers(learn, ranking["rank_score"]),
         run=run,
         run_cohort=run_cohort,
         cohort_words=cohort_words,
-        **_make_ranking(settings, model, num_items),
+        **ranking,
         views=() if model.variant.router is None else parse_names(settings["fusion"]["operators"]),
         cost=cost_report(starting["init"], model, content, num_users),
         clients_per_round=clients_per_round,
@@ -229,6 +244,7 @@ def _make_ranking(settings: Mapping[str, Any], model: Model, num_items: int) -> 
         return router_weights(model, num_items, params, chunk)
 
     return {
+        "tuning": tuning,
         "snapshot": snapshot,
         "score": score,
         "rank_score": make_block_score(model, tuning, num_items, settings["eval"]["item_chunk"]) or score,

@@ -181,7 +181,7 @@ def restore(workdir: Path, dataset: Dataset | None = None) -> Fitted:
     settings = stored_settings(folder)
     if dataset is None:
         try:
-            dataset = load_configured(settings["data"], settings["seed"])
+            dataset = load_configured(settings["data"], settings["seed"], leaves_users_out=True)
         except DataError as error:
             raise DataError(f"{error}\nor give the data set itself, as dataset=") from error
     return restored(make_experiment(settings, dataset), folder)
@@ -275,11 +275,12 @@ def _settings(dataset: Dataset, overrides: Mapping[str, Any] | None, baselines: 
     """The checked settings of a run on a data set that is loaded."""
     settings = override(override(default_settings(), {"baselines": baselines}), overrides or {})
     settings = override(settings, {"data.name": dataset.name})
-    if settings["data"]["features"] != "real":
-        raise ConfigError(
-            f"data.features: expected real, since a data set at hand is used as it is; found "
-            f"{settings['data']['features']!r}, which load_dataset(features=) loads"
-        )
+    for field, plain, way in (("features", "real", "load_dataset(features=)"), ("split", "rows", "leave_users_out")):
+        if (found := settings["data"][field]) != plain:
+            raise ConfigError(
+                f"data.{field}: expected {plain}, since a data set at hand is used as it is; found {found!r}, which "
+                f"{way} loads"
+            )
     if settings["dry_run"]:
         raise ConfigError(
             "dry_run: expected False outside of the command line; make_algorithm(...).cost has the sizes"

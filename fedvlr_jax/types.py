@@ -68,6 +68,8 @@ class Dataset:
       missing_V, missing_C: bool [i], items whose visual or textual row is imputed; None where nobody said.
       time_span: the earliest and the latest timestamp as they are written; None where there are none, or they were
         not kept.
+      newcomers: users who are left out of everything else here, with numbers of their own (`data/user_split.py`):
+        their train rows are the histories that they come with. None where nobody is left out.
     """
 
     name: str
@@ -89,6 +91,12 @@ class Dataset:
     missing_V: np.ndarray | None = None
     missing_C: np.ndarray | None = None
     time_span: tuple[float, float] | None = None
+    newcomers: Dataset | None = None
+
+    @property
+    def ranked(self) -> Dataset:
+        """Whose held-out rows are ranked: the newcomers' where users are left out, else its own."""
+        return self.newcomers or self
 
 
 class Content(NamedTuple):
@@ -194,11 +202,13 @@ class ClientData(NamedTuple):
     """What a run needs beside the state: every client's history, bucketed by length, the features, and a prior.
 
     `prior` holds what a host agreed on with its clients before the first round: a `Prior`, or `ScoreViews`.
+    `newcomers` is the same of users who are ranked without having been trained, None where nobody is left out.
     """
 
     buckets: tuple[Bucket, ...]
     content: Content
     prior: Prior | ScoreViews | None = None
+    newcomers: ClientData | None = None
 
     @property
     def evidence(self) -> Evidence | None:

@@ -7,7 +7,7 @@ import doctest
 import pytest
 
 import fedvlr_jax
-from fedvlr_jax import api
+from fedvlr_jax import api, newcomers
 from fedvlr_jax.data import arrays
 
 
@@ -17,7 +17,7 @@ def fitted():
     return fedvlr_jax.fit(dataset, {"variant": "base", "rounds": 2})
 
 
-@pytest.mark.parametrize("module", [fedvlr_jax, api, arrays])
+@pytest.mark.parametrize("module", [fedvlr_jax, api, arrays, newcomers])
 def test_examples_give_what_they_say(module, fitted):
     found = doctest.testmod(module, extraglobs={"fitted": fitted}, optionflags=doctest.ELLIPSIS)
     assert found.attempted > 0

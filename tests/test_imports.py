@@ -45,6 +45,7 @@ ALGORITHM = (
     ("federated.executors",),
     ("federated.rounds", "federated.bucket_plan"),
     ("assembly", "federated.scoring"),
+    ("federated.newcomers",),
     ("algorithm",),
 )
 OUTSIDE = (
@@ -64,6 +65,7 @@ RUN = (
     ("benchmark",),
     ("sweep",),
     ("api",),
+    ("newcomers",),
     ("deploy",),
     ("__init__",),
     ("commands",),

@@ -33,7 +33,7 @@ BEHIND_TFDS = {"array-record", "importlib-resources"}  # it needs them for these
 EXTRAS = ("tfds", "optuna", "prepare", "features", "secure", "deploy", "serve", "flower", "wandb", "mlflow")
 SCRIPTS = (
     *("train", "evaluate", "judge", "analyze", "benchmark", "sweep", "prepare", "encode", "export", "serve"),
-    *("client", "federation", "report"),
+    *("client", "federation", "report", "explain"),
 )
 COMMANDS = sorted(path.stem for path in (ROOT / "experiments").glob("*.py"))
 

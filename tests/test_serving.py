@@ -27,14 +27,15 @@ def answers(fitted):
     return prepare_answers(fitted)
 
 
-def ask(answers, path: str) -> tuple[int, str]:
-    """Status and body of a GET request."""
+def ask(answers, path: str, body: bytes | None = None) -> tuple[int, str]:
+    """Status and body of a GET request, or of a POST request with a body."""
     name, _, query = path.partition("?")
-    scope = {"type": "http", "method": "GET", "path": name, "query_string": query.encode(), "headers": []}
+    method = "GET" if body is None else "POST"
+    scope = {"type": "http", "method": method, "path": name, "query_string": query.encode(), "headers": []}
     sent = []
 
     async def receive():
-        return {"type": "http.request", "body": b"", "more_body": False}
+        return {"type": "http.request", "body": body or b"", "more_body": False}
 
     async def send(message):
         sent.append(message)
@@ -91,3 +92,38 @@ def test_what_has_to_be_mended_is_said_in_one_line(answers, path, status, messag
 
 def test_other_paths_are_not_found(answers):
     assert ask(answers, "/etc/passwd")[0] == 404
+
+
+# ---- posted histories
+
+
+def test_a_posted_history_gets_what_the_api_gives_a_new_user(fitted, answers):
+    history = ["i05", "unheard of", "i01", "i30"]
+    status, body = ask(answers, "/recommend", json.dumps({"history": history, "k": 4}).encode())
+    assert status == 200
+    found = json.loads(body)
+    assert found["ignored"] == ["unheard of"]
+    with pytest.warns(fedvlr_jax.DataWarning, match="ignored 1 items in histories of 1 of 1 users"):
+        expected = fedvlr_jax.recommend_new(fitted, {"guest": history}, k=4)
+    assert [item["item"] for item in found["items"]] == expected["item"].tolist()
+    np.testing.assert_allclose([item["score"] for item in found["items"]], expected["score"], rtol=1e-4, atol=1e-5)
+    assert not {"i05", "i01", "i30"} & set(expected["item"].tolist())
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"{", "expected an object of JSON"),
+        (b"[1]", "history: expected"),
+        (b'{"history": "i01"}', "history: expected"),
+        (b'{"history": [["i01"]]}', "history: expected"),
+        (b'{"history": []}', "history: expected an item of tiny, found none in 0"),
+        (b'{"history": ["x"]}', "history: expected an item of tiny, found none in 1"),
+        (b'{"history": ["i01"], "k": 0}', f"k: expected 1 to {MOST}, found 0"),
+        (b'{"history": ["i01"], "k": true}', f"k: expected 1 to {MOST}, found True"),
+    ],
+)
+def test_a_posted_history_that_has_to_be_mended(answers, body, message):
+    status, found = ask(answers, "/recommend", body)
+    assert status == 400
+    assert message in json.loads(found)["error"]

@@ -87,8 +87,8 @@ def select(dataset: Dataset, buckets: Sequence[Bucket], name: str, *, lists: boo
     `evaluation.list_metrics.summarise_lists`.
 
     Args:
-      dataset: fitted on its train rows; its test rows are ranked, but choose nothing.
-      buckets: all users of `dataset` with their train histories.
+      dataset: fitted on its train rows; test rows are ranked, but choose nothing.
+      buckets: the ranked users of `dataset` with their train histories.
       name: a key of `BASELINES`.
       lists: judge whole lists too.
 
@@ -99,12 +99,12 @@ def select(dataset: Dataset, buckets: Sequence[Bucket], name: str, *, lists: boo
     if name not in BASELINES:
         raise ConfigError(f"unknown baseline {name!r}: expected one of {', '.join(BASELINES)}")
     baseline = BASELINES[name]
-    if len(baseline.grid) > 1 and not (dataset.valid_item >= 0).any():
+    if len(baseline.grid) > 1 and not (dataset.ranked.valid_item >= 0).any():
         raise DataError(
             f"{dataset.name} has no validation row, but {name} is chosen by validation {SELECTION_METRIC}; {WAY_OUT}"
         )
     warm_i = warm_items(dataset.train_item, dataset.num_items)
-    targets = heldout_targets(dataset)
+    targets = heldout_targets(dataset.ranked)
     buckets = merge_buckets(buckets, dataset.num_items)
 
     def evaluate(fitted: tuple[Hyper, Any]) -> Selected:

@@ -19,7 +19,7 @@ def neighbour_scores(
     Similarities that are not positive make no neighbour.
 
     Args:
-      dataset: its train rows are the histories.
+      dataset: the train rows of its ranked users are the histories.
       similarity_ii: float64 [i, i], symmetric; its diagonal does not count, an item is not its own neighbour. Equal
         similarities must be equal to the bit.
       counts: the k to try, each at least 1; more than the other items means all of them.
@@ -27,9 +27,9 @@ def neighbour_scores(
     Yields:
       ``(k, s_ui)``, float64 [u, i], for every k in the order given.
     """
-    num_items = dataset.num_items
-    ones = np.ones(len(dataset.train_user))
-    history_ui = sparse.csr_array((ones, (dataset.train_user, dataset.train_item)), (dataset.num_users, num_items))
+    num_items, ranked = dataset.num_items, dataset.ranked
+    ones = np.ones(len(ranked.train_user))
+    history_ui = sparse.csr_array((ones, (ranked.train_user, ranked.train_item)), (ranked.num_users, num_items))
     similarity_ii = similarity_ii.copy()
     np.fill_diagonal(similarity_ii, 0)
     counts = tuple(counts)

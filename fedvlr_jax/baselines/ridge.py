@@ -52,8 +52,8 @@ def gram_factor(gram_ii: np.ndarray) -> np.ndarray:
 def ridge_tables(
     factor_ri: np.ndarray, dataset: Dataset, features: Mapping[str, np.ndarray], grid: HyperGrid
 ) -> Iterator[tuple[Hyper, Array]]:
-    """`ridge_scores` of the train histories as tables of scores (`base.score_table`)."""
-    for point, score_ui in ridge_scores(factor_ri, train_matrix(dataset), features, grid):
+    """`ridge_scores` of the histories of the ranked users as tables of scores (`base.score_table`)."""
+    for point, score_ui in ridge_scores(factor_ri, train_matrix(dataset.ranked), features, grid):
         yield point, score_table(score_ui)
 
 

@@ -8,6 +8,9 @@ python experiments/evaluate.py --workdir=runs/x --lists
 items outside of the history, in the original ids and with titles where the data set has them; --users, a comma list
 of original ids, writes those of some users alone. --lists also judges whole lists: coverage, Gini of exposure,
 popularity, novelty, diversity.
+
+--history=FILE, a csv file with the columns user, item and perhaps timestamp, writes new_users.csv (or .jsonl)
+instead: the K best items for users who were not trained.
 """
 
 import contextlib
@@ -27,15 +30,20 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("recommend", 0, "write so many items for every user", lower_bound=0, flag_values=values)
     flags.DEFINE_list("users", None, "recommend to these users alone, by their ids", flag_values=values)
     flags.DEFINE_bool("lists", False, "judge whole lists too", flag_values=values)
+    flags.DEFINE_string("history", None, "csv file with histories of new users", flag_values=values)
     flags.DEFINE_enum("format", "csv", ["csv", "jsonl"], "of the recommendations", flag_values=values)
 
 
 def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     """Restore, rank, print."""
+    from fedvlr_jax.api import restored
+    from fedvlr_jax.data.posted import read_histories
     from fedvlr_jax.io.environment import require_backend
+    from fedvlr_jax.io.files import write_rows
     from fedvlr_jax.io.identity import differences
     from fedvlr_jax.io.lock import own
     from fedvlr_jax.io.tables import result_table
+    from fedvlr_jax.newcomers import recommend_new
     from fedvlr_jax.training.job import evaluate_job, stored_experiment
     from fedvlr_jax.training.stored import stored_baselines, stored_result
 
@@ -47,6 +55,14 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     require_backend()
     workdir = pathlib.Path(values.workdir)
     experiment = stored_experiment(workdir, values.data_dir)
+    if values.history is not None:
+        file = workdir / f"new_users.{values.format}"
+        histories = read_histories(pathlib.Path(values.history))
+        rows = recommend_new(restored(experiment, workdir), histories, k=values.recommend or 10, titles=True)
+        with own(workdir):
+            write_rows(file, rows, values.format)
+        print(f"{file}: {len(rows)} items for {len(histories)} users who were not trained")
+        return
     with own(workdir) if values.recommend else contextlib.nullcontext():
         result = evaluate_job(
             experiment,

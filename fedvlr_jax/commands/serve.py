@@ -4,6 +4,7 @@
 
 /                                a page: a user's history, preferences and ten best items (?user=ID)
 /recommend?user=ID&k=10          the k best items outside of the history, as JSON
+POST /recommend                  of {"history": [ids of items, the oldest first], "k": 10}: the same for a new user
 /preferences?user=ID             shares of item identity, looks and words
 /health                          what is served
 

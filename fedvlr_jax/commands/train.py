@@ -50,7 +50,7 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     make_plan(settings)  # refuses bad values before any data is read
     require_writers(settings["writers"])
     require_backend()
-    dataset = load_configured(settings["data"], settings["seed"])
+    dataset = load_configured(settings["data"], settings["seed"], leaves_users_out=True)
     algorithm = make_algorithm(settings, dataset)
     if settings["dry_run"]:
         print(cost_table(dataset, algorithm.cost, settings["eval"]))

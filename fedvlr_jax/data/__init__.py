@@ -18,6 +18,7 @@ from fedvlr_jax.data.folder import read_folder
 from fedvlr_jax.data.messages import DataWarning
 from fedvlr_jax.data.synthetic import generate
 from fedvlr_jax.data.tfds_builder import load_prepared
+from fedvlr_jax.data.user_split import LEAVES_OUT, USER_SPLITS
 from fedvlr_jax.errors import ConfigError, DataError, require_one_of
 from fedvlr_jax.types import Dataset
 
@@ -87,17 +88,22 @@ def _folder(root: pathlib.Path, name: str) -> pathlib.Path:
     return alike[0] if len(alike) == 1 else root / name
 
 
-def load_configured(settings: Mapping[str, Any], seed: int = 0) -> Dataset:
+def load_configured(settings: Mapping[str, Any], seed: int = 0, *, leaves_users_out: bool = False) -> Dataset:
     """The data set that ``config.data`` describes; sizes other than the expected ones are a `DataWarning`.
 
     Args:
-      settings: ``name``, ``dir``, ``source``, ``features`` (real, shuffled, random), ``expect`` and ``synthetic``.
+      settings: ``name``, ``dir``, ``source``, ``features`` (real, shuffled, random), ``expect``, ``synthetic``,
+        ``split`` (rows, users, joined) and ``newcomers``.
       seed: of the generator (unless ``synthetic`` has one) and of the feature controls.
+      leaves_users_out: whether the caller ranks users who are left out of training; others get no such data set.
 
     Raises:
-      DataError, ConfigError: as `load`.
+      DataError, ConfigError: as `load`, and for a split that leaves users out where the caller does not rank them.
     """
     require_one_of(FEATURE_SOURCES, "data.features", settings["features"])
+    require_one_of(USER_SPLITS, "data.split", settings["split"])
+    if settings["split"] == LEAVES_OUT and not leaves_users_out:
+        raise ConfigError("data.split: expected rows or joined, found users; only train and evaluate leave users out")
     dataset = load(
         settings["name"],
         data_root(settings["dir"]),
@@ -107,4 +113,5 @@ def load_configured(settings: Mapping[str, Any], seed: int = 0) -> Dataset:
     )
     for sentence in check_sizes(dataset, settings["expect"]):
         warnings.warn(sentence, DataWarning, stacklevel=2)
-    return FEATURE_SOURCES[settings["features"]](dataset, seed)
+    dataset = FEATURE_SOURCES[settings["features"]](dataset, seed)
+    return USER_SPLITS[settings["split"]](dataset, **settings["newcomers"])

@@ -23,6 +23,7 @@ def fingerprint(dataset: Dataset) -> dict[str, Any]:
         "num_items": int(dataset.num_items),
         "num_train": len(dataset.train_item),
         **{name: _digest(getattr(dataset, name)) for name in arrays},
+        **({} if dataset.newcomers is None else {"newcomers": fingerprint(dataset.newcomers)}),
     }
 
 

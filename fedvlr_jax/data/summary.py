@@ -33,7 +33,7 @@ class DataSummary(NamedTuple):
     interactions: int
     density: float
     history_q: tuple[float, ...]
-    gini: float
+    gini: float | None
     unseen_items: int
     test_rows: int
     cold_test_rows: int
@@ -66,18 +66,17 @@ def summarise_data(dataset: Dataset) -> DataSummary:
     )
 
 
-def gini(count: np.ndarray) -> float:
-    """The Gini coefficient of counts [n]: half the mean absolute difference of two of them, over their mean.
+def gini(amount: np.ndarray) -> float | None:
+    """The Gini coefficient of amounts >= 0, [n]: 0 if all are equal, 1 - 1/n if one has all; None if all are 0.
+
+    It is half the mean absolute difference of two amounts, over their mean.
 
     >>> gini(np.array([1, 1, 1])), gini(np.array([0, 0, 0, 8]))
     (0.0, 0.75)
     """
-    ordered = np.sort(np.asarray(count, np.float64))
-    total = ordered.sum()
-    if not total:
-        return 0.0
-    rank = np.arange(1, ordered.size + 1)
-    return float((2 * rank - ordered.size - 1) @ ordered / (ordered.size * total))
+    ordered = np.sort(np.asarray(amount, np.float64))
+    n, total = ordered.size, ordered.sum()
+    return float((2 * np.arange(1, n + 1) - n - 1) @ ordered / (n * total)) if total else None
 
 
 def _missing(features: np.ndarray | None, mask: np.ndarray | None, num_items: int) -> int | None:

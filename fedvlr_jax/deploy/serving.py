@@ -1,12 +1,13 @@
 """Answers about the users of a trained run over HTTP: what to show them, why, and whether the service is well.
 
-Everything is computed once at the start, since the private states of a finished run no longer change: a request reads
-rows of arrays. A deployed federation scores on its devices instead (`export`); this is for looking at a run.
+Everything about the users of the run is computed once at the start, since their private states no longer change: a
+request reads rows of arrays. A posted history is scored as it comes, by programs that are compiled at the start. A
+deployed federation scores on its devices instead (`export`); this is for looking at a run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from html import escape
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ import numpy as np
 
 from fedvlr_jax.api import Fitted, preferences
 from fedvlr_jax.data.histories import split_by_user
+from fedvlr_jax.data.posted import item_numbers
+from fedvlr_jax.deploy.posted import AskNew, BadRequest, answer_history, make_ask, parse_posted
 from fedvlr_jax.errors import suggest
 from fedvlr_jax.extras import require_extra
 from fedvlr_jax.training import job
@@ -32,6 +35,8 @@ class Answers(NamedTuple):
       history: numbers of the train items of every user.
       item_uk, score_uk: the best `MOST` items of every user, -1 where there are fewer.
       preference_um: float32 [u, 3], in the order of `MODALITIES`.
+      known: numbers of items by their ids as text.
+      ask: the `MOST` best items for the users of posted histories, or None where states are not on one device.
     """
 
     about: Mapping[str, Any]
@@ -41,15 +46,8 @@ class Answers(NamedTuple):
     item_uk: np.ndarray
     score_uk: np.ndarray
     preference_um: np.ndarray
-
-
-class BadRequest(ValueError):
-    """A request that the caller has to mend; the status is that of HTTP."""
-
-    def __init__(self, status: int, message: str):
-        """The status and one line."""
-        super().__init__(message)
-        self.status = status
+    known: Mapping[str, int]
+    ask: AskNew | None
 
 
 def prepare_answers(fitted: Fitted) -> Answers:
@@ -66,6 +64,8 @@ def prepare_answers(fitted: Fitted) -> Answers:
         item_uk=item_uk,
         score_uk=score_uk,
         preference_um=preferences(fitted),
+        known=item_numbers(dataset),
+        ask=make_ask(fitted, MOST),
     )
 
 
@@ -79,8 +79,23 @@ def recommended(answers: Answers, user: str, k: int) -> dict[str, Any]:
     if not 1 <= k <= MOST:
         raise BadRequest(400, f"k: expected 1 to {MOST}, found {k}")
     rows = zip(answers.item_uk[number, :k].tolist(), answers.score_uk[number, :k].tolist(), strict=True)
-    items = [item_of(answers.dataset, item) | {"score": score} for item, score in rows if item >= 0]
-    return {"user": user, "items": [{"rank": rank} | item for rank, item in enumerate(items, start=1)]}
+    return {"user": user, "items": _ranked(answers.dataset, rows)}
+
+
+def recommended_to_new(answers: Answers, content: bytes) -> dict[str, Any]:
+    """The answer to a posted ``{"history": [ids, the oldest first], "k": 10}``; ids that no item has are ``ignored``.
+
+    Raises:
+      BadRequest: no such object, no known item in it, a `k` that is not kept, or a run that cannot be asked.
+    """
+    history, k = parse_posted(content, MOST)
+    rows, ignored = answer_history(answers.dataset, answers.known, answers.ask, history)
+    return {"items": _ranked(answers.dataset, rows[:k]), "ignored": list(ignored)}
+
+
+def _ranked(dataset: Dataset, rows: Iterable[tuple[int, float]]) -> list[dict[str, Any]]:
+    items = [item_of(dataset, item) | {"score": score} for item, score in rows if item >= 0]
+    return [{"rank": rank} | item for rank, item in enumerate(items, start=1)]
 
 
 def preferred(answers: Answers, user: str) -> dict[str, Any]:
@@ -129,14 +144,18 @@ def make_app(answers: Answers) -> Callable[..., Any]:
         from starlette.responses import HTMLResponse, JSONResponse, Response
         from starlette.routing import Route
 
-    def answering(answer: Callable[[Request], Response]) -> Callable[[Request], Any]:
+    def answering(answer: Callable[[Request], Any]) -> Callable[[Request], Any]:
         async def respond(request: Request) -> Response:
             try:
-                return answer(request)
+                found = answer(request)
+                return await found if isinstance(found, Awaitable) else found
             except BadRequest as error:
                 return JSONResponse({"error": str(error)}, error.status)
 
         return respond
+
+    async def post(request: Request) -> Response:
+        return JSONResponse(recommended_to_new(answers, await request.body()))
 
     routes = {
         "/recommend": lambda r: JSONResponse(recommended(answers, _given(r.query_params), _whole(r.query_params))),
@@ -144,7 +163,8 @@ def make_app(answers: Answers) -> Callable[..., Any]:
         "/health": lambda r: JSONResponse(answers.about),
         "/": lambda r: HTMLResponse(page(answers, r.query_params.get("user") or next(iter(answers.number)))),
     }
-    return Starlette(routes=[Route(path, answering(answer)) for path, answer in routes.items()])
+    posting = Route("/recommend", answering(post), methods=["POST"])
+    return Starlette(routes=[posting, *(Route(path, answering(answer)) for path, answer in routes.items())])
 
 
 def _given(query: Mapping[str, str]) -> str:

@@ -162,25 +162,47 @@ def make_prior(
         towards the mean over all seen items.
       settings: as for `weights`.
     """
-    found = prior_scores(dataset, weights.weight_ii, weights.count_i, features, settings)
-    return Prior(*(jnp.asarray(x, jnp.float32) for x in found))
+    return shrink(weights.weight_ii, weights.count_i, features, settings).of(dataset)
 
 
-def prior_scores(
-    dataset: Dataset,
-    weight_ii: np.ndarray,
-    count_i: np.ndarray,
-    features: Sequence[np.ndarray | None],
-    settings: PriorSettings,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The two fields of the `Prior` of some weights [i, i], float64."""
+class Shrunk(NamedTuple):
+    """A prior in which rare items lean on others: what the server hands out, for histories of anybody.
+
+    Attributes:
+      weight_ii: float64 [i, i], row = item of the history, column = scored item.
+      blend_ii: float64 [i, i], as of `types.Prior`.
+      settings: how it was formed.
+    """
+
+    weight_ii: np.ndarray
+    blend_ii: np.ndarray
+    settings: PriorSettings
+
+    def item_scores(self, histories: Dataset, inside_r: np.ndarray) -> np.ndarray:
+        """float64 [l, i], what every train row that is `inside_r`, bool [rows], adds to the scores of its user."""
+        weight_r = recency(histories.train_age, self.settings, len(histories.train_item))
+        return weight_r[inside_r, None] * self.weight_ii[histories.train_item[inside_r]]
+
+    def scores(self, histories: Dataset) -> np.ndarray:
+        """float64 [u, i], prior scores of the users of `histories`, whoever the weights were formed of."""
+        history_ui = np.zeros((histories.num_users, histories.num_items))
+        weight_r = recency(histories.train_age, self.settings, len(histories.train_item))
+        history_ui[histories.train_user, histories.train_item] = weight_r
+        return history_ui @ self.weight_ii
+
+    def of(self, histories: Dataset) -> Prior:
+        """The prior of the users of `histories`, on the device."""
+        return Prior(*(jnp.asarray(x, jnp.float32) for x in (self.scores(histories), self.blend_ii)))
+
+
+def shrink(
+    weight_ii: np.ndarray, count_i: np.ndarray, features: Sequence[np.ndarray | None], settings: PriorSettings
+) -> Shrunk:
+    """Some weights [i, i] with the columns of rare items drawn towards those of items with features like theirs."""
     own_i = count_i / (count_i + settings.shrinkage)
     neighbour_ii = neighbours(features, count_i > 0, settings.sharpness)
     blend_ii = np.diag(own_i) + (1 - own_i)[:, None] * neighbour_ii
-    shrunk_ii = weight_ii @ blend_ii.T
-    history_ui = np.zeros((dataset.num_users, dataset.num_items))
-    history_ui[dataset.train_user, dataset.train_item] = recency(dataset.train_age, settings, len(dataset.train_item))
-    return history_ui @ shrunk_ii, blend_ii
+    return Shrunk(weight_ii @ blend_ii.T, blend_ii, settings)
 
 
 def feature_gram(features: Sequence[np.ndarray | None], num_items: int) -> np.ndarray:

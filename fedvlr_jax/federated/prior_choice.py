@@ -61,7 +61,7 @@ def choose_prior(
         if settings.next_weight and inner.train_age is not None:
             weight_ii = weight_ii + settings.next_weight * next_at(reach, decay, settings.ridge_next)
         count_i = sums_at(reach, decay).count_i
-        return mean_ndcg(prior.prior_scores(inner, weight_ii, count_i, features, settings)[0], held)
+        return mean_ndcg(prior.shrink(weight_ii, count_i, features, settings).scores(inner), held)
 
     chosen, best = start, quality(start)
     for field, values in CANDIDATES.items():

@@ -114,6 +114,12 @@ def view_scores(
       ``(z_civ, candidate_ci)``: standardised views, and bool, the items outside the history.
     """
 
+    seen = _seen(maps, count_i, history_cl, age_cl)
+    candidate_ci = seen.flat_ci == 0
+    return standardised(_raw(seen), candidate_ci), candidate_ci
+
+
+def _seen(maps: Mapping[str, Array], count_i: Array, history_cl: Array, age_cl: Array | None) -> Seen:
     def weighed(weight_cl: Array) -> Array:
         zero_ci = jnp.zeros((history_cl.shape[0], count_i.size), count_i.dtype)
         put = jax.vmap(lambda row_i, at_l, weight_l: row_i.at[at_l].add(weight_l, mode="drop"))
@@ -121,16 +127,51 @@ def view_scores(
 
     flat_ci = weighed(jnp.ones(history_cl.shape, count_i.dtype))
     recent_ci = flat_ci if age_cl is None else weighed((1.0 + age_cl.astype(count_i.dtype)) ** -DECAY)
-    seen, candidate_ci = Seen(flat_ci, recent_ci, maps, count_i), flat_ci == 0
-    scores_civ = jnp.stack([view(seen) for view in VIEWS.values()], axis=-1)
-    return standardised(scores_civ, candidate_ci), candidate_ci
+    return Seen(flat_ci, recent_ci, maps, count_i)
+
+
+def _raw(seen: Seen) -> Array:
+    """All views before they are standardised, s_civ."""
+    return jnp.stack([view(seen) for view in VIEWS.values()], axis=-1)
 
 
 def whole_views(views: ScoreViews, chunk: Bucket) -> Array:
     """Standardised views of the whole histories of a chunk of clients, z_civ [c, i, v]."""
-    age_cl = None
-    if views.age_r is not None:  # ages stand in the order of the histories
-        start_c1 = views.start_u.at[chunk.user].get(mode="fill", fill_value=0)[:, None]
-        age_cl = views.age_r.at[start_c1 + jnp.arange(chunk.history.shape[1])[None]].get(mode="clip")
-    z_civ, _ = view_scores(views.maps, views.count_i, chunk.history, age_cl)
+    z_civ, _ = view_scores(views.maps, views.count_i, chunk.history, _ages(views, chunk))
     return z_civ
+
+
+def _ages(views: ScoreViews, chunk: Bucket) -> Array | None:
+    """The ages [c, l] of the histories of a chunk."""
+    if views.age_r is None:
+        return None
+    start_c1 = views.start_u.at[chunk.user].get(mode="fill", fill_value=0)[:, None]
+    return views.age_r.at[start_c1 + jnp.arange(chunk.history.shape[1])[None]].get(mode="clip")
+
+
+def history_views(views: ScoreViews, slot: Bucket, item_b: Array) -> Array:
+    """What every item of one client's history adds to the standardised views of some items, z_lbv [l, b, v].
+
+    A view is linear in the history before it is standardised; mean and deviation are those of the whole history. What
+    a view says without any history (popularity, say) belongs to no item of it.
+    """
+    age_cl = _ages(views, slot)
+    whole = _seen(views.maps, views.count_i, slot.history, age_cl)
+    candidate_i = whole.flat_ci[0] == 0
+    without_iv = _raw(whole._replace(flat_ci=0 * whole.flat_ci, recent_ci=0 * whole.recent_ci))[0]
+    raw_iv = _raw(whole)[0]
+    z_iv, weight_i1 = standardised(raw_iv[None], candidate_i[None])[0], candidate_i[:, None].astype(raw_iv.dtype)
+    size = jnp.maximum(jnp.sum(weight_i1), 1)
+
+    def centred(x_iv: Array) -> Array:
+        return weight_i1 * (x_iv - jnp.sum(weight_i1 * x_iv, axis=0, keepdims=True) / size)
+
+    centred_iv = centred(raw_iv)
+    scale_v = jnp.sum(z_iv * centred_iv, axis=0) / jnp.maximum(jnp.sum(centred_iv**2, axis=0), 1e-30)
+
+    def one(item_and_age: tuple[Array, Array | None]) -> Array:
+        item, age = item_and_age
+        seen = _seen(views.maps, views.count_i, item[None, None], None if age is None else age[None, None])
+        return (centred(_raw(seen)[0] - without_iv) * scale_v[None])[item_b]
+
+    return jax.lax.map(one, (slot.history[0], None if age_cl is None else age_cl[0]))

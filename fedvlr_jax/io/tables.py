@@ -19,6 +19,11 @@ def result_table(result: Mapping[str, Any], baselines: Iterable[Mapping[str, Any
     baselines = list(baselines)
     table = summary_table(_named(result, baselines))
     lines = [f"{result['dataset']}: test rows at round {result['best_round']}, chosen on validation; percent", table]
+    if new := result.get("newcomers"):
+        lines.append(
+            f"test rows of users who were left out of training; {new['trained']} users trained, a new one learns its "
+            f"private part by {new['local_rounds']} local rounds on its own history"
+        )
     lines.append(
         f"tied test rows {_percent(result['tie_rate'])} %, users with one score for all items "
         f"{_percent(result['constant_score_rate'])} %, users with non-finite scores {result['nonfinite_users']}, "

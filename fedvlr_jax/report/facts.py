@@ -34,7 +34,7 @@ def data_facts(dataset: Dataset) -> Facts:
         ("Interactions", f"{found.interactions:,}"),
         ("Density", f"{100 * found.density:.3g} %"),
         ("Train rows a user: least, quartiles, most", f"{q[0]} / {' '.join(q[1:-1])} / {q[-1]}"),
-        ("Gini of the items' popularity", f"{found.gini:.3f}"),
+        ("Gini of the items' popularity", "-" if found.gini is None else f"{found.gini:.3f}"),
         ("Items without train rows", f"{found.unseen_items:,}"),
         ("Test rows, of cold items", f"{found.test_rows:,}, {found.cold_test_rows:,} ({cold})"),
         ("Time span", None if found.time_span is None else span_in_words(*found.time_span)),

@@ -174,8 +174,11 @@ def _groups(found: RunFacts) -> Part | None:
     if not values[SELECTION_METRIC].size:
         return None
     blocks = []
-    for label, group_rows in GROUPINGS.items():
-        grouping = group_rows(found.dataset, found.dataset.test_item)
+    ranked = found.dataset.ranked
+    # The histories of users who are left out do not say how popular an item was in training.
+    groupings = GROUPINGS if ranked is found.dataset else {"history": by_history}
+    for label, group_rows in groupings.items():
+        grouping = group_rows(ranked, ranked.test_item)
         means = [group_means(values[metric], grouping) for metric in metrics]
         rows = [
             (of[0].name, f"{of[0].rows:,}", *(percent(group.mean) for group in of))

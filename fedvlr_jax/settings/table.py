@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fedvlr_jax.fields import NOT_NEGATIVE, ONE_OR_MORE, POSITIVE, SHARE, Bounds, Field
 from fedvlr_jax.models.hosts import HOSTS
+from fedvlr_jax.settings.data_fields import DATA, EXPECT, NEWCOMERS, SYNTHETIC
 from fedvlr_jax.settings.table_run import RUN
 
 OPTIMIZERS = "assembly.OPTIMIZERS"
@@ -12,11 +13,6 @@ OPTIMIZERS = "assembly.OPTIMIZERS"
 def _rate(default: float, about: str, source: str = "") -> Field:
     """A number of at least zero that a compiled program can take as an argument."""
     return Field(default, about, NOT_NEGATIVE, source=source, traceable=True)
-
-
-def _generator(default: float, about: str, unit: str = "") -> Field:
-    """A number of the synthetic generator, which checks it."""
-    return Field(default, about, unit=unit)
 
 
 HOST = {"name": Field("fcf", "federated framework; fedprior is our own", choices="models.hosts.HOSTS")}
@@ -96,6 +92,12 @@ CLIENT = {
     ),
     "item_lr": _rate(0.1, "move_items: rate of these moves"),
     "init_scale": _rate(0.1, "standard deviation of initial private vectors"),
+    "new_rounds": Field(
+        20,
+        "local rounds with which a user who was not trained learns the private part before it is ranked",
+        NOT_NEGATIVE,
+        unit="rounds",
+    ),
 }
 
 SERVER = {
@@ -183,42 +185,6 @@ COMPUTE = {
     ),
 }
 
-DATA = {
-    "name": Field("synthetic", "synthetic, or a folder below the data root: KU, ML, ..."),
-    "dir": Field("", "data root; empty = the environment variable FEDVLR_DATA, else ./data"),
-    "source": Field(
-        "folder",
-        "folder reads inter.csv and .npy files, tfds a prepared tensorflow-datasets copy",
-        choices="data.SOURCES",
-    ),
-    "features": Field(
-        "real",
-        "controls of a gain: shuffled permutes their rows, random draws them from a Gaussian",
-        choices="data.FEATURE_SOURCES",
-    ),
-}
-
-EXPECT = {
-    "users": Field(0, "users", NOT_NEGATIVE, unit="users"),
-    "items": Field(0, "items", NOT_NEGATIVE, unit="items"),
-    "ratings": Field(0, "interactions of all splits", NOT_NEGATIVE, unit="rows"),
-}
-
-SYNTHETIC = {
-    "seed": _generator(0, "of the generator; apart from seed, so that seeds share one data set"),
-    "num_users": _generator(204, "users", "users"),
-    "num_items": _generator(560, "items", "items"),
-    "num_interactions": _generator(3488, "interactions of all splits", "rows"),
-    "dim_visual": _generator(64, "width of the visual features"),
-    "dim_text": _generator(64, "width of the textual features"),
-    "latent_dim": _generator(6, "dimensions of a taste; more are harder to learn"),
-    "groups": _generator(8, "groups of users who share a taste that only co-occurrence shows", "groups"),
-    "concentration": _generator(0.5, "Dirichlet of the preferences; small = one modality for each user"),
-    "sharpness": _generator(12.0, "inverse temperature of choices; 0 = random choices"),
-    "skew": _generator(0.9, "standard deviation of the log of the history length; 0 = equal lengths"),
-    "noise": _generator(0.3, "norm of the feature noise relative to the signal"),
-}
-
 EVAL = {
     "every": Field(10, "rounds between two evaluations; the last round is evaluated too", ONE_OR_MORE, unit="rounds"),
     "patience": Field(
@@ -252,6 +218,7 @@ GROUPS: dict[str, tuple[str, dict[str, Field]]] = {
     "privacy": ("differential privacy of transforms clip,noise, fedvlr_jax/privacy/accounting.py", PRIVACY),
     "compute": ("speed and memory; but for precision, the same results up to the order of sums", COMPUTE),
     "data": ("what is trained on", DATA),
+    "data.newcomers": ("data.split users and joined: users who are ranked without having been trained", NEWCOMERS),
     "data.expect": ("sizes to check the data against, 0 = unknown; a difference is reported, not refused", EXPECT),
     "data.synthetic": ("data set synthetic, fedvlr_jax/data/synthetic.py; its sizes are those of KU", SYNTHETIC),
     "eval": ("evaluation on the way", EVAL),

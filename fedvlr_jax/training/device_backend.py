@@ -34,7 +34,7 @@ class DeviceBackend(Compiler):
         mesh = algorithm.mesh
         self.clients = place_clients(clients, dataset.num_users, dataset.num_items, mesh)
         self._buckets = clients.buckets  # of the whole state, wherever that lies
-        self.targets = heldout_targets(dataset)
+        self.targets = heldout_targets(dataset.ranked)
         self.warm_i = warm_items(dataset.train_item, dataset.num_items)
         self.abstract_state = abstract(jax.eval_shape(algorithm.init, jax.random.key(0)), mesh)
         self._places = jax.tree.map(lambda x: x.sharding, self.abstract_state)
@@ -71,8 +71,15 @@ class DeviceBackend(Compiler):
         if self._rank is None:
 
             def rank(state: PyTree, clients: ClientData, targets: Targets) -> Ranks:
+                if clients.newcomers is not None:
+                    return rank_newcomers(state, clients.newcomers, targets)
                 params = self._algorithm.snapshot(state, clients.content, clients.prior)
                 return rank_over_devices(ranked, self._algorithm.mesh)(params, clients.buckets, targets)
+
+            def rank_newcomers(state: PyTree, clients: ClientData, targets: Targets) -> Ranks:
+                params = self._algorithm.snapshot(state.replace(private=None), clients.content, clients.prior)
+                score = self._algorithm.new_score
+                return rank_all(score, params, clients.buckets, targets, chunk=self._eval_chunk)
 
             def ranked(params: PyTree, buckets: tuple[Bucket, ...], targets: Targets) -> Ranks:
                 return rank_all(self._algorithm.rank_score, params, buckets, targets, chunk=self._eval_chunk)

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.assembly import parse_names
 from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.errors import ConfigError, RunWarning
+from fedvlr_jax.federated.prior import Shrunk
 from fedvlr_jax.models.hosts.host import Host
 from fedvlr_jax.privacy.accounting import guarantee_of, warn_of_a_weak_guarantee
 from fedvlr_jax.training.priors import ConfiguredPrior, NoisedPrior, configured_prior
-from fedvlr_jax.training.score_views import ConfiguredViews
+from fedvlr_jax.training.score_views import ConfiguredViews, FormedViews
 from fedvlr_jax.types import ClientData, Dataset, content_of
+
+NEW_WORTH = 1 << 18
+"""Of `make_histories` for newcomers: their local rounds are a part of every bucket's program, slow to compile."""
+
+Formed = Shrunk | FormedViews
+"""What the server hands out before the first round, for the histories of anybody."""
 
 WITHOUT_FEATURES = ("base",)
 """Variants that read no item features."""
@@ -51,9 +58,48 @@ def make_experiment(settings: Mapping[str, Any], dataset: Dataset) -> Experiment
         clients = ClientData((), content_of(dataset))
     agreed = before_rounds(settings, dataset, algorithm.model.host)
     _warn_of_privacy(settings, dataset, exact_sums=agreed is not None and not isinstance(agreed, NoisedPrior))
-    if agreed is not None:
-        clients = clients._replace(prior=agreed.of(dataset))
+    formed = None if agreed is None else agreed.formed(dataset)
+    if formed is not None:
+        clients = clients._replace(prior=formed.of(dataset))
+    if dataset.newcomers is not None:
+        require_one_device(settings, "data.split users")
+        if settings["eval"]["lists"]:
+            raise ConfigError("eval.lists: whole lists of users who are left out are not judged (data.split users)")
+        clients = clients._replace(newcomers=client_data_of(dataset.newcomers, formed))
     return Experiment(settings, dataset, clients, algorithm)
+
+
+def client_data_of(histories: Dataset, formed: Formed | None) -> ClientData:
+    """What users bring, trained or not: their histories, and their own part of what was agreed on before the rounds.
+
+    Args:
+      histories: the users; numbers of items and features are those of the training.
+      formed: what the server handed out before the rounds, None where the host needs nothing.
+    """
+    clients = make_client_data(histories, worth=NEW_WORTH)
+    return clients if formed is None else clients._replace(prior=formed.of(histories))
+
+
+def make_join(experiment: Experiment) -> Callable[[Dataset], ClientData]:
+    """`client_data_of` of users whom a run never saw; what was agreed on before its rounds is formed again, once."""
+    settings, dataset, _, algorithm = experiment
+    agreed = before_rounds(settings, dataset, algorithm.model.host)
+    formed = None if agreed is None else agreed.formed(dataset)
+    return lambda histories: client_data_of(histories, formed)
+
+
+def require_one_device(settings: Mapping[str, Any], what: str) -> None:
+    """Refuses private states in a store or on several devices.
+
+    Raises:
+      ConfigError: naming `what` needs them on one device.
+    """
+    compute = settings["compute"]
+    if (compute["store"], compute["devices"]) != ("device", 1):
+        raise ConfigError(
+            f"{what}: expected compute.store device and compute.devices 1, found {compute['store']} and "
+            f"{compute['devices']}"
+        )
 
 
 def _require_features(settings: Mapping[str, Any], dataset: Dataset) -> None:

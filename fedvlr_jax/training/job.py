@@ -13,7 +13,7 @@ from fedvlr_jax.baselines import run_baselines
 from fedvlr_jax.data import load_configured
 from fedvlr_jax.data.buckets import make_buckets
 from fedvlr_jax.data.ids import user_numbers
-from fedvlr_jax.errors import RunWarning
+from fedvlr_jax.errors import ConfigError, RunWarning
 from fedvlr_jax.evaluation.list_metrics import summarise_lists
 from fedvlr_jax.inference.lists import judge_lists
 from fedvlr_jax.inference.preferences import learned_preferences, router_weights
@@ -42,6 +42,10 @@ OUTPUTS = (
     "recommendations.csv",
     "recommendations.jsonl",
     "report.html",
+    "new_users.csv",
+    "new_users.jsonl",
+    "explain.json",
+    "explain.html",
 )
 
 
@@ -176,7 +180,7 @@ def stored_run(experiment: Experiment, workdir: pathlib.Path) -> Trained:
       CheckpointError: as `loop.rank_best`, and for a workdir without ``ranks.npz``.
     """
     arrays = read_arrays(workdir / "ranks.npz")
-    of_users = {name: np.zeros(experiment.dataset.num_users, np.int32) for name in ("constant", "nonfinite")}
+    of_users = {name: np.zeros(experiment.dataset.ranked.num_users, np.int32) for name in ("constant", "nonfinite")}
     backend, best, progress = restore_best(experiment, workdir)
     return Trained(progress, best, ranks_of(arrays | of_users), lambda: backend.parts(best))
 
@@ -195,7 +199,8 @@ def stored_experiment(workdir: pathlib.Path, data_dir: str | None = None) -> Exp
     settings = stored_settings(workdir)
     if data_dir is not None:
         settings["data"]["dir"] = data_dir
-    return make_experiment(settings, load_configured(settings["data"], settings["seed"]))
+    dataset = load_configured(settings["data"], settings["seed"], leaves_users_out=True)
+    return make_experiment(settings, dataset)
 
 
 def result_of(experiment: Experiment, trained: Trained, *, lists: bool = False) -> dict[str, Any]:
@@ -224,8 +229,14 @@ def _result(
 
 
 def lists_of(experiment: Experiment, trained: Trained) -> dict[str, Any]:
-    """`evaluation.list_metrics.summarise_lists` of a run."""
+    """`evaluation.list_metrics.summarise_lists` of a run whose users are trained.
+
+    Raises:
+      ConfigError: users are left out.
+    """
     settings, dataset, clients, algorithm = experiment
+    if dataset.newcomers is not None:
+        raise ConfigError("--lists: whole lists of users who are left out are not judged (data.split users)")
     lists = judge_lists(algorithm, trained.parts(), clients, dataset, chunk=settings["eval"]["chunk"])
     return summarise_lists(lists, dataset)
 
@@ -251,7 +262,8 @@ def preferences(experiment: Experiment, trained: Trained) -> np.ndarray:
 
 def baselines_of(experiment: Experiment) -> list[dict[str, Any]]:
     """The rows of baselines.json; they depend on the data only."""
-    buckets = experiment.clients.buckets or make_buckets(experiment.dataset)
+    ranked = experiment.clients.newcomers or experiment.clients
+    buckets = ranked.buckets or make_buckets(experiment.dataset)
     return json_ready([row._asdict() for row in run_baselines(experiment.dataset, buckets)])
 
 

@@ -31,13 +31,17 @@ class ConfiguredPrior(NamedTuple):
     weights: prior.ItemWeights | None
     megabytes: float
 
-    def of(self, dataset: Dataset) -> Prior:
+    def formed(self, dataset: Dataset) -> prior.Shrunk:
         """The prior with the features of `dataset` (same interactions) that `fusion.modalities` leaves on."""
         features, fields = _features(self.settings, dataset), prior.PriorSettings(**self.settings["prior"])
         if self.settings["host"]["choose_prior"]:
             fields = choose_prior(dataset, features, fields)
         weights = self.weights or prior.federate(dataset, fields, features)
-        return prior.make_prior(dataset, weights, features, fields)
+        return prior.shrink(weights.weight_ii, weights.count_i, features, fields)
+
+    def of(self, dataset: Dataset) -> Prior:
+        """`formed`, for the histories of `dataset` itself."""
+        return self.formed(dataset).of(dataset)
 
 
 class NoisedPrior(NamedTuple):
@@ -56,12 +60,16 @@ class NoisedPrior(NamedTuple):
         """10^6 bytes that move before the first round."""
         return self.candidates[0].megabytes
 
-    def of(self, dataset: Dataset) -> Prior:
+    def formed(self, dataset: Dataset) -> prior.Shrunk:
         """The prior with the features of `dataset` (same interactions) that `fusion.modalities` leaves on."""
         features, fields = _features(self.settings, dataset), prior.PriorSettings(**self.settings["prior"])
-        made = [prior.make_prior(dataset, weights, features, fields) for weights in self.candidates]
+        made = [prior.shrink(weights.weight_ii, weights.count_i, features, fields) for weights in self.candidates]
         values = [_valid_value(one, dataset, self.settings["eval"]["chunk"]) or 0.0 for one in made]
         return made[values.index(max(values))]
+
+    def of(self, dataset: Dataset) -> Prior:
+        """`formed`, for the histories of `dataset` itself."""
+        return self.formed(dataset).of(dataset)
 
 
 def configured_prior(settings: Mapping[str, Any], dataset: Dataset) -> ConfiguredPrior | NoisedPrior:
@@ -92,8 +100,9 @@ def _own_row(score_ui: Array, clients: Bucket) -> Array:
     return score_ui.at[clients.user].get(mode="fill", fill_value=0.0)
 
 
-def _valid_value(made: Prior, dataset: Dataset, chunk: int) -> float | None:
+def _valid_value(made: prior.Shrunk, dataset: Dataset, chunk: int) -> float | None:
     """Validation NDCG@50 of a prior alone."""
-    targets = without_test(heldout_targets(dataset))
-    ranks = jax.device_get(_rank(_own_row, made.score_ui, make_buckets(dataset), targets, chunk=chunk))
+    ranked = dataset.ranked
+    targets = without_test(heldout_targets(ranked))
+    ranks = jax.device_get(_rank(_own_row, made.of(ranked).score_ui, make_buckets(ranked), targets, chunk=chunk))
     return summarise(ranks, warm_items(dataset.train_item, dataset.num_items))["valid"][SELECTION_METRIC]

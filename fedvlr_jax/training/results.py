@@ -59,6 +59,13 @@ def make_result(
         result["init_from"] = {"workdir": settings["init_from"], "parts": settings["init_parts"]}
     if lists is not None:
         result["lists"] = lists
+    if (new := dataset.newcomers) is not None:
+        count = {name: int((getattr(new, f"{name}_item") >= 0).sum()) for name in ("valid", "test")}
+        result["newcomers"] = {
+            "trained": dataset.num_users,
+            "rows": count,
+            "local_rounds": settings["client"]["new_rounds"],
+        }
     if learned_um is not None:
         result["planted_rank_correlation"] = rank_correlations(learned_um, dataset.planted)
     if (guarantee := guarantee_of(settings, dataset.num_users)) is not None:

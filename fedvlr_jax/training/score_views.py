@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,8 @@ from fedvlr_jax.federated.score_views import view_scores
 from fedvlr_jax.types import Dataset, Evidence, ScoreViews
 
 CHUNK = 64
+
+_view_scores = jax.jit(view_scores)
 
 
 class ConfiguredViews:
@@ -34,22 +36,50 @@ class ConfiguredViews:
         self._inner, self._whole = view_maps.federate(self._held.inner), view_maps.federate(dataset)
         self.megabytes = view_maps.megabytes_once(dataset)
 
-    def of(self, dataset: Dataset) -> ScoreViews:
-        """The views with the features of `dataset` (same interactions) that `fusion.modalities` leaves on."""
+    def formed(self, dataset: Dataset) -> FormedViews:
+        """The maps with the features of `dataset` (same interactions) that `fusion.modalities` leaves on."""
         features = view_maps.without_modalities(dataset, self._on)
         choice = view_maps.choose(self._inner, self._held, features)
         has_ids = "D" in self._on
-        inner = view_maps.form(self._inner, features, choice, co_occurrence=has_ids)
-        evidence = make_evidence(self._held, inner, self._inner.ordered.count_i, self._candidates, self._seed)
-        whole = view_maps.form(self._whole, features, choice, co_occurrence=has_ids)
-        histories = make_histories(dataset)
-        age = None if dataset.train_age is None else jnp.asarray(dataset.train_age, jnp.int32)
+        return FormedViews(
+            inner=view_maps.form(self._inner, features, choice, co_occurrence=has_ids),
+            inner_count_i=self._inner.ordered.count_i,
+            whole=view_maps.form(self._whole, features, choice, co_occurrence=has_ids),
+            whole_count_i=self._whole.ordered.count_i,
+            candidates=self._candidates,
+            seed=self._seed,
+        )
+
+    def of(self, dataset: Dataset) -> ScoreViews:
+        """`formed`, for the histories of `dataset` itself."""
+        return self.formed(dataset).of(dataset)
+
+
+class FormedViews(NamedTuple):
+    """What the server hands out: maps without the clients' last items, maps of whole histories, and item counts.
+
+    Attributes:
+      inner, whole: float32 [i, i] by name. inner_count_i, whole_count_i: [i], clients that have each item.
+      candidates: items that a client compares its last ones with, 0 = all. seed: of their draw.
+    """
+
+    inner: Mapping[str, np.ndarray]
+    inner_count_i: np.ndarray
+    whole: Mapping[str, np.ndarray]
+    whole_count_i: np.ndarray
+    candidates: int
+    seed: int
+
+    def of(self, histories: Dataset) -> ScoreViews:
+        """The views of the users of `histories`, whoever the maps were formed of."""
+        held = hold_back(histories)
+        age = None if histories.train_age is None else jnp.asarray(histories.train_age, jnp.int32)
         return ScoreViews(
-            evidence=evidence,
-            maps={name: jnp.asarray(x) for name, x in whole.items()},
-            count_i=jnp.asarray(self._whole.ordered.count_i, jnp.float32),
+            evidence=make_evidence(held, self.inner, self.inner_count_i, self.candidates, self.seed),
+            maps={name: jnp.asarray(x) for name, x in self.whole.items()},
+            count_i=jnp.asarray(self.whole_count_i, jnp.float32),
             age_r=age,
-            start_u=jnp.asarray(histories.start_u, jnp.int32),
+            start_u=jnp.asarray(make_histories(histories).start_u, jnp.int32),
         )
 
 
@@ -63,7 +93,7 @@ def make_evidence(
     length_u = np.bincount(inner.train_user, minlength=num_users)
     start_u, width = np.cumsum(length_u) - length_u, max(int(length_u.max()), 1)
     device = {name: jnp.asarray(x) for name, x in maps.items()}
-    score, count = jax.jit(view_scores), jnp.asarray(count_i, jnp.float32)
+    count = jnp.asarray(count_i, jnp.float32)
     parts = []
     for begin in range(0, num_users, CHUNK):
         user_c = np.minimum(np.arange(begin, begin + CHUNK), num_users - 1)
@@ -71,7 +101,7 @@ def make_evidence(
         row_cl = np.minimum(start_u[user_c][:, None] + np.arange(width), max(len(inner.train_item) - 1, 0))
         history_cl = np.where(slot_cl, inner.train_item[row_cl], num_items).astype(np.int32)
         age_cl = None if inner.train_age is None else inner.train_age[row_cl]
-        z_civ, candidate_ci = score(device, count, history_cl, age_cl)
+        z_civ, candidate_ci = _view_scores(device, count, history_cl, age_cl)
         parts.append(_drawn(z_civ, candidate_ci, held.target_um[user_c], size, rng))
     return Evidence(*(jnp.concatenate(x)[:num_users] for x in zip(*parts, strict=True)))
 

@@ -1,0 +1,136 @@
+"""Posted histories and items known by their features alone, through the public API."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from problems import tiny_dataset
+
+import fedvlr_jax
+from fedvlr_jax.data.posted import posted, read_histories
+from fedvlr_jax.errors import ConfigError, DataError
+
+DATASET = tiny_dataset()
+SMALL = {
+    "variant": "fedvlr",
+    "fusion.operators": "sum,mlp",
+    "objective": "bce",
+    "rounds": 4,
+    "eval": {"every": 4, "patience": 0},
+    "fusion.dim": 4,
+    "client.steps": 2,
+    "server.lr": 0.05,
+}
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """Without item identity, so that an item is its features."""
+    return fedvlr_jax.fit(DATASET, SMALL | {"fusion.modalities": "V,C"})
+
+
+# ---- posted histories
+
+
+def test_a_posted_history_becomes_rows_with_ages_and_unknown_ids_are_kept_apart():
+    dataset = dataclasses.replace(DATASET, train_age=np.zeros(len(DATASET.train_item), np.int32))
+    made = posted(dataset, {"a": [9, 3, "x", 9, 7], "b": ["5"]})
+    assert made.ignored == (("x",), ())
+    assert made.dataset.user_ids.tolist() == ["a", "b"]
+    assert made.dataset.train_user.tolist() == [0, 0, 0, 1]
+    assert made.dataset.train_item.tolist() == [3, 7, 9, 5]
+    assert made.dataset.train_age.tolist() == [2, 0, 1, 0]  # 9 counts where it came last
+    assert posted(DATASET, {"a": [1]}).dataset.train_age is None
+
+
+def test_histories_of_a_file_are_in_the_order_of_time(tmp_path):
+    file = tmp_path / "new.csv"
+    file.write_text("item,user,timestamp\n3,a,20\n4,b,1\n5,a,7\n\n6,a,7\n")
+    assert read_histories(file) == {"b": ["4"], "a": ["5", "6", "3"]}
+    file.write_text("user,item\na,3\na,1\n")
+    assert read_histories(file) == {"a": ["3", "1"]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("user,thing\na,3\n", "line 1: expected the columns user, item and perhaps timestamp, found no item"),
+        ("user,item\na,3,4\n", "line 2: expected 2 fields, found 3"),
+        ("user,item,timestamp\na,3,soon\n", "line 2, field timestamp: expected a number, found 'soon'"),
+    ],
+)
+def test_a_file_of_histories_that_has_to_be_mended(tmp_path, content, message):
+    file = tmp_path / "new.csv"
+    file.write_text(content)
+    with pytest.raises(DataError, match=message):
+        read_histories(file)
+    with pytest.raises(DataError, match="no-such"):
+        read_histories(tmp_path / "no-such.csv")
+
+
+def test_new_users_do_not_depend_on_each_others_histories(fitted):
+    both = fedvlr_jax.recommend_new(fitted, {"a": [1, 5, 9], "b": [2, 3]}, k=3)
+    other = fedvlr_jax.recommend_new(fitted, {"a": [1, 5, 9], "b": [30, 31, 8, 9]}, k=3)
+    assert both["user"].tolist() == ["a"] * 3 + ["b"] * 3
+    assert both["item"][:3].tolist() == other["item"][:3].tolist()
+    np.testing.assert_allclose(both["score"][:3], other["score"][:3], rtol=1e-5)
+    with pytest.raises(DataError, match="history of user c: expected an item of tiny, found none among 1 ids"):
+        fedvlr_jax.recommend_new(fitted, {"c": ["x"]})
+    with pytest.raises(DataError, match="histories: expected at least one user, found none"):
+        fedvlr_jax.recommend_new(fitted, {})
+
+
+# ---- new items
+
+
+def test_a_new_item_with_the_features_of_another_has_its_score(fitted):
+    grown = fedvlr_jax.add_items(fitted, 3 * DATASET.V[[7, 20]], DATASET.C[[7, 20]], ids=["new 7", "new 20"])
+    rows = fedvlr_jax.recommend(grown, k=42)
+    score = {(user, item): value for user, _, item, value in rows.tolist()}
+    pairs = [(user, old) for user in range(13) for old in ("7", "20") if (user, old) in score]
+    assert len(pairs) >= 20
+    for user, old in pairs:
+        assert score[user, f"new {old}"] == pytest.approx(score[user, old], rel=1e-4, abs=1e-5)
+    before = {(user, str(item)): value for user, _, item, value in fedvlr_jax.recommend(fitted, k=40).tolist()}
+    assert all(score[key] == pytest.approx(value, rel=1e-4, abs=1e-5) for key, value in before.items())
+    assert "new 7" in fedvlr_jax.recommend_new(grown, {"guest": [1, 2]}, k=42)["item"].tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("host", ["fedncf", "fedrap", "pfedrec", "fedprior", "fedblend"])
+def test_every_host_takes_new_items(host):
+    """A row that does not exist is the mean over the items with train rows, of D and of a host's own tables."""
+    fitted = fedvlr_jax.fit(DATASET, SMALL | {"host.name": host})
+    grown = fedvlr_jax.add_items(fitted, DATASET.V[:1], DATASET.C[:1])
+    seen = np.unique(DATASET.train_item)
+    for name, table in {"D": grown.state.public.params["variant"].get("D")}.items():
+        if table is not None:
+            old = np.asarray(fitted.state.public.params["variant"][name])
+            np.testing.assert_allclose(np.asarray(table)[-1], old[seen].mean(axis=0), rtol=1e-4, atol=1e-6)
+    rows = fedvlr_jax.recommend(grown, k=41)
+    assert "40" in rows["item"].tolist()
+    assert np.isfinite(rows["score"]).all()
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        ({}, "expected features of as many items"),
+        ({"visual": DATASET.V[:2], "textual": DATASET.C[:1]}, "expected features of as many items"),
+        ({"visual": DATASET.V[:1]}, r"expected finite C \[n, 5\]"),
+        ({"visual": DATASET.V[:1], "textual": 0 * DATASET.C[:1]}, "without rows of zeros"),
+        ({"visual": DATASET.V[:1], "textual": DATASET.C[:1], "ids": ["3"]}, "ids that no item has"),
+    ],
+)
+def test_new_items_that_do_not_fit(fitted, features, message):
+    with pytest.raises(DataError, match=message):
+        fedvlr_jax.add_items(fitted, **features)
+
+
+def test_new_items_need_the_states_on_one_device(fitted):
+    settings = {**fitted.settings, "compute": {**fitted.settings["compute"], "store": "memory"}}
+    other = dataclasses.replace(fitted, experiment=fitted.experiment._replace(settings=settings))
+    with pytest.raises(ConfigError, match=r"new items: expected compute\.store device"):
+        fedvlr_jax.add_items(other, DATASET.V[:1], DATASET.C[:1])
