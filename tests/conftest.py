@@ -31,6 +31,8 @@ world.watch(pytest.MonkeyPatch)
 
 LONG = {
     "test_cli_signals",
+    "test_graph_learners_training",
+    "test_lock",
     "test_mesh",
     "test_sweep_side_by_side",
     "test_theory_complexity",
