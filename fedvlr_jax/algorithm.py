@@ -29,6 +29,7 @@ from fedvlr_jax.federated.rounds import Pipeline, make_round
 from fedvlr_jax.federated.scoring import Snapshot, make_block_score, router_weights, score_chunk
 from fedvlr_jax.federated.server import Server, make_server
 from fedvlr_jax.federated.step_loss import LocalSettings
+from fedvlr_jax.federated.transforms import no_memory
 from fedvlr_jax.models.costs import CostReport, cost_report
 from fedvlr_jax.models.model import Model, Upload
 from fedvlr_jax.privacy.accounting import guarantee_of
@@ -207,6 +208,8 @@ def _make_starting(
 
     def first_memory(_: Array) -> PyTree:
         """What the upload transforms of one client remember before its first round; it depends on shapes alone."""
+        if init_memory is no_memory:  # as in most runs, which are spared two traces of the model
+            return ()
         public = jax.eval_shape(model.init_public, jax.eval_shape(lambda: jax.random.key(0)))
         like = jax.eval_shape(model.publish, public, content)
         return init_memory(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like))
