@@ -7,13 +7,15 @@ the modules that it reads: while a test has replaced something in one of them, o
 
 from __future__ import annotations
 
+import collections
 import functools
 import hashlib
 import itertools
 import os
 import time
 import types
-from collections.abc import Hashable, Iterable, Mapping
+import weakref
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -45,8 +47,12 @@ TRACED = (
 )
 """Modules whose names programs read; tests replace names of others too, to count, crash or deceive."""
 
-_kept: dict[int, Any] = {}
+KEPT = 128
+"""So many jitted functions are kept for another test; what equals each other mostly stands in one file."""
+
+_known: dict[int, tuple[Callable[[], Any], int]] = {}
 _numbers: dict[Hashable, int] = {}
+_count = itertools.count()
 
 
 def same(value: Any) -> Hashable:
@@ -88,10 +94,9 @@ class _Reading:
         if isinstance(value, jax.ShapeDtypeStruct):
             return _shape(value)
         if isinstance(value, types.FunctionType):
-            _kept[id(value.__globals__)] = value.__globals__
             cells = [*map(_content, value.__closure__ or ())]
             inner = self.same((cells, value.__defaults__, value.__kwdefaults__))
-            return value.__code__, id(value.__globals__), inner
+            return value.__code__, _itself(value.__globals__), inner
         if isinstance(value, functools.partial):
             return "partial", self.same((value.func, value.args, value.keywords))
         if isinstance(value, types.MethodType):
@@ -100,11 +105,33 @@ class _Reading:
             return type(value), self._fields(value, [name for name in READ if hasattr(value, name)])
         if hasattr(value, "__dataclass_fields__") and not isinstance(value, type):
             return type(value), self._fields(value, value.__dataclass_fields__)
-        _kept[id(value)] = value  # nothing else gets its number
-        return "itself", id(value)
+        if isinstance(value, jax.core.Tracer):
+            raise InsideTrace
+        return "itself", _itself(value)
 
     def _fields(self, value: Any, names: Iterable[str]) -> Hashable:
         return self.same({name: getattr(value, name) for name in names})
+
+
+class InsideTrace(Exception):
+    """A function closes over a number of the program that is being traced, so it is like no other."""
+
+
+def _itself(value: Any) -> int:
+    """A number that this object alone has, and no other after its end."""
+    alive, number = _known.get(id(value), (lambda: None, 0))
+    if alive() is not value:
+        try:
+            alive = weakref.ref(value)
+        except TypeError:
+            alive = functools.partial(_given, value)
+        number = next(_count)
+        _known[id(value)] = alive, number
+    return number
+
+
+def _given(value: Any) -> Any:
+    return value
 
 
 def _content(cell: types.CellType) -> Any:
@@ -168,16 +195,21 @@ world = World()
 
 def share_jitted() -> None:
     """Makes ``jax.jit`` of this process return the same function for the same function and options."""
-    jit, made = jax.jit, {}
+    jit, made = jax.jit, collections.OrderedDict()
 
     @functools.wraps(jit)
     def jit_once(fun: Any = None, /, **options: Any) -> Any:
         if fun is None:
             return functools.partial(jit_once, **options)
-        key = same((fun, options)), world.replaced
-        if key not in made:
-            made[key] = jit(fun, **options)
-        return made[key]
+        try:
+            key = same((fun, options)), world.replaced
+        except InsideTrace:
+            return jit(fun, **options)
+        found = made.pop(key, None) or jit(fun, **options)
+        made[key] = found  # last, so that the first is the one which was not asked for the longest
+        if len(made) > KEPT:
+            made.popitem(last=False)
+        return found
 
     jax.jit = jit_once
     jax.eval_shape = lambda fun, *args, **kwargs: jit_once(fun).eval_shape(*args, **kwargs)

@@ -77,6 +77,22 @@ def test_equal_functions_are_jitted_once():
     assert jax.jit(donate_argnums=0)(scaled(2)) is jax.jit(scaled(2), donate_argnums=0)
 
 
+def test_what_is_made_inside_of_a_trace_is_like_nothing_else():
+    def outer(x):
+        assert jax.jit(scaled(x)) is not jax.jit(scaled(x))
+        return jax.jit(scaled(x))(2.0)
+
+    assert jax.jit(outer)(3.0) == 6.0
+
+
+def test_an_object_keeps_its_number_and_takes_it_along():
+    one, other = Unknown(), Unknown()
+    number = same(one)
+    assert same(one) == number != same(other)
+    del one
+    assert all(same(Unknown()) != number for _ in range(100))  # some of them where it was
+
+
 def test_while_something_is_replaced_programs_are_shared_with_nobody(monkeypatch):
     before = jax.jit(scaled(2))
     with monkeypatch.context() as patch:
