@@ -47,8 +47,8 @@ TRACED = (
 )
 """Modules whose names programs read; tests replace names of others too, to count, crash or deceive."""
 
-KEPT = 128
-"""So many jitted functions are kept for another test; what equals each other mostly stands in one file."""
+KEPT = 48
+"""So many programs are kept for other tests; those that ask for the same mostly stand in one file."""
 
 _known: dict[int, tuple[Callable[[], Any], int]] = {}
 _numbers: dict[Hashable, int] = {}
@@ -193,9 +193,27 @@ def _module_of(target: Any) -> str:
 world = World()
 
 
+class Latest:
+    """What was made for a key, for the `KEPT` keys that were asked for last: each program holds memory maps."""
+
+    def __init__(self) -> None:
+        self._made: collections.OrderedDict[Hashable, Any] = collections.OrderedDict()
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._made
+
+    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What there is for the key, else what `make` gives."""
+        found = self._made.pop(key) if key in self._made else make()
+        self._made[key] = found  # as the last, so that the first was not asked for the longest
+        if len(self._made) > KEPT:
+            self._made.popitem(last=False)
+        return found
+
+
 def share_jitted() -> None:
     """Makes ``jax.jit`` of this process return the same function for the same function and options."""
-    jit, made = jax.jit, collections.OrderedDict()
+    jit, made = jax.jit, Latest()
 
     @functools.wraps(jit)
     def jit_once(fun: Any = None, /, **options: Any) -> Any:
@@ -205,11 +223,7 @@ def share_jitted() -> None:
             key = same((fun, options)), world.replaced
         except InsideTrace:
             return jit(fun, **options)
-        found = made.pop(key, None) or jit(fun, **options)
-        made[key] = found  # last, so that the first is the one which was not asked for the longest
-        if len(made) > KEPT:
-            made.popitem(last=False)
-        return found
+        return made.get(key, lambda: jit(fun, **options))
 
     jax.jit = jit_once
     jax.eval_shape = lambda fun, *args, **kwargs: jit_once(fun).eval_shape(*args, **kwargs)
@@ -217,25 +231,15 @@ def share_jitted() -> None:
 
 def share_programs() -> None:
     """Makes every `compiling.Compiler` of this process look first among the programs of all of them."""
-    compile_, programs = compiling.Compiler.compile, {}
+    compile_, programs = compiling.Compiler.compile, Latest()
 
     def compile_once(self: compiling.Compiler, jitted: Any, *args: Any, **static: Any) -> Any:
         begin = time.perf_counter()
         leaves, tree = jax.tree.flatten(args)
         flags = jax.config.jax_enable_x64, jax.config.jax_default_matmul_precision, world.replaced
-        key = (
-            type(self),
-            same(jitted.__wrapped__),
-            tree,
-            tuple(map(_shape, leaves)),
-            same(static),
-            flags,
-            world.replaced,
-        )
-        if key not in programs:
-            programs[key] = compile_(self, jitted, *args, **static)
-        else:
+        key = type(self), same(jitted.__wrapped__), tree, tuple(map(_shape, leaves)), same(static), flags
+        if key in programs:
             self.seconds += time.perf_counter() - begin
-        return programs[key]
+        return programs.get(key, lambda: compile_(self, jitted, *args, **static))
 
     compiling.Compiler.compile = compile_once
