@@ -24,12 +24,14 @@ export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= 0
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 
-.PHONY: train test test-slow style types federation docs wheel clean
+.PHONY: train test test-fast test-slow style types federation docs wheel clean
 
 train: $(RUN)
 	$(BIN)/python experiments/train.py --config=$(CONFIG) $(ARGS)
 
-test: style types
+test: style types test-fast
+
+test-fast: $(DEV)
 	$(PYTEST) -m "not slow" $(ARGS)
 
 test-slow: $(DEV)

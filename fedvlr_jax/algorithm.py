@@ -30,7 +30,7 @@ from fedvlr_jax.federated.rounds import Pipeline, make_round
 from fedvlr_jax.federated.scoring import Snapshot, make_block_score, router_weights, score_chunk
 from fedvlr_jax.federated.server import Server, make_server
 from fedvlr_jax.federated.step_loss import LocalSettings
-from fedvlr_jax.federated.transforms import UploadTransform
+from fedvlr_jax.federated.transforms import UploadTransform, no_memory
 from fedvlr_jax.models.costs import CostReport, cost_report
 from fedvlr_jax.models.model import Model, Upload
 from fedvlr_jax.privacy.accounting import guarantee_of
@@ -137,7 +137,8 @@ def build_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
     server, compute = settings["server"], settings["compute"]
     optimizer = choose(OPTIMIZERS, "server.optimizer", server["optimizer"])(server["lr"])
     mesh = make_mesh(compute["devices"])
-    starting = _make_starting(model, local, optimizer, pipeline, content, padded_rows(num_users, mesh))
+    first = optimizer.init, local.optimizer.init, pipeline.transform.init
+    starting = _make_starting(model, *first, content, padded_rows(num_users, mesh))
     plan = {
         "path": compute["path"],
         "chunk": compute["chunk"],
@@ -199,28 +200,33 @@ def build_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
 
 def _make_starting(
     model: Model,
-    local: LocalSettings,
-    optimizer: optax.GradientTransformation,
-    pipeline: Pipeline,
+    init_server: optax.TransformInitFn,
+    init_client: optax.TransformInitFn,
+    init_memory: Callable[[PyTree], PyTree],
     content: Content,
     num_rows: int,
 ) -> dict[str, Any]:
-    """The functions of an `Algorithm` that make its first state, with rows for `num_rows` clients."""
+    """The functions of an `Algorithm` that make its first state, with rows for `num_rows` clients.
+
+    They read of optimizers and upload transforms what a first state is, so that they do not depend on any rate.
+    """
 
     def init_public(key: Array) -> PublicState:
         params = model.init_public(sampling.stream(key, sampling.INIT_PUBLIC))
-        return PublicState(params=params, opt_state=optimizer.init(params), round=jnp.zeros((), jnp.int32))
+        return PublicState(params=params, opt_state=init_server(params), round=jnp.zeros((), jnp.int32))
 
     def init_clients(key: Array, ids: Array) -> PrivateState:
         private = jax.vmap(model.init_private)(sampling.entity_keys(sampling.stream(key, sampling.INIT_PRIVATE), ids))
-        opt_state = jax.vmap(local.optimizer.init)(trainable(private))
+        opt_state = jax.vmap(init_client)(trainable(private))
         return PrivateState(params=private, opt_state=opt_state, memory=jax.vmap(first_memory)(ids))
 
     def first_memory(_: Array) -> PyTree:
         """What the upload transforms of one client remember before its first round; it depends on shapes alone."""
+        if init_memory is no_memory:  # as in most runs, which are spared two traces of the model
+            return ()
         public = jax.eval_shape(model.init_public, jax.eval_shape(lambda: jax.random.key(0)))
         like = jax.eval_shape(model.publish, public, content)
-        return pipeline.transform.init(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like))
+        return init_memory(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like))
 
     def init(key: Array) -> FedState:
         return FedState(public=init_public(key), private=init_clients(key, jnp.arange(num_rows)), key=key)

@@ -14,7 +14,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu
 
 import jax
 import pytest
-from same_programs import share_programs
+from same_programs import share_jitted, share_programs, world
 
 gc.set_threshold(200_000, 50, 50)  # tracing makes many objects and little garbage: a fifth of the time is saved
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -26,9 +26,13 @@ jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 share_programs()
+share_jitted()
+world.watch(pytest.MonkeyPatch)
 
 LONG = {
     "test_cli_signals",
+    "test_graph_learners_training",
+    "test_lock",
     "test_mesh",
     "test_sweep_side_by_side",
     "test_theory_complexity",

@@ -62,10 +62,12 @@ def settings(**overrides: Any) -> dict[str, Any]:
     return tree
 
 
-def tiny_dataset(num_users: int = 13, num_items: int = 40, seed: int = 0, dtype: type = np.float32) -> Dataset:
-    """Random interactions with history lengths from 1 to 12 and random unit-norm features of widths 6 and 5."""
+def tiny_dataset(
+    num_users: int = 13, num_items: int = 40, seed: int = 0, dtype: type = np.float32, longest: int = 12
+) -> Dataset:
+    """Random interactions with histories of 1 to `longest` items, and random unit-norm features of widths 6 and 5."""
     rng = np.random.default_rng(seed)
-    lengths = 1 + rng.permutation(num_users) % 12
+    lengths = 1 + rng.permutation(num_users) % longest
     picks = [np.sort(rng.choice(num_items, n + 2, replace=False)) for n in lengths]
     held = [rng.permutation(p) for p in picks]
     train = [np.sort(h[2:]) for h in held]

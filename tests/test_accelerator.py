@@ -5,18 +5,7 @@ from __future__ import annotations
 import json
 import time
 
-import jax
-import pytest
-
 from benchmarks import accelerator
-
-
-@pytest.fixture(autouse=True)
-def _compilation_cache():
-    """The script switches the cache off; the tests behind it want theirs."""
-    before = jax.config.jax_enable_compilation_cache
-    yield
-    jax.config.update("jax_enable_compilation_cache", before)
 
 
 def test_every_part_has_a_row_and_the_files_have_them_all(tmp_path, capsys):

@@ -26,7 +26,7 @@ def run(name, *flags, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"JAX_PLATFORMS": "cuda"}, "JAX has no device of cuda (JAX_PLATFORMS)"),
+        pytest.param({"JAX_PLATFORMS": "cuda"}, "JAX has no device of cuda (JAX_PLATFORMS)", marks=pytest.mark.slow),
         (
             {"JAX_PLATFORMS": "nonsense"},
             "JAX has no device of nonsense (JAX_PLATFORMS): Unable to initialize backend",

@@ -112,8 +112,8 @@ def test_memory_is_bounded_by_users_times_items_at_once():
     [
         {"host__name": "fcf"},
         {"host__name": "fcf", "objective": "squared", "variant": "base"},
-        {"host__name": "fedncf"},
-        {"host__name": "pfedrec", "host__tune_steps": 2},
+        pytest.param({"host__name": "fedncf"}, marks=pytest.mark.slow),
+        pytest.param({"host__name": "pfedrec", "host__tune_steps": 2}, marks=pytest.mark.slow),
         {"host__name": "pfedrec", "host__tune_steps": 2, "objective": "softmax"},
         {"host__name": "fedrap", "variant": "vbpr"},
     ],

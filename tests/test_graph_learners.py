@@ -27,7 +27,7 @@ from graph_oracle import (
     pgl_oracle,
     rows_of,
 )
-from problems import tiny_dataset
+from problems import spread, tiny_dataset
 
 from fedvlr_jax.baselines.contrast import info_nce
 from fedvlr_jax.baselines.freedom import freedom
@@ -96,7 +96,7 @@ def dense(graph: Graph) -> np.ndarray:
     return forward
 
 
-@pytest.mark.parametrize("modes", MODES)
+@pytest.mark.parametrize("modes", spread(MODES, ["VC", "C"]))
 def test_mgcn_equals_a_dense_forward_pass(modes):
     dataset = problem(modes)
     inputs, params = start(mgcn, dataset)
@@ -108,7 +108,9 @@ def test_mgcn_equals_a_dense_forward_pass(modes):
     assert float(loss) == pytest.approx(mgcn_loss_oracle(params, dataset, batch, HYPER), rel=1e-10)
 
 
-@pytest.mark.parametrize(("kind", "modes"), [*itertools.product(("local", "global"), MODES)])
+@pytest.mark.parametrize(
+    ("kind", "modes"), spread(itertools.product(("local", "global"), MODES), [("local", "VC"), ("global", "C")])
+)
 def test_pgl_equals_a_dense_forward_pass(kind, modes, monkeypatch):
     """Scores come from the whole graph, the loss from the subgraph of the epoch."""
     monkeypatch.setattr(pgl_module, "RANK", 3)

@@ -26,6 +26,8 @@ from fedvlr_jax.federated import sampling
 
 ROUND, STEPS, NEGATIVES, LR, TABLE_LR, SERVER_LR = 5, 2, 3, 0.3, 0.2, 0.05
 L2, SERVER_L2, ADDITIVE, SPARSITY = 0.02, 0.03, 0.4, 0.01
+THREE = {"num_users": 3, "num_items": 20, "dtype": np.float64, "longest": 2}
+"""Three clients with two lengths of history: the naive formulas are compiled once for each length."""
 
 
 def dense(layer, x):
@@ -149,7 +151,7 @@ def set_up(dataset, host, variant, **overrides):
 
 def check_round(host, variant, *, item_lr=0.0, **overrides):
     """Runs one round and its naive counterpart from one state, and compares how everything moved."""
-    dataset = tiny_dataset(num_users=3, num_items=20, dtype=np.float64)
+    dataset = tiny_dataset(**THREE)
     algorithm, start = set_up(dataset, host, variant, **overrides)
     private, data = start.private.params, client_data(dataset)
     end, info = jax.jit(algorithm.run, static_argnums=2)(start, data, 1)
@@ -187,7 +189,7 @@ def test_items_that_move_between_local_steps(host):
 @pytest.mark.parametrize(("host", "variant"), spread(itertools.product(TRAINED, VARIANT_NAMES), COVERING))
 def test_scores_equal_the_formulas_in_float64(host, variant):
     with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
-        dataset = tiny_dataset(num_users=3, num_items=20, dtype=np.float64)
+        dataset = tiny_dataset(**THREE)
         algorithm, state = set_up(dataset, host, variant, host__tune_steps=0)
         data, public = client_data(dataset), state.public.params
         score = jax.jit(lambda state, bucket: algorithm.score(algorithm.snapshot(state, data.content), bucket))

@@ -60,7 +60,7 @@ OPERATOR_SETS = [*((name,) for name in FUSION_OPS), ALL]
 )
 def test_round_equals_algorithm_1_in_float64(operators, path):
     with jax.enable_x64(True):
-        dataset = tiny_dataset(num_users=3, num_items=20, dtype=np.float64)
+        dataset = tiny_dataset(num_users=3, num_items=20, dtype=np.float64, longest=2)
         tree = settings(fusion__operators=",".join(operators), compute__path=path)
         algorithm = make_algorithm(tree, dataset)
         state = jax.jit(algorithm.init)(jax.random.key(3))

@@ -41,7 +41,7 @@ def cost_report(init: Callable[[Array], FedState], model: Model, content: Conten
     """Reads all sizes off the shapes of the initial state and of the broadcast."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(init, key)
-    private = jax.eval_shape(model.init_private, key)
+    private = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), state.private.params)  # one client's
     broadcast = jax.eval_shape(model.publish, state.public.params, content)
     rows, head = _bytes(broadcast.rows), _bytes(broadcast.head)
     tables = list(broadcast.rows.values())  # none where a host broadcasts a head alone
