@@ -136,6 +136,7 @@ def build_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
         "chunk": compute["chunk"],
         "num_devices": 1 if mesh is None else mesh.size,
         "forms_uploads": pipeline.forms_uploads,
+        "scales_uploads": pipeline.scales_uploads,
     }
 
     def round_of(data: ClientData, drawn: bool) -> Callable[[FedState, ClientData], tuple[FedState, RoundInfo]]:

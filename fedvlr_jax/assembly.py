@@ -10,6 +10,7 @@ import optax
 
 from fedvlr_jax.errors import ConfigError, choose, require_one_of
 from fedvlr_jax.federated.aggregation import AGGREGATORS
+from fedvlr_jax.federated.factors import has_factors
 from fedvlr_jax.federated.objectives import OBJECTIVES, is_off
 from fedvlr_jax.federated.paths import PATHS
 from fedvlr_jax.federated.rounds import Pipeline
@@ -139,11 +140,19 @@ def require_path(settings: Mapping[str, Any], model: Model, local: LocalSettings
     require_one_of(PATH_NAMES, "compute.path", path)
     if local.move_items and path not in ("auto", "uploads"):
         raise ConfigError(f"compute.path: client.move_items needs the path uploads (or auto), found {path}")
-    if pipeline.forms_uploads and path not in ("auto", "uploads"):
+    if path == "factors" and not has_factors(model, local):
+        raise ConfigError(
+            f"compute.path: factors needs scores that are linear in item rows, in full precision, with rows that stay "
+            f"within a round; found host.name {settings['host']['name']}, compute.precision "
+            f"{settings['compute']['precision']}, client.move_items {settings['client']['move_items']}"
+        )
+    whole = ("auto", "uploads", "factors") if pipeline.scales_uploads else ("auto", "uploads")
+    if pipeline.forms_uploads and path not in whole:
         aggregation = settings["aggregation"]
         raise ConfigError(
             f"compute.path: transforms on clients and aggregators that are not linear need every client's upload, "
-            f"which only uploads (or auto) forms row by row; found {path} with aggregation.transforms "
+            f"which only uploads (or auto) forms row by row, and factors where all they do is clip; found {path} with "
+            f"aggregation.transforms "
             f"{aggregation['transforms']!r} and aggregation.aggregator {aggregation['aggregator']}"
         )
     if path in ("picked", "gathered") and (local.objective.all_items or model.host.private_item_table):

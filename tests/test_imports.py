@@ -41,6 +41,7 @@ ALGORITHM = (
     ("federated.step_loss", "federated.server"),
     ("federated.local_steps",),
     ("federated.client",),
+    ("federated.factors",),
     ("federated.paths",),
     ("federated.executors",),
     ("federated.rounds", "federated.bucket_plan"),

@@ -39,6 +39,11 @@ class Pipeline(NamedTuple):
         """Whether uploads are needed one by one, so that the server has to do the summing."""
         return self.transform.client is not None or not self.aggregator.linear
 
+    @property
+    def scales_uploads(self) -> bool:
+        """Whether clients do no more to an upload than to multiply it by a number that its norm gives."""
+        return self.transform.by_norm is not None and self.aggregator.linear
+
     def mean(self, total: Aggregate, clients_per_round: Array | int, key: Array, round_: Array) -> Broadcast:
         """The mean cotangent of a round, from the sums over its clients."""
         transform = self.transform

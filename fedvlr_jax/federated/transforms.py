@@ -42,6 +42,8 @@ class UploadTransform(NamedTuple):
       fixed_weights: every client weighs 1, and the sum is divided by the planned size of the cohort, whoever drops
         out: nothing but the uploads themselves then depends on the clients' data.
       bounded: no upload has a larger norm than ``clip_norm`` when it leaves the client.
+      by_norm: ``(norm) -> factor``, where all that `client` does is to multiply an upload by a number that depends
+        on its norm: then norms alone are needed (path `factors`). None for anything else.
     """
 
     init: Callable[[Broadcast], PyTree] = no_memory
@@ -49,6 +51,7 @@ class UploadTransform(NamedTuple):
     server: ServerHalf | None = None
     fixed_weights: bool = False
     bounded: bool = False
+    by_norm: Callable[[Array], Array] | None = None
 
 
 def chain(transforms: Sequence[UploadTransform]) -> UploadTransform:
@@ -76,6 +79,7 @@ def chain(transforms: Sequence[UploadTransform]) -> UploadTransform:
         server=server if servers else None,
         fixed_weights=any(t.fixed_weights for t in transforms),
         bounded=bool(clients) and transforms[clients[-1][0]].bounded,
+        by_norm=transforms[clients[0][0]].by_norm if len(clients) == 1 else None,
     )
 
 
@@ -95,9 +99,11 @@ def make_clip(*, clip_norm: float, **_: Any) -> UploadTransform:
     An upload whose norm is not finite becomes zero: the bound holds for whatever a client sends.
     """
 
+    def by_norm(norm: Array) -> Array:
+        return jnp.where(jnp.isfinite(norm), jnp.minimum(1.0, clip_norm / jnp.maximum(norm, 1e-30)), 0.0)
+
     def client(key: Array, upload: Upload, memory: PyTree) -> tuple[Upload, PyTree]:
-        norm = upload_norm(upload)
-        factor = jnp.where(jnp.isfinite(norm), jnp.minimum(1.0, clip_norm / jnp.maximum(norm, 1e-30)), 0.0)
+        factor = by_norm(upload_norm(upload))
 
         def scale(x: Array) -> Array:
             return jnp.where(factor > 0, factor * x, 0.0)  # zero times infinity is not zero
@@ -105,7 +111,7 @@ def make_clip(*, clip_norm: float, **_: Any) -> UploadTransform:
         rows, head = jax.tree.map(scale, (upload.rows, upload.head))
         return upload._replace(rows=rows, head=head), memory
 
-    return UploadTransform(client=client, bounded=True)
+    return UploadTransform(client=client, bounded=True, by_norm=by_norm)
 
 
 def make_top_rows(*, keep_rows: float, **_: Any) -> UploadTransform:
