@@ -10,6 +10,7 @@ import optax
 
 from fedvlr_jax.errors import ConfigError, choose, require_one_of
 from fedvlr_jax.federated.aggregation import AGGREGATORS
+from fedvlr_jax.federated.dropouts import Dropouts
 from fedvlr_jax.federated.factors import has_factors
 from fedvlr_jax.federated.objectives import OBJECTIVES, is_off
 from fedvlr_jax.federated.paths import PATHS
@@ -119,10 +120,12 @@ def make_pipeline(settings: Mapping[str, Any], secure: Mapping[str, Any], num_cl
             f"aggregation.transforms: noise is calibrated to a sum of clipped uploads, so expected "
             f"aggregation.aggregator weighted_mean, found {name}"
         )
-    return _in_words(pipeline, settings, secure["bits"], num_clients) if secure["sum"] else pipeline
+    return _in_words(pipeline, settings, secure, num_clients) if secure["sum"] else pipeline
 
 
-def _in_words(pipeline: Pipeline, settings: Mapping[str, Any], bits: int, num_clients: int) -> Pipeline:
+def _in_words(
+    pipeline: Pipeline, settings: Mapping[str, Any], secure: Mapping[str, Any], num_clients: int
+) -> Pipeline:
     """The pipeline with its sum in words of 32 bits, in which all clients weigh 1."""
     if not (pipeline.aggregator.linear and pipeline.transform.bounded):
         raise ConfigError(
@@ -130,8 +133,9 @@ def _in_words(pipeline: Pipeline, settings: Mapping[str, Any], bits: int, num_cl
             f"aggregation.transforms with clip last on a client and aggregation.aggregator weighted_mean, found "
             f"{settings['transforms']!r} and {settings['aggregator']}"
         )
-    point = make_fixed_point(settings["clip_norm"], bits, num_clients)
-    return Pipeline(pipeline.transform._replace(fixed_weights=True), make_word_sum(point))
+    point = make_fixed_point(settings["clip_norm"], secure["bits"], num_clients)
+    dropouts = Dropouts(secure["dropout"], secure["threshold"])
+    return Pipeline(pipeline.transform._replace(fixed_weights=True), make_word_sum(point), dropouts)
 
 
 def require_path(settings: Mapping[str, Any], model: Model, local: LocalSettings, pipeline: Pipeline) -> None:
@@ -142,8 +146,8 @@ def require_path(settings: Mapping[str, Any], model: Model, local: LocalSettings
         raise ConfigError(f"compute.path: client.move_items needs the path uploads (or auto), found {path}")
     if path == "factors" and not has_factors(model, local):
         raise ConfigError(
-            f"compute.path: factors needs scores that are linear in item rows, in full precision, with rows that stay "
-            f"within a round; found host.name {settings['host']['name']}, compute.precision "
+            f"compute.path: factors needs scores that are linear in item rows, in full precision, with rows that "
+            f"stay within a round; found host.name {settings['host']['name']}, compute.precision "
             f"{settings['compute']['precision']}, client.move_items {settings['client']['move_items']}"
         )
     whole = ("auto", "uploads", "factors") if pipeline.scales_uploads else ("auto", "uploads")
@@ -151,8 +155,8 @@ def require_path(settings: Mapping[str, Any], model: Model, local: LocalSettings
         aggregation = settings["aggregation"]
         raise ConfigError(
             f"compute.path: transforms on clients and aggregators that are not linear need every client's upload, "
-            f"which only uploads (or auto) forms row by row, and factors where all they do is clip; found {path} with "
-            f"aggregation.transforms "
+            f"which only uploads (or auto) forms row by row, and factors where all they do is clip; found {path} "
+            f"with aggregation.transforms "
             f"{aggregation['transforms']!r} and aggregation.aggregator {aggregation['aggregator']}"
         )
     if path in ("picked", "gathered") and (local.objective.all_items or model.host.private_item_table):

@@ -38,7 +38,7 @@ ALGORITHM = (
     ("federated.robust",),
     ("federated.aggregation",),
     ("federated.words",),
-    ("federated.step_loss", "federated.server"),
+    ("federated.step_loss", "federated.server", "federated.dropouts"),
     ("federated.local_steps",),
     ("federated.client",),
     ("federated.factors",),

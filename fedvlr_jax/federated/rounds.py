@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from fedvlr_jax.federated import sampling
 from fedvlr_jax.federated.aggregation import Aggregator, make_weighted_mean
+from fedvlr_jax.federated.dropouts import Dropouts, unless_failed
 from fedvlr_jax.federated.executors import BucketPlan, Population, make_vmapped_executor, over_mesh
 from fedvlr_jax.federated.mesh import padded_rows
 from fedvlr_jax.federated.server import Aggregate, make_server
@@ -29,10 +30,11 @@ Round = Callable[[FedState, ClientData], tuple[FedState, RoundInfo]]
 
 
 class Pipeline(NamedTuple):
-    """What happens to uploads: transforms before and after they are joined, and how they are joined."""
+    """What happens to uploads: transforms before and after they are joined, how they are joined, and who is lost."""
 
     transform: UploadTransform = UploadTransform()
     aggregator: Aggregator = make_weighted_mean()
+    dropouts: Dropouts | None = None
 
     @property
     def forms_uploads(self) -> bool:
@@ -86,6 +88,7 @@ def make_round(
       pipeline: what happens to uploads; None: their weighted mean is formed.
     """
     pipeline = pipeline or Pipeline()
+    dropouts = pipeline.dropouts
     server = make_server(model, server_optimizer, server_l2)
     everybody = drawn or (isinstance(clients_per_round, int) and clients_per_round >= num_users)
     most = clients_per_round if isinstance(clients_per_round, int) and not poisson else num_users
@@ -105,16 +108,24 @@ def make_round(
                 cohort = jnp.sum(selected_u, dtype=jnp.int32)
             else:
                 selected_u = sampling.cohort_mask(key, num_users, clients_per_round)
+        num_lost, failed = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+        if dropouts is not None and dropouts.rate > 0:
+            selected_u, num_lost = dropouts.survivors(state.key, number, selected_u, data.buckets, num_users, cohort)
         private, total = executor(
             broadcast, state.private, data.buckets, selected_u, state.key, number, data.evidence
         )
         mean = pipeline.mean(total, clients_per_round, state.key, number)
         public, update_norm = server.close_round(state.public, pull_back, mean)
+        if dropouts is not None:
+            done = dropouts.enough(cohort - num_lost - total.num_dropped, cohort)
+            public, failed = unless_failed(done, public, state.public), jnp.asarray(~done, jnp.int32)
         info = RoundInfo(
             loss=total.loss / jnp.maximum(total.weight, 1e-30),
             num_clients=cohort,
             num_dropped=total.num_dropped,
             update_norm=update_norm,
+            num_lost=num_lost,
+            failed=failed,
         )
         return state.replace(public=public, private=private), info
 

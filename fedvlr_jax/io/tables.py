@@ -34,6 +34,11 @@ def result_table(result: Mapping[str, Any], baselines: Iterable[Mapping[str, Any
         f"compiled {result['seconds_compile']:.1f} s, trained {result['seconds_train']:.1f} s "
         f"({result['client_updates_per_second']:,.0f} client updates/s), evaluated {result['seconds_eval']:.1f} s"
     )
+    if lost := result.get("secure_sum"):
+        lines.append(
+            f"secure sums lost {lost['num_lost']} client updates on the way; rounds with too few left "
+            f"{lost['failed_rounds']}"
+        )
     if spent := result.get("privacy"):
         lines.append(
             f"differential privacy: epsilon {spent['epsilon']:.4g} at delta {spent['delta']:g} after "

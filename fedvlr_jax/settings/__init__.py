@@ -91,6 +91,11 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             f"privacy.delta: expected a positive number with privacy.target_epsilon "
             f"{found['privacy.target_epsilon']:g}, well below one over the number of clients, found 0"
         )
+    if found["secure.dropout"] > 0 and not found["secure.sum"]:
+        raise ConfigError(
+            f"secure.dropout: clients are lost on the way of a secure sum, so expected secure.sum with "
+            f"{found['secure.dropout']:g}, found False"
+        )
     store, devices = found["compute.store"], found["compute.devices"]
     if store != "device" and found["server.sampling"] == "poisson":
         raise ConfigError(

@@ -53,6 +53,8 @@ def make_result(
         "num_private_per_client": cost.num_private_per_client,
         "num_dropped": progress.num_dropped,
     }
+    if settings["secure"]["dropout"] > 0:
+        result["secure_sum"] = {"num_lost": progress.num_lost, "failed_rounds": progress.failed_rounds}
     if learned_um is not None:
         result["planted_rank_correlation"] = rank_correlations(learned_um, dataset.planted)
     if (guarantee := guarantee_of(settings, dataset.num_users)) is not None:
