@@ -137,6 +137,7 @@ def build_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
         "num_devices": 1 if mesh is None else mesh.size,
         "forms_uploads": pipeline.forms_uploads,
         "scales_uploads": pipeline.scales_uploads,
+        "whole_uploads": pipeline.transform.whole,
     }
 
     def round_of(data: ClientData, drawn: bool) -> Callable[[FedState, ClientData], tuple[FedState, RoundInfo]]:

@@ -155,8 +155,14 @@ def make_geometric_median(**_: Any) -> Aggregator:
     return _of_stacks(robust.geometric_median)
 
 
+def make_norm_bound(**_: Any) -> Aggregator:
+    """The weighted mean of the uploads scaled down to their median norm (`robust.norm_bound`)."""
+    return _of_stacks(robust.norm_bound)
+
+
 AGGREGATORS: dict[str, Callable[..., Aggregator]] = {
     "weighted_mean": make_weighted_mean,
+    "norm_bound": make_norm_bound,
     "median": make_median,
     "trimmed_mean": make_trimmed_mean,
     "krum": make_krum,

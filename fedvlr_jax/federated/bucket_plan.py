@@ -35,6 +35,7 @@ def plan_buckets(
     num_devices: int = 1,
     forms_uploads: bool = False,
     scales_uploads: bool = False,
+    whole_uploads: bool = False,
 ) -> tuple[BucketPlan, ...]:
     """Chooses path and chunk for every bucket from its shape.
 
@@ -48,6 +49,7 @@ def plan_buckets(
       num_devices: how many devices share the slots of a bucket.
       forms_uploads: uploads are needed one by one, with the rows of distinct items: "auto" then is `uploads`.
       scales_uploads: all that happens to them there is a multiplication: "auto" then may be `factors`.
+      whole_uploads: they have the rows of all items.
     """
 
     def plan(bucket: Bucket) -> BucketPlan:
@@ -58,7 +60,7 @@ def plan_buckets(
             wanted = "factors" if fits else "uploads"
         found = _plan(model, settings, length, num_clients // num_devices, num_items, wanted, chunk)
         # An aggregator that is not linear must know which rows a client sent.
-        return found._replace(touched_rows=True) if forms_uploads else found
+        return found._replace(touched_rows=not whole_uploads) if forms_uploads else found
 
     return tuple(plan(bucket) for bucket in buckets)
 

@@ -71,6 +71,25 @@ def geometric_median(stack: Stack, weight: Array) -> Broadcast:
     return _scaled_mean(stack, weight, weights_at(z))
 
 
+def norm_bound(stack: Stack, weight: Array) -> Broadcast:
+    """The weighted mean of the uploads scaled down to the median of their norms (Sun et al. 2019, with a bound that
+    the round gives itself): whoever sends more counts for as much as half of the clients send at most.
+
+    Args:
+      stack: of the round.
+      weight: [], what a mean divides by.
+    """
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), stack.uploads)
+    present_s = stack.alpha_s > 0
+    norm_s = jnp.where(present_s, jnp.sqrt(_squared_distance_s(stack.uploads, zero)), jnp.inf)
+    count, ordered_s = jnp.sum(present_s), jnp.sort(norm_s)
+    low, high = (ordered_s[jnp.maximum(k, 0)] for k in ((count - 1) // 2, count // 2))
+    bound = jnp.where(count > 0, 0.5 * (low + high), 0.0)
+    factor_s = jnp.where(norm_s > bound, bound / jnp.where(norm_s > bound, norm_s, 1.0), 1.0)
+    share_s = jnp.where(weight > 0, stack.alpha_s * factor_s / jnp.where(weight > 0, weight, 1.0), 0.0)
+    return jax.tree.map(lambda x: jnp.tensordot(share_s, x, axes=1), stack.uploads)
+
+
 def _scaled_mean(stack: Stack, weight: Array, weight_s: Array) -> Broadcast:
     """The mean of the uploads with these weights, times sum_s alpha_s / weight; zeros with weight 0."""
     share = jnp.where(weight > 0, jnp.sum(stack.alpha_s) / jnp.where(weight > 0, weight, 1.0), 0.0)

@@ -147,7 +147,7 @@ AGGREGATION = {
     "keep_rows": Field(0.25, "top_rows: share of the rows of an upload that is sent", Bounds(0, below=1, above=True)),
     "noise_multiplier": Field(
         0.0,
-        "noise: standard deviation of the server's Gaussian noise on the sum of the uploads",
+        "standard deviation of Gaussian noise: noise, on the sum of the uploads; local_noise, on each of them",
         NOT_NEGATIVE,
         unit="clip_norm",
     ),

@@ -138,7 +138,17 @@ def _krum(of: Sent, keep: int) -> Broadcast:
     return weighted_mean(clients_at(of, kept))
 
 
+def _norm_bound(of: Sent) -> Broadcast:
+    """The weighted mean of uploads that are cut to their median norm."""
+    table, head, _ = dense(of)
+    norm_c = np.sqrt((table**2).sum(axis=(1, 2, 3)) + (head**2).sum(axis=1))
+    factor_c = np.minimum(1, np.median(norm_c) / norm_c)
+    rows, head_c = jax.tree.map(lambda x: jax.vmap(jnp.multiply)(factor_c, x), (of.uploads.rows, of.uploads.head))
+    return weighted_mean(of._replace(uploads=of.uploads._replace(rows=rows, head=head_c)))
+
+
 ORACLES = {
+    "norm_bound": _norm_bound,
     "weighted_mean": weighted_mean,
     "median": lambda of: _over_senders(of, lambda x: np.median(x, axis=0)),
     "trimmed_mean": lambda of: _over_senders(of, _trimmed),
