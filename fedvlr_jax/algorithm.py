@@ -196,7 +196,10 @@ def _make_starting(
 
     def init_public(key: Array) -> PublicState:
         params = model.init_public(sampling.stream(key, sampling.INIT_PUBLIC))
-        return PublicState(params=params, opt_state=optimizer.init(params), round=jnp.zeros((), jnp.int32))
+        memory = () if pipeline.adaptive is None else jnp.asarray(pipeline.adaptive.first, float)
+        return PublicState(
+            params=params, opt_state=optimizer.init(params), round=jnp.zeros((), jnp.int32), memory=memory
+        )
 
     def init_clients(key: Array, ids: Array) -> PrivateState:
         private = jax.vmap(model.init_private)(sampling.entity_keys(sampling.stream(key, sampling.INIT_PRIVATE), ids))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from fedvlr_jax.errors import ConfigError, choose, require_one_of
+from fedvlr_jax.federated.adaptive_clip import AdaptiveClip, divide_noise
 from fedvlr_jax.federated.aggregation import AGGREGATORS
 from fedvlr_jax.federated.dropouts import Dropouts
 from fedvlr_jax.federated.factors import has_factors
@@ -22,9 +23,7 @@ from fedvlr_jax.models.hosts import HOSTS
 from fedvlr_jax.models.model import Model, make_model
 from fedvlr_jax.models.router import ACTIVATIONS, ROUTERS
 from fedvlr_jax.models.variants import VARIANTS
-from fedvlr_jax.types import (
-    Content,
-)
+from fedvlr_jax.types import Array, Content
 
 OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {
     "sgd": optax.sgd,
@@ -112,6 +111,8 @@ def make_pipeline(settings: Mapping[str, Any], secure: Mapping[str, Any], num_cl
       settings, secure: the two groups.
       num_clients: the most that take part in a round.
     """
+    if not is_off(settings["clip_quantile"]):
+        return _make_adaptive_pipeline(settings, secure)
     name = settings["aggregator"]
     make_aggregator = choose(AGGREGATORS, "aggregation.aggregator", name)
     pipeline = Pipeline(make_transform(parse_names(settings["transforms"]), settings), make_aggregator(**settings))
@@ -121,6 +122,28 @@ def make_pipeline(settings: Mapping[str, Any], secure: Mapping[str, Any], num_cl
             f"aggregation.aggregator weighted_mean, found {name}"
         )
     return _in_words(pipeline, settings, secure, num_clients) if secure["sum"] else pipeline
+
+
+def _make_adaptive_pipeline(settings: Mapping[str, Any], secure: Mapping[str, Any]) -> Pipeline:
+    """The pipeline whose bound of clip moves, with the noise divided between uploads and count."""
+    noise, count_noise = divide_noise(settings["noise_multiplier"], settings["count_share"])
+    if "noise" not in parse_names(settings["transforms"]):
+        count_noise = 0.0
+
+    def at(bound: Array | float) -> Pipeline:
+        fixed = {**settings, "clip_norm": bound, "noise_multiplier": noise, "clip_quantile": 0.0}
+        pipeline = make_pipeline(fixed, {"sum": False}, 0)
+        return pipeline._replace(transform=pipeline.transform._replace(counts=True, fixed_weights=True))
+
+    first = at(settings["clip_norm"])
+    if secure["sum"] or not first.scales_uploads:
+        raise ConfigError(
+            f"aggregation.clip_quantile: a bound that moves needs clip alone on clients, and a sum of numbers, so "
+            f"expected aggregation.transforms clip or clip,noise, aggregation.aggregator weighted_mean and no "
+            f"secure.sum, found {settings['transforms']!r}, {settings['aggregator']}, {secure['sum']}"
+        )
+    adaptive = AdaptiveClip(settings["clip_norm"], settings["clip_quantile"], settings["clip_rate"], count_noise)
+    return first._replace(adaptive=adaptive, at=at)
 
 
 def _in_words(

@@ -204,11 +204,15 @@ class ClientData(NamedTuple):
 
 
 class PublicState(struct.PyTreeNode, kw_only=True):
-    """What the server owns. ``params`` holds D, gamma and public heads; ``round`` is int32 []."""
+    """What the server owns. ``params`` holds D, gamma and public heads; ``round`` is int32 [].
+
+    ``memory`` is what it keeps between rounds about uploads: the bound of clip, [], where that moves; else ().
+    """
 
     params: PyTree
     opt_state: PyTree
     round: Array
+    memory: PyTree = ()
 
 
 class PrivateState(struct.PyTreeNode, kw_only=True):

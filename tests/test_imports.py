@@ -38,7 +38,7 @@ ALGORITHM = (
     ("federated.robust",),
     ("federated.aggregation",),
     ("federated.words",),
-    ("federated.step_loss", "federated.server", "federated.dropouts"),
+    ("federated.step_loss", "federated.server", "federated.dropouts", "federated.adaptive_clip"),
     ("federated.local_steps",),
     ("federated.client",),
     ("federated.factors",),

@@ -28,9 +28,9 @@ from fedvlr_jax.federated.paths import PATHS, ChunkResult, train_chunk
 from fedvlr_jax.federated.private_state import gather_clients, scatter_clients
 from fedvlr_jax.federated.server import Aggregate
 from fedvlr_jax.federated.step_loss import LocalSettings
-from fedvlr_jax.federated.transforms import UploadTransform
+from fedvlr_jax.federated.transforms import UploadTransform, upload_norm
 from fedvlr_jax.models.model import Broadcast, Model
-from fedvlr_jax.types import NOWHERE, Array, Bucket, Evidence, PrivateState, PyTree
+from fedvlr_jax.types import NOWHERE, Array, Bucket, Evidence, PrivateState, PyTree, given
 
 
 class ClientExecutor(Protocol):
@@ -103,7 +103,7 @@ def make_vmapped_executor(
         client_key = sampling.stream(key, sampling.CLIENT, round_)
         zero = jnp.zeros(())
         carry = aggregator.init(broadcast, population.num_slots)
-        total = Aggregate(carry, zero, zero, jnp.zeros((), jnp.int32))
+        total = Aggregate(carry, zero, zero, jnp.zeros((), jnp.int32), zero if transform.counts else None)
         for bucket, bucket_plan in zip(buckets, plan, strict=True):
             chunk = _Chunk(model, settings, bucket_plan, aggregator, transform, population.num_items)
             step = chunk.trainer(broadcast, key, client_key, round_, evidence)
@@ -206,6 +206,7 @@ class _Chunk(NamedTuple):
                 total.weight + jnp.sum(alpha_c),
                 total.loss + jnp.sum(jnp.where(result.alive_c, alpha_c * result.loss_c, 0.0)),
                 total.num_dropped + jnp.sum(active_c & ~result.alive_c, dtype=jnp.int32),
+                total.within if total.within is None else total.within + self._within(result),
             )
 
         return train
@@ -229,3 +230,9 @@ class _Chunk(NamedTuple):
         key_c = sampling.entity_keys(sampling.stream(key, sampling.TRANSFORM, round_), user_c)
         uploads, memory = jax.vmap(transform.client)(key_c, uploads, result.state.memory)
         return result.state.replace(memory=memory), self.aggregator.add(carry, uploads, alpha_c)
+
+    def _within(self, result: ChunkResult) -> Array:
+        """The sum over clients of 1/2 for an upload that stays as it is, and -1/2 for another."""
+        uploads, by_norm = result.uploads, given(self.transform.by_norm)
+        norm_c = uploads.norm if isinstance(uploads, Factors) else jax.vmap(upload_norm)(given(uploads))
+        return jnp.sum(jnp.where(result.alive_c, jnp.where(by_norm(norm_c) >= 1, 0.5, -0.5), 0.0))

@@ -16,25 +16,36 @@ import optax
 from jax.sharding import Mesh
 
 from fedvlr_jax.federated import sampling
+from fedvlr_jax.federated.adaptive_clip import AdaptiveClip
 from fedvlr_jax.federated.aggregation import Aggregator, make_weighted_mean
 from fedvlr_jax.federated.dropouts import Dropouts, unless_failed
-from fedvlr_jax.federated.executors import BucketPlan, Population, make_vmapped_executor, over_mesh
+from fedvlr_jax.federated.executors import BucketPlan, ClientExecutor, Population, make_vmapped_executor, over_mesh
 from fedvlr_jax.federated.mesh import padded_rows
 from fedvlr_jax.federated.server import Aggregate, make_server
 from fedvlr_jax.federated.step_loss import LocalSettings
 from fedvlr_jax.federated.transforms import UploadTransform
 from fedvlr_jax.models.model import Broadcast, Model
-from fedvlr_jax.types import Array, ClientData, FedState, RoundInfo
+from fedvlr_jax.types import Array, ClientData, FedState, RoundInfo, given
 
 Round = Callable[[FedState, ClientData], tuple[FedState, RoundInfo]]
 
 
 class Pipeline(NamedTuple):
-    """What happens to uploads: transforms before and after they are joined, how they are joined, and who is lost."""
+    """What happens to uploads between clients and server.
+
+    Attributes:
+      transform: before and after they are joined.
+      aggregator: how they are joined.
+      dropouts: who is lost on the way.
+      adaptive: how the bound of clip moves; the public state then remembers it.
+      at: ``(bound) -> Pipeline`` of one round, where it moves.
+    """
 
     transform: UploadTransform = UploadTransform()
     aggregator: Aggregator = make_weighted_mean()
     dropouts: Dropouts | None = None
+    adaptive: AdaptiveClip | None = None
+    at: Callable[[Array], Pipeline] | None = None
 
     @property
     def forms_uploads(self) -> bool:
@@ -94,10 +105,18 @@ def make_round(
     most = clients_per_round if isinstance(clients_per_round, int) and not poisson else num_users
     on_one_device = padded_rows(num_users, mesh) // (1 if mesh is None else mesh.size)
     population = Population(num_users, num_items, num_slots=min(most, on_one_device))
-    vmapped = make_vmapped_executor(model, settings, plan, pipeline.aggregator, pipeline.transform, population)
-    executor = over_mesh(vmapped, pipeline.aggregator, mesh)
+
+    def executor_of(pipeline: Pipeline) -> ClientExecutor:
+        vmapped = make_vmapped_executor(model, settings, plan, pipeline.aggregator, pipeline.transform, population)
+        return over_mesh(vmapped, pipeline.aggregator, mesh)
+
+    executor_of_all = executor_of(pipeline)
 
     def round_(state: FedState, data: ClientData) -> tuple[FedState, RoundInfo]:
+        now, executor = pipeline, executor_of_all
+        if pipeline.at is not None:
+            now = pipeline.at(state.public.memory)
+            executor = executor_of(now)
         number = state.public.round
         broadcast, pull_back = server.open_round(state.public, data.content)
         selected_u, cohort = None, jnp.asarray(clients_per_round, jnp.int32)
@@ -114,8 +133,12 @@ def make_round(
         private, total = executor(
             broadcast, state.private, data.buckets, selected_u, state.key, number, data.evidence
         )
-        mean = pipeline.mean(total, clients_per_round, state.key, number)
+        mean = now.mean(total, clients_per_round, state.key, number)
         public, update_norm = server.close_round(state.public, pull_back, mean)
+        if pipeline.adaptive is not None:
+            within = given(total.within)
+            bound = pipeline.adaptive.next_bound(public.memory, within, clients_per_round, state.key, number)
+            public = public.replace(memory=bound)
         if dropouts is not None:
             done = dropouts.enough(cohort - num_lost - total.num_dropped, cohort)
             public, failed = unless_failed(done, public, state.public), jnp.asarray(~done, jnp.int32)

@@ -45,6 +45,7 @@ class UploadTransform(NamedTuple):
       by_norm: ``(norm) -> factor``, where all that `client` does is to multiply an upload by a number that depends
         on its norm: then norms alone are needed (path `factors`). None for anything else.
       whole: an upload has the rows of all items, since which rows are there would say what was touched.
+      counts: the server is told how many uploads the factor of `by_norm` leaves as they are.
     """
 
     init: Callable[[Broadcast], PyTree] = no_memory
@@ -54,6 +55,7 @@ class UploadTransform(NamedTuple):
     bounded: bool = False
     by_norm: Callable[[Array], Array] | None = None
     whole: bool = False
+    counts: bool = False
 
 
 def chain(transforms: Sequence[UploadTransform]) -> UploadTransform:

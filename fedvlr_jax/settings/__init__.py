@@ -101,6 +101,11 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"compute.store: expected device with server.sampling poisson, whose cohorts vary in size, found {store}"
         )
+    if found["aggregation.clip_quantile"] > 0 and (store != "device" or devices != 1):
+        raise ConfigError(
+            f"aggregation.clip_quantile: expected compute.store device and compute.devices 1 with a bound that "
+            f"moves, found {store} and {devices}"
+        )
     if store != "device" and devices != 1:
         raise ConfigError(f"compute.devices: expected 1 with compute.store {store}, found {devices}")
 
