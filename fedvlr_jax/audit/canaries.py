@@ -96,7 +96,7 @@ def canary_scores(noise_multiplier: float, trials: int, seed: int) -> tuple[np.n
     algorithm, data = make_algorithm(settings, dataset), make_client_data(dataset)
     absent = data._replace(
         buckets=tuple(
-            bucket._replace(user=np.where(bucket.user == CANARY, NUM_USERS, bucket.user)) for bucket in data.buckets
+            bucket._replace(user=jnp.where(bucket.user == CANARY, NUM_USERS, bucket.user)) for bucket in data.buckets
         )
     )
     history_l = jnp.asarray(dataset.train_item[dataset.train_user == CANARY])
