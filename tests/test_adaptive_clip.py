@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from laws.rounds import DATASET, after
+from laws.saving import require_saved
 from problems import settings
 
 from fedvlr_jax.algorithm import make_algorithm
@@ -57,6 +58,12 @@ def test_the_count_has_noise_of_its_size_and_the_uploads_the_rest():
     zero = jax.tree.map(jnp.zeros_like, {"views": jnp.zeros((400, 4))})
     drawn = made.at(jnp.float32(2.0)).transform.server(jax.random.key(1), zero, jnp.float32(13))
     assert np.std(drawn["views"]) == pytest.approx(noise * 2.0 / 13, rel=0.1)
+
+
+def test_the_bound_is_saved_with_the_public_state(tmp_path):
+    state, _ = after(2, **FROZEN)
+    assert 0 < float(state.public.memory) < 100
+    require_saved(tmp_path, state)
 
 
 def test_a_bound_that_moves_is_refused_where_it_cannot():
