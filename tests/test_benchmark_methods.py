@@ -148,5 +148,9 @@ def test_the_benchmark_of_privacy_has_each_method_under_each_budget():
     methods = [*(f"{host}+fedvlr" for host in PAPER_HOSTS), "fcf+base", "fedprior+base"]
     assert {f"{method}{label}" for method in methods for label in labels} < set(found)
     assert {"local-only", "popularity"} < set(found)
+    assert [name for name in found if name.startswith("fcf+base")] == [
+        f"fcf+base{label}"
+        for label in (*("", *(f", eps {epsilon}" for epsilon in privacy_ku.EPSILONS)), ", gradient noise")
+    ]
     assert len(listed.notes) == len(labels) - 1
     assert published("KU", "fcf+fedvlr, gradient noise") == {"HR@50": 0.5378, "NDCG@50": 0.1402}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
@@ -134,12 +135,17 @@ def _federated(config: Mapping[str, Any]) -> list[Method]:
 def _changed(config: Mapping[str, Any], methods: Sequence[Method]) -> list[Method]:
     """Each method once more for every entry of ``config.changed``: the same grid with some settings changed."""
     found = []
-    for label, values in config["changed"].items():
+    for label in sorted(config["changed"], key=_natural):
         for method in methods:
             name = f"{method.name}, {label}"
-            settings = _checked(name, method.settings, dict(flatten(values)))
+            settings = _checked(name, method.settings, dict(flatten(config["changed"][label])))
             found.append(method._replace(name=name, settings=settings))
     return found
+
+
+def _natural(label: str) -> tuple[tuple[str, int], ...]:
+    """An order in which "eps 4" is before "eps 32"."""
+    return tuple((text, int(digits or 0)) for text, digits in re.findall(r"(\D*)(\d*)", label))
 
 
 def _method(config: Mapping[str, Any], name: str, host: str, variant: str, fixed: Mapping[str, Any]) -> Method:
