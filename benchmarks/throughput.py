@@ -10,6 +10,7 @@ negatives). Sides, all in one process and measured in turn:
     round   one compiled program of rounds (the library)
     loop    the compiled local update of one client, called from Python for one client after the other
     dense   vmap over clients that each carry whole tables (path uploads, without confining a client to its rows)
+    private the same program with uploads clipped and noise on their sum
     numpy   one client after the other in plain NumPy (fcf + base and fcf + fedvlr; objective bce)
 
 loop and numpy run `--clients` clients, spread over the lengths of histories, and pay neither for aggregation nor for
@@ -107,6 +108,8 @@ def _measure(settings: dict, dataset: Dataset, arguments: argparse.Namespace, ce
     if "numpy" in wanted and numpy_client.covers(settings):
         sides["numpy"] = numpy_client.make_loop(settings, algorithm, dataset, data, holder[0], clients)
         count["numpy"] = clients
+    if "private" in wanted:
+        sides["private"], count["private"] = make_private(settings, dataset, data), ROUNDS * dataset.num_users
     if "dense" in wanted:
         sides["dense"], count["dense"] = make_dense(settings, algorithm, dataset, data, holder[0]), dataset.num_users
     sides["round"], count["round"] = lambda: advance(program, holder, data), ROUNDS * dataset.num_users
@@ -132,6 +135,16 @@ def advance(program: Callable, holder: list, data: ClientData) -> FedState:
     """Some more rounds of the state in `holder`, which is donated."""
     holder[0], _ = program(holder[0], data)
     return holder[0]
+
+
+def make_private(settings: dict, dataset: Dataset, data: ClientData) -> Callable[[], FedState]:
+    """Rounds under clip and noise, with a state of their own."""
+    aggregation = settings["aggregation"] | {"transforms": "clip,noise", "noise_multiplier": 1.0}
+    algorithm = make_algorithm(settings | {"aggregation": aggregation}, dataset)
+    holder = [jax.jit(algorithm.init)(jax.random.key(0))]
+    run = jax.jit(algorithm.run, static_argnames="num_rounds", donate_argnames="state")
+    program, _ = compile_ahead(run, holder[0], data, num_rounds=ROUNDS)
+    return lambda: advance(program, holder, data)
 
 
 def make_loop(

@@ -137,13 +137,16 @@ def build_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
     server, compute = settings["server"], settings["compute"]
     optimizer = choose(OPTIMIZERS, "server.optimizer", server["optimizer"])(server["lr"])
     mesh = make_mesh(compute["devices"])
-    first = optimizer.init, local.optimizer.init, pipeline.transform.init
+    bound = None if pipeline.adaptive is None else pipeline.adaptive.first
+    first = optimizer.init, local.optimizer.init, pipeline.transform.init, bound
     starting = _make_starting(model, *first, content, padded_rows(num_users, mesh))
     plan = {
         "path": compute["path"],
         "chunk": compute["chunk"],
         "num_devices": 1 if mesh is None else mesh.size,
         "forms_uploads": pipeline.forms_uploads,
+        "scales_uploads": pipeline.scales_uploads,
+        "whole_uploads": pipeline.transform.whole,
     }
 
     def round_of(data: ClientData, drawn: bool) -> Callable[[FedState, ClientData], tuple[FedState, RoundInfo]]:
@@ -203,17 +206,22 @@ def _make_starting(
     init_server: optax.TransformInitFn,
     init_client: optax.TransformInitFn,
     init_memory: Callable[[PyTree], PyTree],
+    bound: float | Array | None,
     content: Content,
     num_rows: int,
 ) -> dict[str, Any]:
     """The functions of an `Algorithm` that make its first state, with rows for `num_rows` clients.
 
     They read of optimizers and upload transforms what a first state is, so that they do not depend on any rate.
+    `bound` is the first one of a clip whose bound moves, None for others.
     """
 
     def init_public(key: Array) -> PublicState:
         params = model.init_public(sampling.stream(key, sampling.INIT_PUBLIC))
-        return PublicState(params=params, opt_state=init_server(params), round=jnp.zeros((), jnp.int32))
+        memory = () if bound is None else jnp.asarray(bound, float)
+        return PublicState(
+            params=params, opt_state=init_server(params), round=jnp.zeros((), jnp.int32), memory=memory
+        )
 
     def init_clients(key: Array, ids: Array) -> PrivateState:
         private = jax.vmap(model.init_private)(sampling.entity_keys(sampling.stream(key, sampling.INIT_PRIVATE), ids))

@@ -9,7 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from fedvlr_jax.errors import ConfigError, choose, require_one_of
+from fedvlr_jax.federated.adaptive_clip import AdaptiveClip, divide_noise
 from fedvlr_jax.federated.aggregation import AGGREGATORS
+from fedvlr_jax.federated.dropouts import Dropouts
+from fedvlr_jax.federated.factors import has_factors
 from fedvlr_jax.federated.objectives import OBJECTIVES, is_off
 from fedvlr_jax.federated.paths import PATHS
 from fedvlr_jax.federated.rounds import Pipeline
@@ -20,9 +23,7 @@ from fedvlr_jax.models.hosts import HOSTS
 from fedvlr_jax.models.model import Model, make_model
 from fedvlr_jax.models.router import ACTIVATIONS, ROUTERS
 from fedvlr_jax.models.variants import VARIANTS
-from fedvlr_jax.types import (
-    Content,
-)
+from fedvlr_jax.types import Array, Content
 
 OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {
     "sgd": optax.sgd,
@@ -110,6 +111,8 @@ def make_pipeline(settings: Mapping[str, Any], secure: Mapping[str, Any], num_cl
       settings, secure: the two groups.
       num_clients: the most that take part in a round.
     """
+    if not is_off(settings["clip_quantile"]):
+        return _make_adaptive_pipeline(settings, secure)
     name = settings["aggregator"]
     make_aggregator = choose(AGGREGATORS, "aggregation.aggregator", name)
     pipeline = Pipeline(make_transform(parse_names(settings["transforms"]), settings), make_aggregator(**settings))
@@ -118,10 +121,34 @@ def make_pipeline(settings: Mapping[str, Any], secure: Mapping[str, Any], num_cl
             f"aggregation.transforms: noise is calibrated to a sum of clipped uploads, so expected "
             f"aggregation.aggregator weighted_mean, found {name}"
         )
-    return _in_words(pipeline, settings, secure["bits"], num_clients) if secure["sum"] else pipeline
+    return _in_words(pipeline, settings, secure, num_clients) if secure["sum"] else pipeline
 
 
-def _in_words(pipeline: Pipeline, settings: Mapping[str, Any], bits: int, num_clients: int) -> Pipeline:
+def _make_adaptive_pipeline(settings: Mapping[str, Any], secure: Mapping[str, Any]) -> Pipeline:
+    """The pipeline whose bound of clip moves, with the noise divided between uploads and count."""
+    noise, count_noise = divide_noise(settings["noise_multiplier"], settings["count_share"])
+    if "noise" not in parse_names(settings["transforms"]):
+        count_noise = 0.0
+
+    def at(bound: Array | float) -> Pipeline:
+        fixed = {**settings, "clip_norm": bound, "noise_multiplier": noise, "clip_quantile": 0.0}
+        pipeline = make_pipeline(fixed, {"sum": False}, 0)
+        return pipeline._replace(transform=pipeline.transform._replace(counts=True, fixed_weights=True))
+
+    first = at(settings["clip_norm"])
+    if secure["sum"] or not first.scales_uploads:
+        raise ConfigError(
+            f"aggregation.clip_quantile: a bound that moves needs clip alone on clients, and a sum of numbers, so "
+            f"expected aggregation.transforms clip or clip,noise, aggregation.aggregator weighted_mean and no "
+            f"secure.sum, found {settings['transforms']!r}, {settings['aggregator']}, {secure['sum']}"
+        )
+    adaptive = AdaptiveClip(settings["clip_norm"], settings["clip_quantile"], settings["clip_rate"], count_noise)
+    return first._replace(adaptive=adaptive, at=at)
+
+
+def _in_words(
+    pipeline: Pipeline, settings: Mapping[str, Any], secure: Mapping[str, Any], num_clients: int
+) -> Pipeline:
     """The pipeline with its sum in words of 32 bits, in which all clients weigh 1."""
     if not (pipeline.aggregator.linear and pipeline.transform.bounded):
         raise ConfigError(
@@ -129,8 +156,9 @@ def _in_words(pipeline: Pipeline, settings: Mapping[str, Any], bits: int, num_cl
             f"aggregation.transforms with clip last on a client and aggregation.aggregator weighted_mean, found "
             f"{settings['transforms']!r} and {settings['aggregator']}"
         )
-    point = make_fixed_point(settings["clip_norm"], bits, num_clients)
-    return Pipeline(pipeline.transform._replace(fixed_weights=True), make_word_sum(point))
+    point = make_fixed_point(settings["clip_norm"], secure["bits"], num_clients)
+    dropouts = Dropouts(secure["dropout"], secure["threshold"])
+    return Pipeline(pipeline.transform._replace(fixed_weights=True), make_word_sum(point), dropouts)
 
 
 def require_path(settings: Mapping[str, Any], model: Model, local: LocalSettings, pipeline: Pipeline) -> None:
@@ -139,11 +167,19 @@ def require_path(settings: Mapping[str, Any], model: Model, local: LocalSettings
     require_one_of(PATH_NAMES, "compute.path", path)
     if local.move_items and path not in ("auto", "uploads"):
         raise ConfigError(f"compute.path: client.move_items needs the path uploads (or auto), found {path}")
-    if pipeline.forms_uploads and path not in ("auto", "uploads"):
+    if path == "factors" and not has_factors(model, local):
+        raise ConfigError(
+            f"compute.path: factors needs scores that are linear in item rows, in full precision, with rows that "
+            f"stay within a round; found host.name {settings['host']['name']}, compute.precision "
+            f"{settings['compute']['precision']}, client.move_items {settings['client']['move_items']}"
+        )
+    whole = ("auto", "uploads", "factors") if pipeline.scales_uploads else ("auto", "uploads")
+    if pipeline.forms_uploads and path not in whole:
         aggregation = settings["aggregation"]
         raise ConfigError(
             f"compute.path: transforms on clients and aggregators that are not linear need every client's upload, "
-            f"which only uploads (or auto) forms row by row; found {path} with aggregation.transforms "
+            f"which only uploads (or auto) forms row by row, and factors where all they do is clip; found {path} "
+            f"with aggregation.transforms "
             f"{aggregation['transforms']!r} and aggregation.aggregator {aggregation['aggregator']}"
         )
     if path in ("picked", "gathered") and (local.objective.all_items or model.host.private_item_table):

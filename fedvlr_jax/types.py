@@ -217,11 +217,15 @@ class ClientData(NamedTuple):
 
 
 class PublicState(struct.PyTreeNode, kw_only=True):
-    """What the server owns. ``params`` holds D, gamma and public heads; ``round`` is int32 []."""
+    """What the server owns. ``params`` holds D, gamma and public heads; ``round`` is int32 [].
+
+    ``memory`` is what it keeps between rounds about uploads: the bound of clip, [], where that moves; else ().
+    """
 
     params: PyTree
     opt_state: PyTree
     round: Array
+    memory: PyTree = ()
 
 
 class PrivateState(struct.PyTreeNode, kw_only=True):
@@ -251,12 +255,16 @@ class RoundInfo(NamedTuple):
       num_clients: int32 [], clients drawn into the cohort.
       num_dropped: int32 [], clients whose loss or upload was not finite and who were left out.
       update_norm: float32 [], L2 norm of the aggregated gradient of the public parameters.
+      num_lost: int32 [], clients of the cohort that a secure sum lost on the way.
+      failed: int32 [], 1 where too few were left for a sum, so that nothing changed.
     """
 
     loss: Array
     num_clients: Array
     num_dropped: Array
     update_norm: Array
+    num_lost: Array | int = 0
+    failed: Array | int = 0
 
 
 class Ranks(NamedTuple):

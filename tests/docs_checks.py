@@ -24,6 +24,7 @@ BASE_CONFIGS = (
     "configs/benchmark/base.py",
     "configs/theory/convergence.py",
     "configs/audit/base.py",
+    "configs/audit/promotion.py",
     "configs/prepare/csv.py",
 )
 

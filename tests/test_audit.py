@@ -13,10 +13,12 @@ from sklearn.metrics import roc_auc_score
 
 from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.audit.attacks import ATTACKS
+from fedvlr_jax.audit.kinds import make_kind
 from fedvlr_jax.audit.measures import leak, router_leak
 from fedvlr_jax.audit.report import as_rows, table
 from fedvlr_jax.audit.runner import Finding, RouterFinding, audit
 from fedvlr_jax.audit.uploads import Seen, clipped, make_observer, noised, summed
+from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.federated import sampling
 from fedvlr_jax.training.experiment import make_experiment
 
@@ -106,12 +108,14 @@ def test_what_is_seen_is_what_a_device_sends():
 
 
 def test_an_audit_goes_through_rounds_defences_and_attacks():
-    plan = {"rounds": (0, 2), "noises": (0.1,), "sums": (5, 10**6), "seed": 0}
+    plan = {"rounds": (0, 2), "noises": (0.1,), "sums": (5, 10**6), "epsilons": (8.0,), "delta": 1e-3}
+    plan |= {"budget_rounds": 30, "clients": 9, "seed": 0}
     findings = list(audit(make_experiment(settings(), DATASET), plan))
     items = [found for found in findings if isinstance(found, Finding)]
     assert {found.defence for found in items} == {
         "no upload", "none", "clip", "clip, noise 0.1 C",
         "sum of 5", "sum of 5 less its own", "sum of 13", "sum of 13 less its own",
+        "noised sum, eps 8", "noised sum, eps 8, less its own",
     }  # fmt: skip
     assert [found.round for found in findings if isinstance(found, RouterFinding)] == [0, 2]
     assert all(0 <= found.leak.auc <= 1 for found in items)
@@ -120,3 +124,14 @@ def test_an_audit_goes_through_rounds_defences_and_attacks():
     text = table(as_rows("fcf + fedvlr", findings))
     assert "svd-sign" in text
     assert "correlation by view" in text
+
+
+def test_kinds_of_audits_give_rows_and_a_table():
+    plan = {"noise_multipliers": (1.0,), "delta": 1e-2, "trials": 100, "confidence": 0.99, "seed": 0}
+    kind = make_kind(plan | {"kind": "canaries"})
+    (row,) = kind.rows({}, plan)
+    assert row["noise_multiplier"] == 1.0
+    assert row["lower"] < row["claimed"]
+    assert "holds" in kind.table([row])
+    with pytest.raises(ConfigError, match=r"audit.kind: .*canaries"):
+        make_kind({"kind": "canary"})

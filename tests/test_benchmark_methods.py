@@ -7,11 +7,11 @@ import dataclasses
 import pytest
 from problems import tiny_dataset
 
-from configs.benchmark import base
+from configs.benchmark import base, privacy_ku
 from configs.benchmark.base import fields
 from fedvlr_jax.baselines import BASELINES
 from fedvlr_jax.benchmark.methods import CONTROLS, list_methods, split_point
-from fedvlr_jax.benchmark.published import PAPER_HOSTS
+from fedvlr_jax.benchmark.published import PAPER_HOSTS, published
 from fedvlr_jax.benchmark.records import CENTRALISED, FEDERATED
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.models.variants import VARIANTS
@@ -121,3 +121,36 @@ def test_misspelled_names_are_refused(changes, message):
     with pytest.raises(ConfigError) as error:
         list_methods(configured(**changes), DATASET)
     assert message in str(error.value)
+
+
+def test_methods_come_again_with_changed_settings_and_what_their_noise_is_worth():
+    budget = fields(
+        aggregation__transforms="clip,noise", privacy__target_epsilon=8.0, privacy__delta=1e-3, rounds=20
+    ).to_dict()
+    listed = list_methods(configured(hosts="fcf", methods="*+*", changed={"eps 8": budget}), DATASET)
+    found = {method.name: method for method in listed.methods}
+    plain, private = found["fcf+fedvlr"], found["fcf+fedvlr, eps 8"]
+    assert private.grid == plain.grid
+    assert private.family == plain.family == FEDERATED
+    assert private.settings["privacy"]["target_epsilon"] == 8.0
+    assert plain.settings["privacy"]["target_epsilon"] == 0.0
+    assert not any("eps 8, " in name for name in found)  # no controls of its own
+    (note,) = listed.notes
+    assert note.startswith("eps 8: epsilon 7.99")
+    with pytest.raises(ConfigError, match=r"fcf\+base, eps: configs/base.py has no field"):
+        names(hosts="fcf", changed={"eps": {"privacy": {"epsilon": 1.0}}})
+
+
+def test_the_benchmark_of_privacy_has_each_method_under_each_budget():
+    listed = list_methods(privacy_ku.get_config().to_dict(), DATASET)
+    found = [method.name for method in listed.methods]
+    labels = ["", ", gradient noise", *(f", eps {epsilon}" for epsilon in privacy_ku.EPSILONS)]
+    methods = [*(f"{host}+fedvlr" for host in PAPER_HOSTS), "fcf+base", "fedprior+base"]
+    assert {f"{method}{label}" for method in methods for label in labels} < set(found)
+    assert {"local-only", "popularity"} < set(found)
+    assert [name for name in found if name.startswith("fcf+base")] == [
+        f"fcf+base{label}"
+        for label in (*("", *(f", eps {epsilon}" for epsilon in privacy_ku.EPSILONS)), ", gradient noise")
+    ]
+    assert len(listed.notes) == len(labels) - 1
+    assert published("KU", "fcf+fedvlr, gradient noise") == {"HR@50": 0.5378, "NDCG@50": 0.1402}

@@ -177,6 +177,9 @@ def test_a_budget_goes_on_exactly_after_a_kill(spent, tmp_path, monkeypatch):
     [
         ({}, {"privacy__delta": 1e-4}, "privacy.delta"),
         ({}, {"aggregation__noise_multiplier": 1.0}, "aggregation.noise_multiplier"),
+        ({}, {"aggregation__clip_norm": 2.0}, "aggregation.clip_norm"),
+        ({}, {"server__sampling": "poisson"}, "server.sampling"),
+        ({}, {"privacy__delta": 0.0, "aggregation__transforms": ""}, "aggregation.transforms"),
         (
             {"aggregation__noise_multiplier": 0.0, "privacy__target_epsilon": 8.0},
             {"rounds": 50},  # the noise was solved for 25

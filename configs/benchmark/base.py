@@ -35,6 +35,7 @@ def get_config() -> ConfigDict:
     # Settings and grids by pattern of method names; patterns apply in alphabetical order ("*" first), later ones win.
     config.settings = ConfigDict()
     config.grid = ConfigDict()
+    config.changed = ConfigDict()  # every federated method once more with these fields: {"eps 8": fields(...)}
 
     config.train = base.get_config()  # what all federated methods share
     config.train.eval.every = 5

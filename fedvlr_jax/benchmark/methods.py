@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from fedvlr_jax.benchmark.records import CENTRALISED, CONTROL, FEDERATED
 from fedvlr_jax.errors import ConfigError, suggest
 from fedvlr_jax.fields import flatten, with_fields
 from fedvlr_jax.models.variants import VARIANTS
+from fedvlr_jax.privacy.accounting import guarantee_of
 from fedvlr_jax.types import Dataset
 
 LOCAL_ONLY = "local-only"
@@ -60,7 +62,7 @@ class Method(NamedTuple):
 
 
 class Methods(NamedTuple):
-    """The methods in the order in which they run, and sentences about those that the data set rules out."""
+    """The methods in the order in which they run, and sentences about budgets and those that the data rules out."""
 
     methods: tuple[Method, ...]
     notes: tuple[str, ...]
@@ -74,7 +76,8 @@ def list_methods(config: Mapping[str, Any], dataset: Dataset) -> Methods:
       dataset: its features decide which controls make sense.
 
     Raises:
-      ConfigError: a pattern that fits no method, a field or grid that does not exist, or a grid without points.
+      ConfigError: a pattern that fits no method, a field or grid that does not exist, a grid without points, or a
+        budget of privacy that cannot be had.
     """
     baselines = [Method(name, _family(name), "", "", {}, ()) for name in BASELINES]
     candidates = [*baselines, *_federated(config), *_controls(config)]
@@ -87,13 +90,29 @@ def list_methods(config: Mapping[str, Any], dataset: Dataset) -> Methods:
     wanted = [m for m in candidates if any(fnmatchcase(m.name, p) for p in patterns)]
     missing = {m.follows for m in wanted if m.follows} - {m.name for m in wanted}
     wanted = [m for m in candidates if m in wanted or m.name in missing]
-    notes, kept = [], []
+    notes, kept = _guarantees(wanted, dataset), []
     for method in wanted:
         if reason := _impossible(method, dataset):
             notes.append(f"{method.name} is left out: {reason}")
         else:
             kept.append(method)
     return Methods(tuple(kept), tuple(notes))
+
+
+def _guarantees(methods: Sequence[Method], dataset: Dataset) -> list[str]:
+    """What the noise of methods with changed settings is worth, one sentence for each kind."""
+    found = {}
+    for method in methods:
+        _, _, label = method.name.partition(", ")
+        if label in found or not method.settings:
+            continue
+        if (guarantee := guarantee_of(method.settings, dataset.num_users)) is not None:
+            said = guarantee.describe(method.settings["rounds"])
+            found[label] = (
+                f"{label}: epsilon {said['epsilon']:.4g} at delta {said['delta']:g} after {said['rounds']} rounds "
+                f"({said['mode']}; {said['neighbours']}), not covering points and rounds chosen on validation"
+            )
+    return list(found.values())
 
 
 def _family(baseline: str) -> str:
@@ -108,8 +127,25 @@ def _federated(config: Mapping[str, Any]) -> list[Method]:
     for name in parse_names(config["own"]):
         host, _, variant = name.partition("+")
         methods.append(_method(config, name, host, variant, {}))
+    methods += _changed(config, methods)
     local = {"server.lr": 0.0, "server.init_scale": 0.0}
     return [*methods, _method(config, LOCAL_ONLY, "fedrap", "base", local)._replace(host="", variant="")]
+
+
+def _changed(config: Mapping[str, Any], methods: Sequence[Method]) -> list[Method]:
+    """Each method once more for every entry of ``config.changed``: the same grid with some settings changed."""
+    found = []
+    for label in sorted(config["changed"], key=_natural):
+        for method in methods:
+            name = f"{method.name}, {label}"
+            settings = _checked(name, method.settings, dict(flatten(config["changed"][label])))
+            found.append(method._replace(name=name, settings=settings))
+    return found
+
+
+def _natural(label: str) -> tuple[tuple[str, int], ...]:
+    """An order in which "eps 4" is before "eps 32"."""
+    return tuple((text, int(digits or 0)) for text, digits in re.findall(r"(\D*)(\d*)", label))
 
 
 def _method(config: Mapping[str, Any], name: str, host: str, variant: str, fixed: Mapping[str, Any]) -> Method:
@@ -137,6 +173,8 @@ def _controls(config: Mapping[str, Any]) -> list[Method]:
             raise ConfigError(f"controls: expected some of {', '.join(CONTROLS)}, found {name!r}")
     found = []
     for m in _federated(config):
+        if ", " in m.name:  # a method with changed settings has no controls of its own
+            continue
         views = VIEW_CONTROLS if m.host in VIEW_HOSTS else {}
         common = {name: CONTROLS[name] for name in requested} if views or m.variant == "fedvlr" else {}
         for name, changes in (common | views).items():

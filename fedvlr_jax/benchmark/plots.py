@@ -9,6 +9,7 @@ import numpy as np
 from fedvlr_jax.benchmark import order
 from fedvlr_jax.benchmark import plots_elements as elements
 from fedvlr_jax.benchmark.groups import RowGroups
+from fedvlr_jax.benchmark.plots_budgets import draw_budgets
 from fedvlr_jax.benchmark.records import CENTRALISED, FEDERATED, CurvePoint, MethodRuns
 from fedvlr_jax.benchmark.table import TableRow
 from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, VALID, main_metrics, seed_user_values
@@ -32,6 +33,8 @@ def draw_all(rows: Sequence[TableRow], groupings: Sequence[RowGroups]) -> list[P
         draw_communication([row.method for row in rows]),
         draw_history([row.method for row in rows], history) if history else None,
     ]
+    if budgets := draw_budgets(rows):
+        found.append(Picture(*budgets))
     return [picture for picture in found if picture]
 
 

@@ -1,6 +1,8 @@
-"""Show what uploads give away of train items and router weights, under several defences (docs/privacy.md).
+"""Audits (docs/privacy.md): what uploads give away, what promoters of items reach, and what epsilon is at least.
 
 python experiments/audit.py --config=configs/audit/ku.py [--config.audit.methods=fcf+base,fcf+fedvlr]
+python experiments/audit.py --config=configs/audit/promotion.py
+python experiments/audit.py --config=configs/audit/canaries.py
 """
 
 import pathlib
@@ -19,36 +21,27 @@ def define(values: flags.FlagValues) -> None:
 
 
 def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
-    """Audit method after method, print a table, write audit.json."""
+    """Audit, print a table, write audit.json."""
     # Imported here, so that a slip of the pen in a flag is answered before JAX is loaded.
-    from fedvlr_jax.assembly import parse_names
-    from fedvlr_jax.audit.report import as_rows, table
-    from fedvlr_jax.audit.runner import audit
-    from fedvlr_jax.data import load_configured
+    from fedvlr_jax.audit.kinds import make_kind
     from fedvlr_jax.io.environment import describe_environment, require_backend
     from fedvlr_jax.io.files import json_ready, prepare_workdir, write_json
-    from fedvlr_jax.settings import override
-    from fedvlr_jax.training.experiment import make_experiment
 
     if "audit" not in values.config:
         raise ConfigError("--config: expected an audit, such as configs/audit/ku.py, found a training run")
     settings = cli.plain_settings(values.config)
     plan = settings.pop("audit")
+    kind = make_kind(plan)
     require_backend()
-    dataset = load_configured(settings["data"], settings["seed"])
     workdir, rows = prepare_workdir(pathlib.Path(values.workdir or "runs/audit")), []
-    for objective in parse_names(plan["objectives"]):
-        for method in parse_names(plan["methods"]):
-            host, _, variant = method.partition("+")
-            changes = {"host.name": host, "variant": variant, "objective": objective}
-            print(f"{method}, {objective}", file=sys.stderr, flush=True)
-            experiment = make_experiment(override(settings, changes), dataset)
-            for row in as_rows(f"{host} + {variant}, {objective}", audit(experiment, plan)):
-                interrupt.stop_if_signalled("stopped; nothing was written")
-                rows.append(row)
+    for row in kind.rows(settings, plan):
+        interrupt.stop_if_signalled("stopped; nothing was written")
+        if rows and rows[-1].get("method") != row.get("method"):
+            print(f"{rows[-1]['method']} done", file=sys.stderr, flush=True)
+        rows.append(row)
     write_json(workdir / "audit.json", json_ready({"plan": plan, "rows": rows}))
     write_json(workdir / "environment.json", describe_environment(sys.argv, workdir))
-    print(table(rows))
+    print(kind.table(rows))
 
 
 def main() -> int:

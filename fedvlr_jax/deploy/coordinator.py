@@ -19,7 +19,7 @@ from fedvlr_jax.deploy.export import flat, unflat
 from fedvlr_jax.deploy.messages import JOIN, RANK, TRAIN, Message
 from fedvlr_jax.deploy.silo_programs import Sizes, shared_settings
 from fedvlr_jax.deploy.silos import ClientUpload, Silos, Tally, Transport, new_tally
-from fedvlr_jax.errors import TrainingError
+from fedvlr_jax.errors import ConfigError, TrainingError
 from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, TEST, VALID
 from fedvlr_jax.federated import sampling
 from fedvlr_jax.federated.server import Aggregate
@@ -99,7 +99,15 @@ class Coordinator:
           transport: how they are reached.
           timing: how long to wait.
           say: takes a line about what happens.
+
+        Raises:
+          ConfigError: for a bound of clip that moves, which no message carries.
         """
+        if algorithm.pipeline.adaptive is not None:
+            raise ConfigError(
+                f"aggregation.clip_quantile: expected 0 in a federation of processes, whose messages carry no bound, "
+                f"found {settings['aggregation']['clip_quantile']:g}"
+            )
         self.sizes, self._timing, self._say = sizes, timing, say
         self._algorithm, self._content = algorithm, content
         self._shared = {**sizes._asdict(), "settings": shared_settings(settings)}  # what every question says

@@ -155,8 +155,20 @@ def make_geometric_median(**_: Any) -> Aggregator:
     return _of_stacks(robust.geometric_median)
 
 
+def make_norm_bound(**_: Any) -> Aggregator:
+    """The weighted mean of the uploads scaled down to their median norm (`robust.norm_bound`)."""
+    return _of_stacks(robust.norm_bound)
+
+
+def make_fools_gold(**_: Any) -> Aggregator:
+    """The mean in which clients weigh less the more they are like others (`robust.unlike_each_other`)."""
+    return _of_stacks(robust.unlike_each_other)
+
+
 AGGREGATORS: dict[str, Callable[..., Aggregator]] = {
     "weighted_mean": make_weighted_mean,
+    "norm_bound": make_norm_bound,
+    "fools_gold": make_fools_gold,
     "median": make_median,
     "trimmed_mean": make_trimmed_mean,
     "krum": make_krum,

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from fedvlr_jax.federated.executors import BucketPlan
+from fedvlr_jax.federated.factors import has_factors
 from fedvlr_jax.federated.step_loss import LocalSettings
 from fedvlr_jax.models.model import ITEM_TABLE, Model
 from fedvlr_jax.types import Bucket
@@ -33,6 +34,8 @@ def plan_buckets(
     chunk: int,
     num_devices: int = 1,
     forms_uploads: bool = False,
+    scales_uploads: bool = False,
+    whole_uploads: bool = False,
 ) -> tuple[BucketPlan, ...]:
     """Chooses path and chunk for every bucket from its shape.
 
@@ -45,15 +48,19 @@ def plan_buckets(
       chunk: clients at a time, or 0 for as many as keep the working set in cache.
       num_devices: how many devices share the slots of a bucket.
       forms_uploads: uploads are needed one by one, with the rows of distinct items: "auto" then is `uploads`.
+      scales_uploads: all that happens to them there is a multiplication: "auto" then may be `factors`.
+      whole_uploads: they have the rows of all items.
     """
-    if forms_uploads and path == "auto":
-        path = "uploads"
 
     def plan(bucket: Bucket) -> BucketPlan:
         num_clients, length = bucket.history.shape
-        found = _plan(model, settings, length, num_clients // num_devices, num_items, path, chunk)
+        wanted = path
+        if forms_uploads and path == "auto":
+            fits = scales_uploads and _prefers_factors(model, settings, length, num_items)
+            wanted = "factors" if fits else "uploads"
+        found = _plan(model, settings, length, num_clients // num_devices, num_items, wanted, chunk)
         # An aggregator that is not linear must know which rows a client sent.
-        return found._replace(touched_rows=True) if forms_uploads else found
+        return found._replace(touched_rows=not whole_uploads) if forms_uploads else found
 
     return tuple(plan(bucket) for bucket in buckets)
 
@@ -68,22 +75,31 @@ def _plan(
     chunk: int,
 ) -> BucketPlan:
     """Path and chunk of a bucket of so many slots on each device, with histories of one length."""
-    touched, step_rows = num_items, num_items
-    if not settings.objective.all_items:
-        draw = jax.eval_shape(settings.objective.draw, jax.random.key(0), jnp.zeros(length, jnp.int32))
-        num_steps, *per_step = draw.negative_aln.shape
-        touched = length + num_steps * math.prod(per_step)
-        step_rows = length + math.prod(per_step)
+    touched, step_rows = _rows_read(settings, length, num_items)
 
     def chunk_of(path: str) -> int:
-        rows = {"fused": num_items, "picked": step_rows, "gathered": touched, "uploads": min(touched, num_items)}[
-            path
-        ]
+        confined = min(touched, num_items)
+        rows = {"picked": step_rows, "gathered": touched, "uploads": confined}.get(path, num_items)
         return min(chunk or max(1, CHUNK_BYTES // _client_bytes(model, settings, path, rows)), slots)
 
     if path == "auto":
         path = _path(model, settings, step_rows, num_items, chunk_of("picked"))
     return BucketPlan(chunk_of(path), path, touched_rows=touched < num_items)
+
+
+def _rows_read(settings: LocalSettings, length: int, num_items: int) -> tuple[int, int]:
+    """The rows that a client with a history of this length reads in a round and in a step, with repetitions."""
+    if settings.objective.all_items:
+        return num_items, num_items
+    draw = jax.eval_shape(settings.objective.draw, jax.random.key(0), jnp.zeros(length, jnp.int32))
+    num_steps, *per_step = draw.negative_aln.shape
+    return length + num_steps * math.prod(per_step), length + math.prod(per_step)
+
+
+def _prefers_factors(model: Model, settings: LocalSettings, length: int, num_items: int) -> bool:
+    """Whether factors exist, and all items inside matrix products are less work than the rows of an upload."""
+    touched, _ = _rows_read(settings, length, num_items)
+    return has_factors(model, settings) and num_items <= DENSE_FACTOR * touched
 
 
 def _path(model: Model, settings: LocalSettings, step_rows: int, num_items: int, chunk: int) -> str:
@@ -109,6 +125,8 @@ def _client_bytes(model: Model, settings: LocalSettings, path: str, rows: int) -
         private["variant"] = {"phi": jax.eval_shape(router.closed_form.start, private["variant"]["phi"])}
     size = 2 * sum(x.size for x in jax.tree.leaves(private))
     dim = 1 if own is None else own.shape[1]
+    if path == "factors":
+        return 4 * (size + rows * (4 + settings.steps + (0 if own is None else (3 + settings.steps) * dim)))
     if path == "fused":
         return 4 * (size + rows * (4 + (3 * dim if own is not None else 0)))
     return 4 * (size + 4 * rows * max(dim, 64))

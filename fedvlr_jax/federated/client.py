@@ -82,7 +82,7 @@ def make_client_round(
       model, settings: host, variant, and how a client trains.
       num_items: |I|.
       transform: what happens to an upload before it leaves.
-      touched_rows: upload the rows that the client touched instead of all.
+      touched_rows: upload the rows that the client touched instead of all, unless the transform needs all.
 
     Returns:
       ``client_round(broadcast, state, history_l, key, transform_key, round[, evidence]) -> (state, upload, loss)``,
@@ -91,6 +91,7 @@ def make_client_round(
       where the host has score views, and the mean loss over its local steps.
     """
     local_update = make_local_update(model, settings)
+    touched_rows = touched_rows and not transform.whole
 
     def client_round(
         broadcast: Broadcast,

@@ -22,14 +22,15 @@ from jax.sharding import PartitionSpec as P
 from fedvlr_jax.federated import sampling
 from fedvlr_jax.federated.aggregation import Aggregator
 from fedvlr_jax.federated.client import ClientBatch, draw_batch
+from fedvlr_jax.federated.factors import Factors, add_factors
 from fedvlr_jax.federated.mesh import AXIS
 from fedvlr_jax.federated.paths import PATHS, ChunkResult, train_chunk
 from fedvlr_jax.federated.private_state import gather_clients, scatter_clients
 from fedvlr_jax.federated.server import Aggregate
 from fedvlr_jax.federated.step_loss import LocalSettings
-from fedvlr_jax.federated.transforms import UploadTransform
-from fedvlr_jax.models.model import Broadcast, Model, Upload
-from fedvlr_jax.types import NOWHERE, Array, Bucket, Evidence, PrivateState
+from fedvlr_jax.federated.transforms import UploadTransform, upload_norm
+from fedvlr_jax.models.model import Broadcast, Model
+from fedvlr_jax.types import NOWHERE, Array, Bucket, Evidence, PrivateState, PyTree, given
 
 
 class ClientExecutor(Protocol):
@@ -102,7 +103,7 @@ def make_vmapped_executor(
         client_key = sampling.stream(key, sampling.CLIENT, round_)
         zero = jnp.zeros(())
         carry = aggregator.init(broadcast, population.num_slots)
-        total = Aggregate(carry, zero, zero, jnp.zeros((), jnp.int32))
+        total = Aggregate(carry, zero, zero, jnp.zeros((), jnp.int32), zero if transform.counts else None)
         for bucket, bucket_plan in zip(buckets, plan, strict=True):
             chunk = _Chunk(model, settings, bucket_plan, aggregator, transform, population.num_items)
             step = chunk.trainer(broadcast, key, client_key, round_, evidence)
@@ -198,17 +199,14 @@ class _Chunk(NamedTuple):
             alpha_c = jnp.where(active_c, weight_c, 0.0)
             result = train_chunk(path, model, self.settings, broadcast, state_c, batch_c, alpha_c, round_)
             alpha_c = jnp.where(result.alive_c, alpha_c, 0.0)
-            state_c, uploads = self._transformed(result, clients.user, key, round_)
-            if uploads is None:
-                carry = jax.tree.map(jnp.add, total.carry, result.total)
-            else:
-                carry = self.aggregator.add(total.carry, uploads, alpha_c)
+            state_c, carry = self._joined(result, total.carry, alpha_c, clients.user, key, round_)
             row_c = jnp.where(result.alive_c, clients.state_row, NOWHERE)
             return scatter_clients(private, row_c, batch_c.ids_n, state_c), Aggregate(
                 carry,
                 total.weight + jnp.sum(alpha_c),
                 total.loss + jnp.sum(jnp.where(result.alive_c, alpha_c * result.loss_c, 0.0)),
                 total.num_dropped + jnp.sum(active_c & ~result.alive_c, dtype=jnp.int32),
+                total.within if total.within is None else total.within + self._within(result),
             )
 
         return train
@@ -217,12 +215,24 @@ class _Chunk(NamedTuple):
         touched_rows = self.plan.path == "uploads" and self.plan.touched_rows
         return draw_batch(self.settings, self.num_items, history_l, key, touched_rows=touched_rows)
 
-    def _transformed(
-        self, result: ChunkResult, user_c: Array, key: Array, round_: Array
-    ) -> tuple[PrivateState, Upload | None]:
-        """The uploads as they leave the clients, if there are any, and the states with what transforms remember."""
-        if result.uploads is None or self.transform.client is None:
-            return result.state, result.uploads
+    def _joined(
+        self, result: ChunkResult, carry: PyTree, alpha_c: Array, user_c: Array, key: Array, round_: Array
+    ) -> tuple[PrivateState, PyTree]:
+        """The states with what transforms remember, and the carry with what the clients of the chunk send."""
+        uploads, transform = result.uploads, self.transform
+        if uploads is None:
+            return result.state, jax.tree.map(jnp.add, carry, result.total)
+        if isinstance(uploads, Factors):
+            weight_c = alpha_c if transform.by_norm is None else alpha_c * transform.by_norm(uploads.norm)
+            return result.state, add_factors(carry, uploads, weight_c)
+        if transform.client is None:
+            return result.state, self.aggregator.add(carry, uploads, alpha_c)
         key_c = sampling.entity_keys(sampling.stream(key, sampling.TRANSFORM, round_), user_c)
-        uploads, memory = jax.vmap(self.transform.client)(key_c, result.uploads, result.state.memory)
-        return result.state.replace(memory=memory), uploads
+        uploads, memory = jax.vmap(transform.client)(key_c, uploads, result.state.memory)
+        return result.state.replace(memory=memory), self.aggregator.add(carry, uploads, alpha_c)
+
+    def _within(self, result: ChunkResult) -> Array:
+        """The sum over clients of 1/2 for an upload that stays as it is, and -1/2 for another."""
+        uploads, by_norm = result.uploads, given(self.transform.by_norm)
+        norm_c = uploads.norm if isinstance(uploads, Factors) else jax.vmap(upload_norm)(given(uploads))
+        return jnp.sum(jnp.where(result.alive_c, jnp.where(by_norm(norm_c) >= 1, 0.5, -0.5), 0.0))

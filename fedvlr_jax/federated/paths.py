@@ -11,6 +11,9 @@ differentiated with respect to the shared broadcast, so that the sum over client
 no upload is ever formed. Which rows? Scoring a row inside a matrix product is much cheaper than reading it apart, as
 long as a step needs a fair share of them.
 
+A fifth path, `factors`, reads all rows and forms no upload either, but knows the norm of each (`factors.py`): a clip
+needs no more.
+
 On all paths, a client whose loss, state or upload is not finite is left out, and its private state stays as it was.
 """
 
@@ -22,6 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from fedvlr_jax.federated.client import ClientBatch, make_gathered_update, make_local_update
+from fedvlr_jax.federated.factors import Factors, make_factored_update
 from fedvlr_jax.federated.local_steps import begin, keep_clients, local_steps, summed_gradients
 from fedvlr_jax.federated.step_loss import LocalSettings, make_loss
 from fedvlr_jax.models.model import Broadcast, Model, Upload
@@ -34,16 +38,19 @@ class Path(NamedTuple):
     Attributes:
       server_sums: every client returns an upload of its own; else the backward pass does the summing.
       step_rows: the rows of a step are read apart; else a client's steps read all rows, or all it touches in a round.
+      factored: what the server sums are factors of uploads.
     """
 
     server_sums: bool
     step_rows: bool
+    factored: bool = False
 
 
 PATHS = {
     "fused": Path(server_sums=False, step_rows=False),
     "picked": Path(server_sums=False, step_rows=True),
     "gathered": Path(server_sums=True, step_rows=True),
+    "factors": Path(server_sums=True, step_rows=False, factored=True),
     "uploads": Path(server_sums=True, step_rows=False),
 }
 """Paths by the name in the config."""
@@ -54,14 +61,14 @@ class ChunkResult(NamedTuple):
 
     Attributes:
       state: stepped private states [c, ...].
-      uploads: leaves [c, ...], each client's own; None where the backward pass did the summing.
+      uploads: leaves [c, ...], each client's own, or factors of them; None where the backward pass did the summing.
       total: sum_c alpha_c upload_c of the clients that are alive; None where the server does the summing.
       loss_c: float32 [c], mean losses over the local steps.
       alive_c: bool [c], clients that take part and are finite.
     """
 
     state: PrivateState
-    uploads: Upload | None
+    uploads: Upload | Factors | None
     total: Broadcast | None
     loss_c: Array
     alive_c: Array
@@ -92,11 +99,13 @@ def _train_apart(
     alpha_c: Array,
     round_: Array,
 ) -> ChunkResult:
-    """Every client returns an upload of its own."""
-    make = make_gathered_update if path.step_rows else make_local_update
+    """Every client returns an upload of its own, or factors of it."""
+    make: Any = make_local_update
+    if path.step_rows or path.factored:
+        make = make_gathered_update if path.step_rows else make_factored_update
     update = jax.vmap(make(model, settings), in_axes=(None, 0, 0, None))
     state_c, upload_c, loss_ca = update(broadcast, state_c, batch_c, round_)
-    finite_c = finite_rows((state_c, upload_c.rows, upload_c.head, loss_ca))
+    finite_c = finite_rows((state_c, upload_c, loss_ca))
     return ChunkResult(state_c, upload_c, None, jnp.mean(loss_ca, axis=1), (alpha_c > 0) & finite_c)
 
 

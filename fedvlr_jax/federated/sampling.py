@@ -14,7 +14,7 @@ import numpy as np
 
 from fedvlr_jax.types import Array
 
-INIT_PUBLIC, INIT_PRIVATE, COHORT, CLIENT, TUNE, TRANSFORM, NOISE, NEW_CLIENT = range(8)
+INIT_PUBLIC, INIT_PRIVATE, COHORT, CLIENT, TUNE, TRANSFORM, NOISE, NEW_CLIENT, DROPOUT, COUNT = range(10)
 """Purposes of the key streams; append, never reorder (a reorder changes every published number)."""
 
 

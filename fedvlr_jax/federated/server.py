@@ -30,12 +30,15 @@ class Aggregate(NamedTuple):
       weight: [], sum_u alpha_u over the clients that survived.
       loss: [], sum_u alpha_u times the client's mean loss over its local steps.
       num_dropped: int32 [], clients left out because their loss or upload was not finite.
+      within: [], the sum over clients of 1/2 where a clip left the upload as it was, and -1/2 where it did not; None
+        where nobody counts them.
     """
 
     carry: PyTree
     weight: Array
     loss: Array
     num_dropped: Array
+    within: Array | None = None
 
 
 class Server(NamedTuple):
@@ -72,7 +75,7 @@ def make_server(model: Model, optimizer: optax.GradientTransformation, l2: float
         gradient = optax.tree.add(gradient, jax.grad(extra)(public.params, public.round))
         updates, opt_state = optimizer.update(gradient, public.opt_state, public.params)
         params = optax.apply_updates(public.params, updates)
-        new = PublicState(params=params, opt_state=opt_state, round=public.round + 1)
+        new = public.replace(params=params, opt_state=opt_state, round=public.round + 1)
         return new, jnp.asarray(optax.tree.norm(gradient))
 
     return Server(open_round, close_round)

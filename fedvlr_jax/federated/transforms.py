@@ -42,6 +42,10 @@ class UploadTransform(NamedTuple):
       fixed_weights: every client weighs 1, and the sum is divided by the planned size of the cohort, whoever drops
         out: nothing but the uploads themselves then depends on the clients' data.
       bounded: no upload has a larger norm than ``clip_norm`` when it leaves the client.
+      by_norm: ``(norm) -> factor``, where all that `client` does is to multiply an upload by a number that depends
+        on its norm: then norms alone are needed (path `factors`). None for anything else.
+      whole: an upload has the rows of all items, since which rows are there would say what was touched.
+      counts: the server is told how many uploads the factor of `by_norm` leaves as they are.
     """
 
     init: Callable[[Broadcast], PyTree] = no_memory
@@ -49,6 +53,9 @@ class UploadTransform(NamedTuple):
     server: ServerHalf | None = None
     fixed_weights: bool = False
     bounded: bool = False
+    by_norm: Callable[[Array], Array] | None = None
+    whole: bool = False
+    counts: bool = False
 
 
 def chain(transforms: Sequence[UploadTransform]) -> UploadTransform:
@@ -76,6 +83,8 @@ def chain(transforms: Sequence[UploadTransform]) -> UploadTransform:
         server=server if servers else None,
         fixed_weights=any(t.fixed_weights for t in transforms),
         bounded=bool(clients) and transforms[clients[-1][0]].bounded,
+        by_norm=transforms[clients[0][0]].by_norm if len(clients) == 1 else None,
+        whole=any(t.whole for t in transforms),
     )
 
 
@@ -95,9 +104,11 @@ def make_clip(*, clip_norm: float, **_: Any) -> UploadTransform:
     An upload whose norm is not finite becomes zero: the bound holds for whatever a client sends.
     """
 
+    def by_norm(norm: Array) -> Array:
+        return jnp.where(jnp.isfinite(norm), jnp.minimum(1.0, clip_norm / jnp.maximum(norm, 1e-30)), 0.0)
+
     def client(key: Array, upload: Upload, memory: PyTree) -> tuple[Upload, PyTree]:
-        norm = upload_norm(upload)
-        factor = jnp.where(jnp.isfinite(norm), jnp.minimum(1.0, clip_norm / jnp.maximum(norm, 1e-30)), 0.0)
+        factor = by_norm(upload_norm(upload))
 
         def scale(x: Array) -> Array:
             return jnp.where(factor > 0, factor * x, 0.0)  # zero times infinity is not zero
@@ -105,7 +116,7 @@ def make_clip(*, clip_norm: float, **_: Any) -> UploadTransform:
         rows, head = jax.tree.map(scale, (upload.rows, upload.head))
         return upload._replace(rows=rows, head=head), memory
 
-    return UploadTransform(client=client, bounded=True)
+    return UploadTransform(client=client, bounded=True, by_norm=by_norm)
 
 
 def make_top_rows(*, keep_rows: float, **_: Any) -> UploadTransform:
@@ -165,17 +176,37 @@ def make_noise(*, noise_multiplier: float, clip_norm: float, **_: Any) -> Upload
     """
 
     def server(key: Array, mean: Broadcast, num_clients: Array) -> Broadcast:
-        leaves, tree = jax.tree.flatten(mean)
-        keys = jax.random.split(key, len(leaves))
-        scale = noise_multiplier * clip_norm / num_clients
-        noisy = [x + scale * jax.random.normal(k, x.shape, x.dtype) for x, k in zip(leaves, keys, strict=True)]
-        return jax.tree.unflatten(tree, noisy)
+        return _with_noise(key, mean, noise_multiplier * clip_norm / num_clients)
 
     return UploadTransform(server=server, fixed_weights=True)
 
 
+def make_local_noise(*, noise_multiplier: float, clip_norm: float, **_: Any) -> UploadTransform:
+    """Local Gaussian noise: every client puts it on its own upload, with `noise_multiplier` times `clip_norm` as
+    deviation, on the rows of all items and the head.
+
+    Then nobody who sees single uploads, the server included, learns more of a client than the noise allows; the mean
+    has the noise of all clients, which is larger by the root of their number than that of `noise`.
+    """
+
+    def client(key: Array, upload: Upload, memory: PyTree) -> tuple[Upload, PyTree]:
+        rows, head = _with_noise(key, (upload.rows, upload.head), noise_multiplier * clip_norm)
+        return upload._replace(rows=rows, head=head), memory
+
+    return UploadTransform(client=client, fixed_weights=True, whole=True)
+
+
+def _with_noise(key: Array, tree: PyTree, deviation: float | Array) -> PyTree:
+    """Independent Gaussian noise on every number."""
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(key, len(leaves))
+    noisy = [x + deviation * jax.random.normal(k, x.shape, x.dtype) for x, k in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(structure, noisy)
+
+
 TRANSFORMS: dict[str, Callable[..., UploadTransform]] = {
     "clip": make_clip,
+    "local_noise": make_local_noise,
     "top_rows": make_top_rows,
     "round8": make_round8,
     "noise": make_noise,
@@ -194,16 +225,28 @@ def make_transform(names: Sequence[str], options: Mapping[str, Any]) -> UploadTr
     if len(set(names)) < len(names):
         raise ConfigError(f"aggregation.transforms: expected distinct names, found {','.join(names)}")
     made = chain([TRANSFORMS[name](**options) for name in names])
-    if "noise" in names:
-        found = ",".join(names)
-        if "clip" not in names[: names.index("noise")]:
-            raise ConfigError(
-                f"aggregation.transforms: noise is measured in units of the norm that uploads are clipped to, so "
-                f"expected clip before it, found {found}"
-            )
-        if not made.bounded:
-            raise ConfigError(
-                f"aggregation.transforms: nothing bounds what is made of an upload after clip, so expected clip last "
-                f"of what happens on a client, found {found}"
-            )
+    if "noise" in names or "local_noise" in names:
+        _require_clip_before_noise(names)
     return made
+
+
+def _require_clip_before_noise(names: Sequence[str]) -> None:
+    """Refuses an order in which nothing bounds what one client can move."""
+    found = ",".join(names)
+    if {"noise", "local_noise"} <= set(names):
+        raise ConfigError(
+            f"aggregation.transforms: expected either noise, which the server puts on sums, or local_noise, which "
+            f"every client puts on its upload, found {found}"
+        )
+    noise = "noise" if "noise" in names else "local_noise"
+    if "clip" not in names[: names.index(noise)]:
+        raise ConfigError(
+            f"aggregation.transforms: noise is measured in units of the norm that uploads are clipped to, so "
+            f"expected clip before it, found {found}"
+        )
+    on_clients = [name for name in names if name not in ("noise", "local_noise")]
+    if on_clients[-1] != "clip" or (noise == "local_noise" and names[-1] != noise):
+        raise ConfigError(
+            f"aggregation.transforms: nothing bounds what is made of an upload after clip, so expected clip last "
+            f"of what happens on a client{' before local_noise' if noise == 'local_noise' else ''}, found {found}"
+        )

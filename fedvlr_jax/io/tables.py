@@ -35,6 +35,11 @@ def result_table(result: Mapping[str, Any], baselines: Iterable[Mapping[str, Any
     )
     if lists := result.get("lists"):
         lines.insert(2, list_tables(lists))
+    if lost := result.get("secure_sum"):
+        lines.append(
+            f"secure sums lost {lost['num_lost']} client updates on the way; rounds with too few left "
+            f"{lost['failed_rounds']}"
+        )
     if spent := result.get("privacy"):
         lines.append(
             f"differential privacy: epsilon {spent['epsilon']:.4g} at delta {spent['delta']:g} after "

@@ -20,12 +20,16 @@ from fedvlr_jax.privacy.gaussian import gaussian_delta, gaussian_epsilon
 from fedvlr_jax.privacy.subsampled import subsampled_epsilon
 
 NEIGHBOURS = "add or remove one client with all that it has"
+NEIGHBOURS_LOCAL = "any two histories of one client"
 NOT_COVERED = (
     "the choice of the round and of settings on validation items",
     "losses, metrics and counts of clients in files and on the screen",
     "baselines printed beside the result",
 )
 """What a run lets out beside the noised sums."""
+
+LOCAL_SENSITIVITY = 2.0
+"""How far two uploads of one client can be apart, in units of the bound of each."""
 
 PRECISION = 1e-4
 """Relative precision of a noise multiplier that was solved for; the error is on the safe side."""
@@ -40,15 +44,20 @@ class Guarantee(NamedTuple):
       delta: of (epsilon, delta).
       prior_noise: deviation of the noise on the one sum that the prior is made of, which a client moves by 1; None
         for no such sum.
+      local: every client puts the noise on its own upload, and what is accounted is all that one client sends: any
+        two of its histories give uploads that differ by twice the bound at most.
     """
 
     noise_multiplier: float
     rate: float
     delta: float
     prior_noise: float | None = None
+    local: bool = False
 
     def epsilon(self, rounds: int) -> float:
         """epsilon after so many rounds, with the prior's sum."""
+        if self.local:
+            return epsilon_of(self.noise_multiplier / LOCAL_SENSITIVITY, 1.0, rounds, self.delta)
         if self.prior_noise is None:
             return epsilon_of(self.noise_multiplier, self.rate, rounds, self.delta)
         if self.rate == 1 or rounds == 0:  # Gaussian mechanisms one after the other are one
@@ -62,14 +71,15 @@ class Guarantee(NamedTuple):
 
     def describe(self, rounds: int) -> dict[str, Any]:
         """What a result says about it, with everything that a reader needs to compute it again."""
-        full = self.rate == 1
+        full = self.rate == 1 or self.local
         return {
             "epsilon": self.epsilon(rounds),
             "delta": self.delta,
             "rounds": rounds,
             "noise_multiplier": self.noise_multiplier,
             **({} if self.prior_noise is None else {"prior_noise": self.prior_noise}),
-            "neighbours": NEIGHBOURS,
+            "mode": "local, single uploads" if self.local else "central, noised sums",
+            "neighbours": NEIGHBOURS_LOCAL if self.local else NEIGHBOURS,
             "sampling": "all clients in every round" if full else f"poisson, rate {self.rate:g}",
             "accountant": "exact Gaussian" if full else "privacy loss distribution, connect the dots",
             "not_covered": list(NOT_COVERED),
@@ -137,10 +147,12 @@ def guarantee_of(settings: Mapping[str, Any], num_users: int) -> Guarantee | Non
     target, delta = asked["target_epsilon"], asked["delta"]
     if delta == 0:
         return None
-    if "noise" not in aggregation["transforms"].split(","):
+    transforms = aggregation["transforms"].split(",")
+    local = "local_noise" in transforms
+    if not local and "noise" not in transforms:
         raise ConfigError(
-            f"privacy.delta: a guarantee needs uploads that are clipped and noise on their sum, so expected "
-            f"aggregation.transforms clip,noise, found {aggregation['transforms']!r}"
+            f"privacy.delta: a guarantee needs uploads that are clipped and noise on their sum, or on each, so "
+            f"expected aggregation.transforms clip,noise or clip,local_noise, found {aggregation['transforms']!r}"
         )
     given = aggregation["noise_multiplier"]
     if (target > 0) == (given > 0):
@@ -148,6 +160,8 @@ def guarantee_of(settings: Mapping[str, Any], num_users: int) -> Guarantee | Non
             f"privacy.target_epsilon: expected either a budget, for which the noise is solved, or "
             f"aggregation.noise_multiplier, found {target:g} and {given:g}"
         )
+    if local:
+        return _local_guarantee(asked, given, settings["rounds"])
     cohort = server["clients_per_round"] or num_users
     if cohort < num_users and server["sampling"] != "poisson":
         raise ConfigError(
@@ -163,6 +177,18 @@ def guarantee_of(settings: Mapping[str, Any], num_users: int) -> Guarantee | Non
             f"privacy.prior_share: expected privacy.target_epsilon, of which it is a share, found {share:g}"
         )
     return _divided(target, delta, rate, settings["rounds"], share)
+
+
+def _local_guarantee(asked: Mapping[str, Any], given: float, rounds: int) -> Guarantee:
+    """The guarantee of clients that put noise on their own uploads, and may be in every round."""
+    if asked["prior_share"] > 0:
+        raise ConfigError(
+            f"privacy.prior_share: the prior is made of one noised sum, which needs a central budget, so expected 0 "
+            f"with local_noise, found {asked['prior_share']:g}"
+        )
+    target, delta = asked["target_epsilon"], asked["delta"]
+    noise = LOCAL_SENSITIVITY * solve_noise_multiplier(target, delta, 1.0, rounds) if target else given
+    return Guarantee(noise, 1.0, delta, local=True)
 
 
 def _divided(epsilon: float, delta: float, rate: float, rounds: int, share: float) -> Guarantee:

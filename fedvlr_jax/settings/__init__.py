@@ -91,10 +91,20 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             f"privacy.delta: expected a positive number with privacy.target_epsilon "
             f"{found['privacy.target_epsilon']:g}, well below one over the number of clients, found 0"
         )
+    if found["secure.dropout"] > 0 and not found["secure.sum"]:
+        raise ConfigError(
+            f"secure.dropout: clients are lost on the way of a secure sum, so expected secure.sum with "
+            f"{found['secure.dropout']:g}, found False"
+        )
     store, devices = found["compute.store"], found["compute.devices"]
     if store != "device" and found["server.sampling"] == "poisson":
         raise ConfigError(
             f"compute.store: expected device with server.sampling poisson, whose cohorts vary in size, found {store}"
+        )
+    if found["aggregation.clip_quantile"] > 0 and (store != "device" or devices != 1):
+        raise ConfigError(
+            f"aggregation.clip_quantile: expected compute.store device and compute.devices 1 with a bound that "
+            f"moves, found {store} and {devices}"
         )
     if store != "device" and devices != 1:
         raise ConfigError(f"compute.devices: expected 1 with compute.store {store}, found {devices}")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from fedvlr_jax.fields import NOT_NEGATIVE, ONE_OR_MORE, POSITIVE, SHARE, Bounds, Field
+from fedvlr_jax.fields import NOT_NEGATIVE, ONE_OR_MORE, POSITIVE, SHARE, Field
 from fedvlr_jax.models.hosts import HOSTS
 from fedvlr_jax.settings.data_fields import DATA, EXPECT, NEWCOMERS, SYNTHETIC
 from fedvlr_jax.settings.table_run import RUN
+from fedvlr_jax.settings.upload_fields import AGGREGATION, PRIVACY, SECURE
 
 OPTIMIZERS = "assembly.OPTIMIZERS"
 
@@ -113,51 +114,6 @@ SERVER = {
     ),
     "l2": _rate(0.0, "weight of 0.5 ||public parameters||^2"),
     "init_scale": _rate(0.1, "standard deviation of the initial D"),
-}
-
-AGGREGATION = {
-    "aggregator": Field(
-        "weighted_mean",
-        "how the server joins the uploads of a round",
-        choices="federated.aggregation.AGGREGATORS",
-        source="algorithm 1",
-    ),
-    "transforms": Field(
-        "",
-        "what happens to each upload before, in this order; empty = nothing",
-        choices="federated.transforms.TRANSFORMS",
-        is_list=True,
-    ),
-    "clip_norm": Field(1.0, "clip: largest L2 norm of an upload", POSITIVE),
-    "keep_rows": Field(0.25, "top_rows: share of the rows of an upload that is sent", Bounds(0, below=1, above=True)),
-    "noise_multiplier": Field(
-        0.0,
-        "noise: standard deviation of the server's Gaussian noise on the sum of the uploads",
-        NOT_NEGATIVE,
-        unit="clip_norm",
-    ),
-    "trim": Field(0.1, "trimmed_mean: share of the uploads left out at each end", Bounds(0, below=0.5)),
-    "byzantine": Field(0.1, "krum, multi_krum: share of the clients that may send anything", Bounds(0, below=0.5)),
-}
-
-SECURE = {
-    "sum": Field(False, "uploads are added in words of 32 bits, as the protocol of a secure sum does"),
-    "bits": Field(
-        22,
-        "of one number with its sign; those left of 32 are for the sum over clients",
-        Bounds(2, below=31),
-        unit="bits",
-    ),
-}
-
-PRIVACY = {
-    "target_epsilon": Field(
-        0.0, "budget of all rounds together, for which the noise is solved before the run; 0 = none", NOT_NEGATIVE
-    ),
-    "prior_share": Field(
-        0.0, "share of the budget for one noised sum, of which the prior is made; 0 = exact and not covered", SHARE
-    ),
-    "delta": Field(0.0, "probability of the guarantee's exception; 0 = no accounting", SHARE),
 }
 
 COMPUTE = {

@@ -17,7 +17,8 @@ def diverged_round(info: RoundInfo) -> int:
     Args:
       info: of consecutive rounds, [rounds].
     """
-    diverged = np.flatnonzero((info.num_dropped >= info.num_clients) & (info.num_clients > 0))
+    trained = np.asarray(info.num_clients) - info.num_lost
+    diverged = np.flatnonzero((info.num_dropped >= trained) & (info.num_dropped > 0))
     return int(diverged[0]) + 1 if diverged.size else 0
 
 
@@ -32,5 +33,7 @@ def count_rounds(
         epsilon=None if guarantee is None else guarantee.epsilon(round_),
         client_updates=progress.client_updates + int(info.num_clients.sum()),
         num_dropped=progress.num_dropped + int(info.num_dropped.sum()),
+        num_lost=progress.num_lost + int(np.sum(info.num_lost)),
+        failed_rounds=progress.failed_rounds + int(np.sum(info.failed)),
         seconds_train=progress.seconds_train + seconds,
     )

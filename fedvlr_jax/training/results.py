@@ -66,6 +66,8 @@ def make_result(
             "rows": count,
             "local_rounds": settings["client"]["new_rounds"],
         }
+    if settings["secure"]["dropout"] > 0:
+        result["secure_sum"] = {"num_lost": progress.num_lost, "failed_rounds": progress.failed_rounds}
     if learned_um is not None:
         result["planted_rank_correlation"] = rank_correlations(learned_um, dataset.planted)
     if (guarantee := guarantee_of(settings, dataset.num_users)) is not None:

@@ -45,6 +45,7 @@ class RunProgress:
       evaluations_since_best: evaluations without improvement.
       client_updates: local trainings so far, one for each client of each round's cohort.
       num_dropped: how many of them were not finite and left out.
+      num_lost, failed_rounds: how many clients secure sums lost on the way, and rounds of which too few were left.
       epsilon: what these rounds have spent of a budget of differential privacy; None where nobody accounts for it.
       seconds_train, seconds_eval, seconds_compile: wall-clock time spent on each, over all restarts.
     """
@@ -55,6 +56,8 @@ class RunProgress:
     evaluations_since_best: int = 0
     client_updates: int = 0
     num_dropped: int = 0
+    num_lost: int = 0
+    failed_rounds: int = 0
     epsilon: float | None = None
     seconds_train: float = 0.0
     seconds_eval: float = 0.0

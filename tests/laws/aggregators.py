@@ -138,7 +138,30 @@ def _krum(of: Sent, keep: int) -> Broadcast:
     return weighted_mean(clients_at(of, kept))
 
 
+def _norm_bound(of: Sent) -> Broadcast:
+    """The weighted mean of uploads that are cut to their median norm."""
+    table, head, _ = dense(of)
+    norm_c = np.sqrt((table**2).sum(axis=(1, 2, 3)) + (head**2).sum(axis=1))
+    factor_c = np.minimum(1, np.median(norm_c) / norm_c)
+    rows, head_c = jax.tree.map(lambda x: jax.vmap(jnp.multiply)(factor_c, x), (of.uploads.rows, of.uploads.head))
+    return weighted_mean(of._replace(uploads=of.uploads._replace(rows=rows, head=head_c)))
+
+
+def _fools_gold(of: Sent) -> Broadcast:
+    """Every client by how little it is like the client that it is most like."""
+    table, head, _ = dense(of)
+    flat = np.concatenate([table.reshape(len(table), -1), head], axis=1)
+    flat /= np.linalg.norm(flat, axis=1, keepdims=True)
+    cosine = np.maximum(flat @ flat.T, 0) * (1 - np.eye(len(flat)))
+    likest = cosine.max(axis=1)
+    pardon = np.minimum(1, likest[:, None] / likest[None])
+    factor = 1 - (cosine * pardon).max(axis=1)
+    return weighted_mean(of._replace(alpha_c=of.alpha_c * factor / factor.max()))
+
+
 ORACLES = {
+    "norm_bound": _norm_bound,
+    "fools_gold": _fools_gold,
     "weighted_mean": weighted_mean,
     "median": lambda of: _over_senders(of, lambda x: np.median(x, axis=0)),
     "trimmed_mean": lambda of: _over_senders(of, _trimmed),

@@ -84,7 +84,7 @@ def finite_uploads_stay_finite(name: str) -> None:
 def padding_is_not_sent(name: str) -> None:
     """Slots of padding hold zeros before and after."""
     transform = make_transform(name)
-    if transform.client is None:
+    if transform.client is None or transform.whole:
         return
     found, _ = transform.client(KEY, upload(), transform.init(broadcast()))
     for table, x in found.rows.items():

@@ -1,0 +1,78 @@
+"""The audits there are, each from its configuration to rows for programs and a table for people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from tabulate import tabulate
+
+from fedvlr_jax.assembly import parse_names
+from fedvlr_jax.audit.canaries import canary_finding
+from fedvlr_jax.audit.poisoning import promotion
+from fedvlr_jax.audit.report import as_rows, table
+from fedvlr_jax.audit.runner import audit
+from fedvlr_jax.data import load_configured
+from fedvlr_jax.errors import choose
+from fedvlr_jax.settings import override
+from fedvlr_jax.training.experiment import make_experiment
+
+Rows = Iterator[dict[str, Any]]
+
+
+class Kind(NamedTuple):
+    """One kind of audit.
+
+    Attributes:
+      rows: ``(settings, plan) -> rows``, one after the other as they are found.
+      table: ``(rows) -> text``.
+    """
+
+    rows: Callable[[Mapping[str, Any], Mapping[str, Any]], Rows]
+    table: Callable[[Iterable[dict[str, Any]]], str]
+
+
+def make_kind(plan: Mapping[str, Any]) -> Kind:
+    """The kind that a plan names.
+
+    Raises:
+      ConfigError: for an unknown one.
+    """
+    return choose(KINDS, "audit.kind", plan["kind"])
+
+
+def _uploads(settings: Mapping[str, Any], plan: Mapping[str, Any]) -> Rows:
+    """What uploads give away, method after method."""
+    dataset = load_configured(settings["data"], settings["seed"])
+    for objective in parse_names(plan["objectives"]):
+        for method in parse_names(plan["methods"]):
+            host, _, variant = method.partition("+")
+            changes = {"host.name": host, "variant": variant, "objective": objective}
+            experiment = make_experiment(override(settings, changes), dataset)
+            yield from as_rows(f"{host} + {variant}, {objective}", audit(experiment, plan))
+
+
+def _promotion(settings: Mapping[str, Any], plan: Mapping[str, Any]) -> Rows:
+    """What promoters of items reach, aggregator after aggregator."""
+    dataset = load_configured(settings["data"], settings["seed"])
+    for finding in promotion(settings, dataset, plan):
+        yield finding._asdict()
+
+
+def _canaries(settings: Mapping[str, Any], plan: Mapping[str, Any]) -> Rows:
+    """Lower bounds on epsilon, noise multiplier after noise multiplier."""
+    for noise in plan["noise_multipliers"]:
+        found = canary_finding(noise, plan["delta"], plan["trials"], plan["confidence"], plan["seed"])
+        yield {"noise_multiplier": noise, **found._asdict(), "holds": found.holds}
+
+
+def _plain_table(rows: Iterable[dict[str, Any]]) -> str:
+    return tabulate(list(rows), headers="keys", floatfmt=".3f")
+
+
+KINDS: dict[str, Kind] = {
+    "uploads": Kind(_uploads, table),
+    "promotion": Kind(_promotion, _plain_table),
+    "canaries": Kind(_canaries, _plain_table),
+}
+"""By the name in ``config.audit.kind``."""

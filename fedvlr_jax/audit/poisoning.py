@@ -1,0 +1,177 @@
+"""Promotion of items by clients that lie, against every aggregator: what it does to exposure, and to everybody else.
+
+The promoters are clients beside the honest ones. In every round each of them uploads rows of the target items alone
+that pull them to where popular items are (as PipAttack, Zhang et al., WSDM 2022), with the mean norm of honest
+ones: a server that looks at norms of uploads sees nothing unusual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedvlr_jax.algorithm import make_algorithm
+from fedvlr_jax.assembly import OPTIMIZERS, parse_names
+from fedvlr_jax.data.buckets import heldout_targets, make_client_data
+from fedvlr_jax.evaluation.metrics import row_values
+from fedvlr_jax.evaluation.ranking import rank_all
+from fedvlr_jax.federated.aggregation import AGGREGATORS, Aggregator
+from fedvlr_jax.federated.bucket_plan import plan_buckets
+from fedvlr_jax.federated.rounds import Pipeline, make_round
+from fedvlr_jax.federated.transforms import upload_norm
+from fedvlr_jax.models.model import Broadcast, Upload
+from fedvlr_jax.settings import override
+from fedvlr_jax.types import Array, ClientData, Dataset, FedState, PyTree
+
+TOP = 50
+
+
+class PromotionFinding(NamedTuple):
+    """One aggregator under some promoters, after the last round; percent.
+
+    Attributes:
+      aggregator: its name.
+      promoters: clients that promote, in percent of all.
+      exposure: ER@50, the mean over targets of the share of users without the item who have it in their first 50.
+      ndcg: NDCG@50 of the test rows.
+    """
+
+    aggregator: str
+    promoters: float
+    exposure: float
+    ndcg: float
+
+
+class _Carry(NamedTuple):
+    """What an aggregator under attack carries: its own carry, the broadcast, and norms of honest uploads."""
+
+    inner: PyTree
+    broadcast: Broadcast
+    norm: Array
+    number: Array
+
+
+def promotion(settings: Mapping[str, Any], dataset: Dataset, plan: Mapping[str, Any]) -> Iterator[PromotionFinding]:
+    """All findings, in the order of aggregators and shares.
+
+    Args:
+      settings: nested, of one training configuration.
+      dataset: with test rows.
+      plan: ``aggregators``, names, empty for all; ``promoters``, shares of the clients; ``train_rounds``;
+        ``targets``, how many of the least popular items that anybody has; ``popular``, how many they shall be like.
+    """
+    count_i = np.bincount(dataset.train_item, minlength=dataset.num_items)
+    known = np.flatnonzero(count_i > 0)
+    order = known[np.argsort(count_i[known], kind="stable")]
+    targets, popular = np.sort(order[: plan["targets"]]), np.sort(order[-plan["popular"] :])
+    for name in parse_names(plan["aggregators"]) or tuple(AGGREGATORS):
+        changed = override(settings, {"aggregation.aggregator": name, "compute.path": "auto"})
+        for share in plan["promoters"]:
+            exposure, ndcg = _trained(changed, dataset, plan["train_rounds"], targets, popular, share)
+            yield PromotionFinding(name, 100 * share, exposure, ndcg)
+
+
+def _trained(
+    settings: Mapping[str, Any], dataset: Dataset, rounds: int, targets: np.ndarray, popular: np.ndarray, share: float
+) -> tuple[float, float]:
+    """Exposure of the targets and NDCG, in percent, after some rounds with this share of promoters."""
+    algorithm, data = make_algorithm(settings, dataset), jax.device_put(make_client_data(dataset))
+    num_promoters = round(share * dataset.num_users)
+    pipeline = algorithm.pipeline._replace(
+        aggregator=promoted(algorithm.pipeline.aggregator, targets, popular, num_promoters)
+    )
+    run = jax.jit(_make_run(settings, dataset, data, pipeline), static_argnames="rounds")
+    state = run(jax.jit(algorithm.init)(jax.random.key(settings["seed"])), rounds=rounds)
+    snapshot = algorithm.snapshot(state, data.content, data.prior)
+    score_of = jax.jit(algorithm.score)
+    exposed, asked = np.zeros(len(targets)), np.zeros(len(targets))
+    for bucket in data.buckets:
+        shown_ct, has_ct = (np.asarray(x) for x in _shown(score_of(snapshot, bucket), bucket.history, targets))
+        real_c = np.asarray(bucket.user) < dataset.num_users
+        exposed += (shown_ct & ~has_ct)[real_c].sum(axis=0)
+        asked += (~has_ct)[real_c].sum(axis=0)
+    chunk = settings["eval"]["chunk"]
+    ranks = rank_all(algorithm.score, snapshot, data.buckets, heldout_targets(dataset), chunk=chunk)
+    ndcg_h = row_values(jax.device_get(ranks), f"NDCG@{TOP}")
+    return 100 * float(np.mean(exposed / asked)), 100 * float(np.mean(ndcg_h))
+
+
+def _make_run(settings: Mapping[str, Any], dataset: Dataset, data: ClientData, pipeline: Pipeline) -> Any:
+    """``(state, rounds) -> state`` with a pipeline of one's own."""
+    algorithm, server = make_algorithm(settings, dataset), settings["server"]
+    plan = plan_buckets(
+        algorithm.model, algorithm.local, data.buckets, dataset.num_items, path="auto", chunk=0, forms_uploads=True
+    )
+    round_ = make_round(
+        algorithm.model,
+        algorithm.local,
+        OPTIMIZERS[server["optimizer"]](server["lr"]),
+        plan,
+        num_users=dataset.num_users,
+        num_items=dataset.num_items,
+        clients_per_round=algorithm.clients_per_round,
+        server_l2=server["l2"],
+        pipeline=pipeline,
+    )
+
+    def run(state: FedState, rounds: int) -> FedState:
+        return jax.lax.fori_loop(0, rounds, lambda _, state: round_(state, data)[0], state)
+
+    return run
+
+
+def _shown(score_ci: Array, history_cl: Array, targets: np.ndarray) -> tuple[Array, Array]:
+    """bool [c, t] each: whether a target is among a client's first items that are not in its history, and in that."""
+    user_c = jnp.arange(score_ci.shape[0])[:, None]
+    open_ci = score_ci.at[user_c, history_cl].set(-jnp.inf, mode="drop")
+    least_c = jnp.sort(open_ci, axis=1)[:, -min(TOP, open_ci.shape[1])]
+    has_ct = (history_cl[:, :, None] == jnp.asarray(targets)[None, None]).any(axis=1)
+    return open_ci[:, targets] >= least_c[:, None], has_ct
+
+
+def promoted(aggregator: Aggregator, targets: np.ndarray, popular: np.ndarray, num_promoters: int) -> Aggregator:
+    """The aggregator with the uploads of promoters among those of the honest.
+
+    Args:
+      aggregator: what the server does.
+      targets: ids of the items to promote.
+      popular: ids of the items that they shall be like.
+      num_promoters: clients beside the honest ones, with the mean weight of 1.
+    """
+
+    def init(broadcast: Broadcast, num_slots: int) -> _Carry:
+        inner = aggregator.init(broadcast, num_slots + num_promoters)
+        return _Carry(inner, broadcast, jnp.zeros(()), jnp.zeros(()))
+
+    def add(carry: _Carry, uploads: Upload, alpha_c: Array) -> _Carry:
+        norm_c = jnp.where(alpha_c > 0, jax.vmap(upload_norm)(uploads), 0.0)
+        return carry._replace(
+            inner=aggregator.add(carry.inner, uploads, alpha_c),
+            norm=carry.norm + jnp.sum(norm_c),
+            number=carry.number + jnp.sum(alpha_c > 0),
+        )
+
+    def finish(carry: _Carry, weight: Array) -> Broadcast:
+        alpha = weight / jnp.maximum(carry.number, 1)
+        one = _pull(carry.broadcast, targets, popular, carry.norm / jnp.maximum(carry.number, 1))
+        uploads = jax.tree.map(lambda x: jnp.broadcast_to(x, (num_promoters, *x.shape)), one)
+        inner = aggregator.add(carry.inner, uploads, jnp.broadcast_to(alpha, (num_promoters,)))
+        return aggregator.finish(inner, weight + num_promoters * alpha)
+
+    def merge(carry: _Carry, axis: str) -> _Carry:
+        sums = jax.lax.psum((carry.norm, carry.number), axis)
+        return _Carry(aggregator.merge(carry.inner, axis), carry.broadcast, *sums)
+
+    return Aggregator(init, add, merge, finish)
+
+
+def _pull(broadcast: Broadcast, targets: np.ndarray, popular: np.ndarray, norm: Array) -> Upload:
+    """The upload of one promoter: the gradient of the squared distance to the mean popular rows, with this norm."""
+    rows = jax.tree.map(lambda x: x[targets] - jnp.mean(x[popular], axis=0, keepdims=True), broadcast.rows)
+    upload = Upload(jnp.asarray(targets, jnp.int32), rows, jax.tree.map(jnp.zeros_like, broadcast.head))
+    scale = norm / jnp.maximum(upload_norm(upload), 1e-12)
+    return upload._replace(rows=jax.tree.map(lambda x: scale * x, rows))

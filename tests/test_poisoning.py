@@ -1,0 +1,52 @@
+"""Promoters: what they send, that nobody changes nothing, and that a plain mean lets them through."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from laws.aggregators import broadcast, make_aggregator, sent
+from problems import relative_difference, settings, tiny_dataset
+
+from fedvlr_jax.audit.poisoning import promoted, promotion
+from fedvlr_jax.federated.aggregation import make_weighted_mean
+from fedvlr_jax.federated.transforms import upload_norm
+
+TARGETS, POPULAR = np.array([1, 4]), np.array([0, 2, 3])
+
+
+def joined(num_promoters: int):
+    """The mean of five honest uploads with promoters, the broadcast, and the honest uploads."""
+    like = jax.tree.map(lambda x: jax.random.normal(jax.random.key(0), x.shape), broadcast())
+    attacked, of = promoted(make_weighted_mean(), TARGETS, POPULAR, num_promoters), sent()
+    carry = attacked.add(attacked.init(like, 5), of.uploads, jnp.ones(5))
+    return attacked.finish(carry, jnp.float32(5)), like, of
+
+
+def test_without_promoters_the_mean_is_that_of_the_honest():
+    found, _, of = joined(0)
+    plain = make_aggregator("weighted_mean")
+    honest = plain.finish(plain.add(plain.init(broadcast(), 5), of.uploads, jnp.ones(5)), jnp.float32(5))
+    assert relative_difference(found, honest) <= 1e-6
+
+
+def test_promoters_pull_their_targets_to_the_popular_with_the_mean_norm():
+    (honest, like, of), (found, _, _) = joined(0), joined(3)
+    sent_by_one = jax.tree.map(lambda a, b: (8 * a - 5 * b) / 3, found, honest)
+    views = np.asarray(sent_by_one.rows["views"])
+    norm = float(np.mean(jax.vmap(upload_norm)(of.uploads)))
+    assert np.linalg.norm(views) == pytest.approx(norm, rel=1e-5)
+    away = np.asarray(like.rows["views"])[TARGETS] - np.asarray(like.rows["views"])[POPULAR].mean(axis=0)
+    np.testing.assert_allclose(views[TARGETS], away * norm / np.linalg.norm(away), rtol=1e-3, atol=1e-5)
+    assert np.abs(np.delete(views, TARGETS, axis=0)).max() < 1e-5
+    assert np.abs(sent_by_one.head["w"]).max() < 1e-5
+
+
+def test_a_plain_mean_lets_promoters_through():
+    tree = settings(variant="base", server__optimizer="adam", server__lr=0.1)
+    plan = {"aggregators": "weighted_mean", "promoters": (0.0, 0.25), "train_rounds": 40, "targets": 3, "popular": 5}
+    clean, attacked = promotion(tree, tiny_dataset(num_items=150), plan)
+    assert (clean.promoters, attacked.promoters) == (0.0, 25.0)
+    assert attacked.exposure > clean.exposure + 20
+    assert 0 <= attacked.ndcg <= 100
