@@ -52,3 +52,17 @@ def fields(**dotted: object) -> ConfigDict:
             place = place.setdefault(group, {})
         place[leaf] = value
     return ConfigDict(nested)
+
+
+# FedBlend learns a few weights in coordinates made for plain steps of rate 1 (docs/concepts.md, Score views).
+BLEND = fields(
+    client__lr=0.5,
+    client__l2=0.0,
+    client__steps=1,
+    server__optimizer="sgd",
+    server__lr=1.0,
+    server__l2=0.01,
+    rounds=30,
+    eval__every=3,
+    eval__patience=0,
+)

@@ -13,7 +13,7 @@ from fedvlr_jax.federated.client import draw_batch
 from fedvlr_jax.federated.local_steps import make_solve
 from fedvlr_jax.federated.objectives import Draw
 from fedvlr_jax.federated.private_state import OFFSET, gather_clients
-from fedvlr_jax.federated.score_views import whole_views
+from fedvlr_jax.federated.score_views import coordinates, whole_views
 from fedvlr_jax.federated.step_loss import LocalSettings, make_loss
 from fedvlr_jax.models.model import (
     ITEM_TABLE,
@@ -131,13 +131,14 @@ def _with_views(
     model: Model, settings: LocalSettings, num_items: int, snapshot: Snapshot, views: ScoreViews, chunk: Bucket
 ) -> Array:
     """Every client's weighted sum of its views, joined with its trained logits where the host trains any."""
-    z_civ, s_ci = whole_views(views, chunk), None
+    (base_ci, x_civ), s_ci = coordinates(whole_views(views, chunk), views.basis), None
     if model.host.trains_items:
         s_ci = score_items(model, snapshot, make_ready(model, settings, num_items, snapshot, chunk))
     theta_c = gather_clients(snapshot.private, chunk.state_row, None).params["theta"]
     if model.host.swaps:
         theta_c = jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), theta_c)
-    return jax.vmap(given(model.host.rank), in_axes=(0, None, 0, 0))(theta_c, snapshot.broadcast.head, s_ci, z_civ)
+    rank = jax.vmap(given(model.host.rank), in_axes=(0, None, 0, 0, 0))
+    return rank(theta_c, snapshot.broadcast.head, s_ci, base_ci, x_civ)
 
 
 def _with_prior(model: Model, prior: Prior, chunk: Bucket, s_ci: Array) -> Array:

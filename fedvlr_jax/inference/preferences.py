@@ -13,13 +13,13 @@ from fedvlr_jax.algorithm import Algorithm
 from fedvlr_jax.federated.mesh import whole
 from fedvlr_jax.federated.score_views import VIEWS, modalities_of
 from fedvlr_jax.federated.scoring import Snapshot
-from fedvlr_jax.types import MODALITIES, Array, Bucket, Content, FedState, given
+from fedvlr_jax.types import MODALITIES, Array, Bucket, ClientData, Content, FedState, ViewBasis, given
 
 SINGLE_MODALITIES = tuple(MODALITIES.values())
 
 
 def learned_preferences(
-    algorithm: Algorithm, parts: Iterable[tuple[FedState, Bucket]], content: Content, num_users: int
+    algorithm: Algorithm, parts: Iterable[tuple[FedState, Bucket]], clients: ClientData, num_users: int
 ) -> np.ndarray:
     """A user's learned preference for (ID, visual, textual), float32 [u, 3].
 
@@ -34,15 +34,17 @@ def learned_preferences(
     Args:
       algorithm: the model.
       parts: its trained state and all clients, some at a time (`training.backend.Backend.parts`).
-      content: the item features that it was trained with.
+      clients: the item features and score views that it was trained with; its buckets are not read.
       num_users: |U|.
     """
     routed = set(algorithm.views) == set(SINGLE_MODALITIES)
     by_views = algorithm.model.host.view_weights is not None
-    measured = _view_shares if by_views else _router_weights if routed else _drop_shares
-    function = functools.partial(measured, algorithm)
+    if by_views:
+        function = functools.partial(_view_shares, algorithm, clients.prior.basis)
+    else:
+        function = functools.partial(_router_weights if routed else _drop_shares, algorithm)
     measure = jax.jit(function, out_shardings=whole(algorithm.mesh))
-    preference_um, content = np.zeros((num_users, 3), np.float32), jax.tree.map(np.asarray, content)
+    preference_um, content = np.zeros((num_users, 3), np.float32), jax.tree.map(np.asarray, clients.content)
     for state, bucket in parts:
         user_c = np.asarray(bucket.user)
         preference_um[user_c[user_c < num_users]] = np.asarray(measure(state, content, bucket))[user_c < num_users]
@@ -51,11 +53,11 @@ def learned_preferences(
     return preference_um
 
 
-def _view_shares(algorithm: Algorithm, state: FedState, content: Content, bucket: Bucket) -> Array:
+def _view_shares(algorithm: Algorithm, basis: ViewBasis, state: FedState, content: Content, bucket: Bucket) -> Array:
     head, theta_u = state.public.params["host"]["head"], state.private.params["theta"]
     theta_c = jax.tree.map(lambda x: x.at[bucket.state_row].get(mode="clip"), theta_u)
     weigh = given(algorithm.model.host.view_weights)
-    size_cv = jnp.abs(jax.vmap(lambda theta: weigh(theta, head))(theta_c))
+    size_cv = jnp.abs(jax.vmap(lambda theta: weigh(theta, head, basis))(theta_c))
     reads_vm = np.array([[letter in modalities_of(view) for letter in MODALITIES] for view in VIEWS], float)
     share_cm = size_cv @ (reads_vm / reads_vm.sum(axis=1, keepdims=True))
     return share_cm / jnp.maximum(share_cm.sum(axis=1, keepdims=True), 1e-12)

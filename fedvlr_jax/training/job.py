@@ -24,7 +24,9 @@ from fedvlr_jax.training.experiment import Experiment, make_experiment
 from fedvlr_jax.training.loop import OnProgress, Trained, rank_best, require_own, train
 from fedvlr_jax.training.results import make_result, rank_arrays
 from fedvlr_jax.training.schedule import make_plan, read_progress
+from fedvlr_jax.training.score_views import chosen_line, describe_views
 from fedvlr_jax.training.stored import stored_baselines, stored_result
+from fedvlr_jax.types import ScoreViews
 
 OUTPUTS = (
     "config.json",
@@ -76,6 +78,8 @@ def run_job(
     if result is None:
         write_json(workdir / "config.json", experiment.settings)
         write_environment(workdir, describe_environment(command, workdir))
+        if note is not None and isinstance(experiment.clients.prior, ScoreViews):
+            note(chosen_line(experiment.clients.prior))
         trained = train(experiment, workdir, interrupt=interrupt, on_progress=on_progress, note=note)
         result = result_of(experiment, trained)
         write_arrays(workdir / "ranks.npz", rank_arrays(trained.ranks))
@@ -174,9 +178,12 @@ def stored_experiment(workdir: pathlib.Path, data_dir: str | None = None) -> Exp
 
 def result_of(experiment: Experiment, trained: Trained) -> dict[str, Any]:
     """The content of result.json."""
-    settings, dataset, _, algorithm = experiment
+    settings, dataset, clients, algorithm = experiment
     learned_um = None if dataset.planted is None else preferences(experiment, trained)
-    return json_ready(make_result(settings, dataset, algorithm.cost, trained.progress, trained.ranks, learned_um))
+    result = make_result(settings, dataset, algorithm.cost, trained.progress, trained.ranks, learned_um)
+    if isinstance(clients.prior, ScoreViews):
+        result["score_views"] = describe_views(algorithm, trained.state.public.params, clients.prior)
+    return json_ready(result)
 
 
 def recommendations(experiment: Experiment, trained: Trained, **options: Any) -> np.ndarray:
@@ -195,7 +202,7 @@ def best_items(experiment: Experiment, trained: Trained, k: int) -> tuple[np.nda
 def preferences(experiment: Experiment, trained: Trained) -> np.ndarray:
     """`inference.preferences.learned_preferences` of a run, float32 [u, 3]."""
     _, dataset, clients, algorithm = experiment
-    return learned_preferences(algorithm, trained.parts(), clients.content, dataset.num_users)
+    return learned_preferences(algorithm, trained.parts(), clients, dataset.num_users)
 
 
 def baselines_of(experiment: Experiment) -> list[dict[str, Any]]:

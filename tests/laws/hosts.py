@@ -175,9 +175,9 @@ def evidence(algorithm: Algorithm) -> Evidence | None:
     """Random score views of the clients of `SMALL`, for a host that learns from them."""
     if algorithm.model.host.evidence_loss is None:
         return None
-    z_ubv = jax.random.normal(jax.random.key(5), (SMALL.num_users, 6, len(VIEWS)))
+    x_ubv = jax.random.normal(jax.random.key(5), (SMALL.num_users, 6, len(VIEWS)))
     target_ub = jnp.zeros((SMALL.num_users, 6)).at[:, 2].set(1.0)
-    return Evidence(z_ubv, target_ub, jnp.ones((SMALL.num_users, 6), bool))
+    return Evidence(x_ubv[..., 0], x_ubv, target_ub, jnp.ones((SMALL.num_users, 6), bool))
 
 
 def in_float64(law: Callable[[str], None]) -> Callable[[str], None]:
