@@ -159,23 +159,22 @@ class Evidence(NamedTuple):
 
     Attributes:
       base_b: float32 [b], its candidates' scores where learning starts; [u, b] over all clients.
-      x_bv: float32 [b, v], their views as `score_views.coordinates`, from histories without any client's last items.
+      x_bk: float32 [b, k], their views as `score_views.coordinates`, from histories without any client's last items.
       target_b: float32 [b], 1 for the client's own last train items.
       candidate_b: bool [b], False for padding.
     """
 
     base_b: Array
-    x_bv: Array
+    x_bk: Array
     target_b: Array
     candidate_b: Array
 
 
 class ViewBasis(NamedTuple):
-    """Weights w = start + turn y of score views t(z), with a of t as ``stretch`` [] (`federated/view_basis.py`)."""
+    """Weights ``start_k + turn_kk y`` of score views in each shape, for what is learned, y (`view_basis.py`)."""
 
-    start_v: Array
-    turn_vk: Array
-    stretch: Array
+    start_k: Array
+    turn_kk: Array
 
 
 class ScoreViews(NamedTuple):

@@ -13,7 +13,7 @@ from problems import client_data, histories, settings, tiny_dataset
 from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.federated import view_maps
 from fedvlr_jax.federated.held_back import hold_back, mean_ndcg
-from fedvlr_jax.federated.score_views import VIEWS, coordinates, kept_map, view_scores, whole_views
+from fedvlr_jax.federated.score_views import VIEWS, coordinates, kept_map, view_scores, weight_names, whole_views
 from fedvlr_jax.training.experiment import make_experiment
 
 RNG = np.random.default_rng(0)
@@ -30,6 +30,7 @@ CHOICE = view_maps.Choice(
     ridge_collective=6.0,
     kernel={"visual": "cos", "text": "cubed"},
 )
+SIZE = len(weight_names())
 SHARED_ONLY = {"host__name": "fedblend", "variant": "base", "host__fusion_weight": 0.0, "host__deviation": 0.0}
 
 
@@ -144,7 +145,7 @@ def test_a_round_is_a_step_along_the_gradient_of_the_shared_weights(power):
     experiment = make_experiment(tree, DATASET)
     algorithm, clients = experiment.algorithm, experiment.clients
     start = algorithm.init(jax.random.key(0))
-    y = np.linspace(-0.5, 0.5, len(VIEWS))
+    y = np.linspace(-0.5, 0.5, SIZE)
     head = start.public.params["host"] | {"head": {"y": jnp.asarray(y, jnp.float32)}}
     start = start.replace(public=start.public.replace(params=start.public.params | {"host": head}))
     end, info = jax.jit(algorithm.run, static_argnums=2)(start, clients, 1)
@@ -161,13 +162,13 @@ def test_weights_start_at_the_best_view_in_coordinates_in_which_all_matter_alike
     """F from its formula in float64, at zero and at the start: turn^T F turn is the identity but for its floor."""
     experiment = make_experiment(settings(**SHARED_ONLY), DATASET)
     views = experiment.clients.prior
-    start, turn, _ = (np.asarray(x, float) for x in views.basis)
+    start, turn = (np.asarray(x, float) for x in views.basis)
     quality = [float(views.choice[f"quality {name}"]) for name in VIEWS]
     assert np.flatnonzero(start).tolist() == [int(np.argmax(quality))]
     evidence = [np.asarray(x, float) for x in views.evidence]
     t_ubv = evidence[1] @ np.linalg.inv(turn)  # back from the coordinates
     np.testing.assert_allclose(evidence[0], t_ubv @ start, atol=1e-3)
-    fisher = np.zeros((len(VIEWS), len(VIEWS)))
+    fisher = np.zeros((SIZE, SIZE))
     for w in (0 * start, start):
         for u in range(DATASET.num_users):
             if evidence[2][u].any():
@@ -175,17 +176,17 @@ def test_weights_start_at_the_best_view_in_coordinates_in_which_all_matter_alike
                 p = np.exp(t @ w) / np.exp(t @ w).sum()
                 fisher += np.cov(t.T, aweights=p, bias=True) / (2 * DATASET.num_users)
     floor = 1e-3 * np.linalg.eigvalsh(fisher)[-1]
-    np.testing.assert_allclose(turn @ turn.T @ (fisher + floor * np.eye(len(VIEWS))), np.eye(len(VIEWS)), atol=0.02)
+    np.testing.assert_allclose(turn @ turn.T @ (fisher + floor * np.eye(SIZE)), np.eye(SIZE), atol=0.02)
 
 
 def test_before_the_first_round_the_blend_ranks_as_its_best_view():
     experiment = make_experiment(settings(**SHARED_ONLY), DATASET)
     algorithm, clients = experiment.algorithm, experiment.clients
     params = algorithm.snapshot(algorithm.init(jax.random.key(0)), clients.content, clients.prior)
-    best = int(np.argmax(clients.prior.basis.start_v))
+    best = int(np.argmax(clients.prior.basis.start_k))
     for bucket in clients.buckets:
         z_ci = np.asarray(whole_views(clients.prior, bucket))[..., best]
-        expected = clients.prior.basis.start_v[best] * np.arcsinh(z_ci)
+        expected = clients.prior.basis.start_k[best] * z_ci
         np.testing.assert_allclose(algorithm.score(params, bucket), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -202,11 +203,11 @@ def test_a_map_of_strongest_entries_scores_as_the_map_without_the_others(views):
 
 def test_only_the_gradient_of_the_weights_leaves_a_client_in_a_round():
     algorithm = make_experiment(settings(**SHARED_ONLY), DATASET).algorithm
-    assert algorithm.cost.bytes_up_per_client == algorithm.cost.bytes_down_per_client == 4 * len(VIEWS)
+    assert algorithm.cost.bytes_up_per_client == algorithm.cost.bytes_down_per_client == 4 * SIZE
     public = algorithm.init(jax.random.key(0)).public
     broadcast = algorithm.model.publish(public.params, client_data(DATASET).content)
     assert broadcast.rows == {}
-    assert [x.shape for x in jax.tree.leaves(broadcast.head)] == [(len(VIEWS),)]
+    assert [x.shape for x in jax.tree.leaves(broadcast.head)] == [(SIZE,)]
 
 
 def test_before_the_rounds_only_sums_over_clients_leave_them():
@@ -227,13 +228,19 @@ def test_before_the_rounds_only_sums_over_clients_leave_them():
             np.testing.assert_allclose(found[name], x, rtol=1e-4, atol=1e-5)
 
 
-def test_no_validation_or_test_row_enters_what_is_fitted():
-    hidden = dataclasses.replace(
-        DATASET, valid_item=DATASET.valid_item[::-1].copy(), test_item=DATASET.test_item[::-1].copy()
-    )
-    found = [make_experiment(settings(**SHARED_ONLY), x).clients.prior for x in (DATASET, hidden)]
-    for a, b in zip(*(jax.tree.leaves(x) for x in found), strict=True):
+def test_validation_rows_choose_where_learning_starts_and_test_rows_nothing():
+    def views_of(**held):
+        return make_experiment(settings(**SHARED_ONLY), dataclasses.replace(DATASET, **held)).clients.prior
+
+    views = views_of()
+    for a, b in zip(*(jax.tree.leaves(x) for x in (views, views_of(test_item=DATASET.test_item[::-1]))), strict=True):
         np.testing.assert_array_equal(a, b)
+    other = views_of(valid_item=DATASET.valid_item[::-1])
+    np.testing.assert_array_equal(views.z_uiv, other.z_uiv)
+    np.testing.assert_array_equal(views.evidence.target_b, other.evidence.target_b)
+    changed = {name for name, value in views.choice.items() if value != other.choice[name]}
+    assert changed
+    assert all(name.startswith("quality") for name in changed)
 
 
 def test_the_newest_items_are_held_back_and_the_rest_has_ages_of_its_own():
@@ -287,8 +294,8 @@ def test_drawn_candidates_hold_the_targets_and_nothing_of_the_history():
     everything, some = (
         make_experiment(settings(**SHARED_ONLY, host__candidates=n), DATASET).clients.evidence for n in (0, 12)
     )
-    assert everything.x_bv.shape[1] == DATASET.num_items
-    assert some.x_bv.shape[1] == 12
+    assert everything.x_bk.shape[1] == DATASET.num_items
+    assert some.x_bk.shape[1] == 12
     np.testing.assert_array_equal(some.target_b.sum(axis=1), everything.target_b.sum(axis=1))
     assert some.candidate_b.all()
     assert not (everything.target_b > everything.candidate_b).any()
@@ -301,7 +308,7 @@ def test_a_deviation_is_private_and_stays_small():
     d_uv = 0.1 * np.asarray(state.private.params["theta"]["d"])
     assert 0 < np.abs(d_uv).max() < 0.5
     broadcast = algorithm.model.publish(state.public.params, clients.content)
-    assert [x.shape for x in jax.tree.leaves(broadcast)] == [(len(VIEWS),)]
+    assert [x.shape for x in jax.tree.leaves(broadcast)] == [(SIZE,)]
 
 
 def test_trained_logits_are_one_more_view():
@@ -317,7 +324,7 @@ def test_trained_logits_are_one_more_view():
 
 def test_make_algorithm_needs_no_views():
     """Only the rounds need them; an algorithm is made of sizes and features."""
-    assert make_algorithm(settings(**SHARED_ONLY), DATASET).cost.num_public == len(VIEWS)
+    assert make_algorithm(settings(**SHARED_ONLY), DATASET).cost.num_public == SIZE
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,10 @@ DECAY = 0.75
 """Exponent with which an older item of a history counts less in the views of recent items."""
 
 
+STRETCH = 3.0
+"""Of the logarithmic shape: beyond z = 1 / 3 of its scale, deviations count by their logarithm."""
+
+
 class StrongestEntries(NamedTuple):
     """An item-item map of which each row keeps its k entries of largest magnitude.
 
@@ -144,6 +148,13 @@ VIEWS: dict[str, Callable[[Seen], Array]] = {
 }
 """Views ``(seen) -> s_ci`` by name, in the order of axis v."""
 
+SHAPES: dict[str, Callable[[Array], Array]] = {
+    "plain": lambda z: z,
+    "logarithmic": lambda z: jnp.arcsinh(STRETCH * z) / STRETCH,
+}
+"""Functions of z that are weighed: a sum of plain scores is a score of a sum of maps, and a large score of a view
+that is rarely large is not worth ten times a tenth of it."""
+
 FEATURES = {"collective": "VC", "visual": "V", "text": "C"}
 
 
@@ -205,12 +216,16 @@ def whole_views(views: ScoreViews, chunk: Bucket) -> Array:
 
 
 def coordinates(z_biv: Array, basis: ViewBasis) -> tuple[Array, Array]:
-    """Views as weights are learned over them, ``(base [...], x [..., v])``: t(z) start, and t(z) turn."""
-    t_biv = stretched(z_biv, basis.stretch)
-    return t_biv @ basis.start_v, t_biv @ basis.turn_vk
+    """Views as weights are learned over them, ``(base [...], x [..., k])``: t start, and t turn, of t = `shaped`."""
+    t_bik = shaped(z_biv)
+    return t_bik @ basis.start_k, t_bik @ basis.turn_kk
 
 
-def stretched(z: Array, stretch: float | Array) -> Array:
-    """t(z) = asinh(a z) / a, which is z at a = 0: large deviations count by their logarithm."""
-    safe = jnp.maximum(stretch, 1e-3)
-    return jnp.where(stretch > 0, jnp.arcsinh(safe * z) / safe, z)
+def shaped(z_biv: Array) -> Array:
+    """Every view in both shapes of `SHAPES`, [..., k], the first shape of all views first."""
+    return jnp.concatenate([shape(z_biv) for shape in SHAPES.values()], axis=-1)
+
+
+def weight_names() -> list[str]:
+    """What axis k stands for."""
+    return [f"{view}, {shape}" for shape in SHAPES for view in VIEWS]

@@ -131,14 +131,14 @@ def _with_views(
     model: Model, settings: LocalSettings, num_items: int, snapshot: Snapshot, views: ScoreViews, chunk: Bucket
 ) -> Array:
     """Every client's weighted sum of its views, joined with its trained logits where the host trains any."""
-    (base_ci, x_civ), s_ci = coordinates(whole_views(views, chunk), views.basis), None
+    (base_ci, x_cik), s_ci = coordinates(whole_views(views, chunk), views.basis), None
     if model.host.trains_items:
         s_ci = score_items(model, snapshot, make_ready(model, settings, num_items, snapshot, chunk))
     theta_c = gather_clients(snapshot.private, chunk.state_row, None).params["theta"]
     if model.host.swaps:
         theta_c = jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), theta_c)
     rank = jax.vmap(given(model.host.rank), in_axes=(0, None, 0, 0, 0))
-    return rank(theta_c, snapshot.broadcast.head, s_ci, base_ci, x_civ)
+    return rank(theta_c, snapshot.broadcast.head, s_ci, base_ci, x_cik)
 
 
 def _with_prior(model: Model, prior: Prior, chunk: Bucket, s_ci: Array) -> Array:

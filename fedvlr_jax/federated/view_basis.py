@@ -1,14 +1,14 @@
 """Where the weights of score views start, and the coordinates in which they are learned.
 
     w = start + turn y,   start = the best single view, scaled;   turn turn^T = (F + eps max(F) I)^-1
-    F = (F(0) + F(start)) / 2,   F(w) = mean over clients of the covariance of t(z) under softmax(t(z) w)
+    F = (F(0) + F(start)) / 2,   F(w) = mean over clients of the covariance of t under softmax(t w)
 
 Views are alike, so the loss is long and narrow in w; in y it is about as round as F says, and a plain gradient step
 of rate 1 is nearly one of Newton's method. At y = 0 the blend ranks as the best single view does, and a penalty on y
 pulls it there: with little to learn from, that is what it stays.
 
-All that is read of clients are means over them: the quality of each view alone on held-back items, the log loss of
-the best one at a few scales, and F at two points.
+All that is read of clients are means over them: the quality of each view alone on validation items, the log loss of
+the best one on held-back items at a few scales, and F at two points.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedvlr_jax.federated.score_views import VIEWS, stretched
+from fedvlr_jax.federated.score_views import shaped, weight_names
 from fedvlr_jax.types import Array, ViewBasis
 
 SCALES = tuple(2.0**k for k in range(-3, 5))
@@ -36,48 +36,44 @@ class Learned(NamedTuple):
     candidate_ub: Array
 
 
-def choose_basis(learned: Learned, quality_v: np.ndarray, stretch: float) -> ViewBasis:
+def choose_basis(learned: Learned, quality_v: np.ndarray) -> ViewBasis:
     """The start and the coordinates that suit all clients together.
 
     Args:
       learned: of all clients.
-      quality_v: [v], of each view alone on the held-back items.
-      stretch: a of t(z).
+      quality_v: [v], of each view alone.
     """
-    best, size = int(np.argmax(quality_v)), len(VIEWS)
-    along_v = np.eye(size, dtype=np.float32)[best]
-    losses = [float(_log_loss(learned, stretch, scale * along_v)) for scale in SCALES]
-    start_v = SCALES[int(np.argmin(losses))] * along_v
-    fisher_vv = sum(np.asarray(_fisher(learned, stretch, w_v), float) for w_v in (0 * start_v, start_v)) / 2
-    size_k, turn_vk = np.linalg.eigh(fisher_vv)
-    turn_vk = turn_vk / np.sqrt(np.maximum(size_k, 0) + FLOOR * max(size_k[-1], 1e-9))[None]
-    return ViewBasis(jnp.asarray(start_v), jnp.asarray(turn_vk, jnp.float32), jnp.float32(stretch))
+    size = len(weight_names())
+    along_k = np.eye(size, dtype=np.float32)[int(np.argmax(quality_v))]  # in its first shape
+    losses = [float(_log_loss(learned, scale * along_k)) for scale in SCALES]
+    start_k = SCALES[int(np.argmin(losses))] * along_k
+    fisher_kk = sum(np.asarray(_fisher(learned, w_k), float) for w_k in (0 * start_k, start_k)) / 2
+    size_k, turn_kk = np.linalg.eigh(fisher_kk)
+    turn_kk = turn_kk / np.sqrt(np.maximum(size_k, 0) + FLOOR * max(size_k[-1], 1e-9))[None]
+    return ViewBasis(jnp.asarray(start_k), jnp.asarray(turn_kk, jnp.float32))
 
 
 @jax.jit
-def _log_loss(learned: Learned, stretch: float, w_v: Array) -> Array:
+def _log_loss(learned: Learned, w_k: Array) -> Array:
     def one(client: Learned) -> Array:
-        _, log_p_b = _candidates(client, stretch, w_v)
+        _, log_p_b = _candidates(client, w_k)
         return -jnp.sum(jnp.where(client.target_ub > 0, log_p_b, 0.0)) / jnp.maximum(jnp.sum(client.target_ub), 1)
 
     return jnp.mean(jax.lax.map(one, learned, batch_size=CHUNK))
 
 
 @jax.jit
-def _fisher(learned: Learned, stretch: float, w_v: Array) -> Array:
-    def one(client: Learned) -> Array:
-        t_bv, log_p_b = _candidates(client, stretch, w_v)
+def _fisher(learned: Learned, w_k: Array) -> Array:
+    def add(total_kk: Array, client: Learned) -> tuple[Array, None]:
+        t_bk, log_p_b = _candidates(client, w_k)
         p_b = jnp.exp(log_p_b) * jnp.any(client.target_ub > 0)  # of a client that learns
-        mean_v = p_b @ t_bv
-        return (t_bv * p_b[:, None]).T @ t_bv - mean_v[:, None] * mean_v[None]
+        mean_k = p_b @ t_bk
+        return total_kk + (t_bk * p_b[:, None]).T @ t_bk - mean_k[:, None] * mean_k[None], None
 
-    def add(total_vv: Array, client: Learned) -> tuple[Array, None]:
-        return total_vv + one(client), None
-
-    total_vv, _ = jax.lax.scan(add, jnp.zeros((w_v.size, w_v.size)), learned)
-    return total_vv / learned.target_ub.shape[0]
+    total_kk, _ = jax.lax.scan(add, jnp.zeros((w_k.size, w_k.size)), learned)
+    return total_kk / learned.target_ub.shape[0]
 
 
-def _candidates(client: Learned, stretch: float, w_v: Array) -> tuple[Array, Array]:
-    t_bv = stretched(client.z_ubv, stretch)
-    return t_bv, jax.nn.log_softmax(jnp.where(client.candidate_ub, t_bv @ w_v, -jnp.inf))
+def _candidates(client: Learned, w_k: Array) -> tuple[Array, Array]:
+    t_bk = shaped(client.z_ubv)
+    return t_bk, jax.nn.log_softmax(jnp.where(client.candidate_ub, t_bk @ w_k, -jnp.inf))

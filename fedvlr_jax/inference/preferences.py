@@ -11,7 +11,7 @@ import numpy as np
 
 from fedvlr_jax.algorithm import Algorithm
 from fedvlr_jax.federated.mesh import whole
-from fedvlr_jax.federated.score_views import VIEWS, modalities_of
+from fedvlr_jax.federated.score_views import SHAPES, VIEWS, modalities_of
 from fedvlr_jax.federated.scoring import Snapshot
 from fedvlr_jax.types import MODALITIES, Array, Bucket, ClientData, Content, FedState, ViewBasis, given
 
@@ -59,6 +59,7 @@ def _view_shares(algorithm: Algorithm, basis: ViewBasis, state: FedState, conten
     weigh = given(algorithm.model.host.view_weights)
     size_cv = jnp.abs(jax.vmap(lambda theta: weigh(theta, head, basis))(theta_c))
     reads_vm = np.array([[letter in modalities_of(view) for letter in MODALITIES] for view in VIEWS], float)
+    reads_vm = np.tile(reads_vm, (len(SHAPES), 1))
     share_cm = size_cv @ (reads_vm / reads_vm.sum(axis=1, keepdims=True))
     return share_cm / jnp.maximum(share_cm.sum(axis=1, keepdims=True), 1e-12)
 

@@ -16,7 +16,7 @@ from fedvlr_jax.assembly import parse_names
 from fedvlr_jax.evaluation.metrics import ndcg
 from fedvlr_jax.federated import view_maps
 from fedvlr_jax.federated.held_back import CUTOFF, hold_back
-from fedvlr_jax.federated.score_views import VIEWS, ItemMap, coordinates, kept_map, view_scores
+from fedvlr_jax.federated.score_views import VIEWS, ItemMap, coordinates, kept_map, view_scores, weight_names
 from fedvlr_jax.federated.view_basis import Learned, choose_basis
 from fedvlr_jax.types import Array, Dataset, Evidence, PyTree, ScoreViews, given
 
@@ -73,11 +73,18 @@ class AllViews(NamedTuple):
 
 
 class Formed(NamedTuple):
-    """What does not depend on the draw of candidates: the choice, and the views of inner and of whole histories."""
+    """What does not depend on the draw of candidates.
+
+    Attributes:
+      choice: of the maps.
+      inner, whole: the views of inner and of whole histories.
+      quality_v: [v], NDCG@50 of each whole view alone on validation items; on held-back ones where there are none.
+    """
 
     choice: view_maps.Choice
     inner: AllViews
     whole: AllViews
+    quality_v: np.ndarray
 
 
 class ConfiguredViews:
@@ -104,11 +111,10 @@ class ConfiguredViews:
         """
         if self._last is None or self._last[0] is not dataset:
             self._last = dataset, self._form(dataset)
-        choice, inner, whole = self._last[1]
-        learned, quality_v = draw_candidates(
-            inner, self._held.target_um, self._host["candidates"], self._seed if seed is None else seed
-        )
-        basis = choose_basis(learned, quality_v, self._host["stretch"])
+        choice, inner, whole, quality_v = self._last[1]
+        seed = self._seed if seed is None else seed
+        learned = draw_candidates(inner, self._held.target_um, self._host["candidates"], seed)
+        basis = choose_basis(learned, quality_v)
         quality = {f"quality {name}": value for name, value in zip(VIEWS, quality_v, strict=True)}
         return ScoreViews(
             evidence=Evidence(*_coordinates(learned.z_ubv, basis), learned.target_ub, learned.candidate_ub),
@@ -131,8 +137,11 @@ class ConfiguredViews:
         choice = view_maps.choose(sums, self._held, features)
         inner = self._views(self._held.inner, sums, features, choice)
         del sums  # before those of whole histories are formed
-        whole = self._timed(dataset)
-        return Formed(choice, inner, self._views(whole, view_maps.federate(whole), features, choice))
+        histories = self._timed(dataset)
+        whole = self._views(histories, view_maps.federate(histories), features, choice)
+        valid_um = valid_targets(dataset)
+        judged = (whole, valid_um) if (valid_um >= 0).any() else (inner, self._held.target_um)
+        return Formed(choice, inner, whole, view_quality(*judged))
 
     def _views(
         self, histories: Dataset, sums: view_maps.ViewSums, features: Dataset, choice: view_maps.Choice
@@ -159,31 +168,29 @@ def describe_views(algorithm: Algorithm, params: PyTree, views: ScoreViews) -> d
       params: its public parameters.
       views: of its clients.
     """
-    head, nobody = params["host"]["head"], {"d": jnp.zeros(len(VIEWS))}
-    weight_v = given(algorithm.model.host.view_weights)(nobody, head, views.basis)
-    named = {"start": views.basis.start_v, "weight": weight_v}
-    weights = {
-        f"{kind} {name}": float(x)
-        for kind, x_v in named.items()
-        for name, x in zip(VIEWS, x_v, strict=True)
-        if kind == "weight" or x
-    }
-    return view_maps.described(views.choice) | weights
+    head, nobody = params["host"]["head"], {"d": jnp.zeros(len(weight_names()))}
+    weight_k = given(algorithm.model.host.view_weights)(nobody, head, views.basis)
+    weights = {f"weight {name}": float(x) for name, x in zip(weight_names(), weight_k, strict=True)}
+    return {"start": _start(views)} | view_maps.described(views.choice) | weights
 
 
 def chosen_line(views: ScoreViews) -> str:
     """What a run chose before its first round, in one line."""
-    best = int(np.argmax(views.basis.start_v))
     chosen = view_maps.described({k: x for k, x in views.choice.items() if not k.startswith("quality")})
     settings = ", ".join(f"{name} {value}" for name, value in chosen.items())
-    return f"score views start as {list(VIEWS)[best]} times {float(views.basis.start_v[best]):g}; {settings}"
+    return f"score views start as {_start(views)}; {settings}"
+
+
+def _start(views: ScoreViews) -> str:
+    best = int(np.argmax(views.basis.start_k))
+    return f"{float(views.basis.start_k[best]):g} times {list(VIEWS)[best]}"
 
 
 _view_scores = jax.jit(view_scores)
 _coordinates = jax.jit(coordinates)
 
 
-def draw_candidates(views: AllViews, target_um: np.ndarray, candidates: int, seed: int) -> tuple[Learned, np.ndarray]:
+def draw_candidates(views: AllViews, target_um: np.ndarray, candidates: int, seed: int) -> Learned:
     """What every client learns from: its held-back items among all, or among some drawn ones.
 
     Args:
@@ -191,19 +198,34 @@ def draw_candidates(views: AllViews, target_um: np.ndarray, candidates: int, see
       target_um: int32 [u, m], the held-back items or -1.
       candidates: how many; 0 = all.
       seed: of the draw.
-
-    Returns:
-      ``(learned, quality_v)``, the latter [v] the NDCG@50 of each view alone on the held-back items among all.
     """
     rng, num_items = np.random.default_rng(seed), views.count_i.size
     size = min(candidates or num_items, num_items)
-    parts, quality = [], []
-    for user_c, z_civ, candidate_ci in views.chunks():
-        quality.append(_quality(z_civ, candidate_ci, target_um[user_c]))
-        parts.append(_drawn(z_civ, candidate_ci, target_um[user_c], size, rng))
-    learned = Learned(*(jnp.concatenate(x)[: len(target_um)] for x in zip(*parts, strict=True)))
-    quality_uv, learns_u = np.concatenate(quality)[: len(target_um)], (target_um >= 0).any(axis=1)
-    return learned, quality_uv[learns_u].mean(axis=0) if learns_u.any() else np.zeros(len(VIEWS))
+    parts = [_drawn(z_civ, candidate_ci, target_um[c], size, rng) for c, z_civ, candidate_ci in views.chunks()]
+    return Learned(*(jnp.concatenate(x)[: len(target_um)] for x in zip(*parts, strict=True)))
+
+
+def view_quality(views: AllViews, target_um: np.ndarray) -> np.ndarray:
+    """[v], NDCG@50 of each view alone on some items: the mean over clients of the mean over their own.
+
+    Args:
+      views: of all clients.
+      target_um: int32 [u, m], the items or -1.
+    """
+    found = [_quality(z_civ, candidate_ci, target_um[c]) for c, z_civ, candidate_ci in views.chunks()]
+    quality_uv, has_u = np.concatenate(found)[: len(target_um)], (target_um >= 0).any(axis=1)
+    return quality_uv[has_u].mean(axis=0) if has_u.any() else np.zeros(len(VIEWS))
+
+
+def valid_targets(dataset: Dataset) -> np.ndarray:
+    """int32 [u, m], the validation items of each user, then -1."""
+    at_h = np.flatnonzero(dataset.valid_item >= 0)
+    user_h = at_h if dataset.held_user is None else dataset.held_user[at_h]
+    count_u = np.bincount(user_h, minlength=dataset.num_users)
+    target_um = np.full((dataset.num_users, max(int(count_u.max()), 1)), -1, np.int32)
+    start_u = np.cumsum(count_u) - count_u
+    target_um[user_h, np.arange(len(user_h)) - start_u[user_h]] = dataset.valid_item[at_h]
+    return target_um
 
 
 @jax.jit

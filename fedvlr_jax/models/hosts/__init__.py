@@ -87,9 +87,6 @@ HOSTS: dict[str, Callable[..., Host]] = {
             "loss_power": _number(
                 0.5, "fedblend: q of the loss (1 - p^q) / q of a held-back item's probability p; 0 = -log p"
             ),
-            "stretch": Field(
-                1.0, "fedblend: a of t(z) = asinh(a z) / a for standardised views; 0 = t(z) = z", NOT_NEGATIVE
-            ),
             "order": Field(True, "fedblend: use the order of time; False forms all views as without timestamps"),
             "strongest": Field(
                 0,

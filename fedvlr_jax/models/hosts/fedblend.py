@@ -1,13 +1,12 @@
 """FedBlend: bi-level fusion of scores. The server forms views, every client weighs them.
 
-    s_ui = sum_v w_uv t(z_uiv),      t(z) = asinh(a z) / a,   t(z) = z for a = 0
-    w_u  = start + turn (y + d_u)
+    s_ui = sum_k w_uk t_k(z_ui),      w_u = start + turn (y + d_u)
 
-The views z (`federated/score_views.py`) come from item-item maps that a secure sum and the item features allow.
-Weights start at the best single view, and are learned in coordinates y in which all of them matter alike
-(`federated/view_basis.py`). y [v] is public, learned in the rounds: a client's upload is its gradient, and nothing
-else. The deviation d_u is private; it stays small by the penalty |d_u|^2 / (2 `deviation`), and is zero where
-`deviation` is 0.
+with every view in two shapes, t(z) = z and t(z) = asinh(3 z) / 3. The views z (`federated/score_views.py`) come from
+item-item maps that a secure sum and the item features allow. Weights start at the best single view, and are learned
+in coordinates y in which all of them matter alike (`federated/view_basis.py`). y [k] is public, learned in the rounds:
+a client's upload is its gradient, and nothing else. The deviation d_u is private; it stays small by the penalty
+|d_u|^2 / (2 `deviation`), and is zero where `deviation` is 0.
 
 A client learns from the items that it had last, by their probability p in a softmax over its candidates, with views
 that were formed without these items, of any client (`Evidence`). The loss (1 - p^q) / q (Zhang & Sabuncu,
@@ -26,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from fedvlr_jax.federated.objectives import is_off
-from fedvlr_jax.federated.score_views import VIEWS
+from fedvlr_jax.federated.score_views import weight_names
 from fedvlr_jax.models.hosts import fcf
 from fedvlr_jax.models.hosts.fedprior import standardise
 from fedvlr_jax.models.hosts.host import Host, ItemRows
@@ -46,33 +45,33 @@ def make(
       swapped: see `Host.swaps`.
       options: those of FCF.
     """
-    trained = fcf.make(num_items, **options)
+    trained, size = fcf.make(num_items, **options), len(weight_names())
     trains_items = not is_off(fusion_weight)
 
     def own(theta: PyTree, head: PyTree) -> Array:
         return head["y"] + jnp.sqrt(deviation) * theta["d"]
 
     def evidence_loss(theta: PyTree, head: PyTree, evidence: Evidence) -> Array:
-        s_b = jnp.where(evidence.candidate_b, evidence.base_b + evidence.x_bv @ own(theta, head), -jnp.inf)
+        s_b = jnp.where(evidence.candidate_b, evidence.base_b + evidence.x_bk @ own(theta, head), -jnp.inf)
         fit = held_back_loss(s_b, evidence.target_b, loss_power)
         return fit + 0.5 * jnp.sum(theta["d"] ** 2)  # d_u = sqrt(deviation) theta["d"]
 
-    def rank(theta: PyTree, head: PyTree, s_i: Array | None, base_i: Array, x_iv: Array) -> Array:
-        blended_i = base_i + x_iv @ own(theta, head)
+    def rank(theta: PyTree, head: PyTree, s_i: Array | None, base_i: Array, x_ik: Array) -> Array:
+        blended_i = base_i + x_ik @ own(theta, head)
         return blended_i + fusion_weight * standardise(given(s_i)) if trains_items else blended_i
 
     def view_weights(theta: PyTree, head: PyTree, basis: ViewBasis) -> Array:
-        return basis.start_v + basis.turn_vk @ own(theta, head)
+        return basis.start_k + basis.turn_kk @ own(theta, head)
 
     def init_private(key: Array) -> PyTree:
-        return {"d": jnp.zeros(len(VIEWS))} | (trained.init_private(key) if trains_items else {})
+        return {"d": jnp.zeros(size)} | (trained.init_private(key) if trains_items else {})
 
     def score(theta: PyTree, head: PyTree, items: ItemRows) -> Array:
         return trained.score(theta, head, items)
 
     return trained._replace(
         init_private=init_private,
-        init_public=lambda key: {"tables": {}, "head": {"y": jnp.zeros(len(VIEWS))}},
+        init_public=lambda key: {"tables": {}, "head": {"y": jnp.zeros(size)}},
         score=score,
         evidence_loss=evidence_loss,
         rank=rank,

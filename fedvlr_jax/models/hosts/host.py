@@ -121,9 +121,9 @@ class Host(NamedTuple):
         items are ranked; None for hosts without a prior.
       evidence_loss: ``(theta, head, evidence) -> []``, added to the objective where the client has a
         `types.Evidence`; None for hosts without score views.
-      rank: ``(theta, head, s_i, base_i, x_iv) -> s_i`` [i], what such a host ranks by: the trained logits (None where
+      rank: ``(theta, head, s_i, base_i, x_ik) -> s_i`` [i], what such a host ranks by: the trained logits (None where
         it trains none) and the views as `score_views.coordinates` has them.
-      view_weights: ``(theta, head, basis) -> w_v`` [v], what such a host gives each view.
+      view_weights: ``(theta, head, basis) -> w_k`` [k], what such a host gives each view in each shape.
       swaps: rank clients with the private state of another: a control of what is personal.
       trains_items: the client trains on items by the objective; else the evidence is all that it learns from.
       tune_steps, tune_lr: local fine-tuning of the client's own copy of its rows before scoring; 0 = none.
