@@ -54,13 +54,12 @@ def fields(**dotted: object) -> ConfigDict:
     return ConfigDict(nested)
 
 
-# FedBlend learns a few weights in coordinates made for plain steps of rate 1 (docs/concepts.md, Score views).
+# FedBlend learns a few weights in coordinates in which all matter alike: few rounds, and one rate for all sets.
 BLEND = fields(
     client__lr=0.5,
     client__l2=0.0,
     client__steps=1,
-    server__optimizer="sgd",
-    server__lr=1.0,
+    server__lr=0.1,
     server__l2=0.01,
     rounds=30,
     eval__every=3,

@@ -4,9 +4,9 @@
 
 with every view in two shapes, t(z) = z and t(z) = asinh(3 z) / 3. The views z (`federated/score_views.py`) come from
 item-item maps that a secure sum and the item features allow. Weights start at the best single view, and are learned
-in coordinates y in which all of them matter alike (`federated/view_basis.py`). y [k] is public, learned in the rounds:
-a client's upload is its gradient, and nothing else. The deviation d_u is private; it stays small by the penalty
-|d_u|^2 / (2 `deviation`), and is zero where `deviation` is 0.
+in coordinates y in which all of them matter alike (`federated/view_basis.py`). y [k] is public, learned in the
+rounds: a client's upload is its gradient, and nothing else. The deviation d_u is private; it stays small by the
+penalty |d_u|^2 / (2 `deviation`), and is zero where `deviation` is 0.
 
 A client learns from the items that it had last, by their probability p in a softmax over its candidates, with views
 that were formed without these items, of any client (`Evidence`). The loss (1 - p^q) / q (Zhang & Sabuncu,
@@ -29,7 +29,7 @@ from fedvlr_jax.federated.score_views import weight_names
 from fedvlr_jax.models.hosts import fcf
 from fedvlr_jax.models.hosts.fedprior import standardise
 from fedvlr_jax.models.hosts.host import Host, ItemRows
-from fedvlr_jax.types import Array, Evidence, PyTree, ViewBasis, given
+from fedvlr_jax.types import Array, Evidence, PyTree, ViewBasis
 
 
 def make(
@@ -56,12 +56,11 @@ def make(
         fit = held_back_loss(s_b, evidence.target_b, loss_power)
         return fit + 0.5 * jnp.sum(theta["d"] ** 2)  # d_u = sqrt(deviation) theta["d"]
 
-    def rank(theta: PyTree, head: PyTree, s_i: Array | None, base_i: Array, x_ik: Array) -> Array:
-        blended_i = base_i + x_ik @ own(theta, head)
-        return blended_i + fusion_weight * standardise(given(s_i)) if trains_items else blended_i
-
     def view_weights(theta: PyTree, head: PyTree, basis: ViewBasis) -> Array:
         return basis.start_k + basis.turn_kk @ own(theta, head)
+
+    def combine(s_i: Array, blended_i: Array) -> Array:
+        return blended_i + fusion_weight * standardise(s_i)
 
     def init_private(key: Array) -> PyTree:
         return {"d": jnp.zeros(size)} | (trained.init_private(key) if trains_items else {})
@@ -74,7 +73,7 @@ def make(
         init_public=lambda key: {"tables": {}, "head": {"y": jnp.zeros(size)}},
         score=score,
         evidence_loss=evidence_loss,
-        rank=rank,
+        combine=combine if trains_items else None,
         view_weights=view_weights,
         swaps=swapped,
         trains_items=trains_items,
