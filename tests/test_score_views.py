@@ -10,11 +10,17 @@ import numpy as np
 import pytest
 from problems import client_data, histories, settings, tiny_dataset
 
+from configs.benchmark.base import BLEND
 from fedvlr_jax.algorithm import make_algorithm
+from fedvlr_jax.baselines import select
+from fedvlr_jax.data import load_configured
+from fedvlr_jax.evaluation.metrics import user_values
 from fedvlr_jax.federated import view_maps
 from fedvlr_jax.federated.held_back import hold_back, mean_ndcg
 from fedvlr_jax.federated.score_views import VIEWS, coordinates, kept_map, view_scores, weight_names, whole_views
+from fedvlr_jax.settings import default_settings, override
 from fedvlr_jax.training.experiment import make_experiment
+from fedvlr_jax.training.loop import train_in_memory
 
 RNG = np.random.default_rng(0)
 PLAIN = tiny_dataset()
@@ -336,3 +342,31 @@ def test_uploads_of_a_head_alone_are_clipped_joined_and_made_noisy(aggregation):
     state, info = jax.jit(algorithm.run, static_argnums=2)(algorithm.init(jax.random.key(0)), clients, 2)
     assert np.isfinite(state.public.params["host"]["head"]["y"]).all()
     assert (info.update_norm > 0).all()
+
+
+def ages(dataset, kind):
+    """Times that mean nothing: the order of rows, or a random one."""
+    order = {"rows": lambda size: np.arange(size)[::-1], "random": np.random.default_rng(0).permutation}[kind]
+    return np.concatenate([order(len(items)) for items in histories(dataset)]).astype(np.int32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["rows", "random"])
+@pytest.mark.parametrize("name", ["KU", "synthetic"])
+@pytest.mark.filterwarnings("ignore::fedvlr_jax.data.messages.DataWarning")  # repeated rows of KU
+def test_times_that_mean_nothing_do_not_push_the_blend_below_ease(name, kind, request):
+    """Not significantly below EASE, which reads no times; and on validation never below its best view."""
+    root = str(request.getfixturevalue("ku_folder").parent) if name == "KU" else ""
+    tree = override(
+        default_settings(),
+        BLEND.to_dict() | {"host.name": "fedblend", "variant": "base", "data.name": name, "data.dir": root},
+    )
+    dataset = load_configured(tree["data"])
+    dataset = dataclasses.replace(dataset, train_age=ages(dataset, kind))
+    experiment = make_experiment(tree, dataset)
+    trained = train_in_memory(experiment)
+    best = max(float(value) for key, value in experiment.clients.prior.choice.items() if key.startswith("quality"))
+    assert trained.progress.best_value >= best - 1e-4
+    ease = select(dataset, experiment.clients.buckets, "ease")
+    gain_u = user_values(trained.ranks, "NDCG@50") - user_values(ease.ranks, "NDCG@50")
+    assert gain_u.mean() > -2 * gain_u.std() / np.sqrt(gain_u.size)

@@ -1,6 +1,6 @@
 """FedBlend with its controls beside the linear models that it is made of: five seeds, minutes a set.
 
-python experiments/benchmark.py --config=configs/benchmark/blend.py --config.train.data.name=KU --workdir=runs/blend-ku
+python experiments/benchmark.py --config=configs/benchmark/blend.py --config.train.data.name=KU [--workdir=runs/b]
 
 Any set of the data folder serves, with or without times and features. The controls are in docs/concepts.md, Score
 views; deviations are on in the search, so that swapping them can matter where validation prefers them.
@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     """FedBlend and its controls, FedPrior with its own choices, and the linear models."""
     config = base.get_config()
     config.own = "fedblend+base,fedprior+base"
-    config.controls = "shuffled features, random features, without D"
+    config.controls = "shuffled features, random features"
     config.methods = "fedblend+*, fedprior+base, ease, fed_ease, content_ease, fed_content_ease, popularity, item_knn"
     config.train.rounds = 30
     config.settings = {
