@@ -92,20 +92,20 @@ def client_block(
     """
     size = len(ids_n)
     if age_n is None:
-        zero_nn = np.zeros((size, size), dtype)
+        zero_nn: np.ndarray = np.zeros((size, size), dtype)
         return Block(ids_n, np.ones((size, size), dtype), zero_nn, zero_nn)
     gap_tl = age_n[None, :].astype(int) - age_n[:, None]  # > 0 where item l is older than item t
     gap_k = np.arange(age_n.max() + 1, dtype=float)  # there are few gaps, and powers cost
-    decayed_k = np.where(gap_k > 0, np.maximum(gap_k, 1.0) ** -settings.decay, 0.0).astype(dtype)
-    near_k = ((1 + gap_k) ** -settings.reach).astype(dtype)
+    decayed_k: np.ndarray = np.where(gap_k > 0, np.maximum(gap_k, 1.0) ** -settings.decay, 0.0).astype(dtype)
+    near_k: np.ndarray = ((1 + gap_k) ** -settings.reach).astype(dtype)
     past_tl = decayed_k[np.maximum(gap_tl, 0)]
     return Block(ids_n, near_k[np.abs(gap_tl)], past_tl.T @ past_tl, past_tl.T)
 
 
 def add_blocks(blocks: Iterable[Block], num_items: int, dtype: type = np.float64) -> Sums:
     """The secure sum; the server learns nothing else of a client."""
-    similar_ii, past_ii, next_ii = (np.zeros((num_items, num_items), dtype) for _ in range(3))
-    sums = Sums(similar_ii, past_ii, next_ii, np.zeros(num_items))
+    shape = (num_items, num_items)
+    sums = Sums(np.zeros(shape, dtype), np.zeros(shape, dtype), np.zeros(shape, dtype), np.zeros(num_items))
     for block in blocks:
         at = np.ix_(block.ids_n, block.ids_n)
         sums.similar_ii[at] += block.similar_nn
@@ -264,4 +264,4 @@ def inverse(gram_ii: np.ndarray, ridge: float) -> np.ndarray:
         block = lower_ii[begin:end, begin:end]
         block[...] = np.tril(block) + np.tril(block, -1).T
         lower_ii[begin:end, end:] = lower_ii[end:, begin:end].T
-    return lower_ii
+    return lower_ii.T  # row after row

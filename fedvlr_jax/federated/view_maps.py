@@ -134,19 +134,31 @@ def choose(sums: ViewSums, held: HeldBack, features: Dataset) -> Choice:
     def quality(ridge: float, *strength: float) -> float:
         return judge(_collective(gram_ii, centred, dict(zip(centred, strength, strict=False)), ridge))
 
-    ridge, strength = _first_peak(RIDGES, quality), []
-    for _ in centred:  # one modality after the other
-        strength.append(_first_peak(STRENGTHS, lambda rho: quality(ridge, *strength, *([rho] if rho else []))))
+    ridge = _first_peak(RIDGES, quality)
+    strength: list[float] = []
+
+    def with_next(rho: float) -> float:
+        """With features of one more modality, of strength rho."""
+        return quality(ridge, *strength, *([rho] if rho else []))
+
+    def best_kernel(feature_id: np.ndarray) -> str:
+        return max(KERNELS, key=lambda name: judge(_kernel(feature_id, name)))
+
+    for _ in centred:
+        strength.append(_first_peak(STRENGTHS, with_next))
     around = (ridge, 2 * ridge, 0.5 * ridge) if any(strength) else (ridge,)
-    ridge_collective = max(around, key=lambda ridge: quality(ridge, *strength))
-    kernel = {m: max(KERNELS, key=lambda name, x=x: judge(_kernel(x, name))) for m, x in centred.items()}
-    rest = {
-        "strength": dict(zip(centred, strength, strict=True)),
-        "ridge_collective": ridge_collective,
-        "kernel": kernel,
-    }
+    flat_only = Choice(
+        ridge=ridge,
+        ridge_next=RIDGES_NEXT[0],
+        next_weight=0.0,
+        ridge_near=RIDGES_NEAR[0],
+        near_weight=0.0,
+        strength=dict(zip(centred, strength, strict=True)),
+        ridge_collective=max(around, key=lambda ridge: quality(ridge, *strength)),
+        kernel={m: best_kernel(x) for m, x in centred.items()},
+    )
     if not sums.ordered.next_ii.any():
-        return Choice(ridge, RIDGES_NEXT[0], 0.0, RIDGES_NEAR[0], 0.0, **rest)
+        return flat_only
 
     ridge_next = _first_peak(RIDGES_NEXT, lambda r: judge(prior.next_map(sums.ordered, r), recent_ui))
     next_ii = prior.next_map(sums.ordered, ridge_next)
@@ -158,7 +170,9 @@ def choose(sums: ViewSums, held: HeldBack, features: Dataset) -> Choice:
     _, next_weight = best_weight(prior.ease(gram_ii, ridge))
     near = {r: best_weight(prior.ease(sums.ordered.similar_ii, r)) for r in RIDGES_NEAR}
     ridge_near = max(near, key=lambda r: near[r])
-    return Choice(ridge, ridge_next, next_weight, ridge_near, near[ridge_near][1], **rest)
+    return flat_only._replace(
+        ridge_next=ridge_next, next_weight=next_weight, ridge_near=ridge_near, near_weight=near[ridge_near][1]
+    )
 
 
 def _first_peak(values: Sequence[float], judge: Callable[[float], float]) -> float:

@@ -13,7 +13,7 @@ from fedvlr_jax.algorithm import Algorithm
 from fedvlr_jax.federated.mesh import whole
 from fedvlr_jax.federated.score_views import SHAPES, VIEWS, modalities_of
 from fedvlr_jax.federated.scoring import Snapshot
-from fedvlr_jax.types import MODALITIES, Array, Bucket, ClientData, Content, FedState, ViewBasis, given
+from fedvlr_jax.types import MODALITIES, Array, Bucket, ClientData, Content, FedState, ScoreViews, ViewBasis, given
 
 SINGLE_MODALITIES = tuple(MODALITIES.values())
 
@@ -38,8 +38,7 @@ def learned_preferences(
       num_users: |U|.
     """
     routed = set(algorithm.views) == set(SINGLE_MODALITIES)
-    by_views = algorithm.model.host.view_weights is not None
-    if by_views:
+    if isinstance(clients.prior, ScoreViews):
         function = functools.partial(_view_shares, algorithm, clients.prior.basis)
     else:
         function = functools.partial(_router_weights if routed else _drop_shares, algorithm)
@@ -48,7 +47,7 @@ def learned_preferences(
     for state, bucket in parts:
         user_c = np.asarray(bucket.user)
         preference_um[user_c[user_c < num_users]] = np.asarray(measure(state, content, bucket))[user_c < num_users]
-    if routed and not by_views:
+    if routed and not isinstance(clients.prior, ScoreViews):
         preference_um = preference_um[:, [algorithm.views.index(name) for name in SINGLE_MODALITIES]]
     return preference_um
 
