@@ -196,6 +196,15 @@ def test_before_the_first_round_the_blend_ranks_as_its_best_view():
         np.testing.assert_allclose(algorithm.score(params, bucket), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_round_0_is_evaluated_and_may_be_the_best():
+    tree = settings(**SHARED_ONLY, server__lr=0.0, client__lr=0.0, rounds=2, eval__every=2)
+    experiment = make_experiment(tree, DATASET)
+    progress = train_in_memory(experiment).progress
+    quality = [float(value) for name, value in experiment.clients.prior.choice.items() if name.startswith("quality")]
+    assert progress.best_round == 0
+    assert progress.best_value == pytest.approx(max(quality), abs=1e-5)
+
+
 def test_a_map_of_strongest_entries_scores_as_the_map_without_the_others(views):
     """With all entries kept it is the map; with some, those dropped are zeros."""
     (bucket,), count = client_data(DATASET).buckets, jnp.ones(DATASET.num_items)
