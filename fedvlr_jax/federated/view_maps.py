@@ -217,7 +217,11 @@ def form(
         del next_ii
     for modality, x in centred.items():
         alike_ii = _alike(x, ordered.count_i > 0)
-        yield f"{modality} targets", np.ascontiguousarray((alike_ii @ following_ii.T).T)
+        targets_ii = np.empty_like(following_ii)
+        for begin in range(0, len(targets_ii), ROWS):  # as a whole it would be copied twice
+            targets_ii[begin : begin + ROWS] = (alike_ii @ following_ii[begin : begin + ROWS].T).T
+        yield f"{modality} targets", targets_ii
+        del targets_ii
         yield f"{modality} sources", alike_ii @ following_ii
 
 
