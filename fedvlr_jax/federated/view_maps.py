@@ -43,8 +43,7 @@ SHARPNESS = 12.0
 NEIGHBOURS = 50
 ROWS = 512
 """Rows of a matrix [i, i] that are worked on at once."""
-DENSE = 0.05
-"""Share of the catalogue from which on histories are multiplied as dense rows."""
+DENSE = 0.05  # share of the catalogue from which on histories are multiplied as dense rows
 
 T = TypeVar("T")
 
@@ -92,8 +91,7 @@ def described(numbers: Mapping[str, Any]) -> dict[str, Any]:
 NUM_CANDIDATES = len(RIDGES) + len(RIDGES_NEXT) + len(RIDGES_NEAR) + 2 * (2 + len(STRENGTHS) + len(KERNELS))
 """Most maps that choices are made among; the weights of sums of two maps need no further ones."""
 
-NUM_MAPS = 10
-"""Maps that views are read through."""
+NUM_MAPS = 10  # that views are read through
 
 
 def megabytes_once(dataset: Dataset) -> float:
@@ -218,7 +216,7 @@ def form(
     for modality, x in centred.items():
         alike_ii = _alike(x, ordered.count_i > 0)
         targets_ii = np.empty_like(following_ii)
-        for begin in range(0, len(targets_ii), ROWS):  # as a whole it would be copied twice
+        for begin in range(0, len(targets_ii), ROWS):  # as a whole it is copied twice
             targets_ii[begin : begin + ROWS] = (alike_ii @ following_ii[begin : begin + ROWS].T).T
         yield f"{modality} targets", targets_ii
         del targets_ii
@@ -231,7 +229,9 @@ def _collective(
     present = [np.sqrt(ridge * strength[m]) * x for m, x in centred.items() if strength.get(m)]
     if present:
         stacked_id = np.concatenate(present, axis=1)
-        gram_ii = gram_ii + stacked_id @ stacked_id.T
+        with_features_ii = stacked_id @ stacked_id.T
+        with_features_ii += gram_ii
+        return prior.ease(with_features_ii, ridge)
     return prior.ease(gram_ii, ridge)
 
 
