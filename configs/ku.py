@@ -37,7 +37,7 @@ CHOSEN = {
     "fedrap+fedvlr": fields(server__l2=0.001, server__lr=0.01),
     "fedprior+base": fields(host__model_weight=0.003, prior__reach=0.0),
     "fedprior+fedvlr": fields(host__model_weight=0.003, prior__reach=0.0),
-    "fedblend+base": fields(host__stretch=1.0, host__deviation=0.0),
+    "fedblend+base": fields(host__deviation=0.0),
 }
 
 

@@ -248,7 +248,7 @@ def _make_ranking(settings: Mapping[str, Any], model: Model, num_items: int) -> 
 
     def snapshot(state: FedState, content: Content, prior: Prior | ScoreViews | None = None) -> Snapshot:
         broadcast = model.publish(state.public.params, content)
-        used = None if model.host.combine is None and model.host.rank is None else prior
+        used = None if model.host.combine is None and model.host.view_weights is None else prior
         return Snapshot(broadcast, state.private, state.key, state.public.round, used)
 
     def score(params: Snapshot, chunk: Bucket) -> Array:

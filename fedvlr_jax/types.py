@@ -169,15 +169,23 @@ class Evidence(NamedTuple):
     """What a client of a host with score views learns from; the table is its own, and stays as it is.
 
     Attributes:
-      z_bv: float32 [b, v], standardised views of its candidates, formed from histories without the last train items
-        of any client; [u, b, v] over all clients.
+      base_b: float32 [b], its candidates' scores where learning starts; [u, b] over all clients.
+      x_bk: float32 [b, k], their views as `score_views.coordinates`, from histories without any client's last items.
       target_b: float32 [b], 1 for the client's own last train items.
       candidate_b: bool [b], False for padding.
     """
 
-    z_bv: Array
+    base_b: Array
+    x_bk: Array
     target_b: Array
     candidate_b: Array
+
+
+class ViewBasis(NamedTuple):
+    """Weights ``start_k + turn_kk y`` of score views in each shape, for what is learned, y (`view_basis.py`)."""
+
+    start_k: Array
+    turn_kk: Array
 
 
 class ScoreViews(NamedTuple):
@@ -185,17 +193,22 @@ class ScoreViews(NamedTuple):
 
     Attributes:
       evidence: leaves [u, ...]; a client never sees another's.
-      maps: float32 [i, i] by name, row = item of the history, from whole histories.
+      z_uiv: float32 [u, i, v], each client's own standardised views; None where that is too large to keep.
+      maps: `score_views.ItemMap` by name, from whole histories: what the views are formed with.
       count_i: float32 [i], clients that have each item.
       age_r: int32 [rows], ages of all train rows, client after client in the order of their histories, or None.
       start_u: int32 [u], where the rows of each client begin.
+      basis, choice: of the weights; and float32 [] by name, what the run chose (`view_maps.described`).
     """
 
     evidence: Evidence
-    maps: dict[str, Array]
+    z_uiv: Array | None
+    maps: dict[str, PyTree]
     count_i: Array
     age_r: Array | None
     start_u: Array
+    basis: ViewBasis
+    choice: dict[str, Array]
 
 
 class ClientData(NamedTuple):

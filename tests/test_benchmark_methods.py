@@ -101,6 +101,7 @@ def test_a_set_without_features_has_no_feature_methods():
     found = list_methods(configured(hosts="fcf", own="fedblend+base"), dataclasses.replace(DATASET, V=None, C=None))
     kept = {m.name for m in found.methods}
     assert {"fcf+base", "fcf+mlp", "fcf+fedvlr", "ease", "fedblend+base, swapped deviations"} <= kept
+    assert "fedblend+base, best view alone" in kept
     assert not any("vbpr" in name or "shuffled" in name or "content" in name for name in kept)
     assert any("neither visual nor textual" in note for note in found.notes)
 

@@ -54,7 +54,7 @@ OUTSIDE = (
     ("federated.prior", "federated.held_back"),
     ("federated.noisy_prior",),
     ("baselines",),
-    ("federated.view_maps", "federated.prior_choice"),
+    ("federated.view_maps", "federated.view_basis", "federated.prior_choice"),
     ("io",),
     ("client_store",),
 )  # they know types, but not the algorithm
@@ -83,6 +83,8 @@ PLACES = {  # foreign packages beyond these, by the start of a file's path
     "fedvlr_jax/data/encoders/": {"onnxruntime", "safetensors", "tokenizers", "PIL"},
     "fedvlr_jax/baselines/": {"scipy", "threadpoolctl"},
     "fedvlr_jax/federated/prior": {"scipy"},
+    "fedvlr_jax/federated/view_maps": {"scipy"},
+    "fedvlr_jax/training/score_views": {"threadpoolctl"},
     "fedvlr_jax/evaluation/": {"scipy"},
     "fedvlr_jax/privacy/": {"scipy"},
     "fedvlr_jax/secure_sum/primitives": {"cryptography"},

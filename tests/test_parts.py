@@ -94,9 +94,8 @@ def test_items_of_a_history_sum_to_the_prior():
     np.testing.assert_allclose(rows_ri.sum(axis=0), experiment.clients.prior.score_ui[user], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("stretch", [0.0, 2.0])
-def test_items_of_a_history_sum_to_what_score_views_add_beyond_the_constant_ones(stretch):
-    experiment, params, slot = problem("fedblend", "base", host__fusion_weight=0.0, host__stretch=stretch)
+def test_items_of_a_history_sum_to_what_score_views_add_beyond_the_constant_ones():
+    experiment, params, slot = problem("fedblend", "base", host__fusion_weight=0.0)
     item_b = np.setdiff1d(np.arange(40), np.asarray(slot.history[0]))[:5]
     found_lb = np.asarray(view_history_parts(experiment.algorithm, params, slot, item_b))
     parts = score_parts(experiment.algorithm, params, slot)

@@ -10,11 +10,17 @@ import numpy as np
 import pytest
 from problems import client_data, histories, settings, tiny_dataset
 
+from configs.benchmark.base import BLEND
 from fedvlr_jax.algorithm import make_algorithm
+from fedvlr_jax.baselines import select
+from fedvlr_jax.data import load_configured
+from fedvlr_jax.evaluation.metrics import user_values
 from fedvlr_jax.federated import view_maps
 from fedvlr_jax.federated.held_back import hold_back, mean_ndcg
-from fedvlr_jax.federated.score_views import VIEWS, whole_views
+from fedvlr_jax.federated.score_views import VIEWS, coordinates, kept_map, view_scores, weight_names, whole_views
+from fedvlr_jax.settings import default_settings, override
 from fedvlr_jax.training.experiment import make_experiment
+from fedvlr_jax.training.loop import train_in_memory
 
 RNG = np.random.default_rng(0)
 PLAIN = tiny_dataset()
@@ -30,6 +36,7 @@ CHOICE = view_maps.Choice(
     ridge_collective=6.0,
     kernel={"visual": "cos", "text": "cubed"},
 )
+SIZE = len(weight_names())
 SHARED_ONLY = {"host__name": "fedblend", "variant": "base", "host__fusion_weight": 0.0, "host__deviation": 0.0}
 
 
@@ -38,9 +45,8 @@ def views():
     """The views of all clients by the package, [u, i, v], and those of the oracle by name."""
     sums = view_maps.federate(DATASET)
     experiment = make_experiment(settings(**SHARED_ONLY), DATASET)
-    prior = experiment.clients.prior._replace(
-        maps={name: jnp.asarray(x) for name, x in view_maps.form(sums, DATASET, CHOICE).items()}
-    )
+    maps = {name: jnp.asarray(x) for name, x in view_maps.form(sums, DATASET, CHOICE)}
+    prior = experiment.clients.prior._replace(z_uiv=None, maps=maps)
     (bucket,) = client_data(DATASET).buckets
     return np.asarray(jax.jit(whole_views)(prior, bucket)), oracle_views()
 
@@ -127,42 +133,96 @@ def test_every_view_has_an_oracle(views):
     assert set(views[1]) == set(VIEWS)
 
 
-def loss_of(w, evidence, stretch):
-    """Mean over clients of - mean over held-back items of log softmax, in float64."""
-    z, target, candidate = (np.asarray(x, float) for x in evidence)
+def loss_of(y, evidence, power):
+    """Mean over clients of the mean over held-back items of (1 - p^q) / q, in float64."""
+    base, x, target, candidate = (np.asarray(x, float) for x in evidence)
     losses = []
-    for u in range(len(z)):
-        s = np.arcsinh(stretch * z[u]) / stretch @ w
-        log_norm = np.log(np.exp(s[candidate[u] > 0]).sum())
-        losses.append((log_norm - s)[target[u] > 0].mean() if target[u].any() else 0.0)
+    for u in range(len(x)):
+        s = base[u] + x[u] @ y
+        log_p = s - np.log(np.exp(s[candidate[u] > 0]).sum())
+        loss = (1 - np.exp(power * log_p)) / power if power else -log_p
+        losses.append(loss[target[u] > 0].mean() if target[u].any() else 0.0)
     return np.mean(losses)
 
 
-def test_a_round_is_a_step_along_the_gradient_of_the_shared_weights():
-    tree = settings(**SHARED_ONLY, client__steps=1, server__lr=1.0)
+@pytest.mark.parametrize("power", [0.5, 0.0])
+def test_a_round_is_a_step_along_the_gradient_of_the_shared_weights(power):
+    tree = settings(**SHARED_ONLY, client__steps=1, server__lr=1.0, host__loss_power=power)
     experiment = make_experiment(tree, DATASET)
     algorithm, clients = experiment.algorithm, experiment.clients
     start = algorithm.init(jax.random.key(0))
-    w = np.linspace(-0.5, 0.5, len(VIEWS))
-    head = start.public.params["host"] | {"head": {"w": jnp.asarray(w, jnp.float32)}}
+    y = np.linspace(-0.5, 0.5, SIZE)
+    head = start.public.params["host"] | {"head": {"y": jnp.asarray(y, jnp.float32)}}
     start = start.replace(public=start.public.replace(params=start.public.params | {"host": head}))
     end, info = jax.jit(algorithm.run, static_argnums=2)(start, clients, 1)
-    evidence, step, gradient = clients.evidence, 1e-5, np.zeros(w.size)
-    for v in range(w.size):
-        moved = [loss_of(w + sign * step * np.eye(w.size)[v], evidence, 1.0) for sign in (1, -1)]
+    evidence, step, gradient = clients.evidence, 1e-5, np.zeros(y.size)
+    for v in range(y.size):
+        moved = [loss_of(y + sign * step * np.eye(y.size)[v], evidence, power) for sign in (1, -1)]
         gradient[v] = (moved[0] - moved[1]) / (2 * step)
-    found = w - np.asarray(end.public.params["host"]["head"]["w"])
+    found = y - np.asarray(end.public.params["host"]["head"]["y"])
     np.testing.assert_allclose(found, gradient, rtol=1e-3, atol=1e-5)
-    np.testing.assert_allclose(info.loss[0], loss_of(w, evidence, 1.0), rtol=1e-5)
+    np.testing.assert_allclose(info.loss[0], loss_of(y, evidence, power), rtol=1e-5)
+
+
+def test_weights_start_at_the_best_view_in_coordinates_in_which_all_matter_alike():
+    """F from its formula in float64, at zero and at the start: turn^T F turn is the identity but for its floor."""
+    experiment = make_experiment(settings(**SHARED_ONLY), DATASET)
+    views = experiment.clients.prior
+    start, turn = (np.asarray(x, float) for x in views.basis)
+    quality = [float(views.choice[f"quality {name}"]) for name in VIEWS]
+    assert np.flatnonzero(start).tolist() == [int(np.argmax(quality))]
+    evidence = [np.asarray(x, float) for x in views.evidence]
+    t_ubv = evidence[1] @ np.linalg.inv(turn)  # back from the coordinates
+    np.testing.assert_allclose(evidence[0], t_ubv @ start, atol=1e-3)
+    fisher = np.zeros((SIZE, SIZE))
+    for w in (0 * start, start):
+        for u in range(DATASET.num_users):
+            if evidence[2][u].any():
+                t = t_ubv[u][evidence[3][u] > 0]
+                p = np.exp(t @ w) / np.exp(t @ w).sum()
+                fisher += np.cov(t.T, aweights=p, bias=True) / (2 * DATASET.num_users)
+    floor = 1e-3 * np.linalg.eigvalsh(fisher)[-1]
+    np.testing.assert_allclose(turn @ turn.T @ (fisher + floor * np.eye(SIZE)), np.eye(SIZE), atol=0.02)
+
+
+def test_before_the_first_round_the_blend_ranks_as_its_best_view():
+    experiment = make_experiment(settings(**SHARED_ONLY), DATASET)
+    algorithm, clients = experiment.algorithm, experiment.clients
+    params = algorithm.snapshot(algorithm.init(jax.random.key(0)), clients.content, clients.prior)
+    best = int(np.argmax(clients.prior.basis.start_k))
+    for bucket in clients.buckets:
+        z_ci = np.asarray(whole_views(clients.prior, bucket))[..., best]
+        expected = clients.prior.basis.start_k[best] * z_ci
+        np.testing.assert_allclose(algorithm.score(params, bucket), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_round_0_is_evaluated_and_may_be_the_best():
+    tree = settings(**SHARED_ONLY, server__lr=0.0, client__lr=0.0, rounds=2, eval__every=2)
+    experiment = make_experiment(tree, DATASET)
+    progress = train_in_memory(experiment).progress
+    quality = [float(value) for name, value in experiment.clients.prior.choice.items() if name.startswith("quality")]
+    assert progress.best_round == 0
+    assert progress.best_value == pytest.approx(max(quality), abs=1e-5)
+
+
+def test_a_map_of_strongest_entries_scores_as_the_map_without_the_others(views):
+    """With all entries kept it is the map; with some, those dropped are zeros."""
+    (bucket,), count = client_data(DATASET).buckets, jnp.ones(DATASET.num_items)
+    dense = jnp.asarray(RNG.normal(size=(DATASET.num_items,) * 2), jnp.float32)
+    for size in (DATASET.num_items - 1, 7):
+        kept = kept_map(np.asarray(dense), size)
+        cut = np.where(np.abs(dense) >= np.sort(np.abs(dense), axis=1)[:, [-size]], dense, 0)
+        found, expected = (view_scores({"ease": x}, count, bucket.history, None)[0] for x in (kept, jnp.asarray(cut)))
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_only_the_gradient_of_the_weights_leaves_a_client_in_a_round():
     algorithm = make_experiment(settings(**SHARED_ONLY), DATASET).algorithm
-    assert algorithm.cost.bytes_up_per_client == algorithm.cost.bytes_down_per_client == 4 * len(VIEWS)
+    assert algorithm.cost.bytes_up_per_client == algorithm.cost.bytes_down_per_client == 4 * SIZE
     public = algorithm.init(jax.random.key(0)).public
     broadcast = algorithm.model.publish(public.params, client_data(DATASET).content)
     assert broadcast.rows == {}
-    assert [x.shape for x in jax.tree.leaves(broadcast.head)] == [(len(VIEWS),)]
+    assert [x.shape for x in jax.tree.leaves(broadcast.head)] == [(SIZE,)]
 
 
 def test_before_the_rounds_only_sums_over_clients_leave_them():
@@ -176,20 +236,26 @@ def test_before_the_rounds_only_sums_over_clients_leave_them():
         train_item=DATASET.train_item[swapped],
         train_age=DATASET.train_age[swapped],
     )
-    expected = view_maps.form(sums, DATASET, CHOICE)
-    for found in (view_maps.form(sums, nobody, CHOICE), view_maps.form(view_maps.federate(other), nobody, CHOICE)):
+    expected = dict(view_maps.form(sums, DATASET, CHOICE))
+    for found in (dict(view_maps.form(x, nobody, CHOICE)) for x in (sums, view_maps.federate(other))):
         assert set(found) == set(expected)
         for name, x in expected.items():
             np.testing.assert_allclose(found[name], x, rtol=1e-4, atol=1e-5)
 
 
-def test_no_validation_or_test_row_enters_what_is_fitted():
-    hidden = dataclasses.replace(
-        DATASET, valid_item=DATASET.valid_item[::-1].copy(), test_item=DATASET.test_item[::-1].copy()
-    )
-    found = [make_experiment(settings(**SHARED_ONLY), x).clients.prior for x in (DATASET, hidden)]
-    for a, b in zip(*(jax.tree.leaves(x) for x in found), strict=True):
+def test_validation_rows_choose_where_learning_starts_and_test_rows_nothing():
+    def views_of(**held):
+        return make_experiment(settings(**SHARED_ONLY), dataclasses.replace(DATASET, **held)).clients.prior
+
+    views = views_of()
+    for a, b in zip(*(jax.tree.leaves(x) for x in (views, views_of(test_item=DATASET.test_item[::-1]))), strict=True):
         np.testing.assert_array_equal(a, b)
+    other = views_of(valid_item=DATASET.valid_item[::-1])
+    np.testing.assert_array_equal(views.z_uiv, other.z_uiv)
+    np.testing.assert_array_equal(views.evidence.target_b, other.evidence.target_b)
+    changed = {name for name, value in views.choice.items() if value != other.choice[name]}
+    assert changed
+    assert all(name.startswith("quality") for name in changed)
 
 
 def test_the_newest_items_are_held_back_and_the_rest_has_ages_of_its_own():
@@ -243,8 +309,8 @@ def test_drawn_candidates_hold_the_targets_and_nothing_of_the_history():
     everything, some = (
         make_experiment(settings(**SHARED_ONLY, host__candidates=n), DATASET).clients.evidence for n in (0, 12)
     )
-    assert everything.z_bv.shape[1] == DATASET.num_items
-    assert some.z_bv.shape[1] == 12
+    assert everything.x_bk.shape[1] == DATASET.num_items
+    assert some.x_bk.shape[1] == 12
     np.testing.assert_array_equal(some.target_b.sum(axis=1), everything.target_b.sum(axis=1))
     assert some.candidate_b.all()
     assert not (everything.target_b > everything.candidate_b).any()
@@ -257,7 +323,7 @@ def test_a_deviation_is_private_and_stays_small():
     d_uv = 0.1 * np.asarray(state.private.params["theta"]["d"])
     assert 0 < np.abs(d_uv).max() < 0.5
     broadcast = algorithm.model.publish(state.public.params, clients.content)
-    assert [x.shape for x in jax.tree.leaves(broadcast)] == [(len(VIEWS),)]
+    assert [x.shape for x in jax.tree.leaves(broadcast)] == [(SIZE,)]
 
 
 def test_trained_logits_are_one_more_view():
@@ -267,12 +333,13 @@ def test_trained_logits_are_one_more_view():
     params, bucket = algorithm.snapshot(state, clients.content, clients.prior), clients.buckets[0]
     alone = np.asarray(algorithm.score(params._replace(prior=None), bucket))
     scaled = (alone - alone.mean(axis=1, keepdims=True)) / alone.std(axis=1, keepdims=True)
-    np.testing.assert_allclose(algorithm.score(params, bucket), 0.5 * scaled, rtol=1e-4, atol=1e-5)  # w = 0
+    base, _ = coordinates(whole_views(clients.prior, bucket), clients.prior.basis)  # y = 0
+    np.testing.assert_allclose(algorithm.score(params, bucket), base + 0.5 * scaled, rtol=1e-4, atol=1e-5)
 
 
 def test_make_algorithm_needs_no_views():
     """Only the rounds need them; an algorithm is made of sizes and features."""
-    assert make_algorithm(settings(**SHARED_ONLY), DATASET).cost.num_public == len(VIEWS)
+    assert make_algorithm(settings(**SHARED_ONLY), DATASET).cost.num_public == SIZE
 
 
 @pytest.mark.parametrize(
@@ -282,5 +349,33 @@ def test_uploads_of_a_head_alone_are_clipped_joined_and_made_noisy(aggregation):
     tree = settings(**SHARED_ONLY, **{f"aggregation__{name}": x for name, x in aggregation.items()})
     algorithm, clients = make_experiment(tree, DATASET)[3:1:-1]
     state, info = jax.jit(algorithm.run, static_argnums=2)(algorithm.init(jax.random.key(0)), clients, 2)
-    assert np.isfinite(state.public.params["host"]["head"]["w"]).all()
+    assert np.isfinite(state.public.params["host"]["head"]["y"]).all()
     assert (info.update_norm > 0).all()
+
+
+def ages(dataset, kind):
+    """Times that mean nothing: the order of rows, or a random one."""
+    order = {"rows": lambda size: np.arange(size)[::-1], "random": np.random.default_rng(0).permutation}[kind]
+    return np.concatenate([order(len(items)) for items in histories(dataset)]).astype(np.int32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["rows", "random"])
+@pytest.mark.parametrize("name", ["KU", "synthetic"])
+@pytest.mark.filterwarnings("ignore::fedvlr_jax.data.messages.DataWarning")  # repeated rows of KU
+def test_times_that_mean_nothing_do_not_push_the_blend_below_ease(name, kind, request):
+    """Not significantly below EASE, which reads no times; and on validation never below its best view."""
+    root = str(request.getfixturevalue("ku_folder").parent) if name == "KU" else ""
+    tree = override(
+        default_settings(),
+        BLEND.to_dict() | {"host.name": "fedblend", "variant": "base", "data.name": name, "data.dir": root},
+    )
+    dataset = load_configured(tree["data"])
+    dataset = dataclasses.replace(dataset, train_age=ages(dataset, kind))
+    experiment = make_experiment(tree, dataset)
+    trained = train_in_memory(experiment)
+    best = max(float(value) for key, value in experiment.clients.prior.choice.items() if key.startswith("quality"))
+    assert trained.progress.best_value >= best - 1e-4
+    ease = select(dataset, experiment.clients.buckets, "ease")
+    gain_u = user_values(trained.ranks, "NDCG@50") - user_values(ease.ranks, "NDCG@50")
+    assert gain_u.mean() > -2 * gain_u.std() / np.sqrt(gain_u.size)

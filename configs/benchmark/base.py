@@ -53,3 +53,16 @@ def fields(**dotted: object) -> ConfigDict:
             place = place.setdefault(group, {})
         place[leaf] = value
     return ConfigDict(nested)
+
+
+# FedBlend learns a few weights in coordinates in which all matter alike: few rounds, and one rate for all sets.
+BLEND = fields(
+    client__lr=0.5,
+    client__l2=0.0,
+    client__steps=1,
+    server__lr=0.1,
+    server__l2=0.01,
+    rounds=30,
+    eval__every=3,
+    eval__patience=0,
+)

@@ -10,7 +10,7 @@ client.holdout .2 to .8).
 from ml_collections import ConfigDict
 
 from configs.benchmark import base
-from configs.benchmark.base import fields
+from configs.benchmark.base import BLEND, fields
 
 
 def get_config() -> ConfigDict:
@@ -31,12 +31,12 @@ def get_config() -> ConfigDict:
         "fedrap+*": fields(objective="bce", client__steps=1),
         "local-only": fields(objective="bce", client__steps=1),
         "fedprior+*": fields(server__lr=0.01, server__l2=0.001),
-        "fedblend+*": fields(client__lr=0.5, client__l2=0.0, client__steps=1, server__lr=0.05, server__l2=0.001),
+        "fedblend+*": BLEND,
     }
     config.grid = {
         "*+*": fields(server__lr=(0.01, 0.03), server__l2=(0.0, 0.001)),
         "fedprior+*": fields(host__model_weight=(0.003, 0.3), prior__reach=(0.0, 0.5)),
-        "fedblend+*": fields(host__stretch=(1.0, 3.0), host__deviation=(0.0, 0.01)),
+        "fedblend+*": fields(host__order=(True, False), host__deviation=(0.0, 0.01)),
         "local-only": fields(host__table_lr=(0.1, 1.0), client__l2=(0.01, 0.1)),
     }
     return config.lock()

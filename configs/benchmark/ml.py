@@ -6,7 +6,7 @@ python experiments/benchmark.py --config=configs/benchmark/ml.py
 from ml_collections import ConfigDict
 
 from configs.benchmark import base
-from configs.benchmark.base import fields
+from configs.benchmark.base import BLEND, fields
 
 
 def get_config() -> ConfigDict:
@@ -36,16 +36,14 @@ def get_config() -> ConfigDict:
         "fedrap+*": fields(**few, **longer),
         "local-only": fields(**few),
         "fedprior+*": fields(server__l2=0.001),
-        "fedblend+*": fields(
-            client__lr=0.5, client__l2=0.0, client__steps=1, server__lr=0.2, server__l2=0.001, rounds=200
-        ),
+        "fedblend+*": BLEND,
     }
     config.grid = {
         "*+*": fields(server__l2=(0.0003, 0.001)),
         "fedncf+*": fields(server__lr=(0.01, 0.03)),
         "fedrap+*": fields(server__lr=(0.01, 0.03)),
         "fedprior+*": fields(host__model_weight=(0.1, 0.3)),
-        "fedblend+*": fields(server__lr=(0.05, 0.2), host__deviation=(0.0, 0.01)),
+        "fedblend+*": fields(host__order=(True, False), host__deviation=(0.0, 0.01)),
         "local-only": fields(host__table_lr=(0.1, 1.0)),
     }
     return config.lock()

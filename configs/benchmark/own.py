@@ -10,7 +10,7 @@ The same command with more minutes goes on from there.
 from ml_collections import ConfigDict
 
 from configs.benchmark import base
-from configs.benchmark.base import fields
+from configs.benchmark.base import BLEND, fields
 
 FIRST = (
     "popularity, item_knn, ease, constant, cold_first, content_knn, fed_prior, fed_ease, "
@@ -43,12 +43,12 @@ def get_config() -> ConfigDict:
         "fedrap+*": few,
         "local-only": few,
         "fedprior+*": fields(server__l2=0.001),
-        "fedblend+*": fields(client__lr=0.5, client__l2=0.0, client__steps=1, server__lr=0.05, server__l2=0.001),
+        "fedblend+*": BLEND,
     }
     config.grid = {
         "*+*": fields(server__lr=(0.01, 0.03), server__l2=(0.0001, 0.001)),
         "fedprior+*": fields(host__model_weight=(0.003, 0.3), host__choose_prior=(False, True)),
-        "fedblend+*": fields(server__lr=(0.05, 0.2), host__deviation=(0.0, 0.01)),
+        "fedblend+*": fields(host__order=(True, False), host__deviation=(0.0, 0.01)),
         "local-only": fields(host__table_lr=(0.1, 1.0), client__l2=(0.01, 0.1)),
     }
     return config.lock()

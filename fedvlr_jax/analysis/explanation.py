@@ -14,7 +14,7 @@ from fedvlr_jax.algorithm import Algorithm, make_algorithm
 from fedvlr_jax.errors import DataError, suggest
 from fedvlr_jax.evaluation.top import top_items
 from fedvlr_jax.federated.prior import Shrunk
-from fedvlr_jax.federated.score_views import VIEWS
+from fedvlr_jax.federated.score_views import weight_names
 from fedvlr_jax.federated.scoring import Snapshot
 from fedvlr_jax.inference.parts import PRIOR, Parts, score_parts, slope_of, view_history_parts
 from fedvlr_jax.settings import override
@@ -30,8 +30,9 @@ SHAPLEY = (
     "Shapley values, since the score is not linear in the views; they sum to it, and no split of it is the only one"
 )
 OF_PRIOR = "exact within the prior, which is a sum over the history"
-OF_VIEWS = "exact within score views, which are sums over the history before they are standardised"
-STRETCHED = f"{OF_VIEWS}; t(z) is taken as its chord"
+OF_VIEWS = (
+    "score views are sums over the history before they are standardised and shaped; a shape is taken as its chord"
+)
 LEFT_OUT = (
     "by how much the score falls when one of the {most} newest is left out and the private part is learned anew by "
     "{rounds} local rounds, as that of a new user; not exact, and not a sum"
@@ -110,7 +111,7 @@ def make_explainer(experiment: Experiment, trained: Trained, k: int) -> Explaine
         agreed: Any = before_rounds(settings, dataset, host)
         formed, history = agreed.formed(dataset), OF_PRIOR
     elif isinstance(params.prior, ScoreViews):
-        history = STRETCHED if settings["host"]["stretch"] else OF_VIEWS
+        history = OF_VIEWS
     about = {
         "dataset": dataset.name,
         "host": settings["host"]["name"],
@@ -193,9 +194,11 @@ def _weights(algorithm: Algorithm) -> tuple[Callable[[Snapshot, Bucket], Array] 
 
     def weigh(params: Snapshot, chunk: Bucket) -> Array:
         theta_c = jax.tree.map(lambda x: x.at[chunk.state_row].get(mode="clip"), params.private.params["theta"])
-        return jax.vmap(lambda theta: of_views(theta, params.broadcast.head))(theta_c)
+        views = params.prior
+        assert isinstance(views, ScoreViews)
+        return jax.vmap(lambda theta: of_views(theta, params.broadcast.head, views.basis))(theta_c)
 
-    return weigh, tuple(VIEWS)
+    return weigh, tuple(weight_names())
 
 
 def _left_out(algorithm: Algorithm, params: Snapshot, slot: Bucket, newest_m: Array, item_k: Array) -> Array:

@@ -18,7 +18,7 @@ from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, main_metrics, summar
 from fedvlr_jax.io.interrupt import Interrupt
 from fedvlr_jax.training.counting import count_rounds, diverged_round
 from fedvlr_jax.training.schedule import Plan, RunProgress
-from fedvlr_jax.types import Dataset, Ranks, RoundInfo
+from fedvlr_jax.types import Dataset, PyTree, Ranks, RoundInfo
 
 T = TypeVar("T")
 
@@ -74,11 +74,25 @@ def train_group(
       Interrupted: after a signal. Nothing of the group is kept.
     """
     length = math.gcd(plan.eval_every, plan.rounds)
-    group = programs.group([run.point for run in runs], datasets)
+    group = programs.group([run.point for run in runs], datasets, [run.seed for run in runs])
     compiled = programs.seconds
     state = best = programs.init(group, [run.seed for run in runs])
     best = jax.tree.map(lambda x: x.copy(), best)  # the state is donated to the next rounds
     track = [_Track() for _ in runs]
+
+    def evaluate(state: PyTree, best: PyTree) -> PyTree:
+        begin, before = time.perf_counter(), programs.seconds
+        ranks = programs.rank(group, state, hide_test=True)
+        eval_seconds = time.perf_counter() - begin - (programs.seconds - before)
+        for m, t in enumerate(track):
+            valid = summarise(_of_run(ranks, m), programs.warm_i)["valid"]
+            moved = programs.megabytes_once + megabytes_per_round * t.progress.round
+            t.evaluated(plan, valid, moved, eval_seconds / len(runs))
+        improved_m = np.array([t.improved for t in track])
+        return programs.keep(improved_m, state, best) if improved_m.any() else best
+
+    if plan.from_start:
+        best = evaluate(state, best)
     while any(t.is_alive(plan) for t in track):
         if interrupt is not None:
             interrupt.stop_if_signalled("stopped; the runs that are finished are kept")
@@ -92,16 +106,9 @@ def train_group(
             infos.append(info)
         info = RoundInfo(*(np.concatenate(field, axis=1) for field in zip(*jax.device_get(infos), strict=True)))
         seconds = time.perf_counter() - begin - (programs.seconds - before)
-        begin, before = time.perf_counter(), programs.seconds
-        ranks = programs.rank(group, state, hide_test=True)
-        eval_seconds = time.perf_counter() - begin - (programs.seconds - before)
         for m, t in enumerate(track):
             t.add(plan, _of_run(info, m), seconds / len(runs))
-            valid = summarise(_of_run(ranks, m), programs.warm_i)["valid"]
-            moved = programs.megabytes_once + megabytes_per_round * t.progress.round
-            t.evaluated(plan, valid, moved, eval_seconds / len(runs))
-        if any(t.improved for t in track):
-            best = programs.keep(np.array([t.improved for t in track]), state, best)
+        best = evaluate(state, best)
     ranks = programs.rank(group, best, hide_test=False)
     lists: list[dict[str, Any] | None] = [None] * len(runs)
     if programs.settings["eval"]["lists"]:

@@ -36,7 +36,11 @@ VIEW_HOSTS = ("fedblend",)
 VIEW_CONTROLS: dict[str, dict[str, Any]] = {
     "ID only": {"fusion.modalities": "D"},
     "swapped deviations": {"host.swapped": True},
+    "best view alone": {"server.lr": 0.0, "client.lr": 0.0},  # where learning starts
 }
+
+NOT_OF_FEATURES = ("swapped deviations", "best view alone")
+"""Controls that say something without any item features."""
 
 
 class Method(NamedTuple):
@@ -204,7 +208,8 @@ def _impossible(method: Method, dataset: Dataset) -> str:
 def _is_about_features(method: Method) -> bool:
     if method.name in BASELINES:
         return BASELINES[method.name].needs_features
-    is_control = method.family == CONTROL and not method.settings["host"]["swapped"]
+    _, _, control = method.name.partition(", ")
+    is_control = method.family == CONTROL and control not in NOT_OF_FEATURES
     return is_control or method.variant == "vbpr"
 
 

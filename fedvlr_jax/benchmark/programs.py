@@ -18,6 +18,7 @@ from fedvlr_jax.evaluation.metrics import warm_items
 from fedvlr_jax.evaluation.ranking import rank_all, without_test
 from fedvlr_jax.fields import with_fields
 from fedvlr_jax.training.experiment import before_rounds
+from fedvlr_jax.training.score_views import ConfiguredViews
 from fedvlr_jax.types import (
     Array,
     ClientData,
@@ -86,14 +87,25 @@ class MethodPrograms(Compiler):
         cost = self.algorithm.cost
         return (cost.bytes_down_per_client + cost.bytes_up_per_client) * self.algorithm.clients_per_round / 1e6
 
-    def group(self, points: Sequence[TracedPoint], datasets: Sequence[Dataset] | None = None) -> RunGroup:
-        """A group of runs, one for each point; `datasets` gives every run features of its own."""
+    def group(
+        self, points: Sequence[TracedPoint], datasets: Sequence[Dataset] | None = None, seeds: Sequence[int] = ()
+    ) -> RunGroup:
+        """A group of runs, one for each point.
+
+        Args:
+          points: values of the traced fields.
+          datasets: features of each run, if they have their own.
+          seeds: of each run, for what a host draws before the first round; () = all as the settings say.
+        """
         names = points[0]
         point = {name: jnp.asarray([p[name] for p in points], jnp.float32) for name in names}
         clients = self._clients
-        several = datasets is not None and len(datasets) > 1
-        if datasets is not None:  # one run alone goes through the same program with other features
-            own = [(content_of(dataset), self._prior_of(dataset)) for dataset in datasets]
+        draws = isinstance(self._prior, ConfiguredViews) and bool(seeds)
+        several = (datasets is not None or draws) and len(points) > 1
+        if datasets is not None or draws:  # one run alone goes through the same program with other features
+            datasets, seeds = datasets or [self.dataset] * len(points), seeds or [None] * len(points)
+            pairs = zip(datasets, seeds, strict=True)
+            own = [(content_of(dataset), self._prior_of(dataset, seed)) for dataset, seed in pairs]
             content, prior = jax.tree.map(lambda *x: jnp.stack(x), *own) if several else own[0]
             clients = clients._replace(content=content, prior=prior)
         return RunGroup(point, jax.device_put(clients), several)
@@ -145,7 +157,9 @@ class MethodPrograms(Compiler):
         """`state` where a run is better than ever, else `best`."""
         return _keep(jnp.asarray(better_m), state, best)
 
-    def _prior_of(self, dataset: Dataset) -> Prior | ScoreViews | None:
+    def _prior_of(self, dataset: Dataset, seed: int | None = None) -> Prior | ScoreViews | None:
+        if isinstance(self._prior, ConfiguredViews):
+            return self._prior.of(dataset, seed)
         return None if self._prior is None else self._prior.of(dataset)
 
     def _at(self, point: Mapping[str, Array]) -> Algorithm:

@@ -66,7 +66,7 @@ def require_no_prior(algorithm: Algorithm) -> None:
       ConfigError: for such a host.
     """
     host = algorithm.model.host
-    if host.combine is not None or host.rank is not None:
+    if host.combine is not None or host.view_weights is not None:
         raise ConfigError(
             "host.name: expected a host whose clients score with the broadcast alone, found one that needs sums from "
             "before the first round"

@@ -7,6 +7,7 @@ the newest, or drawn ones where there are no times. The rest is an inner data se
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,8 @@ MOST = 3
 
 CUTOFF = 50
 """Of the NDCG that choices go by."""
+CHUNK = 512
+"""Clients whose scores are held at once."""
 
 
 class HeldBack(NamedTuple):
@@ -62,11 +65,26 @@ def mean_ndcg(scores_ui: np.ndarray, held: HeldBack) -> float:
       scores_ui: [u, i], of the inner histories; those of items in them are not read.
       held: the held-back items; a client's number is the mean over its own.
     """
-    scores_ui = np.where(np.isfinite(scores_ui), scores_ui, -np.inf)
-    scores_ui[held.inner.train_user, held.inner.train_item] = -np.inf
-    total_u, count_u = np.zeros(len(scores_ui)), (held.target_um >= 0).sum(axis=1)
-    for item_u in held.target_um.T:
-        target_u1 = np.take_along_axis(scores_ui, np.maximum(item_u, 0)[:, None], axis=1)
-        greater_u, tied_u = (scores_ui > target_u1).sum(axis=1), (scores_ui == target_u1).sum(axis=1)
-        total_u += np.where(item_u >= 0, ndcg(greater_u, tied_u, CUTOFF), 0)
+    return mean_ndcg_of(lambda begin, end: scores_ui[begin:end], held)
+
+
+def mean_ndcg_of(scores: Callable[[int, int], np.ndarray], held: HeldBack) -> float:
+    """`mean_ndcg` of scores that are formed for some clients at a time.
+
+    Args:
+      scores: ``(begin, end) -> [c, i]`` of the clients ``begin <= u < end``.
+      held: as for `mean_ndcg`.
+    """
+    num_users = held.inner.num_users
+    total_u, count_u = np.zeros(num_users), (held.target_um >= 0).sum(axis=1)
+    for begin in range(0, num_users, CHUNK):
+        end = min(begin + CHUNK, num_users)
+        found_ci = scores(begin, end)
+        found_ci = np.where(np.isfinite(found_ci), found_ci, -np.inf)
+        first, last = np.searchsorted(held.inner.train_user, (begin, end))
+        found_ci[held.inner.train_user[first:last] - begin, held.inner.train_item[first:last]] = -np.inf
+        for item_c in held.target_um[begin:end].T:
+            target_c1 = np.take_along_axis(found_ci, np.maximum(item_c, 0)[:, None], axis=1)
+            greater_c, tied_c = (found_ci > target_c1).sum(axis=1), (found_ci == target_c1).sum(axis=1)
+            total_u[begin:end] += np.where(item_c >= 0, ndcg(greater_c, tied_c, CUTOFF), 0)
     return float((total_u[count_u > 0] / count_u[count_u > 0]).mean()) if count_u.any() else 0.0

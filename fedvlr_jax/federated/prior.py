@@ -28,6 +28,9 @@ from fedvlr_jax.data.histories import split_by_user
 from fedvlr_jax.data.messages import DataWarning
 from fedvlr_jax.types import Dataset, Prior
 
+ROWS = 512
+"""Rows of a matrix that are mirrored at once."""
+
 
 class PriorSettings(NamedTuple):
     """How the prior is formed.
@@ -68,7 +71,7 @@ class Block(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """What the server gets to see: sums over all clients, float64 [i, i], and train rows by item [i]."""
+    """What the server gets to see: sums over all clients, [i, i], and train rows by item [i]."""
 
     similar_ii: np.ndarray
     past_ii: np.ndarray
@@ -76,27 +79,33 @@ class Sums(NamedTuple):
     count_i: np.ndarray
 
 
-def client_block(ids_n: np.ndarray, age_n: np.ndarray | None, settings: PriorSettings) -> Block:
+def client_block(
+    ids_n: np.ndarray, age_n: np.ndarray | None, settings: PriorSettings, dtype: type = np.float64
+) -> Block:
     """What one client computes from its own history and adds to the secure sum.
 
     Args:
       ids_n: its train items.
       age_n: for each how many are strictly newer, or None without times.
       settings: the exponents.
+      dtype: of the numbers.
     """
     size = len(ids_n)
     if age_n is None:
-        zero_nn = np.zeros((size, size))
-        return Block(ids_n, np.ones((size, size)), zero_nn, zero_nn)
-    gap_tl = age_n[None, :] - age_n[:, None].astype(float)  # > 0 where item l is older than item t
-    past_tl = np.where(gap_tl > 0, np.maximum(gap_tl, 1.0) ** -settings.decay, 0.0)
-    return Block(ids_n, (1 + np.abs(gap_tl)) ** -settings.reach, past_tl.T @ past_tl, past_tl.T)
+        zero_nn: np.ndarray = np.zeros((size, size), dtype)
+        return Block(ids_n, np.ones((size, size), dtype), zero_nn, zero_nn)
+    gap_tl = age_n[None, :].astype(int) - age_n[:, None]  # > 0 where item l is older than item t
+    gap_k = np.arange(age_n.max() + 1, dtype=float)  # there are few gaps, and powers cost
+    decayed_k: np.ndarray = np.where(gap_k > 0, np.maximum(gap_k, 1.0) ** -settings.decay, 0.0).astype(dtype)
+    near_k: np.ndarray = ((1 + gap_k) ** -settings.reach).astype(dtype)
+    past_tl = decayed_k[np.maximum(gap_tl, 0)]
+    return Block(ids_n, near_k[np.abs(gap_tl)], past_tl.T @ past_tl, past_tl.T)
 
 
-def add_blocks(blocks: Iterable[Block], num_items: int) -> Sums:
+def add_blocks(blocks: Iterable[Block], num_items: int, dtype: type = np.float64) -> Sums:
     """The secure sum; the server learns nothing else of a client."""
-    similar_ii, past_ii, next_ii = (np.zeros((num_items, num_items)) for _ in range(3))
-    sums = Sums(similar_ii, past_ii, next_ii, np.zeros(num_items))
+    shape = (num_items, num_items)
+    sums = Sums(np.zeros(shape, dtype), np.zeros(shape, dtype), np.zeros(shape, dtype), np.zeros(num_items))
     for block in blocks:
         at = np.ix_(block.ids_n, block.ids_n)
         sums.similar_ii[at] += block.similar_nn
@@ -127,10 +136,10 @@ def federate(dataset: Dataset, settings: PriorSettings, features: Sequence[np.nd
     return ItemWeights(solve_weights(sums, settings, features), sums.count_i, megabytes_once(dataset))
 
 
-def sum_clients(dataset: Dataset, settings: PriorSettings) -> Sums:
-    """Every client's block, and their sum."""
-    blocks = (client_block(ids, age, settings) for ids, age in _clients(dataset))
-    return add_blocks(blocks, dataset.num_items)
+def sum_clients(dataset: Dataset, settings: PriorSettings, dtype: type = np.float64) -> Sums:
+    """Every client's block, and their sum, in numbers of some type."""
+    blocks = (client_block(ids, age, settings, dtype) for ids, age in _clients(dataset))
+    return add_blocks(blocks, dataset.num_items, dtype)
 
 
 def warn_without_times(dataset: Dataset, settings: PriorSettings) -> None:
@@ -228,8 +237,10 @@ def solve_weights(sums: Sums, settings: PriorSettings, features: Sequence[np.nda
 
 def ease(gram_ii: np.ndarray, ridge: float) -> np.ndarray:
     """B = I - P diag(1 / diag P) with P = (gram + ridge I)^-1, in the type of `gram_ii`."""
-    inverse_ii = inverse(gram_ii, ridge)
-    weight_ii = -inverse_ii / inverse_ii.diagonal()[None]
+    weight_ii = inverse(gram_ii, ridge)
+    diagonal_i = weight_ii.diagonal().copy()
+    np.negative(weight_ii, out=weight_ii)
+    weight_ii /= diagonal_i[None]
     np.fill_diagonal(weight_ii, 0)
     return weight_ii
 
@@ -262,10 +273,17 @@ def neighbours(features: Sequence[np.ndarray | None], seen_i: np.ndarray, sharpn
 
 
 def inverse(gram_ii: np.ndarray, ridge: float) -> np.ndarray:
-    """(G + ridge I)^-1 of a positive semi-definite G."""
+    """(G + ridge I)^-1 of a positive semi-definite G, formed in place of one copy of it."""
     factorise, invert = lapack.get_lapack_funcs(("potrf", "potri"), (gram_ii,))
-    factor_ii, info = factorise(gram_ii + ridge * np.eye(len(gram_ii), dtype=gram_ii.dtype), lower=1)
+    work_ii = np.array(gram_ii, order="F")
+    work_ii[np.diag_indices_from(work_ii)] += ridge
+    work_ii, info = factorise(work_ii, lower=1, overwrite_a=1)
     if info:
         raise ValueError(f"expected a positive definite matrix, found a pivot that is not positive at {info - 1}")
-    lower_ii, _ = invert(factor_ii, lower=1)
-    return np.tril(lower_ii) + np.tril(lower_ii, -1).T
+    lower_ii, _ = invert(work_ii, lower=1, overwrite_c=1)
+    for begin in range(0, len(lower_ii), ROWS):  # mirror, a block of columns at a time
+        end = begin + ROWS
+        block = lower_ii[begin:end, begin:end]
+        block[...] = np.tril(block) + np.tril(block, -1).T
+        lower_ii[begin:end, end:] = lower_ii[end:, begin:end].T
+    return lower_ii.T  # row after row

@@ -4,7 +4,9 @@ Each view is a function of a chunk of clients' histories and of item-item maps [
 of a number for each item. `VIEWS` is the table of them; a further view is a function and a row. A view whose map a
 data set does not allow is zero and adds nothing. `standardised` puts all of them on one scale,
 
-    z_uiv = (s_uiv - mean_i s_uiv) / std_i s_uiv      over the candidates of client u: the items outside its history.
+    z_uiv = (s_uiv - mean_i s_uiv) / std_i s_uiv      over the candidates of client u: the items outside its history,
+
+and `coordinates` turns them into those in which weights are learned (`view_basis.py`).
 """
 
 from __future__ import annotations
@@ -14,69 +16,148 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from fedvlr_jax.types import Array, Bucket, ScoreViews
+from fedvlr_jax.types import Array, Bucket, ScoreViews, ViewBasis
 
 DECAY = 0.75
 """Exponent with which an older item of a history counts less in the views of recent items."""
+
+
+STRETCH = 3.0
+"""Of the logarithmic shape: beyond z = 1 / 3 of its scale, deviations count by their logarithm."""
+
+
+class StrongestEntries(NamedTuple):
+    """An item-item map of which each row keeps its k entries of largest magnitude.
+
+    Attributes:
+      column_ik: int32 [i, k], the scored items. value_ik: float32 [i, k].
+    """
+
+    column_ik: Array
+    value_ik: Array
+
+
+ItemMap = Array | StrongestEntries
+"""An item-item map, [i, i] (row = item of the history), or its strongest entries."""
+
+
+DENSE_ITEMS, STRONGEST = 4000, 500
+"""Up to so many items maps are kept whole; of larger ones so many entries a row."""
+ROWS = 512
+"""Rows of a map that are worked on at once."""
+
+
+def kept_map(map_ii: np.ndarray, strongest: int) -> ItemMap:
+    """A map as clients get it: whole, or the entries of largest magnitude in each row.
+
+    Args:
+      map_ii: float32 [i, i].
+      strongest: entries a row; 0 = all up to `DENSE_ITEMS` items, `STRONGEST` beyond.
+    """
+    size = len(map_ii)
+    kept = strongest or (STRONGEST if size > DENSE_ITEMS else size)
+    if kept >= size:
+        return jnp.asarray(map_ii)
+    column_ik, value_ik = np.empty((size, kept), np.int32), np.empty((size, kept), np.float32)
+    for begin in range(0, size, ROWS):
+        rows_ri = map_ii[begin : begin + ROWS]
+        found_rk = np.argpartition(-np.abs(rows_ri), kept - 1, axis=1)[:, :kept]
+        column_ik[begin : begin + ROWS] = found_rk
+        value_ik[begin : begin + ROWS] = np.take_along_axis(rows_ri, found_rk, axis=1)
+    return StrongestEntries(jnp.asarray(column_ik), jnp.asarray(value_ik))
+
+
+class History(NamedTuple):
+    """Histories of a chunk of clients.
+
+    Attributes:
+      item_cl: int32 [c, l], the items, then padding ``|I|``.
+      weight_cl: float32 [c, l], how much each counts.
+      dense_ci: the same weights by item.
+    """
+
+    item_cl: Array
+    weight_cl: Array
+    dense_ci: Array
+
+    def silent(self) -> History:
+        """The same with weights of zero."""
+        return self._replace(weight_cl=0 * self.weight_cl, dense_ci=0 * self.dense_ci)
 
 
 class Seen(NamedTuple):
     """What views are formed of.
 
     Attributes:
-      flat_ci: float32 [c, i], 1 for the items of each history.
-      recent_ci: float32 [c, i], the same with weights (1 + age)^-`DECAY`; `flat_ci` without times.
-      maps: [i, i] by name; those that a data set does not allow are missing.
+      flat: histories whose items count 1.
+      recent: histories with weights (1 + age)^-`DECAY`; `flat` without times.
+      maps: by name; those that a data set does not allow are missing.
       count_i: [i], clients that have each item.
     """
 
-    flat_ci: Array
-    recent_ci: Array
-    maps: Mapping[str, Array]
+    flat: History
+    recent: History
+    maps: Mapping[str, ItemMap]
     count_i: Array
 
-    def through(self, name: str, history_ci: Array) -> Array:
-        """``history_ci @ maps[name]``, zeros where there is no such map."""
-        return history_ci @ self.maps[name] if name in self.maps else jnp.zeros_like(history_ci)
+    def through(self, name: str, history: History) -> Array:
+        """Histories times a map, [c, i]; zeros where there is no such map."""
+        found = self.maps.get(name)
+        if found is None:
+            return jnp.zeros_like(history.dense_ci)
+        return _through_strongest(found, history) if isinstance(found, StrongestEntries) else history.dense_ci @ found
 
 
-def _smoothed_targets(modality: str) -> Callable[[Seen], Array]:
-    """An item scores as the items with features like its own do."""
+def _through_strongest(kept: StrongestEntries, history: History) -> Array:
+    """One client after the other: what is gathered of a long history is large."""
 
-    def view(seen: Seen) -> Array:
-        neighbour_ii = seen.maps.get(f"{modality} neighbours")
-        scores_ci = seen.through("following", seen.recent_ci)
-        return jnp.zeros_like(scores_ci) if neighbour_ii is None else scores_ci @ neighbour_ii.T
+    def one(client: tuple[Array, Array]) -> Array:
+        item_l, weight_l = client
+        column_lk = kept.column_ik.at[item_l].get(mode="fill", fill_value=size)
+        value_lk = weight_l[:, None] * kept.value_ik.at[item_l].get(mode="fill", fill_value=0)
+        return jnp.zeros(size, value_lk.dtype).at[column_lk].add(value_lk, mode="drop")
 
-    return view
-
-
-def _smoothed_sources(modality: str) -> Callable[[Seen], Array]:
-    """The items with features like those of the history stand in for it."""
-    return lambda seen: seen.through("following", seen.through(f"{modality} neighbours", seen.recent_ci))
+    size = history.dense_ci.shape[1]
+    return jax.lax.map(one, (history.item_cl, history.weight_cl))
 
 
-def _for_all(score_i: Array, seen: Seen) -> Array:
-    return jnp.broadcast_to(score_i[None], seen.flat_ci.shape)
+def _flat(name: str) -> Callable[[Seen], Array]:
+    return lambda seen: seen.through(name, seen.flat)
+
+
+def _recent(name: str) -> Callable[[Seen], Array]:
+    return lambda seen: seen.through(name, seen.recent)
+
+
+def _for_all(number: Callable[[Array], Array]) -> Callable[[Seen], Array]:
+    return lambda seen: jnp.broadcast_to(number(seen.count_i)[None], seen.flat.dense_ci.shape)
 
 
 VIEWS: dict[str, Callable[[Seen], Array]] = {
-    "ease": lambda seen: seen.through("ease", seen.flat_ci),
-    "recent ease": lambda seen: seen.through("ease", seen.recent_ci),
-    "next": lambda seen: seen.through("next", seen.recent_ci),
-    "prior": lambda seen: seen.through("prior", seen.recent_ci),
-    "collective": lambda seen: seen.through("collective", seen.flat_ci),
-    "visual": lambda seen: seen.through("visual", seen.flat_ci),
-    "text": lambda seen: seen.through("text", seen.flat_ci),
-    "visual targets": _smoothed_targets("visual"),
-    "text targets": _smoothed_targets("text"),
-    "visual sources": _smoothed_sources("visual"),
-    "text sources": _smoothed_sources("text"),
-    "popularity": lambda seen: _for_all(jnp.log1p(seen.count_i), seen),
-    "novelty": lambda seen: _for_all((seen.count_i == 0).astype(seen.flat_ci.dtype), seen),
+    "ease": _flat("ease"),
+    "recent ease": _recent("ease"),
+    "next": _recent("next"),
+    "prior": _recent("prior"),
+    "collective": _flat("collective"),
+    "visual": _flat("visual"),
+    "text": _flat("text"),
+    "visual targets": _recent("visual targets"),
+    "text targets": _recent("text targets"),
+    "visual sources": _recent("visual sources"),
+    "text sources": _recent("text sources"),
+    "popularity": _for_all(jnp.log1p),
+    "novelty": _for_all(lambda count_i: (count_i == 0).astype(count_i.dtype)),
 }
 """Views ``(seen) -> s_ci`` by name, in the order of axis v."""
+
+SHAPES: dict[str, Callable[[Array], Array]] = {
+    "plain": lambda z: z,
+    "logarithmic": lambda z: jnp.arcsinh(STRETCH * z) / STRETCH,
+}
+"""Functions of z that are weighed: a sum of plain scores is a score of a sum of maps, and a large score of a view
+that is rarely large is not worth ten times a tenth of it."""
 
 FEATURES = {"collective": "VC", "visual": "V", "text": "C"}
 
@@ -100,12 +181,12 @@ def standardised(scores_civ: Array, candidate_ci: Array) -> Array:
 
 
 def view_scores(
-    maps: Mapping[str, Array], count_i: Array, history_cl: Array, age_cl: Array | None
+    maps: Mapping[str, ItemMap], count_i: Array, history_cl: Array, age_cl: Array | None
 ) -> tuple[Array, Array]:
     """All views of a chunk of clients.
 
     Args:
-      maps: [i, i] by name, see `VIEWS`.
+      maps: by name, see `VIEWS`.
       count_i: [i], clients that have each item.
       history_cl: int32 [c, l], items of each history, then padding ``|I|``.
       age_cl: [c, l], for each item how many are newer; None without times.
@@ -115,19 +196,19 @@ def view_scores(
     """
 
     seen = _seen(maps, count_i, history_cl, age_cl)
-    candidate_ci = seen.flat_ci == 0
+    candidate_ci = seen.flat.dense_ci == 0
     return standardised(_raw(seen), candidate_ci), candidate_ci
 
 
-def _seen(maps: Mapping[str, Array], count_i: Array, history_cl: Array, age_cl: Array | None) -> Seen:
-    def weighed(weight_cl: Array) -> Array:
+def _seen(maps: Mapping[str, ItemMap], count_i: Array, history_cl: Array, age_cl: Array | None) -> Seen:
+    def weighed(weight_cl: Array) -> History:
         zero_ci = jnp.zeros((history_cl.shape[0], count_i.size), count_i.dtype)
         put = jax.vmap(lambda row_i, at_l, weight_l: row_i.at[at_l].add(weight_l, mode="drop"))
-        return put(zero_ci, history_cl, weight_cl)
+        return History(history_cl, weight_cl, put(zero_ci, history_cl, weight_cl))
 
-    flat_ci = weighed(jnp.ones(history_cl.shape, count_i.dtype))
-    recent_ci = flat_ci if age_cl is None else weighed((1.0 + age_cl.astype(count_i.dtype)) ** -DECAY)
-    return Seen(flat_ci, recent_ci, maps, count_i)
+    flat = weighed(jnp.ones(history_cl.shape, count_i.dtype))
+    recent = flat if age_cl is None else weighed((1.0 + age_cl.astype(count_i.dtype)) ** -DECAY)
+    return Seen(flat, recent, maps, count_i)
 
 
 def _raw(seen: Seen) -> Array:
@@ -137,6 +218,8 @@ def _raw(seen: Seen) -> Array:
 
 def whole_views(views: ScoreViews, chunk: Bucket) -> Array:
     """Standardised views of the whole histories of a chunk of clients, z_civ [c, i, v]."""
+    if views.z_uiv is not None:
+        return views.z_uiv.at[chunk.user].get(mode="fill", fill_value=0)
     z_civ, _ = view_scores(views.maps, views.count_i, chunk.history, _ages(views, chunk))
     return z_civ
 
@@ -157,8 +240,8 @@ def history_views(views: ScoreViews, slot: Bucket, item_b: Array) -> Array:
     """
     age_cl = _ages(views, slot)
     whole = _seen(views.maps, views.count_i, slot.history, age_cl)
-    candidate_i = whole.flat_ci[0] == 0
-    without_iv = _raw(whole._replace(flat_ci=0 * whole.flat_ci, recent_ci=0 * whole.recent_ci))[0]
+    candidate_i = whole.flat.dense_ci[0] == 0
+    without_iv = _raw(whole._replace(flat=whole.flat.silent(), recent=whole.recent.silent()))[0]
     raw_iv = _raw(whole)[0]
     z_iv, weight_i1 = standardised(raw_iv[None], candidate_i[None])[0], candidate_i[:, None].astype(raw_iv.dtype)
     size = jnp.maximum(jnp.sum(weight_i1), 1)
@@ -175,3 +258,19 @@ def history_views(views: ScoreViews, slot: Bucket, item_b: Array) -> Array:
         return (centred(_raw(seen)[0] - without_iv) * scale_v[None])[item_b]
 
     return jax.lax.map(one, (slot.history[0], None if age_cl is None else age_cl[0]))
+
+
+def coordinates(z_biv: Array, basis: ViewBasis) -> tuple[Array, Array]:
+    """Views as weights are learned over them, ``(base [...], x [..., k])``: t start, and t turn, of t = `shaped`."""
+    t_bik = shaped(z_biv)
+    return t_bik @ basis.start_k, t_bik @ basis.turn_kk
+
+
+def shaped(z_biv: Array) -> Array:
+    """Every view in both shapes of `SHAPES`, [..., k], the first shape of all views first."""
+    return jnp.concatenate([shape(z_biv) for shape in SHAPES.values()], axis=-1)
+
+
+def weight_names() -> list[str]:
+    """What axis k stands for."""
+    return [f"{view}, {shape}" for shape in SHAPES for view in VIEWS]

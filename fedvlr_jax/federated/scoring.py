@@ -13,7 +13,7 @@ from fedvlr_jax.federated.client import draw_batch
 from fedvlr_jax.federated.local_steps import make_solve
 from fedvlr_jax.federated.objectives import Draw
 from fedvlr_jax.federated.private_state import OFFSET, gather_clients
-from fedvlr_jax.federated.score_views import whole_views
+from fedvlr_jax.federated.score_views import shaped, whole_views
 from fedvlr_jax.federated.step_loss import LocalSettings, make_loss
 from fedvlr_jax.models.model import (
     ITEM_TABLE,
@@ -114,7 +114,7 @@ def make_block_score(model: Model, tuning: LocalSettings, num_items: int, size: 
     """
     if not 0 < size < num_items:
         return None
-    if model.host.combine is not None or model.host.rank is not None:
+    if model.host.combine is not None or model.host.view_weights is not None:
         raise ConfigError(
             f"eval.item_chunk: expected 0 for a host that blends the scores of all items (host.name fedprior or "
             f"fedblend), found {size}"
@@ -131,13 +131,16 @@ def _with_views(
     model: Model, settings: LocalSettings, num_items: int, snapshot: Snapshot, views: ScoreViews, chunk: Bucket
 ) -> Array:
     """Every client's weighted sum of its views, joined with its trained logits where the host trains any."""
-    z_civ, s_ci = whole_views(views, chunk), None
-    if model.host.trains_items:
+    host, s_ci = model.host, None
+    if host.trains_items:
         s_ci = score_items(model, snapshot, make_ready(model, settings, num_items, snapshot, chunk))
     theta_c = gather_clients(snapshot.private, chunk.state_row, None).params["theta"]
-    if model.host.swaps:
+    if host.swaps:
         theta_c = jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), theta_c)
-    return jax.vmap(given(model.host.rank), in_axes=(0, None, 0, 0))(theta_c, snapshot.broadcast.head, s_ci, z_civ)
+    weigh = jax.vmap(given(host.view_weights), in_axes=(0, None, None))
+    weight_ck = weigh(theta_c, snapshot.broadcast.head, views.basis)
+    blended_ci = jnp.einsum("cik,ck->ci", shaped(whole_views(views, chunk)), weight_ck)
+    return blended_ci if s_ci is None else jax.vmap(given(host.combine))(s_ci, blended_ci)
 
 
 def _with_prior(model: Model, prior: Prior, chunk: Bucket, s_ci: Array) -> Array:

@@ -2,48 +2,54 @@
 
     ease        B = I - Q diag(1 / diag Q),  Q = (G + lam I)^-1,  G = sum_u r_u r_u^T
     next        W = (P + lam_n I)^-1 N,      P, N of `prior.Sums`
-    following   B + x W
     prior       B_near + x' W, B_near of pairs near in time: the map of host fedprior
     collective  B with G + sum_m a_m F_m F_m^T
     visual, text   kernels of centred features: cos, max(cos, 0)^3, or that of 64 whitened dimensions
-    neighbours  rows are softmax of 12 cos over the items that somebody has, without the item itself
+    ... targets (B + x W) S^T, ... sources S (B + x W), where rows of S are a softmax of 12 cos over the 50 most alike
+                of the items that somebody has, without the item itself
 
 What a map is formed with is chosen by the NDCG of its view alone on held-back items (`held_back.py`): each client
 adds one number for each candidate to a secure sum. The sums are formed twice, without the held-back items to fit
 weights and to choose, and with them to rank; a server learns these sums, these numbers, and nothing else.
+
+Maps are formed one after the other, in float32, and at most seven matrices [i, i] are alive at a time.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Mapping
-from typing import NamedTuple
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from scipy import sparse
 
-from fedvlr_jax.baselines.base import HyperGrid, train_matrix
 from fedvlr_jax.baselines.content import centred_features
-from fedvlr_jax.baselines.fed_ease import gram_block, sum_gram_blocks
-from fedvlr_jax.baselines.ridge import gram_factor, ridge_scores
 from fedvlr_jax.data.histories import split_by_user
 from fedvlr_jax.federated import prior
-from fedvlr_jax.federated.held_back import HeldBack, mean_ndcg
+from fedvlr_jax.federated.held_back import HeldBack, mean_ndcg_of
 from fedvlr_jax.federated.score_views import DECAY
 from fedvlr_jax.types import Dataset
 
 RIDGES = (20.0, 50.0, 100.0, 200.0, 400.0)
-RIDGES_NEXT = (30.0, 100.0, 300.0, 1000.0)
+RIDGES_NEXT = (1000.0, 300.0, 100.0, 30.0)
 NEXT_WEIGHTS = (0.0, 1.0, 2.0, 4.0)
 STRENGTHS = (0.0, 0.03, 0.1, 0.3, 1.0)
 RIDGES_NEAR = (30.0, 200.0)
 KERNELS = ("cos", "cubed", "whitened")
 WHITENED = 64
 SHARPNESS = 12.0
+NEIGHBOURS = 50
+ROWS = 512
+"""Rows of a matrix [i, i] that are worked on at once."""
+DENSE = 0.05  # share of the catalogue from which on histories are multiplied as dense rows
+
+T = TypeVar("T")
 
 
 class ViewSums(NamedTuple):
-    """All that the server learns of histories: G [i, i], and `prior.Sums` with co-occurrence near in time."""
+    """All that the server learns of histories, float32: G [i, i], and `prior.Sums` of pairs near in time."""
 
     gram_ii: np.ndarray
     ordered: prior.Sums
@@ -53,7 +59,7 @@ class Choice(NamedTuple):
     """What maps are formed with, each chosen by its view alone.
 
     Attributes:
-      ridge: lam. ridge_next: lam_n. next_weight: x of `following`. ridge_near, near_weight: of `prior`.
+      ridge: lam. ridge_next: lam_n. next_weight: x. ridge_near, near_weight: of `prior`, the latter x'.
       strength: a_m / lam of `collective` by modality. ridge_collective: its lam.
       kernel: of `KERNELS`, by modality.
     """
@@ -67,12 +73,25 @@ class Choice(NamedTuple):
     ridge_collective: float
     kernel: Mapping[str, str]
 
+    def numbers(self) -> dict[str, float]:
+        """The choice as numbers by name; a kernel as its place in `KERNELS`."""
+        flat = {name: value for name, value in self._asdict().items() if name not in ("strength", "kernel")}
+        strength = {f"strength {modality}": value for modality, value in self.strength.items()}
+        return flat | strength | {f"kernel {m}": float(KERNELS.index(name)) for m, name in self.kernel.items()}
 
-NUM_CANDIDATES = len(RIDGES) + len(RIDGES_NEXT) + len(RIDGES_NEAR) + 2 * (3 * len(STRENGTHS) + len(KERNELS))
-"""Maps that choices are made among; the weights of sums of two maps need no further ones."""
 
-NUM_MAPS = 10
-"""Views that are read through a map: smoothing maps are multiplied by the server."""
+def described(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """`Choice.numbers` as a person reads them."""
+    return {
+        name: KERNELS[int(value)] if name.startswith("kernel") else float(f"{float(value):.6g}")
+        for name, value in sorted(numbers.items())
+    }
+
+
+NUM_CANDIDATES = len(RIDGES) + len(RIDGES_NEXT) + len(RIDGES_NEAR) + 2 * (2 + len(STRENGTHS) + len(KERNELS))
+"""Most maps that choices are made among; the weights of sums of two maps need no further ones."""
+
+NUM_MAPS = 10  # that views are read through
 
 
 def megabytes_once(dataset: Dataset) -> float:
@@ -89,10 +108,10 @@ def megabytes_once(dataset: Dataset) -> float:
 
 def federate(dataset: Dataset) -> ViewSums:
     """The two secure sums over clients."""
-    histories = split_by_user(dataset, dataset.train_item)
-    gram_ii = sum_gram_blocks((gram_block(history) for history in histories), dataset.num_items)
-    ordered = prior.sum_clients(dataset, prior.PriorSettings(decay=DECAY))
-    return ViewSums(gram_ii, prior.Sums(*(x.astype(np.float32) for x in ordered)))
+    gram_ii = np.zeros((dataset.num_items, dataset.num_items), np.float32)
+    for ids_n in split_by_user(dataset, dataset.train_item):
+        gram_ii[np.ix_(ids_n, ids_n)] += 1  # a client's block: r r^T at its items
+    return ViewSums(gram_ii, prior.sum_clients(dataset, prior.PriorSettings(decay=DECAY), np.float32))
 
 
 def choose(sums: ViewSums, held: HeldBack, features: Dataset) -> Choice:
@@ -104,37 +123,71 @@ def choose(sums: ViewSums, held: HeldBack, features: Dataset) -> Choice:
       features: a data set with the features to use, None where a modality is off.
     """
     flat_ui, recent_ui = _histories(held.inner)
-    centred, factor_ri = _centred(features), gram_factor(sums.gram_ii)
+    centred, gram_ii = _centred(features), sums.gram_ii
 
-    def judge(*points: dict[str, float]) -> dict[str, float]:
-        scored = ridge_scores(factor_ri, flat_ui, centred, points)
-        return max(((mean_ndcg(s_ui, held), k, point) for k, (point, s_ui) in enumerate(scored)))[2]
+    def judge(map_ii: np.ndarray, history_ui: sparse.csr_array = flat_ui) -> float:
+        return mean_ndcg_of(lambda begin, end: _through(history_ui[begin:end], map_ii), held)
 
-    best = judge(*({"l2": ridge} for ridge in RIDGES))
-    ridge = best["l2"]
-    for modality in centred:
-        around = itertools.product(STRENGTHS, (0.5, 1.0, 2.0))
-        best = judge(*(best | {modality: rho, "l2": scale * ridge} for rho, scale in around))
-    kernel = {}
-    for modality, x in centred.items():
-        found = [(mean_ndcg(flat_ui @ _kernel(x, name), held), name) for name in KERNELS]
-        kernel[modality] = max(found)[1]
-    ridge_next, next_weight, ridge_near, near_weight = RIDGES_NEXT[-1], 0.0, RIDGES_NEAR[0], 0.0
-    if sums.ordered.next_ii.any():
-        following = {r: recent_ui @ prior.next_map(sums.ordered, r) for r in RIDGES_NEXT}
-        ridge_next = max(RIDGES_NEXT, key=lambda r: mean_ndcg(following[r], held))
-        after_ui = following[ridge_next]
-        ((_, ease_ui),) = ridge_scores(factor_ri, recent_ui, {}, ({"l2": ridge},))
-        next_weight = max(NEXT_WEIGHTS, key=lambda x: mean_ndcg(ease_ui + x * after_ui, held))
-        near = {r: recent_ui @ prior.ease(sums.ordered.similar_ii, r) for r in RIDGES_NEAR}
-        pairs = itertools.product(RIDGES_NEAR, NEXT_WEIGHTS)
-        ridge_near, near_weight = max(pairs, key=lambda p: mean_ndcg(near[p[0]] + p[1] * after_ui, held))
-    strength = {modality: best.get(modality, 0.0) for modality in centred}
-    return Choice(ridge, ridge_next, next_weight, ridge_near, near_weight, strength, best["l2"], kernel)
+    @functools.cache
+    def quality(ridge: float, *strength: float) -> float:
+        return judge(_collective(gram_ii, centred, dict(zip(centred, strength, strict=False)), ridge))
+
+    ridge = _first_peak(RIDGES, quality)
+    strength: list[float] = []
+
+    def with_next(rho: float) -> float:
+        """With features of one more modality, of strength rho."""
+        return quality(ridge, *strength, *([rho] if rho else []))
+
+    def best_kernel(feature_id: np.ndarray) -> str:
+        return max(KERNELS, key=lambda name: judge(_kernel(feature_id, name)))
+
+    for _ in centred:
+        strength.append(_first_peak(STRENGTHS, with_next))
+    around = (ridge, 2 * ridge, 0.5 * ridge) if any(strength) else (ridge,)
+    flat_only = Choice(
+        ridge=ridge,
+        ridge_next=RIDGES_NEXT[0],
+        next_weight=0.0,
+        ridge_near=RIDGES_NEAR[0],
+        near_weight=0.0,
+        strength=dict(zip(centred, strength, strict=True)),
+        ridge_collective=max(around, key=lambda ridge: quality(ridge, *strength)),
+        kernel={m: best_kernel(x) for m, x in centred.items()},
+    )
+    if not sums.ordered.next_ii.any():
+        return flat_only
+
+    ridge_next = _first_peak(RIDGES_NEXT, lambda r: judge(prior.next_map(sums.ordered, r), recent_ui))
+    next_ii = prior.next_map(sums.ordered, ridge_next)
+
+    def best_weight(first_ii: np.ndarray) -> tuple[float, float]:
+        """The best quality of ``first + x next``, and x."""
+        return max((judge(first_ii + x * next_ii if x else first_ii, recent_ui), x) for x in NEXT_WEIGHTS)
+
+    _, next_weight = best_weight(prior.ease(gram_ii, ridge))
+    near = {r: best_weight(prior.ease(sums.ordered.similar_ii, r)) for r in RIDGES_NEAR}
+    ridge_near = max(near, key=lambda r: near[r])
+    return flat_only._replace(
+        ridge_next=ridge_next, next_weight=next_weight, ridge_near=ridge_near, near_weight=near[ridge_near][1]
+    )
 
 
-def form(sums: ViewSums, features: Dataset, choice: Choice, *, co_occurrence: bool = True) -> dict[str, np.ndarray]:
-    """The maps by name, float32 [i, i]; those that the sums or the features do not allow are missing.
+def _first_peak(values: Sequence[float], judge: Callable[[float], float]) -> float:
+    """The first value that is better than the one after it; a value costs a solution, and quality has one peak."""
+    best, best_value = -np.inf, values[0]
+    for value in values:
+        quality = judge(value)
+        if quality < best:
+            break
+        best, best_value = quality, value
+    return best_value
+
+
+def form(
+    sums: ViewSums, features: Dataset, choice: Choice, *, co_occurrence: bool = True
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The maps by name, float32 [i, i], one after the other; those that sums or features do not allow are missing.
 
     Args:
       sums: of the histories.
@@ -142,54 +195,98 @@ def form(sums: ViewSums, features: Dataset, choice: Choice, *, co_occurrence: bo
       choice: of `choose`.
       co_occurrence: False leaves out all maps but the kernels.
     """
-    maps, centred = {}, _centred(features)
+    centred, ordered = _centred(features), sums.ordered
     for modality, x in centred.items():
-        maps[modality] = _kernel(x, choice.kernel[modality])
-        maps[f"{modality} neighbours"] = prior.neighbours([unit_rows(x)], sums.ordered.count_i > 0, SHARPNESS)
-    if co_occurrence:
-        maps |= _co_occurrence(sums, centred, choice)
-    return {name: x.astype(np.float32) for name, x in maps.items()}
+        yield modality, _kernel(x, choice.kernel[modality])
+    if not co_occurrence:
+        return
+    if centred:
+        yield "collective", _collective(sums.gram_ii, centred, choice.strength, choice.ridge_collective)
+    following_ii = prior.ease(sums.gram_ii, choice.ridge)
+    yield "ease", following_ii
+    if ordered.next_ii.any():
+        next_ii = prior.next_map(ordered, choice.ridge_next)
+        yield "next", next_ii
+        near_ii = prior.ease(ordered.similar_ii, choice.ridge_near)
+        near_ii += choice.near_weight * next_ii
+        yield "prior", near_ii
+        del near_ii
+        following_ii = following_ii + choice.next_weight * next_ii
+        del next_ii
+    for modality, x in centred.items():
+        alike_ii = _alike(x, ordered.count_i > 0)
+        targets_ii = np.empty_like(following_ii)
+        for begin in range(0, len(targets_ii), ROWS):  # as a whole it is copied twice
+            targets_ii[begin : begin + ROWS] = (alike_ii @ following_ii[begin : begin + ROWS].T).T
+        yield f"{modality} targets", targets_ii
+        del targets_ii
+        yield f"{modality} sources", alike_ii @ following_ii
 
 
-def _co_occurrence(sums: ViewSums, centred: dict[str, np.ndarray], choice: Choice) -> dict[str, np.ndarray]:
-    eye_ii, factor_ri = np.eye(len(sums.gram_ii), dtype=np.float32), gram_factor(sums.gram_ii)
-    points: HyperGrid = ({"l2": choice.ridge}, dict(choice.strength) | {"l2": choice.ridge_collective})
-    (_, ease_ii), *rest = ridge_scores(factor_ri, eye_ii, centred, points if centred else points[:1])
-    maps = {"ease": ease_ii, "following": ease_ii}
-    if rest:
-        maps["collective"] = rest[0][1]
-    if sums.ordered.next_ii.any():
-        maps["next"] = prior.next_map(sums.ordered, choice.ridge_next)
-        maps["following"] = ease_ii + choice.next_weight * maps["next"]
-        near_ii = prior.ease(sums.ordered.similar_ii, choice.ridge_near)
-        maps["prior"] = near_ii + choice.near_weight * maps["next"]
-    return maps
+def _collective(
+    gram_ii: np.ndarray, centred: Mapping[str, np.ndarray], strength: Mapping[str, float], ridge: float
+) -> np.ndarray:
+    present = [np.sqrt(ridge * strength[m]) * x for m, x in centred.items() if strength.get(m)]
+    if present:
+        stacked_id = np.concatenate(present, axis=1)
+        with_features_ii = stacked_id @ stacked_id.T
+        with_features_ii += gram_ii
+        return prior.ease(with_features_ii, ridge)
+    return prior.ease(gram_ii, ridge)
 
 
-def _histories(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+def _histories(dataset: Dataset) -> tuple[sparse.csr_array, sparse.csr_array]:
     """R flat, and with the weights of recent items, float32 [u, i]."""
-    flat_ui = train_matrix(dataset)
-    recent_ui = np.zeros_like(flat_ui)
+    shape = (dataset.num_users, dataset.num_items)
     settings = prior.PriorSettings(decay=DECAY)
-    weight_r = prior.recency(dataset.train_age, settings, len(dataset.train_item))
-    recent_ui[dataset.train_user, dataset.train_item] = weight_r
-    return flat_ui, recent_ui
+    weight_r = prior.recency(dataset.train_age, settings, len(dataset.train_item)).astype(np.float32)
+    at = (dataset.train_user, dataset.train_item)
+    return sparse.csr_array((np.ones_like(weight_r), at), shape), sparse.csr_array((weight_r, at), shape)
+
+
+def _through(history_ci: sparse.csr_array, map_ii: np.ndarray) -> np.ndarray:
+    dense = history_ci.nnz > DENSE * history_ci.shape[0] * history_ci.shape[1]
+    return (history_ci.toarray() if dense else history_ci) @ map_ii
 
 
 def _centred(features: Dataset) -> dict[str, np.ndarray]:
-    return {} if features.V is None and features.C is None else centred_features(features)
+    """float32 [i, d] by modality."""
+    found = {} if features.V is None and features.C is None else centred_features(features)
+    return {modality: x.astype(np.float32) for modality, x in found.items()}
 
 
 def _kernel(feature_id: np.ndarray, name: str) -> np.ndarray:
-    """A kernel of centred features with zero diagonal, float64 [i, i]."""
+    """A kernel of centred features with zero diagonal, float32 [i, i]."""
     if name == "whitened":
-        size_d, turn_dd = np.linalg.eigh(feature_id.T @ feature_id)
-        kept_d = np.flatnonzero(size_d > 1e-9 * max(size_d[-1], 1e-30))[-WHITENED:]
-        feature_id = feature_id @ (turn_dd[:, kept_d] / np.sqrt(size_d[kept_d])[None])
+        size_d, turn_dd = np.linalg.eigh((feature_id.T @ feature_id).astype(np.float64))
+        kept_d = np.flatnonzero(size_d > 1e-6 * max(size_d[-1], 1e-30))[-WHITENED:]
+        feature_id = feature_id @ (turn_dd[:, kept_d] / np.sqrt(size_d[kept_d])[None]).astype(np.float32)
     unit_id = unit_rows(feature_id)
     kernel_ii = unit_id @ unit_id.T
     np.fill_diagonal(kernel_ii, 0)
-    return kernel_ii if name == "cos" else np.maximum(kernel_ii, 0) ** 3
+    if name != "cos":
+        np.maximum(kernel_ii, 0, out=kernel_ii)
+        kernel_ii *= kernel_ii * kernel_ii
+    return kernel_ii
+
+
+def _alike(feature_id: np.ndarray, seen_i: np.ndarray) -> sparse.csr_array:
+    """S, float32 [i, i]: every row a distribution over the seen items most like its own item, not itself."""
+    unit_id, size = unit_rows(feature_id), len(feature_id)
+    kept = min(NEIGHBOURS, size)
+    column_ik, weight_ik = np.empty((size, kept), np.int32), np.empty((size, kept), np.float32)
+    for begin in range(0, size, ROWS):
+        own_r = np.arange(begin, min(begin + ROWS, size))
+        logit_ri = SHARPNESS * unit_id[own_r] @ unit_id.T
+        logit_ri[:, ~seen_i] = -np.inf
+        logit_ri[own_r - begin, own_r] = -np.inf
+        found_rk = np.argpartition(-logit_ri, kept - 1, axis=1)[:, :kept]
+        logit_rk = np.take_along_axis(logit_ri, found_rk, axis=1)
+        largest_r1 = np.maximum(logit_rk.max(axis=1, keepdims=True), -1e30)
+        weight_rk = np.exp(logit_rk - largest_r1)
+        column_ik[own_r], weight_ik[own_r] = found_rk, weight_rk / np.maximum(weight_rk.sum(axis=1), 1e-30)[:, None]
+    start_r = np.arange(0, size * kept + 1, kept)
+    return sparse.csr_array((weight_ik.ravel(), column_ik.ravel(), start_r), (size, size))
 
 
 def unit_rows(x_id: np.ndarray) -> np.ndarray:

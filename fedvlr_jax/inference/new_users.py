@@ -51,7 +51,7 @@ def make_best(algorithm: Algorithm, state: FedState, clients: ClientData, *, num
     def best(params: Snapshot, slots: Bucket) -> tuple[Array, Array]:
         return top_items(algorithm.new_score, params, slots, num_items=num_items, k=k)
 
-    reads_prior = algorithm.model.host.combine is not None or algorithm.model.host.rank is not None
+    reads_prior = algorithm.model.host.combine is not None or algorithm.model.host.view_weights is not None
 
     def ask(clients: ClientData) -> tuple[np.ndarray, np.ndarray]:
         (slots,) = clients.buckets

@@ -24,7 +24,7 @@ from flax import struct
 
 from fedvlr_jax.algorithm import Algorithm
 from fedvlr_jax.federated.private_state import gather_clients
-from fedvlr_jax.federated.score_views import VIEWS, history_views, whole_views
+from fedvlr_jax.federated.score_views import VIEWS, history_views, shaped, whole_views
 from fedvlr_jax.federated.scoring import Ready, Snapshot, make_ready, score_items
 from fedvlr_jax.models.hosts.host import ItemRows
 from fedvlr_jax.models.model import ITEM_TABLE, Download, Model, item_rows, score
@@ -152,14 +152,13 @@ def _of_score_views(algorithm: Algorithm, params: Snapshot, views: ScoreViews, s
     """Every score view alone, and the parts of the trained logits, where there are any."""
     host, head = algorithm.model.host, params.broadcast.head
     theta = jax.tree.map(lambda x: x[0], gather_clients(params.private, slot.state_row, None).params["theta"])
-    z_iv = whole_views(views, slot)[0]
-    zero_i = jnp.zeros(z_iv.shape[0], z_iv.dtype) if host.trains_items else None
-    rank = given(host.rank)
-    alone_vi = jax.vmap(lambda on_v: rank(theta, head, zero_i, z_iv * on_v[None]))(jnp.eye(z_iv.shape[1]))
+    weight_k = given(host.view_weights)(theta, head, views.basis)
+    weighed_ik = shaped(whole_views(views, slot)[0]) * weight_k[None]
+    alone_vi = jnp.sum(weighed_ik.reshape(len(weighed_ik), -1, len(VIEWS)), axis=1).T  # over the shapes of a view
     if not host.trains_items:
         return Parts(alone_vi, tuple(VIEWS), True)
     parts = _of_model(algorithm, params, slot)
-    total_i = rank(theta, head, jnp.sum(parts.value_pi, axis=0), jnp.zeros_like(z_iv))
+    total_i = given(host.combine)(jnp.sum(parts.value_pi, axis=0), jnp.zeros_like(alone_vi[0]))
     trained_pi = as_standardised(parts.value_pi, total_i)
     names = (*VIEWS, *(f"trained {name}" for name in parts.names))
     return Parts(jnp.concatenate([alone_vi, trained_pi]), names, parts.exact)
@@ -168,14 +167,15 @@ def _of_score_views(algorithm: Algorithm, params: Snapshot, views: ScoreViews, s
 def view_history_parts(algorithm: Algorithm, params: Snapshot, slot: Bucket, item_b: Array) -> Array:
     """What every item of the history adds to some scores through score views, [l, b].
 
-    It is exact where a view counts as it is (``host.stretch`` 0). With t(z) = asinh(a z) / a it is exact before t,
-    and t is taken as its chord, t(z) / z, so that the items of a history sum to what the views add.
+    A view is a sum over the history before it is standardised and shaped; a shape t(z) is taken as its chord,
+    t(z) / z, so that the items of a history sum to what the views add.
     """
     views, host = params.prior, algorithm.model.host
     assert isinstance(views, ScoreViews)
     theta = jax.tree.map(lambda x: x[0], gather_clients(params.private, slot.state_row, None).params["theta"])
     z_bv = whole_views(views, slot)[0][item_b]
     part_bv = _of_score_views(algorithm, params, views, slot).value_pi[: z_bv.shape[1], item_b].T
-    weight_v = given(host.view_weights)(theta, params.broadcast.head)
+    weight_k = given(host.view_weights)(theta, params.broadcast.head, views.basis)
+    weight_v = jnp.sum(weight_k.reshape(-1, len(VIEWS)), axis=0)  # every shape is z near zero
     slope_bv = jnp.where(jnp.abs(z_bv) > 1e-6, part_bv / jnp.where(z_bv == 0, 1.0, z_bv), weight_v[None])
     return jnp.einsum("bv,lbv->lb", slope_bv, history_views(views, slot, item_b))

@@ -11,15 +11,17 @@ import numpy as np
 
 from fedvlr_jax.algorithm import Algorithm
 from fedvlr_jax.federated.mesh import whole
-from fedvlr_jax.federated.score_views import VIEWS, modalities_of
+from fedvlr_jax.federated.score_views import SHAPES, VIEWS, modalities_of
 from fedvlr_jax.federated.scoring import Snapshot
-from fedvlr_jax.types import MODALITIES, Array, Bucket, Content, FedState, given
+from fedvlr_jax.types import MODALITIES, Array, Bucket, ClientData, Content, FedState, ScoreViews, ViewBasis, given
 
 SINGLE_MODALITIES = tuple(MODALITIES.values())
 
+_Measured = Callable[[Algorithm, FedState, Content, Bucket], Array]
+
 
 def learned_preferences(
-    algorithm: Algorithm, parts: Iterable[tuple[FedState, Bucket]], content: Content, num_users: int
+    algorithm: Algorithm, parts: Iterable[tuple[FedState, Bucket]], clients: ClientData, num_users: int
 ) -> np.ndarray:
     """A user's learned preference for (ID, visual, textual), float32 [u, 3].
 
@@ -34,14 +36,16 @@ def learned_preferences(
     Args:
       algorithm: the model.
       parts: its trained state and all clients, some at a time (`training.backend.Backend.parts`).
-      content: the item features that it was trained with.
+      clients: the item features and score views that it was trained with; its buckets are not read.
       num_users: |U|.
     """
     routed = set(algorithm.views) == set(SINGLE_MODALITIES)
-    by_views = algorithm.model.host.view_weights is not None
-    measured = _view_shares if by_views else _router_weights if routed else _drop_shares
-    preference_um = _of_all(algorithm, measured, parts, content, np.zeros((num_users, 3), np.float32))
-    if routed and not by_views:
+    if isinstance(clients.prior, ScoreViews):
+        measured: _Measured = functools.partial(_view_shares, clients.prior.basis)
+    else:
+        measured = _router_weights if routed else _drop_shares
+    preference_um = _of_all(algorithm, measured, parts, clients.content, np.zeros((num_users, 3), np.float32))
+    if routed and not isinstance(clients.prior, ScoreViews):
         preference_um = preference_um[:, [algorithm.views.index(name) for name in SINGLE_MODALITIES]]
     return preference_um
 
@@ -62,7 +66,7 @@ def router_weights(
 
 def _of_all(
     algorithm: Algorithm,
-    measured: Callable[[Algorithm, FedState, Content, Bucket], Array],
+    measured: _Measured,
     parts: Iterable[tuple[FedState, Bucket]],
     content: Content,
     found_um: np.ndarray,
@@ -76,12 +80,13 @@ def _of_all(
     return found_um
 
 
-def _view_shares(algorithm: Algorithm, state: FedState, content: Content, bucket: Bucket) -> Array:
+def _view_shares(basis: ViewBasis, algorithm: Algorithm, state: FedState, content: Content, bucket: Bucket) -> Array:
     head, theta_u = state.public.params["host"]["head"], state.private.params["theta"]
     theta_c = jax.tree.map(lambda x: x.at[bucket.state_row].get(mode="clip"), theta_u)
     weigh = given(algorithm.model.host.view_weights)
-    size_cv = jnp.abs(jax.vmap(lambda theta: weigh(theta, head))(theta_c))
+    size_cv = jnp.abs(jax.vmap(lambda theta: weigh(theta, head, basis))(theta_c))
     reads_vm = np.array([[letter in modalities_of(view) for letter in MODALITIES] for view in VIEWS], float)
+    reads_vm = np.tile(reads_vm, (len(SHAPES), 1))
     share_cm = size_cv @ (reads_vm / reads_vm.sum(axis=1, keepdims=True))
     return share_cm / jnp.maximum(share_cm.sum(axis=1, keepdims=True), 1e-12)
 

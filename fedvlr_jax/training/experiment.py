@@ -130,6 +130,6 @@ def before_rounds(
     settings: Mapping[str, Any], dataset: Dataset, host: Host
 ) -> ConfiguredPrior | NoisedPrior | ConfiguredViews | None:
     """What the host needs beside rounds, for the interactions of a data set; None for most hosts."""
-    if host.rank is not None:
+    if host.view_weights is not None:
         return ConfiguredViews(settings, dataset)
     return None if host.combine is None else configured_prior(settings, dataset)

@@ -27,7 +27,9 @@ from fedvlr_jax.training.experiment import Experiment, make_experiment
 from fedvlr_jax.training.loop import OnProgress, Trained, rank_best, require_own, restore_best, train
 from fedvlr_jax.training.results import make_result, rank_arrays, ranks_of
 from fedvlr_jax.training.schedule import make_plan, read_progress
+from fedvlr_jax.training.score_views import chosen_line, describe_views
 from fedvlr_jax.training.stored import stored_baselines, stored_result, stored_settings
+from fedvlr_jax.types import ScoreViews
 
 OUTPUTS = (
     "config.json",
@@ -92,6 +94,8 @@ def run_job(
     if result is None:
         write_json(workdir / "config.json", experiment.settings)
         write_environment(workdir, describe_environment(command, workdir))
+        if note is not None and isinstance(experiment.clients.prior, ScoreViews):
+            note(chosen_line(experiment.clients.prior))
         with Trackers(experiment.settings["writers"], workdir, experiment.settings) as trackers:
             trained = train(
                 experiment, workdir, interrupt=interrupt, on_progress=on_progress, note=note, trackers=trackers
@@ -222,10 +226,13 @@ def weights(experiment: Experiment, trained: Trained) -> np.ndarray | None:
 def _result(
     experiment: Experiment, trained: Trained, learned_um: np.ndarray | None, *, lists: bool = False
 ) -> dict[str, Any]:
-    settings, dataset, _, algorithm = experiment
+    settings, dataset, clients, algorithm = experiment
     judged = lists_of(experiment, trained) if lists or settings["eval"]["lists"] else None
     cost, progress = algorithm.cost, trained.progress
-    return json_ready(make_result(settings, dataset, cost, progress, trained.ranks, learned_um, judged))
+    result = make_result(settings, dataset, cost, progress, trained.ranks, learned_um, judged)
+    if isinstance(clients.prior, ScoreViews):
+        result["score_views"] = describe_views(algorithm, trained.state.public.params, clients.prior)
+    return json_ready(result)
 
 
 def lists_of(experiment: Experiment, trained: Trained) -> dict[str, Any]:
@@ -257,7 +264,7 @@ def best_items(experiment: Experiment, trained: Trained, k: int) -> tuple[np.nda
 def preferences(experiment: Experiment, trained: Trained) -> np.ndarray:
     """`inference.preferences.learned_preferences` of a run, float32 [u, 3]."""
     _, dataset, clients, algorithm = experiment
-    return learned_preferences(algorithm, trained.parts(), clients.content, dataset.num_users)
+    return learned_preferences(algorithm, trained.parts(), clients, dataset.num_users)
 
 
 def baselines_of(experiment: Experiment) -> list[dict[str, Any]]:

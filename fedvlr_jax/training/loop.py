@@ -209,6 +209,9 @@ def _train_rounds(
     progress = progress.add_seconds(compile=backend.seconds)
     pace = _Pace(progress.round, time.perf_counter())
     stopped = False
+    if plan.from_start and progress.best_round is None:
+        _, progress = _evaluated(backend, state, progress)
+        recorder.offer(state, progress)
     while not (stopped or progress.is_finished(plan)):
         if signum := agreed((interrupt.signum if interrupt else None) or 0):
             recorder.save(state, progress)
@@ -223,13 +226,18 @@ def _train_rounds(
                 f"left to aggregate. Lower client.lr or server.lr{recorder.kept}"
             )
         progress = count_rounds(progress, info, seconds, guarantee)
-        begin = time.perf_counter()
-        valid = summarise(backend.rank(state, hide_test=True), backend.warm_i)["valid"]
-        progress = progress.evaluated(valid[SELECTION_METRIC], time.perf_counter() - begin)
+        valid, progress = _evaluated(backend, state, progress)
         stopped = _report(recorder, on_progress, _event(plan, pace, progress, valid, info), progress, info)
         recorder.offer(state, progress)
     recorder.save(state, progress)
     return progress
+
+
+def _evaluated(backend: Backend, state: PyTree, progress: RunProgress) -> tuple[Mapping[str, Any], RunProgress]:
+    """The validation metrics of a state, and the progress with them."""
+    begin = time.perf_counter()
+    valid = summarise(backend.rank(state, hide_test=True), backend.warm_i)["valid"]
+    return valid, progress.evaluated(valid[SELECTION_METRIC], time.perf_counter() - begin)
 
 
 def _finish(backend: Backend, best: PyTree, progress: RunProgress) -> Trained:

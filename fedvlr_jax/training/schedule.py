@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from fedvlr_jax.evaluation import selection
+from fedvlr_jax.models.hosts import HOSTS
 from fedvlr_jax.settings import check_settings
 
 
@@ -20,6 +21,7 @@ class Plan(NamedTuple):
       patience: evaluations without a better validation metric after which the run stops; 0 = never.
       eval_chunk: users scored at once.
       save_seconds: least time between two periodic checkpoints.
+      from_start: evaluate before the first round too.
     """
 
     seed: int
@@ -28,6 +30,7 @@ class Plan(NamedTuple):
     patience: int
     eval_chunk: int
     save_seconds: float
+    from_start: bool
 
     def next_evaluation(self, round_: int) -> int:
         """The first evaluated round after `round_`."""
@@ -102,6 +105,7 @@ def make_plan(settings: Mapping[str, Any]) -> Plan:
         patience=evaluation["patience"],
         eval_chunk=evaluation["chunk"],
         save_seconds=settings["checkpoint"]["seconds"],
+        from_start=getattr(HOSTS[settings["host"]["name"]], "starts_ready", False),
     )
 
 

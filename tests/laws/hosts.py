@@ -13,7 +13,7 @@ from problems import client_data, relative_difference, settings, tiny_dataset
 
 from fedvlr_jax.algorithm import Algorithm, make_algorithm
 from fedvlr_jax.federated import sampling
-from fedvlr_jax.federated.score_views import VIEWS
+from fedvlr_jax.federated.score_views import weight_names
 from fedvlr_jax.federated.step_loss import put_rows
 from fedvlr_jax.models.hosts import HOSTS
 from fedvlr_jax.models.hosts.host import Host, ItemRows
@@ -175,9 +175,9 @@ def evidence(algorithm: Algorithm) -> Evidence | None:
     """Random score views of the clients of `SMALL`, for a host that learns from them."""
     if algorithm.model.host.evidence_loss is None:
         return None
-    z_ubv = jax.random.normal(jax.random.key(5), (SMALL.num_users, 6, len(VIEWS)))
+    x_ubk = jax.random.normal(jax.random.key(5), (SMALL.num_users, 6, len(weight_names())))
     target_ub = jnp.zeros((SMALL.num_users, 6)).at[:, 2].set(1.0)
-    return Evidence(z_ubv, target_ub, jnp.ones((SMALL.num_users, 6), bool))
+    return Evidence(x_ubk[..., 0], x_ubk, target_ub, jnp.ones((SMALL.num_users, 6), bool))
 
 
 def in_float64(law: Callable[[str], None]) -> Callable[[str], None]:

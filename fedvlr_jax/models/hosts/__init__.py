@@ -24,10 +24,12 @@ class HostFactory:
       module: the file with ``make(num_items, *, dim, init_scale, **options) -> Host``, ".fcf" for one in this folder.
       options: settings ``host.<name>`` that came with this host. Every host is given the options of all, takes those
         it knows and ignores the others, so that one host can be built on another.
+      starts_ready: what it starts from ranks already: round 0 is evaluated too, and may be the best.
     """
 
     module: str
     options: Mapping[str, Field] = dataclasses.field(default_factory=dict)
+    starts_ready: bool = False
 
     def __call__(self, num_items: int, **options: Any) -> Host:
         """The host for `num_items` items."""
@@ -82,7 +84,17 @@ HOSTS: dict[str, Callable[..., Host]] = {
     "fedblend": HostFactory(
         ".fedblend",
         {
-            "stretch": _number(1.0, "fedblend: a of t(z) = asinh(a z) / a for standardised views; 0 = t(z) = z"),
+            "loss_power": _number(
+                0.5, "fedblend: q of the loss (1 - p^q) / q of a held-back item's probability p; 0 = -log p"
+            ),
+            "order": Field(True, "fedblend: use the order of time; False forms all views as without timestamps"),
+            "strongest": Field(
+                0,
+                "fedblend: entries of largest magnitude that a row of an item-item map keeps; 0 = all, or 500 in a "
+                "catalogue of more than 4,000 items",
+                NOT_NEGATIVE,
+                unit="items",
+            ),
             "deviation": _number(
                 0.0, "fedblend: variance of a client's own weights around the shared ones; 0 = shared alone"
             ),
@@ -99,6 +111,7 @@ HOSTS: dict[str, Callable[..., Host]] = {
                 NOT_NEGATIVE,
             ),
         },
+        starts_ready=True,
     ),
 }
 """Federated frameworks by ``host.name``; the factory of one that brings no settings may be a plain function."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from fedvlr_jax.types import Array, Evidence, PyTree
+from fedvlr_jax.types import Array, Evidence, PyTree, ViewBasis
 
 
 def product(rows: Array, weights: Array, contract: Callable[..., Array] = jnp.matmul) -> Array:
@@ -117,13 +117,11 @@ class Host(NamedTuple):
       private_item_table: every client keeps a table [i, d] (``items.table_bd``).
       alternate: within a local step the private parameters move first, and the gradient of the public
         ones is taken at the moved point.
-      combine: ``(s_i, prior_i) -> s_i`` [i], joins the trained logits of a client with its row of prior scores when
-        items are ranked; None for hosts without a prior.
+      combine: ``(s_i, prior_i) -> s_i`` [i], joins the trained logits of a client with its row of prior scores, or
+        of blended views, when items are ranked; None for hosts that rank by one of them alone.
       evidence_loss: ``(theta, head, evidence) -> []``, added to the objective where the client has a
         `types.Evidence`; None for hosts without score views.
-      rank: ``(theta, head, s_i, z_iv) -> s_i`` [i], what such a host ranks by: the trained logits (None where it
-        trains none) and the standardised views.
-      view_weights: ``(theta, head) -> w_v`` [v], what such a host gives each view.
+      view_weights: ``(theta, head, basis) -> w_k`` [k], what such a host gives each view in each shape when it ranks.
       swaps: rank clients with the private state of another: a control of what is personal.
       trains_items: the client trains on items by the objective; else the evidence is all that it learns from.
       tune_steps, tune_lr: local fine-tuning of the client's own copy of its rows before scoring; 0 = none.
@@ -143,8 +141,7 @@ class Host(NamedTuple):
     alternate: bool = False
     combine: Callable[[Array, Array], Array] | None = None
     evidence_loss: Callable[[PyTree, PyTree, Evidence], Array] | None = None
-    rank: Callable[[PyTree, PyTree, Array | None, Array], Array] | None = None
-    view_weights: Callable[[PyTree, PyTree], Array] | None = None
+    view_weights: Callable[[PyTree, PyTree, ViewBasis], Array] | None = None
     swaps: bool = False
     trains_items: bool = True
     tune_steps: int = 0
