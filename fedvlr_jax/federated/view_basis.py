@@ -19,13 +19,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedvlr_jax.federated.score_views import shaped, weight_names
+from fedvlr_jax.federated.score_views import VIEWS, shaped, weight_names
 from fedvlr_jax.types import Array, ViewBasis
 
 SCALES = tuple(2.0**k for k in range(-3, 5))
 FLOOR = 1e-3
 """eps: directions in which F is smaller than this share of its largest are stretched no further."""
 CHUNK = 64
+
+
+def numbers_once() -> int:
+    """How many numbers a client sends for the basis: its view qualities, log losses, and two triangles of F."""
+    size = len(weight_names())
+    return len(VIEWS) + len(SCALES) + size * (size + 1)
 
 
 class Learned(NamedTuple):

@@ -17,7 +17,7 @@ from fedvlr_jax.evaluation.metrics import ndcg
 from fedvlr_jax.federated import view_maps
 from fedvlr_jax.federated.held_back import CUTOFF, hold_back
 from fedvlr_jax.federated.score_views import VIEWS, ItemMap, coordinates, kept_map, view_scores, weight_names
-from fedvlr_jax.federated.view_basis import Learned, choose_basis
+from fedvlr_jax.federated.view_basis import Learned, choose_basis, numbers_once
 from fedvlr_jax.types import Array, Dataset, Evidence, PyTree, ScoreViews, ViewBasis, given
 
 CHUNK = 64
@@ -152,7 +152,7 @@ class ConfiguredViews:
         self._on = parse_names(settings["fusion"]["modalities"])
         self._held = hold_back(_timed(self._host, dataset))
         self._last: tuple[Dataset, Formed] | None = None
-        self.megabytes = view_maps.megabytes_once(dataset)
+        self.megabytes = view_maps.megabytes_once(dataset) + 4e-6 * numbers_once() * dataset.num_users
 
     def of(self, dataset: Dataset, seed: int | None = None) -> ScoreViews:
         """`formed`, for the histories of `dataset` itself."""
