@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from fedvlr_jax.agreed import Prior, ScoreViews
 from fedvlr_jax.assembly import (
     OPTIMIZERS,
     configured_model,
@@ -42,13 +43,11 @@ from fedvlr_jax.types import (
     Content,
     Dataset,
     FedState,
-    Prior,
     PrivateState,
     PublicState,
     PyTree,
     RoundInfo,
     Score,
-    ScoreViews,
     content_of,
 )
 

@@ -27,6 +27,7 @@ from fedvlr_jax.errors import ConfigError
 
 SMALL = {"num_users": 12, "num_items": 40, "num_interactions": 90}
 SETTINGS = {"name": "synthetic", "dir": "", "source": "folder", "features": "real", "expect": {}, "synthetic": SMALL}
+SETTINGS |= {"split": "rows", "newcomers": {"share": 0.1, "seed": 0}}
 
 
 def test_the_root_is_the_setting_else_the_environment_else_data(monkeypatch):

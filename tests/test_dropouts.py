@@ -32,7 +32,7 @@ def rounds():
     """State before, state after, report and survivors of each of six rounds that lose clients."""
     algorithm = make_algorithm(settings(**COMMON | LOSING), DATASET)
     run, data = jax.jit(algorithm.run, static_argnums=2), client_data(DATASET)
-    state, found = jax.jit(algorithm.init)(jax.random.key(0)), []
+    state, found = jax.jit(algorithm.init)(jax.random.key(1)), []
     for number in range(ROUNDS):
         before = state
         state, info = run(before, data, 1)

@@ -16,8 +16,7 @@ from problems import SMALL, tiny_dataset
 from ranking_oracle import one_bucket, random_dataset
 
 import fedvlr_jax
-from fedvlr_jax.data.summary import gini
-from fedvlr_jax.evaluation.list_metrics import history_calibration, list_metric_names, summarise_lists
+from fedvlr_jax.evaluation.list_metrics import gini, history_calibration, list_metric_names, summarise_lists
 from fedvlr_jax.evaluation.lists import item_facts, list_all, list_chunk
 from fedvlr_jax.evaluation.metrics import CUTOFFS
 from fedvlr_jax.evaluation.ranking import rank_all

@@ -23,6 +23,7 @@ DETAILED = ("models", "federated")
 BASE = (
     ("errors",),
     ("fields",),
+    ("agreed",),
     ("types", "compiling", "extras", "privacy"),
     ("secure_sum",),
     ("federated.mesh", "federated.score_views"),

@@ -14,8 +14,9 @@ from html_pages import read_page
 from ranking_oracle import random_dataset
 
 from fedvlr_jax.data import summary
-from fedvlr_jax.data.summary import QUANTILES, gini, summarise_data
+from fedvlr_jax.data.summary import QUANTILES, summarise_data
 from fedvlr_jax.errors import RunWarning
+from fedvlr_jax.evaluation.list_metrics import gini
 from fedvlr_jax.evaluation.metrics import summarise, warm_items
 from fedvlr_jax.report import charts, pages, run_page, run_parts, tables
 from fedvlr_jax.report import facts as facts_of_pages

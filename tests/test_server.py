@@ -89,7 +89,7 @@ def test_paths_are_chosen_by_what_clients_touch(overrides, num_items, path, touc
         ({"compute__path": "gathered", "aggregation__aggregator": "median"}, "found gathered .*aggregator median"),
         (
             {"aggregation__transforms": "clip,nois"},
-            "expected one of clip, top_rows, round8, noise, found 'nois'; did you mean 'noise'",
+            "expected one of clip, local_noise, top_rows, round8, noise, found 'nois'; did you mean 'noise'",
         ),
         ({"aggregation__aggregator": "mean"}, "aggregation.aggregator: expected one of weighted_mean"),
         ({"aggregation__transforms": "noise,clip"}, "expected clip before it, found noise,clip"),

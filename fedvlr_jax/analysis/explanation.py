@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedvlr_jax.agreed import Prior, ScoreViews
 from fedvlr_jax.algorithm import Algorithm, make_algorithm
 from fedvlr_jax.errors import DataError, suggest
 from fedvlr_jax.evaluation.top import top_items
@@ -20,7 +21,7 @@ from fedvlr_jax.inference.parts import PRIOR, Parts, score_parts, slope_of, view
 from fedvlr_jax.settings import override
 from fedvlr_jax.training.experiment import Experiment, before_rounds, require_one_device
 from fedvlr_jax.training.loop import Trained
-from fedvlr_jax.types import Array, BlockScore, Bucket, Dataset, Prior, ScoreViews, given
+from fedvlr_jax.types import Array, BlockScore, Bucket, Dataset, given
 
 LEAST_WIDTH = 16
 MOST_LEFT_OUT = 64  # items of a history that are left out in turn, the newest

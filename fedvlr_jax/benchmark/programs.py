@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedvlr_jax.agreed import Prior, ScoreViews
 from fedvlr_jax.algorithm import Algorithm, build_algorithm, make_algorithm
 from fedvlr_jax.compiling import Compiler
 from fedvlr_jax.data.buckets import heldout_targets
@@ -19,18 +20,7 @@ from fedvlr_jax.evaluation.ranking import rank_all, without_test
 from fedvlr_jax.fields import with_fields
 from fedvlr_jax.training.experiment import before_rounds
 from fedvlr_jax.training.score_views import ConfiguredViews
-from fedvlr_jax.types import (
-    Array,
-    ClientData,
-    Dataset,
-    Prior,
-    PyTree,
-    Ranks,
-    RoundInfo,
-    ScoreViews,
-    Targets,
-    content_of,
-)
+from fedvlr_jax.types import Array, ClientData, Dataset, PyTree, Ranks, RoundInfo, Targets, content_of
 
 TracedPoint = dict[str, float]
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from fedvlr_jax.data.features import checked_features
 from fedvlr_jax.data.ids import as_column, as_ids, distinct_ids, numbers_of
-from fedvlr_jax.data.interactions import SPLITS, Interactions
+from fedvlr_jax.data.interactions import SPLITS, Interactions, span_of
 from fedvlr_jax.data.messages import Source, shown
 from fedvlr_jax.data.splits import make_split
 from fedvlr_jax.data.times import microseconds, warn_of_mixed_units
@@ -129,7 +129,8 @@ def _assemble(
     order = _item_order(source, rows["item"], features, item_ids)
     item_ids = distinct_ids(source, source.item, order)
     source = source._replace(user_ids=user_ids, item_ids=item_ids)
-    split = make_split(_interactions(source, rows, user_ids, item_ids), len(user_ids))
+    interactions = _interactions(source, rows, user_ids, item_ids)
+    split = make_split(interactions, len(user_ids))
     # Row numbers[n] of what comes in the order of the ids belongs to item n.
     numbers = np.argsort(numbers_of(item_ids, order))
     V, C = (_features(source, name, order, numbers, values) for name, values in features.items())
@@ -143,6 +144,7 @@ def _assemble(
         item_ids=_unless_numbers(item_ids),
         item_titles=None if item_titles is None else _titles(source, order, numbers, item_titles),
         **split._asdict(),
+        time_span=interactions.span,
     )
 
 
@@ -185,14 +187,24 @@ def _interactions(
     if absent.size:
         found = f"{shown(rows['item'][absent[0]])} ({absent.size} such rows)"
         raise source.problem("ids among item_ids", found, line=int(absent[0]), field=source.item)
+    time = _times(source, rows["timestamp"]) if "timestamp" in rows else None
     return Interactions(
         source=source,
         line=np.arange(len(item)),
         user=numbers_of(user_ids, rows["user"]),
         item=item,
-        timestamp=_times(source, rows["timestamp"]) if "timestamp" in rows else None,
+        timestamp=time,
         split=_labels(source, rows["split"]) if "split" in rows else None,
+        span=None if time is None else _span(rows["timestamp"], time),
     )
+
+
+def _span(written: np.ndarray, time: np.ndarray) -> tuple[float, float]:
+    """The earliest and the latest time: as they are written, in seconds since 1970 where they are dates."""
+    if written.dtype.kind == "M":
+        return span_of(written.astype("datetime64[us]").astype(np.int64) / 1e6)
+    is_date = written.dtype.kind == "O" and isinstance(written.flat[0], datetime.datetime)
+    return span_of(time / 1e9 if is_date else time.astype(float))
 
 
 def _times(source: Source, values: np.ndarray) -> np.ndarray:

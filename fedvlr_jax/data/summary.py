@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fedvlr_jax.data.facts import count_ratings
+from fedvlr_jax.evaluation.list_metrics import gini
 from fedvlr_jax.types import Dataset
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -64,19 +65,6 @@ def summarise_data(dataset: Dataset) -> DataSummary:
             "C": _missing(dataset.C, dataset.missing_C, dataset.num_items),
         },
     )
-
-
-def gini(amount: np.ndarray) -> float | None:
-    """The Gini coefficient of amounts >= 0, [n]: 0 if all are equal, 1 - 1/n if one has all; None if all are 0.
-
-    It is half the mean absolute difference of two amounts, over their mean.
-
-    >>> gini(np.array([1, 1, 1])), gini(np.array([0, 0, 0, 8]))
-    (0.0, 0.75)
-    """
-    ordered = np.sort(np.asarray(amount, np.float64))
-    n, total = ordered.size, ordered.sum()
-    return float((2 * np.arange(1, n + 1) - n - 1) @ ordered / (n * total)) if total else None
 
 
 def _missing(features: np.ndarray | None, mask: np.ndarray | None, num_items: int) -> int | None:

@@ -35,7 +35,7 @@ from fedvlr_jax.errors import ConfigError, DataError
 from fedvlr_jax.extras import require_extra
 from fedvlr_jax.types import Dataset
 
-VERSION = "1.2.0"  # of the layout above and of the checks; a new one prepares every copy anew
+VERSION = "1.3.0"  # of the layout above and of the checks; a new one prepares every copy anew
 
 
 def load_prepared(folder: pathlib.Path, cache: pathlib.Path | None = None) -> Dataset:
@@ -139,6 +139,7 @@ def _facts(dataset: Dataset) -> dict[str, Any]:
         "num_users": dataset.num_users,
         "num_items": dataset.num_items,
         "dropped_duplicates": dataset.dropped_duplicates,
+        "time_span": dataset.time_span,
         "fingerprint": fingerprint(dataset),
     }
 
@@ -239,6 +240,7 @@ def _assemble(facts: Mapping[str, Any], clients: list[dict[str, Any]], items: li
         planted=stack(clients, "planted"),
         dropped_duplicates=facts["dropped_duplicates"],
         train_age=np.concatenate([client["age"] for client in clients]) if "age" in clients[0] else None,
+        time_span=facts["time_span"] and tuple(facts["time_span"]),
     )
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from fedvlr_jax.data.summary import gini
 from fedvlr_jax.evaluation.groups import history_groups
 from fedvlr_jax.evaluation.lists import DIVERSITY, NOVELTY, POPULARITY, Lists
 from fedvlr_jax.evaluation.metrics import CUTOFFS
@@ -40,6 +39,19 @@ def summarise_lists(lists: Lists, dataset: Dataset) -> dict[str, Any]:
         found[f"{GINI}@{cutoff}"] = gini(exposure_ki[k])
         found |= {f"{name}@{cutoff}": _mean(np.asarray(x_uk)[:, k]) for name, x_uk in lists.values.items()}
     return found | {CALIBRATION: history_calibration(np.asarray(lists.values[POPULARITY])[:, -1], dataset)}
+
+
+def gini(amount: np.ndarray) -> float | None:
+    """The Gini coefficient of amounts >= 0, [n]: 0 if all are equal, 1 - 1/n if one has all; None if all are 0.
+
+    It is half the mean absolute difference of two amounts, over their mean.
+
+    >>> gini(np.array([1, 1, 1])), gini(np.array([0, 0, 0, 8]))
+    (0.0, 0.75)
+    """
+    ordered = np.sort(np.asarray(amount, np.float64))
+    n, total = ordered.size, ordered.sum()
+    return float((2 * np.arange(1, n + 1) - n - 1) @ ordered / (n * total)) if total else None
 
 
 def history_calibration(popularity_u: np.ndarray, dataset: Dataset) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fedvlr_jax.agreed import Evidence
 from fedvlr_jax.federated.local_steps import begin, local_steps, own_gradients
 from fedvlr_jax.federated.objectives import Draw
 from fedvlr_jax.federated.step_loss import (
@@ -28,7 +29,7 @@ from fedvlr_jax.federated.step_loss import (
 )
 from fedvlr_jax.federated.transforms import UploadTransform
 from fedvlr_jax.models.model import ITEM_TABLE, Broadcast, Model, Upload, take_rows
-from fedvlr_jax.types import Array, Evidence, PrivateState, PyTree, given
+from fedvlr_jax.types import Array, PrivateState, PyTree, given
 
 
 class ClientBatch(NamedTuple):

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from fedvlr_jax.agreed import Evidence
 from fedvlr_jax.federated import sampling
 from fedvlr_jax.federated.aggregation import Aggregator
 from fedvlr_jax.federated.client import ClientBatch, draw_batch
@@ -30,7 +31,7 @@ from fedvlr_jax.federated.server import Aggregate
 from fedvlr_jax.federated.step_loss import LocalSettings
 from fedvlr_jax.federated.transforms import UploadTransform, upload_norm
 from fedvlr_jax.models.model import Broadcast, Model
-from fedvlr_jax.types import NOWHERE, Array, Bucket, Evidence, PrivateState, PyTree, given
+from fedvlr_jax.types import NOWHERE, Array, Bucket, PrivateState, PyTree, given
 
 
 class ClientExecutor(Protocol):

@@ -15,9 +15,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fedvlr_jax.agreed import ScoreViews
 from fedvlr_jax.federated import sampling
 from fedvlr_jax.federated.scoring import Snapshot
-from fedvlr_jax.types import Array, BlockScore, Bucket, PrivateState, PyTree, Score, ScoreViews
+from fedvlr_jax.types import Array, BlockScore, Bucket, PrivateState, PyTree, Score
 
 Learn = Callable[[Snapshot, Bucket], PrivateState]
 """``(snapshot, chunk) -> private [c, ...]`` of the newcomers in a chunk; ``snapshot.private`` is not read."""

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fedvlr_jax.agreed import Evidence
 from fedvlr_jax.federated import sampling
-from fedvlr_jax.types import Array, Evidence
+from fedvlr_jax.types import Array
 
 
 class Draw(NamedTuple):

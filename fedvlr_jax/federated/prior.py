@@ -24,9 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.linalg import lapack
 
+from fedvlr_jax.agreed import Prior
 from fedvlr_jax.data.histories import split_by_user
 from fedvlr_jax.data.messages import DataWarning
-from fedvlr_jax.types import Dataset, Prior
+from fedvlr_jax.types import Dataset
 
 ROWS = 512
 """Rows of a matrix that are mirrored at once."""
@@ -179,7 +180,7 @@ class Shrunk(NamedTuple):
 
     Attributes:
       weight_ii: float64 [i, i], row = item of the history, column = scored item.
-      blend_ii: float64 [i, i], as of `types.Prior`.
+      blend_ii: float64 [i, i], as of `agreed.Prior`.
       settings: how it was formed.
     """
 

@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedvlr_jax.types import Array, Bucket, ScoreViews, ViewBasis
+from fedvlr_jax.agreed import ScoreViews, ViewBasis
+from fedvlr_jax.types import Array, Bucket
 
 DECAY = 0.75
 """Exponent with which an older item of a history counts less in the views of recent items."""

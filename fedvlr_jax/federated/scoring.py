@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fedvlr_jax.agreed import Prior, ScoreViews
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.federated import sampling
 from fedvlr_jax.federated.client import draw_batch
@@ -26,7 +27,7 @@ from fedvlr_jax.models.model import (
     score,
     take_rows,
 )
-from fedvlr_jax.types import Array, BlockScore, Bucket, Prior, PrivateState, PyTree, ScoreViews, given
+from fedvlr_jax.types import Array, BlockScore, Bucket, PrivateState, PyTree, given
 
 
 class Snapshot(NamedTuple):

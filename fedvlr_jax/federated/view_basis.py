@@ -19,8 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedvlr_jax.agreed import ViewBasis
 from fedvlr_jax.federated.score_views import VIEWS, shaped, weight_names
-from fedvlr_jax.types import Array, ViewBasis
+from fedvlr_jax.types import Array
 
 SCALES = tuple(2.0**k for k in range(-3, 5))
 FLOOR = 1e-3
@@ -35,7 +36,7 @@ def numbers_once() -> int:
 
 
 class Learned(NamedTuple):
-    """What clients learn from before coordinates are chosen: as `types.Evidence`, with z_ubv [u, b, v]."""
+    """What clients learn from before coordinates are chosen: as `agreed.Evidence`, with z_ubv [u, b, v]."""
 
     z_ubv: Array
     target_ub: Array

@@ -22,13 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from fedvlr_jax.agreed import Prior, ScoreViews
 from fedvlr_jax.algorithm import Algorithm
 from fedvlr_jax.federated.private_state import gather_clients
 from fedvlr_jax.federated.score_views import VIEWS, history_views, shaped, whole_views
 from fedvlr_jax.federated.scoring import Ready, Snapshot, make_ready, score_items
 from fedvlr_jax.models.hosts.host import ItemRows
 from fedvlr_jax.models.model import ITEM_TABLE, Download, Model, item_rows, score
-from fedvlr_jax.types import Array, Bucket, Prior, ScoreViews, given
+from fedvlr_jax.types import Array, Bucket, given
 
 CONSTANT, TUNED, PRIOR = "constant", "fine-tuning", "prior"
 

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedvlr_jax.agreed import ScoreViews, ViewBasis
 from fedvlr_jax.algorithm import Algorithm
 from fedvlr_jax.federated.mesh import whole
 from fedvlr_jax.federated.score_views import SHAPES, VIEWS, modalities_of
 from fedvlr_jax.federated.scoring import Snapshot
-from fedvlr_jax.types import MODALITIES, Array, Bucket, ClientData, Content, FedState, ScoreViews, ViewBasis, given
+from fedvlr_jax.types import MODALITIES, Array, Bucket, ClientData, Content, FedState, given
 
 SINGLE_MODALITIES = tuple(MODALITIES.values())
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fedvlr_jax.agreed import ScoreViews
 from fedvlr_jax.baselines import run_baselines
 from fedvlr_jax.data import load_configured
 from fedvlr_jax.data.buckets import make_buckets
@@ -29,7 +30,6 @@ from fedvlr_jax.training.results import make_result, rank_arrays, ranks_of
 from fedvlr_jax.training.schedule import make_plan, read_progress
 from fedvlr_jax.training.score_views import chosen_line, describe_views
 from fedvlr_jax.training.stored import stored_baselines, stored_result, stored_settings
-from fedvlr_jax.types import ScoreViews
 
 OUTPUTS = (
     "config.json",

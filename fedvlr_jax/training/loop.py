@@ -207,8 +207,7 @@ def _train_rounds(
     with elapsed(note, f"compiling (rounds {progress.round} to {plan.rounds})"):
         backend.prepare(math.gcd(plan.eval_every, plan.rounds, progress.round))
     progress = progress.add_seconds(compile=backend.seconds)
-    pace = _Pace(progress.round, time.perf_counter())
-    stopped = False
+    pace, stopped = _Pace(progress.round, time.perf_counter()), False
     if plan.from_start and progress.best_round is None:
         _, progress = _evaluated(backend, state, progress)
         recorder.offer(state, progress)

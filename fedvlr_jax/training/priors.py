@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from fedvlr_jax.agreed import Prior
 from fedvlr_jax.assembly import parse_names
 from fedvlr_jax.data.buckets import heldout_targets, make_buckets
 from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, summarise, warm_items
@@ -15,7 +16,7 @@ from fedvlr_jax.evaluation.ranking import rank_all, without_test
 from fedvlr_jax.federated import noisy_prior, prior
 from fedvlr_jax.federated.prior_choice import choose_prior
 from fedvlr_jax.privacy.accounting import guarantee_of
-from fedvlr_jax.types import Array, Bucket, Dataset, Prior
+from fedvlr_jax.types import Array, Bucket, Dataset
 
 
 class ConfiguredPrior(NamedTuple):

@@ -105,7 +105,7 @@ def make_plan(settings: Mapping[str, Any]) -> Plan:
         patience=evaluation["patience"],
         eval_chunk=evaluation["chunk"],
         save_seconds=settings["checkpoint"]["seconds"],
-        from_start=getattr(HOSTS[settings["host"]["name"]], "starts_ready", False),
+        from_start=getattr(HOSTS.get(settings["host"]["name"]), "starts_ready", False),
     )
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from fedvlr_jax.agreed import Evidence, ScoreViews, ViewBasis
 from fedvlr_jax.algorithm import Algorithm
 from fedvlr_jax.assembly import parse_names
 from fedvlr_jax.evaluation.metrics import ndcg
@@ -18,7 +19,7 @@ from fedvlr_jax.federated import view_maps
 from fedvlr_jax.federated.held_back import CUTOFF, hold_back
 from fedvlr_jax.federated.score_views import VIEWS, ItemMap, coordinates, kept_map, view_scores, weight_names
 from fedvlr_jax.federated.view_basis import Learned, choose_basis, numbers_once
-from fedvlr_jax.types import Array, Dataset, Evidence, PyTree, ScoreViews, ViewBasis, given
+from fedvlr_jax.types import Array, Dataset, PyTree, given
 
 CHUNK = 64
 TABLE_BYTES = 2**30

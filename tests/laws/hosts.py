@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from problems import client_data, relative_difference, settings, tiny_dataset
 
+from fedvlr_jax.agreed import Evidence
 from fedvlr_jax.algorithm import Algorithm, make_algorithm
 from fedvlr_jax.federated import sampling
 from fedvlr_jax.federated.score_views import weight_names
 from fedvlr_jax.federated.step_loss import put_rows
 from fedvlr_jax.models.hosts import HOSTS
 from fedvlr_jax.models.hosts.host import Host, ItemRows
-from fedvlr_jax.types import Array, Evidence, PrivateState, PyTree
+from fedvlr_jax.types import Array, PrivateState, PyTree
 from laws.algorithm_1 import naive_round
 from laws.judging import require_close, require_equal, require_finite
 from laws.rounds import DATASET, after, late_state, open_paths, require_paths_agree

@@ -24,12 +24,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fedvlr_jax.agreed import Evidence, ViewBasis
 from fedvlr_jax.federated.objectives import is_off
 from fedvlr_jax.federated.score_views import weight_names
 from fedvlr_jax.models.hosts import fcf
 from fedvlr_jax.models.hosts.fedprior import standardise
 from fedvlr_jax.models.hosts.host import Host, ItemRows
-from fedvlr_jax.types import Array, Evidence, PyTree, ViewBasis
+from fedvlr_jax.types import Array, PyTree
 
 
 def make(

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from fedvlr_jax.types import Array, Evidence, PyTree, ViewBasis
+from fedvlr_jax.agreed import Evidence, ViewBasis
+from fedvlr_jax.types import Array, PyTree
 
 
 def product(rows: Array, weights: Array, contract: Callable[..., Array] = jnp.matmul) -> Array:
@@ -120,7 +121,7 @@ class Host(NamedTuple):
       combine: ``(s_i, prior_i) -> s_i`` [i], joins the trained logits of a client with its row of prior scores, or
         of blended views, when items are ranked; None for hosts that rank by one of them alone.
       evidence_loss: ``(theta, head, evidence) -> []``, added to the objective where the client has a
-        `types.Evidence`; None for hosts without score views.
+        `agreed.Evidence`; None for hosts without score views.
       view_weights: ``(theta, head, basis) -> w_k`` [k], what such a host gives each view in each shape when it ranks.
       swaps: rank clients with the private state of another: a control of what is personal.
       trains_items: the client trains on items by the objective; else the evidence is all that it learns from.
