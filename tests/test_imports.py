@@ -51,7 +51,8 @@ ALGORITHM = (
     ("algorithm",),
 )
 OUTSIDE = (
-    ("evaluation", "data"),
+    ("evaluation",),
+    ("data",),
     ("federated.prior", "federated.held_back"),
     ("federated.noisy_prior",),
     ("baselines",),

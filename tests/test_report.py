@@ -13,9 +13,9 @@ from commands import arguments, results, run_here
 from html_pages import read_page
 from ranking_oracle import random_dataset
 
-from fedvlr_jax.data import summary
 from fedvlr_jax.data.summary import QUANTILES, summarise_data
 from fedvlr_jax.errors import RunWarning
+from fedvlr_jax.evaluation import list_metrics
 from fedvlr_jax.evaluation.list_metrics import gini
 from fedvlr_jax.evaluation.metrics import summarise, warm_items
 from fedvlr_jax.report import charts, pages, run_page, run_parts, tables
@@ -214,7 +214,7 @@ def test_a_page_of_no_finished_run_is_refused(monkeypatch, capsys, tmp_path):
     assert "--workdir is missing" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("module", [charts, facts_of_pages, pages, run_parts, summary, tables])
+@pytest.mark.parametrize("module", [charts, facts_of_pages, pages, run_parts, list_metrics, tables])
 def test_examples_give_what_they_say(module):
     found = doctest.testmod(module)
     assert found.attempted > 0

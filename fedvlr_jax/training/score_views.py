@@ -168,8 +168,7 @@ class ConfiguredViews:
         """
         if self._last is None or self._last[0] is not dataset:
             self._last = dataset, self._form(dataset)
-        formed = self._last[1]
-        seed = self._seed if seed is None else seed
+        formed, seed = self._last[1], self._seed if seed is None else seed
         learned = draw_candidates(formed.inner, self._held.target_um, self._host["candidates"], seed)
         return FormedViews(dataset, formed, learned, choose_basis(learned, formed.quality_v), self._host, seed)
 
