@@ -19,6 +19,7 @@ from fedvlr_jax.errors import TrainingError
 from fedvlr_jax.federated.server import Aggregate
 
 USERS = {11: range(0, 2), 22: range(2, 3), 33: range(3, 4), 44: range(4, 5), 55: range(5, 6)}
+NODE_OF = {user: node for node, users in USERS.items() for user in users}
 NUM_USERS, BOUND, BITS = DATASET.num_users, 0.2, 22
 TREE = federation_settings(
     host__name="fcf", aggregation__transforms="clip", aggregation__clip_norm=BOUND, secure__sum=True
@@ -48,14 +49,14 @@ def state_at(federation, number):
     return state._replace(public=state.public.replace(round=jnp.int32(number)))
 
 
-def words_of(federation, number, nodes):
-    """The sum of the uploads of some silos in words, by their definition: tables and head as they are published."""
+def words_of(federation, number, users):
+    """The sum of the uploads of some users in words, by their definition: tables and head as they are published."""
     state = state_at(federation, number)
     broadcast, _ = federation.algorithm.server.open_round(state.public, federation.coordinator._content)
     question = federation.coordinator._question(TRAIN, broadcast, state, {"round": number})
     total = {name: np.zeros(x.shape, np.int32) for name, x in flat(broadcast).items()}
-    for node in nodes:
-        sent = federation.silos[node].answer(question(list(USERS[node]))).arrays
+    for user in users:
+        sent = federation.silos[NODE_OF[user]].answer(question([user])).arrays
         for name in total:
             whole = np.trunc(sent[name] * np.float32((1 << (BITS - 1)) / BOUND)).astype(np.int32)
             if name.startswith("rows/"):
@@ -99,7 +100,7 @@ def test_a_round_is_that_of_the_words_of_the_survivors_to_the_bit(secret, plain,
     secret.transport.spoil = losing(lost)
     state, report = secret.coordinator.round(state_at(secret, number))
     counted = {user for node in survivors for user in USERS[node]}
-    expected = closed(secret, number, words_of(plain, number, survivors))
+    expected = closed(secret, number, words_of(plain, number, counted))
     jax.tree.map(np.testing.assert_array_equal, state.public, expected)
     assert relative_difference(flat(state.public.params), flat(secret.coordinator.start().public.params)) > 1e-4
     assert set(np.flatnonzero(np.asarray(state.counted_u) == number).tolist()) == counted
@@ -137,6 +138,23 @@ def test_too_few_survivors_let_the_round_pass_without_a_step_and_are_counted(sec
     assert any("unsummed: round 40: 0 of 5 silos were left" in line for line in secret.lines)
 
 
+def test_a_client_that_is_not_finite_is_left_out_and_the_others_of_its_silo_are_not(secret, plain):
+    secret.transport.spoil, silo = losing({}), secret.silos[11]
+    programs, calls = silo._programs, []
+
+    def first_is_broken(*arguments):
+        moved, upload, loss = programs.train(*arguments)
+        calls.append(loss)
+        return moved, upload, jnp.where(len(calls) == 1, jnp.nan, loss)
+
+    silo._programs = programs._replace(train=first_is_broken)
+    state, report = secret.coordinator.round(state_at(secret, 55))
+    silo._programs = programs
+    assert report.missed == [0]
+    assert np.isfinite(report.loss)
+    jax.tree.map(np.testing.assert_array_equal, state.public, closed(secret, 55, words_of(plain, 55, range(1, 6))))
+
+
 def test_two_silos_give_no_sum(secret):
     coordinator, silos = secret.coordinate(), secret.transport.silos
     coordinator.wait_for_users()
@@ -167,7 +185,7 @@ def test_the_server_gets_uniform_words_and_no_secret(secret, plain, tmp_path):
         secret.coordinator.round(state_at(secret, number))
     for silo in secret.silos.values():
         silo._part._random = Participant(BITS)._random
-    own = np.concatenate([np.ravel(x) for x in words_of(plain, 63, [33]).values()])
+    own = np.concatenate([np.ravel(x) for x in words_of(plain, 63, USERS[33]).values()])
     assert own[own != 0].size > 100
     for words in seen.values():
         assert words[0].size == own.size + 1
