@@ -57,11 +57,11 @@ class LocalTransport:
 class Federation:
     """A coordinator and its silos, with what was said."""
 
-    def __init__(self, tree, folder, spoil=None):
-        self.tree, self.lines = tree, []
+    def __init__(self, tree, folder, spoil=None, users=SILOS):
+        self.tree, self.lines, self.users = tree, [], users
         self.algorithm = make_algorithm(tree, DATASET)
         self.silos = {
-            node: make_silo(tree, folder / str(node), users, f"silo{node}") for node, users in SILOS.items()
+            node: make_silo(tree, folder / str(node), users, f"silo{node}") for node, users in self.users.items()
         }
         self.transport = LocalTransport(self.silos, spoil)
         self.coordinator = self.coordinate()
@@ -79,7 +79,7 @@ class Federation:
 
     def private(self, state):
         """The private state of every user after its last round that counted, stacked."""
-        owner = {user: self.silos[node] for node, users in SILOS.items() for user in users}
+        owner = {user: self.silos[node] for node, users in self.users.items() for user in users}
         counted = np.asarray(state.counted_u).tolist()
         states = [owner[u]._state(owner[u]._programs, u, counted[u]) for u in range(DATASET.num_users)]
         return {name: np.stack([x[name] for x in states]) for name in states[0]}

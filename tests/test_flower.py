@@ -67,6 +67,21 @@ def simulated(algorithm, dataset, lines):
     return state
 
 
+def require_states_of_a_simulation(workdir, algorithm, dataset, lines, num_silos):
+    """Public and private states after the last round, of checkpoints and of the folders of silos."""
+    expected = simulated(algorithm, dataset, lines)
+    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+        like = ServerState(algorithm.init_public(jax.random.key(0)), jnp.zeros(dataset.num_users, jnp.int32))
+        state = checkpoints.restore(len(lines), like)
+    assert relative_difference(flat(state.public), flat(expected.public)) <= 1e-6
+    kept = [States(workdir / "silos" / str(number)) for number in range(num_silos)]
+    for user in range(dataset.num_users):
+        (silo,) = [k for k, users in enumerate(shares(dataset.num_users, num_silos)) if in_share(user, users)]
+        if (counted := int(state.counted_u[user])) >= 0:
+            own = flat(jax.tree.map(lambda x, u=user: x[u], expected.private))
+            assert relative_difference(dict(kept[silo].get(user, counted)), own) <= 1e-6
+
+
 @pytest.mark.slow
 def test_processes_that_are_killed_and_started_again_end_where_a_simulation_does(tmp_path):
     tree = settings()
@@ -103,19 +118,40 @@ def test_processes_that_are_killed_and_started_again_end_where_a_simulation_does
     lines = read_metrics(metrics)
     assert [line["round"] for line in lines] == [1, 2, 3, 4, 5]
     assert lines[1]["missed"]  # the node was gone
-    expected = simulated(algorithm, dataset, lines)
-    with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
-        like = ServerState(algorithm.init_public(jax.random.key(0)), jnp.zeros(dataset.num_users, jnp.int32))
-        state = checkpoints.restore(ROUNDS, like)
-    assert relative_difference(flat(state.public), flat(expected.public)) <= 1e-6
-    kept = [States(tmp_path / "silos" / str(number)) for number in range(SILOS)]
-    for user in range(dataset.num_users):
-        (silo,) = [k for k, users in enumerate(shares(dataset.num_users, SILOS)) if in_share(user, users)]
-        if (counted := int(state.counted_u[user])) >= 0:
-            own = flat(jax.tree.map(lambda x, u=user: x[u], expected.private))
-            assert relative_difference(dict(kept[silo].get(user, counted)), own) <= 1e-6
+    require_states_of_a_simulation(tmp_path, algorithm, dataset, lines, SILOS)
     assert result["rounds"] == ROUNDS
     assert 0 <= result["valid"]["NDCG@50"] <= 1
+
+
+@pytest.mark.slow
+def test_secret_sums_of_processes_are_those_of_a_simulation_also_without_a_silo(tmp_path):
+    fields = FIELDS | {
+        "rounds": 3,
+        "secure.sum": True,
+        "aggregation.transforms": "clip",
+        "aggregation.clip_norm": 0.1,
+    }
+    tree = override(base.get_config().to_dict(), fields)
+    dataset = load_configured(tree["data"], tree["seed"])
+    prepare_server(tmp_path, tree, Timing(round_seconds=40.0, start_users=dataset.num_users), dataset)
+    words = [f"--config={ROOT}/configs/quickstart.py", *(f"--config.{k}={v}" for k, v in fields.items()), "--seed=0"]
+    num_silos = 4
+    with loopback(tmp_path, num_silos) as federation:
+        federation.start_superlink()
+        for number, users in enumerate(shares(dataset.num_users, num_silos)):
+            federation.start_client(number, [*words, f"--users={users}"])
+            federation.start_node(number)
+        federation.submit()
+        wait_for(lambda: read_metrics(tmp_path / "metrics.jsonl"))
+        federation.processes.kill("client3")  # at any of the four questions of the second round, or before it
+        result = wait_for((tmp_path / "result.json").is_file)
+    assert result
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["round"] for line in lines] == [1, 2, 3]
+    assert not lines[0]["missed"]
+    assert lines[2]["missed"]
+    assert all(line["num_counted"] for line in lines)
+    require_states_of_a_simulation(tmp_path, make_algorithm(tree, dataset), dataset, lines, num_silos)
 
 
 def in_share(user, users):

@@ -1,11 +1,13 @@
 """The rounds of a federation on its server: publish, wait for uploads, aggregate, step; over any transport.
 
 The arithmetic is that of `algorithm.run` with the same cohort: `server.Server` opens and closes a round, the
-pipeline's aggregator and transforms join the uploads, in ascending order of users, whenever they came in.
+pipeline's aggregator and transforms join the uploads, in ascending order of users, whenever they came in. With
+``secure.sum`` the server gets no upload, but the sum that its aggregator would have formed (`secure_round`).
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,7 +18,8 @@ import numpy as np
 
 from fedvlr_jax.algorithm import Algorithm
 from fedvlr_jax.deploy.export import flat, unflat
-from fedvlr_jax.deploy.messages import JOIN, RANK, TRAIN, Message
+from fedvlr_jax.deploy.messages import JOIN, MASK, RANK, TRAIN, Message, layout_of
+from fedvlr_jax.deploy.secure_messages import num_words, split_words
 from fedvlr_jax.deploy.silo_programs import Sizes, shared_settings
 from fedvlr_jax.deploy.silos import ClientUpload, Silos, Tally, Transport, new_tally
 from fedvlr_jax.errors import ConfigError, TrainingError
@@ -26,7 +29,7 @@ from fedvlr_jax.federated.server import Aggregate
 from fedvlr_jax.models.model import Broadcast, Upload
 from fedvlr_jax.types import Array, Content, PublicState, PyTree
 
-EMPTY_ROUNDS = 5  # in a row, without any upload, after which the run stops
+EMPTY_ROUNDS = 5  # in a row, without any upload or sum, after which the run stops
 
 
 class Timing(NamedTuple):
@@ -55,7 +58,7 @@ class RoundReport(NamedTuple):
 
     Attributes:
       round: from 1 on.
-      loss, update_norm, num_clients: as in `types.RoundInfo`.
+      loss, update_norm, num_clients: as in `types.RoundInfo`; without any upload, NaN and 0.
       missed: the clients whose upload did not count.
       tally: why, and bytes.
       seconds: that it took.
@@ -101,7 +104,8 @@ class Coordinator:
           say: takes a line about what happens.
 
         Raises:
-          ConfigError: for a bound of clip that moves, which no message carries.
+          ConfigError: for a bound of clip that moves, which no message carries, and where sums are secret and the extra
+            that they need is not installed.
         """
         if algorithm.pipeline.adaptive is not None:
             raise ConfigError(
@@ -117,6 +121,13 @@ class Coordinator:
             jax.jit(f) for f in (algorithm.server.open_round, self._added, self._closed)
         )
         self._words = jax.jit(algorithm.cohort_words)
+        self._bits, self._empty = settings["secure"]["bits"], 0  # rounds in a row without a sum
+        if settings["secure"]["sum"]:
+            from fedvlr_jax.deploy.secure_round import sum_in_secret
+
+            self._sum_in_secret, self._total = sum_in_secret, self._total_in_secret
+        else:
+            self._total = self._total_of_uploads
 
     def start(self) -> ServerState:
         """The state before the first round."""
@@ -139,7 +150,10 @@ class Coordinator:
                 time.sleep(0.5)
 
     def round(self, state: ServerState) -> tuple[ServerState, RoundReport]:
-        """One round; without any upload it is opened again.
+        """One round.
+
+        Without any upload it is opened again. A secret sum is not asked for twice: with too few silos left for one,
+        the round passes without a step.
 
         Raises:
           TrainingError: after `EMPTY_ROUNDS` rounds in a row without any upload; the state before stays as it was.
@@ -149,28 +163,17 @@ class Coordinator:
             np.asarray(self._words(self._key, state.public.round)), self._algorithm.clients_per_round
         ).tolist()
         broadcast, pull_back = self._open(state.public, self._content)
-        question = self._question(TRAIN, broadcast, state, {"round": number})
-        for _ in range(EMPTY_ROUNDS):
-            self.silos.refresh(self._timing.round_seconds, tally)
-            uploads = self.silos.train(question, cohort, self._timing.round_seconds, tally)
-            if uploads:
-                break
-            self._say(f"round {number}: no upload of {len(cohort)} clients counts; the round is opened again")
+        total, users = self._total(state, broadcast, cohort, tally)
+        if total is not None:
+            public, update_norm = self._close(state.public, pull_back, total)
+            loss = float(total.loss / total.weight) if users else math.nan
         else:
-            raise TrainingError(f"round {number}: expected uploads, found none in {EMPTY_ROUNDS} rounds in a row")
-        total = self._aggregate(broadcast, uploads, len(cohort))
-        public, update_norm = self._close(state.public, pull_back, total)
+            public, update_norm, loss = state.public.replace(round=state.public.round + 1), 0.0, math.nan
         counted_u = np.asarray(state.counted_u).copy()
-        counted_u[list(uploads)] = number
-        report = RoundReport(
-            number + 1,
-            float(total.loss / total.weight),
-            float(update_norm),
-            len(cohort),
-            [user for user in cohort if user not in uploads],
-            tally,
-            time.monotonic() - begin,
-        )
+        counted_u[users] = number
+        missed = [user for user in cohort if user not in set(users)]
+        seconds = time.monotonic() - begin
+        report = RoundReport(number + 1, loss, float(update_norm), len(cohort), missed, tally, seconds)
         return ServerState(public, jnp.asarray(counted_u)), report
 
     def rank(self, state: ServerState, *, test: bool, tally: Tally) -> dict[str, dict[str, float | None]]:
@@ -198,6 +201,44 @@ class Coordinator:
             return Message(kind, {**self._shared, **fields}, {**sent, "user": user, "counted": counted_u[user]})
 
         return question
+
+    def _total_of_uploads(
+        self, state: ServerState, broadcast: Broadcast, cohort: Sequence[int], tally: Tally
+    ) -> tuple[Aggregate, list[int]]:
+        """The sums over a cohort from its uploads, one by one; and who is in them."""
+        number = int(state.public.round)
+        question = self._question(TRAIN, broadcast, state, {"round": number})
+        for _ in range(EMPTY_ROUNDS):
+            self.silos.refresh(self._timing.round_seconds, tally)
+            uploads = self.silos.train(question, cohort, self._timing.round_seconds, tally)
+            if uploads:
+                return self._aggregate(broadcast, uploads, len(cohort)), list(uploads)
+            self._say(f"round {number}: no upload of {len(cohort)} clients counts; the round is opened again")
+        raise TrainingError(f"round {number}: expected uploads, found none in {EMPTY_ROUNDS} rounds in a row")
+
+    def _total_in_secret(
+        self, state: ServerState, broadcast: Broadcast, cohort: Sequence[int], tally: Tally
+    ) -> tuple[Aggregate | None, list[int]]:
+        """The same sums without any upload, None where too few silos are left for one."""
+        number = int(state.public.round)
+        self.silos.refresh(self._timing.round_seconds, tally)
+        words, users = self._sum_in_secret(
+            self.silos,
+            self._question(MASK, broadcast, state, {"round": number}),
+            cohort,
+            round_=number,
+            num_words=num_words(layout_of(flat(broadcast))),
+            seconds=self._timing.round_seconds,
+            tally=tally,
+        )
+        self._empty = 0 if users else self._empty + 1
+        if self._empty >= EMPTY_ROUNDS:
+            raise TrainingError(f"round {number}: expected a sum, found none in {EMPTY_ROUNDS} rounds in a row")
+        if words is None:
+            return None, []
+        carry, loss = split_words(words, broadcast, self._bits)
+        numbers = (jnp.float32(len(users)), jnp.float32(loss), jnp.zeros((), jnp.int32))
+        return Aggregate(carry, *numbers), list(users)
 
     def _aggregate(self, broadcast: Broadcast, uploads: Mapping[int, ClientUpload], num_slots: int) -> Aggregate:
         total = Aggregate(

@@ -5,6 +5,7 @@
     train   round, broadcast, user, counted         the uploads of these users
     rank    round, broadcast, user, counted         sums of ranking metrics over these users
 
+Where sums are secret, four questions of `secure_messages` (advertise, share, mask, reveal) take the place of train.
 A silo is one user's device, or one place with several users. ``counted`` is the last round of each user that the
 server aggregated, -1 for none: the silo trains and ranks with its private states after that round, so that a round
 whose upload did not arrive is forgotten on both sides. Trees of arrays are flat, as in "rows/views". Arrays are sent
@@ -25,6 +26,7 @@ from fedvlr_jax.errors import MessageError
 
 VERSION = 1  # raised whenever a message of an older one means something else
 JOIN, TRAIN, RANK, REFUSED = "join", "train", "rank", "refused"
+ADVERTISE, SHARE, MASK, REVEAL = "advertise", "share", "mask", "reveal"
 ID_BYTES = 4  # what an upload adds to each row: the number of its item
 CLIENT_BYTES = 16  # and to each client: user, count, alpha, loss
 
@@ -92,6 +94,18 @@ def require_layout(arrays: Mapping[str, np.ndarray], layout: Layout, where: str)
             described = "no such array" if found is None else str(Spec(found.shape, str(found.dtype)))
             asked = "no such array" if expected is None else _with_sizes(expected, sizes)
             raise MessageError(f"{where}: {name}: expected {asked}, found {described}")
+
+
+def whole_number(message: Message, name: str) -> int:
+    """A field that is a whole number from 0 on.
+
+    Raises:
+      MessageError: it is missing or something else.
+    """
+    value = message.fields.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise MessageError(f"{message.kind}: {name}: expected a whole number from 0 on, found {value!r}")
+    return value
 
 
 def num_bytes(arrays: Mapping[str, np.ndarray]) -> int:

@@ -1,12 +1,13 @@
 """One place with one or several users: it trains and ranks them when the server asks, and keeps what is private.
 
 A silo needs the settings, its users' interactions, and from the server the sizes of the catalogue; it needs no
-features. What leaves it are the numbers of its users, their uploads, and sums of metrics over them.
+features. What leaves it are the numbers of its users, their uploads, and sums of metrics over them. Where sums are
+secret (``secure.sum``), it sends the sum of its users' uploads under masks, and never an upload.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,15 +17,22 @@ import numpy as np
 from fedvlr_jax.data.buckets import make_buckets
 from fedvlr_jax.deploy.export import flat, unflat
 from fedvlr_jax.deploy.messages import (
+    ADVERTISE,
     JOIN,
+    MASK,
     RANK,
+    REVEAL,
+    SHARE,
     TASK_LAYOUT,
     TRAIN,
+    Layout,
     Message,
     layout_of,
     refusal,
     require_layout,
+    whole_number,
 )
+from fedvlr_jax.deploy.secure_messages import SEALED, num_words
 from fedvlr_jax.deploy.silo_programs import Programs, Sizes, make_programs, require_same_settings, shared_settings
 from fedvlr_jax.deploy.states import Arrays, States
 from fedvlr_jax.errors import DataError, MessageError, UserError
@@ -32,6 +40,7 @@ from fedvlr_jax.evaluation.metrics import CUTOFFS, METRICS, TEST, VALID, row_val
 from fedvlr_jax.federated import sampling
 from fedvlr_jax.federated.executors import client_weights
 from fedvlr_jax.federated.scoring import Snapshot
+from fedvlr_jax.models.model import Upload
 from fedvlr_jax.types import Array, Bucket, Dataset, PyTree
 
 METRIC_NAMES = tuple(f"{name}@{k}" for name in METRICS for k in CUTOFFS)
@@ -84,17 +93,26 @@ class Silo:
           states: where private states are kept.
           key: of everything random in this silo: first states, draws, client halves of upload transforms.
           name: tells this silo from others that claim the same users.
+
+        Raises:
+          ConfigError: sums are secret, and the extra that they need is not installed.
         """
         self._settings, self._people, self._states, self._key, self._name = settings, people, states, key, name
         self._programs: Programs | None = None
+        self._answers = {JOIN: self._join, TRAIN: self._train, RANK: self._rank}
+        if settings["secure"]["sum"]:
+            from fedvlr_jax.deploy.secure_silo import Participant
+
+            self._part = part = Participant(settings["secure"]["bits"])
+            steps = {ADVERTISE: self._advertise, SHARE: part.share, MASK: self._mask, REVEAL: part.reveal}
+            self._answers = {JOIN: self._join, **steps, RANK: self._rank}
 
     def answer(self, question: Message) -> Message:
         """The answer to a question; one of kind "refused", which says why, where there is none."""
-        answers = {JOIN: self._join, TRAIN: self._train, RANK: self._rank}
         try:
-            if question.kind not in answers:
-                raise MessageError(f"message: expected one of {', '.join(answers)}, found {question.kind!r}")
-            return answers[question.kind](question)
+            if question.kind not in self._answers:
+                raise MessageError(f"message: expected one of {', '.join(self._answers)}, found {question.kind!r}")
+            return self._answers[question.kind](question)
         except UserError as error:
             return refusal(str(error))
 
@@ -104,7 +122,7 @@ class Silo:
 
     def _prepared(self, question: Message) -> Programs:
         """The programs for the settings and sizes of a server, which every question has, for workers start anew."""
-        sizes = Sizes(*(_whole(question, name) for name in Sizes._fields))
+        sizes = Sizes(*(whole_number(question, name) for name in Sizes._fields))
         require_same_settings(shared_settings(self._settings), question.fields.get("settings"))
         for user, person in self._people.items():
             held = (*person.history, person.valid_item, person.test_item)
@@ -119,20 +137,40 @@ class Silo:
 
     def _train(self, question: Message) -> Message:
         programs, broadcast, asked = self._opened(question)
-        round_, uploads = _whole(question, "round"), []
+        uploads = [
+            self._sent(programs, user, upload, loss)
+            for user, upload, loss, _ in self._trained(question, programs, broadcast, asked)
+        ]
+        arrays = {k: np.concatenate([sent[k] for sent in uploads]) for k in uploads[0]}
+        return Message(TRAIN, {"round": question.fields["round"]}, arrays)
+
+    def _advertise(self, question: Message) -> Message:
+        return self._part.advertise(question, num_words(self._prepared(question).layout))
+
+    def _mask(self, question: Message) -> Message:
+        programs, broadcast, asked = self._opened(question, SEALED)
+        total = programs.algorithm.pipeline.aggregator.init(broadcast, 1)
+        losses: dict[int, np.ndarray] = {}
+        for user, upload, loss, alive in self._trained(question, programs, broadcast, asked):
+            if alive:
+                total, losses[user] = programs.add(total, upload), loss
+        return self._part.mask(question, total, losses)
+
+    def _trained(
+        self, question: Message, programs: Programs, broadcast: PyTree, asked: list[tuple[int, int]]
+    ) -> Iterator[tuple[int, Upload, np.ndarray, bool]]:
+        """Trains users for a round: each with its upload, its loss, and whether all of that is finite."""
+        round_ = whole_number(question, "round")
         keys = [sampling.stream(self._key, purpose, round_) for purpose in (sampling.CLIENT, sampling.TRANSFORM)]
         for user, counted in asked:
             own = [sampling.entity_keys(key, jnp.asarray([user]))[0] for key in keys]
             state = unflat(programs.private, self._state(programs, user, counted))
             history_l = _padded(self._people[user].history, programs.sizes.num_items)
             moved, upload, loss = jax.device_get(programs.train(broadcast, state, history_l, *own, jnp.int32(round_)))
-            sent, alive = self._sent(programs, user, upload, loss)
-            uploads.append(sent)
+            alive = all(np.isfinite(x).all() for x in (loss, *jax.tree.leaves((upload.rows, upload.head))))
             ended = moved if alive else state  # what is not finite moves nothing, here or on the server
             self._states.put(user, round_, flat(ended), keep=counted)
-        return Message(
-            TRAIN, {"round": round_}, {k: np.concatenate([sent[k] for sent in uploads]) for k in uploads[0]}
-        )
+            yield user, upload, loss, alive
 
     def _rank(self, question: Message) -> Message:
         programs, broadcast, asked = self._opened(question)
@@ -143,7 +181,7 @@ class Silo:
         states = [unflat(programs.private, self._state(programs, *pair)) for pair in asked]
         private = jax.tree.map(lambda *x: np.stack(x), *states)
         buckets = self._bucketed([user for user, _ in asked], programs.sizes)
-        params = Snapshot(broadcast, private, self._key, jnp.int32(_whole(question, "round")))
+        params = Snapshot(broadcast, private, self._key, jnp.int32(whole_number(question, "round")))
         if hide_test:
             target_tu[TEST] = -1
         ranks = jax.device_get(programs.rank(params, buckets, target_tu))
@@ -157,10 +195,12 @@ class Silo:
             },
         )
 
-    def _opened(self, question: Message) -> tuple[Programs, PyTree, list[tuple[int, int]]]:
+    def _opened(
+        self, question: Message, more: Layout | None = None
+    ) -> tuple[Programs, PyTree, list[tuple[int, int]]]:
         """What a question about users needs: programs, the broadcast, pairs of user and last counted round."""
         programs = self._prepared(question)
-        require_layout(question.arrays, {**programs.layout, **TASK_LAYOUT}, question.kind)
+        require_layout(question.arrays, {**programs.layout, **TASK_LAYOUT, **(more or {})}, question.kind)
         asked = list(zip(*(question.arrays[name].tolist() for name in TASK_LAYOUT), strict=True))
         strange = sorted({user for user, _ in asked} - set(self._people))
         if strange or not asked:
@@ -181,8 +221,8 @@ class Silo:
         require_layout(state, layout_of(flat(programs.private)), f"private state of user {user}")
         return state
 
-    def _sent(self, programs: Programs, user: int, upload: Any, loss: np.ndarray) -> tuple[Arrays, bool]:
-        """What is sent for one client, and whether all of it is finite; padding is not sent."""
+    def _sent(self, programs: Programs, user: int, upload: Upload, loss: np.ndarray) -> Arrays:
+        """What is sent for one client; padding is not."""
         num_items, length = programs.sizes.num_items, len(self._people[user].history)
         ids = np.arange(num_items, dtype=np.int32) if upload.ids_n is None else upload.ids_n
         real = ids < num_items
@@ -191,8 +231,7 @@ class Silo:
         model, transform = programs.algorithm.model, programs.algorithm.pipeline.transform
         alpha = float(client_weights(model, transform, jnp.float32(length)))
         numbers = {"user": np.int32(user), "count": np.int32(real.sum()), "alpha": np.float32(alpha), "loss": loss}
-        alive = bool(np.isfinite(loss)) and all(np.isfinite(x).all() for x in (rows | head).values())
-        return {**rows, **head, "ids": ids[real], **{name: np.asarray(x)[None] for name, x in numbers.items()}}, alive
+        return {**rows, **head, "ids": ids[real], **{name: np.asarray(x)[None] for name, x in numbers.items()}}
 
     def _bucketed(self, users: list[int], sizes: Sizes) -> tuple[Bucket, ...]:
         """The users in buckets; rows are their places in `users`."""
@@ -210,13 +249,6 @@ class Silo:
         )
         number = np.array(users, np.int32)
         return tuple(Bucket(number[b.user], b.history, b.user) for b in make_buckets(local, min_length=8, growth=4.0))
-
-
-def _whole(question: Message, name: str) -> int:
-    value = question.fields.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise MessageError(f"{question.kind}: {name}: expected a whole number from 0 on, found {value!r}")
-    return value
 
 
 def _padded(history: np.ndarray, num_items: int) -> np.ndarray:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fedvlr_jax.algorithm import Algorithm, make_algorithm
@@ -15,9 +16,10 @@ from fedvlr_jax.errors import MessageError
 from fedvlr_jax.evaluation.ranking import rank_all
 from fedvlr_jax.federated.scoring import Snapshot
 from fedvlr_jax.fields import flatten
+from fedvlr_jax.models.model import Upload
 from fedvlr_jax.types import Array, Bucket, Dataset, PyTree, Ranks, content_of
 
-SHARED = ("host", "variant", "fusion", "objective", "client", "aggregation")
+SHARED = ("host", "variant", "fusion", "objective", "client", "aggregation", "secure")
 """The settings that a silo and its server must have in common, by their first name."""
 
 
@@ -68,6 +70,7 @@ class Programs(NamedTuple):
       broadcast, private: of a round, and of one client, as shapes.
       layout: of the broadcast in messages.
       train: `Algorithm.client_round`, jitted.
+      add: ``(sum, upload) -> sum``, the sum that the aggregator forms, with one more upload of weight 1, jitted.
       rank: ``(snapshot, buckets, target_tu) -> Ranks``, jitted.
     """
 
@@ -77,6 +80,7 @@ class Programs(NamedTuple):
     private: PyTree
     layout: Layout
     train: Callable[..., Any]
+    add: Callable[[PyTree, Upload], PyTree]
     rank: Callable[..., Ranks]
 
 
@@ -92,6 +96,10 @@ def make_programs(settings: Mapping[str, Any], sizes: Sizes) -> Programs:
     def rank(params: Snapshot, buckets: tuple[Bucket, ...], target_tu: Array) -> Ranks:
         return rank_all(algorithm.rank_score, params, buckets, target_tu, chunk=settings["eval"]["chunk"])
 
+    def add(total: PyTree, upload: Upload) -> PyTree:
+        chunk = jax.tree.map(lambda x: x[None], upload)
+        return algorithm.pipeline.aggregator.add(total, chunk, jnp.ones(1))
+
     return Programs(
         sizes,
         algorithm,
@@ -99,6 +107,7 @@ def make_programs(settings: Mapping[str, Any], sizes: Sizes) -> Programs:
         private_shapes(algorithm),
         layout_of(flat(broadcast)),
         jax.jit(algorithm.client_round),
+        jax.jit(add),
         jax.jit(rank),
     )
 

@@ -22,9 +22,10 @@ from fedvlr_jax.deploy.messages import (
 )
 from fedvlr_jax.errors import MessageError
 
-FAULTS = ("absent", "late", "failed", "refused", "misfit", "repeated", "nonfinite", "claimed")
+FAULTS = ("absent", "late", "failed", "refused", "misfit", "repeated", "nonfinite", "claimed", "unsummed")
 """What is counted, in clients: their silo is not there, did not answer in time, could not be reached, refused, sent
-what does not fit, answered twice; their upload is not finite; another silo claims them."""
+what does not fit, answered twice; their upload is not finite; another silo claims them; too few others were left to
+take the masks off their sum."""
 
 
 class Failure(NamedTuple):
@@ -97,13 +98,13 @@ class Silos:
         if not new:
             return
         self._asked |= set(new)
-        answers = self._ask(dict.fromkeys(new, self._join), JOIN, seconds, tally)
+        answers = self.ask(dict.fromkeys(new, self._join), JOIN, seconds, tally)
         for node, answer in sorted(answers.items()):
             try:
                 require_layout(answer.arrays, {"user": Spec(("c",), "int32")}, "join")
                 self._take(node, str(answer.fields.get("silo")), answer.arrays["user"].tolist(), tally)
             except MessageError as error:
-                self._fault(tally, "misfit", f"node {node}: {error}")
+                self.fault(tally, "misfit", f"node {node}: {error}")
 
     def train(
         self, question: Callable[[Sequence[int]], Message], users: Iterable[int], seconds: float, tally: Tally
@@ -114,13 +115,13 @@ class Silos:
             try:
                 found = _split(answer, layout, set(asked))
             except MessageError as error:
-                self._fault(tally, "misfit", f"node {node}: {error}", len(asked))
+                self.fault(tally, "misfit", f"node {node}: {error}", len(asked))
                 continue
             for user, upload in found.items():
                 numbers = np.array([upload.alpha, upload.loss])
                 values = (numbers, *upload.rows.values(), *upload.head.values())
                 if not all(bool(np.all(np.isfinite(x))) for x in values) or upload.alpha <= 0:
-                    self._fault(tally, "nonfinite", f"user {user}: an upload, weight or loss that is not finite")
+                    self.fault(tally, "nonfinite", f"user {user}: an upload, weight or loss that is not finite")
                 else:
                     uploads[user] = upload
         return uploads
@@ -138,11 +139,21 @@ class Silos:
                 if (names and named != names) or len(named) != answer.arrays["sum"].shape[1]:
                     raise MessageError(f"rank: expected the metrics {names}, found {named}")
             except MessageError as error:
-                self._fault(tally, "misfit", f"node {node}: {error}", len(asked))
+                self.fault(tally, "misfit", f"node {node}: {error}", len(asked))
                 continue
             total = answer.arrays["sum"] + (total if names else 0)
             names, rows = named, rows + answer.arrays["rows"]
         return names, total, rows
+
+    def by_node(self, users: Iterable[int], tally: Tally) -> dict[int, list[int]]:
+        """Some users by the node of their silo; who is not there is counted."""
+        found: dict[int, list[int]] = {}
+        for user in users:
+            if user in self._node_of:
+                found.setdefault(self._node_of[user], []).append(user)
+            else:
+                tally.faults["absent"] += 1
+        return found
 
     def _ask_users(
         self,
@@ -153,14 +164,9 @@ class Silos:
         tally: Tally,
     ) -> list[tuple[int, Message, Layout, list[int]]]:
         """Asks the silos of some users; (node, answer, layout of what was sent, users) by ascending node."""
-        by_node: dict[int, list[int]] = {}
-        for user in users:
-            if user in self._node_of:
-                by_node.setdefault(self._node_of[user], []).append(user)
-            else:
-                tally.faults["absent"] += 1
+        by_node = self.by_node(users, tally)
         questions = {node: question(asked) for node, asked in by_node.items()}
-        answers = self._ask(questions, kind, seconds, tally, {node: len(asked) for node, asked in by_node.items()})
+        answers = self.ask(questions, kind, seconds, tally, {node: len(asked) for node, asked in by_node.items()})
         found: list[tuple[int, Message, Layout, list[int]]] = []
         for node, answer in sorted(answers.items()):
             sent = questions[node].arrays
@@ -170,7 +176,7 @@ class Silos:
             found.append((node, answer, layout, by_node[node]))
         return found
 
-    def _ask(
+    def ask(
         self,
         questions: Mapping[int, Message],
         kind: str,
@@ -187,17 +193,17 @@ class Silos:
             if node not in questions:
                 continue
             if node in answers or node in failed:
-                self._fault(tally, "repeated", f"node {node}: a second answer", weight[node])
+                self.fault(tally, "repeated", f"node {node}: a second answer", weight[node])
                 continue
             answer = _checked(answer, kind)
             if isinstance(answer, Failure):
                 failed.add(node)
-                self._fault(tally, answer.fault, f"node {node}: {answer.reason}", weight[node])
+                self.fault(tally, answer.fault, f"node {node}: {answer.reason}", weight[node])
             else:
                 tally.size["up"] += num_bytes(answer.arrays)
                 answers[node] = answer
         for node in questions.keys() - answers.keys() - failed:
-            self._fault(tally, "late", f"node {node}: no answer to {kind} within {seconds:g} s", weight[node])
+            self.fault(tally, "late", f"node {node}: no answer to {kind} within {seconds:g} s", weight[node])
         if kind == JOIN:  # who did not answer is asked again
             self._asked -= questions.keys() - answers.keys()
         return answers
@@ -207,15 +213,16 @@ class Silos:
         for user in users:
             owner = self._owner_of.setdefault(user, name)
             if not 0 <= user < self._num_users:
-                self._fault(tally, "misfit", f"node {node}: expected users below {self._num_users}, found {user}")
+                self.fault(tally, "misfit", f"node {node}: expected users below {self._num_users}, found {user}")
             elif owner != name:
-                self._fault(
+                self.fault(
                     tally, "claimed", f"user {user}: expected in silo {owner} alone, found in silo {name} as well"
                 )
             else:
                 self._node_of[user] = node
 
-    def _fault(self, tally: Tally, fault: str, reason: str, count: int = 1) -> None:
+    def fault(self, tally: Tally, fault: str, reason: str, count: int = 1) -> None:
+        """Counts a fault of some clients, and says why."""
         tally.faults[fault] += count
         self._say(f"{fault}: {reason}")
 

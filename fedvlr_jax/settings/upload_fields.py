@@ -39,7 +39,10 @@ AGGREGATION = {
 }
 
 SECURE = {
-    "sum": Field(False, "uploads are added in words of 32 bits, as the protocol of a secure sum does"),
+    "sum": Field(
+        False,
+        "uploads are added in words of 32 bits; in a federation by the protocol of a secure sum, without any upload",
+    ),
     "bits": Field(
         22,
         "of one number with its sign; those left of 32 are for the sum over clients",
