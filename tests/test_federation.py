@@ -13,7 +13,7 @@ from fedvlr_jax.data.buckets import heldout_targets
 from fedvlr_jax.deploy.export import flat
 from fedvlr_jax.deploy.messages import JOIN, TRAIN, Message, pack, unpack
 from fedvlr_jax.deploy.silos import Failure, new_tally
-from fedvlr_jax.errors import TrainingError
+from fedvlr_jax.errors import ConfigError, TrainingError
 from fedvlr_jax.evaluation.metrics import summarise, warm_items
 from fedvlr_jax.evaluation.ranking import rank_all
 from fedvlr_jax.federated import sampling
@@ -230,3 +230,21 @@ def test_an_upload_that_is_not_finite_moves_nothing(shared, tmp_path):
     assert not np.isfinite(answer.arrays["loss"]).all()
     fresh, kept = silo._state(silo._programs, 0, -1), silo._state(silo._programs, 0, 0)
     assert all(np.array_equal(fresh[name], kept[name]) for name in fresh)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"aggregation__transforms": "clip,noise", "aggregation__clip_quantile": 0.5},
+            r"clip_quantile: expected 0 in a federation of processes .its messages carry no bound., found 0.5",
+        ),
+        (
+            {"secure__sum": True, "aggregation__transforms": "clip", "secure__dropout": 0.2},
+            r"secure.dropout: expected 0 in a federation of processes .its silos are lost by themselves., found 0.2",
+        ),
+    ],
+)
+def test_what_is_simulated_alone_is_refused(tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        Federation(federation_settings(**changes), tmp_path)

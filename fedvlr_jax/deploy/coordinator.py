@@ -78,6 +78,16 @@ class RoundReport(NamedTuple):
         return self.num_clients - len(self.missed)
 
 
+def _require_no_simulation(settings: Mapping[str, Any]) -> None:
+    simulated = {
+        "aggregation.clip_quantile": (settings["aggregation"]["clip_quantile"], "its messages carry no bound"),
+        "secure.dropout": (settings["secure"]["dropout"], "its silos are lost by themselves"),
+    }
+    for name, (found, reason) in simulated.items():
+        if found:
+            raise ConfigError(f"{name}: expected 0 in a federation of processes ({reason}), found {found:g}")
+
+
 class Coordinator:
     """The rounds of one federation."""
 
@@ -104,14 +114,10 @@ class Coordinator:
           say: takes a line about what happens.
 
         Raises:
-          ConfigError: for a bound of clip that moves, which no message carries, and where sums are secret and the extra
-            that they need is not installed.
+          ConfigError: for what is there in simulations alone, and where sums are secret and the extra that they need
+            is not installed.
         """
-        if algorithm.pipeline.adaptive is not None:
-            raise ConfigError(
-                f"aggregation.clip_quantile: expected 0 in a federation of processes, whose messages carry no bound, "
-                f"found {settings['aggregation']['clip_quantile']:g}"
-            )
+        _require_no_simulation(settings)
         self.sizes, self._timing, self._say = sizes, timing, say
         self._algorithm, self._content = algorithm, content
         self._shared = {**sizes._asdict(), "settings": shared_settings(settings)}  # what every question says

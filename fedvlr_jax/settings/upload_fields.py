@@ -49,9 +49,13 @@ SECURE = {
         Bounds(2, below=31),
         unit="bits",
     ),
-    "dropout": Field(0.0, "probability with which a client of a cohort is lost on the way, in every round", SHARE),
+    "dropout": Field(
+        0.0, "probability with which a client of a simulated cohort is lost on the way, in every round", SHARE
+    ),
     "threshold": Field(
-        2 / 3, "least share of a cohort that has to survive; with fewer a round changes nothing", Bounds(0.5, below=1)
+        2 / 3,
+        "least share of a simulated cohort that has to survive; with fewer a round changes nothing",
+        Bounds(0.5, below=1),
     ),
 }
 
