@@ -6,18 +6,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from federations import COHORT, DATASET, SILOS, Federation, federation_settings, make_silo
+from federations import COHORT, DATASET, SILOS, Federation, LocalTransport, federation_settings, make_silo
 from problems import client_data, relative_difference, spread
 
+from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.data.buckets import heldout_targets
+from fedvlr_jax.deploy.coordinator import Coordinator, Timing
 from fedvlr_jax.deploy.export import flat
 from fedvlr_jax.deploy.messages import JOIN, TRAIN, Message, pack, unpack
+from fedvlr_jax.deploy.silo_programs import sizes_of
 from fedvlr_jax.deploy.silos import Failure, new_tally
 from fedvlr_jax.errors import ConfigError, TrainingError
 from fedvlr_jax.evaluation.metrics import summarise, warm_items
 from fedvlr_jax.evaluation.ranking import rank_all
 from fedvlr_jax.federated import sampling
-from fedvlr_jax.types import Bucket, FedState
+from fedvlr_jax.types import Bucket, FedState, content_of
 
 ROUNDS = 3
 
@@ -245,6 +248,7 @@ def test_an_upload_that_is_not_finite_moves_nothing(shared, tmp_path):
         ),
     ],
 )
-def test_what_is_simulated_alone_is_refused(tmp_path, changes, message):
+def test_what_is_simulated_alone_is_refused(changes, message):
+    tree, parts = federation_settings(**changes), (content_of(DATASET), sizes_of(DATASET), LocalTransport({}))
     with pytest.raises(ConfigError, match=message):
-        Federation(federation_settings(**changes), tmp_path)
+        Coordinator(tree, make_algorithm(tree, DATASET), *parts, timing=Timing(), say=print)
