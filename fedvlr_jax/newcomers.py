@@ -13,7 +13,8 @@ from fedvlr_jax.data.posted import posted, say_ignored
 from fedvlr_jax.evaluation.metrics import warm_items
 from fedvlr_jax.inference.new_items import grow_state, with_new_items
 from fedvlr_jax.inference.new_users import recommended_to_new
-from fedvlr_jax.training.experiment import make_experiment, make_join, require_one_device
+from fedvlr_jax.training.experiment import Experiment, make_experiment, make_join, require_one_device
+from fedvlr_jax.types import FedState
 
 
 def recommend_new(
@@ -39,12 +40,17 @@ def recommend_new(
       DataError: a history without any known item.
       ConfigError: a `k` below 1.
     """
-    made = posted(fitted.dataset, histories)
+    return recommend_with(fitted.experiment, fitted.state, histories, k, titles=titles)
+
+
+def recommend_with(
+    experiment: Experiment, state: FedState, histories: Mapping[Any, Sequence[Any]], k: int, *, titles: bool = False
+) -> np.ndarray:
+    """`recommend_new` by a trained state of an experiment, of which nothing need have been ranked."""
+    made = posted(experiment.dataset, histories)
     say_ignored(made)
-    clients = make_join(fitted.experiment)(made.dataset)
-    chunk = fitted.settings["eval"]["chunk"]
-    algorithm, state = fitted.experiment.algorithm, fitted.state
-    return recommended_to_new(algorithm, state, clients, made.dataset, k=k, chunk=chunk, titles=titles)
+    clients, chunk = make_join(experiment)(made.dataset), experiment.settings["eval"]["chunk"]
+    return recommended_to_new(experiment.algorithm, state, clients, made.dataset, k=k, chunk=chunk, titles=titles)
 
 
 def add_items(

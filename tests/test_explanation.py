@@ -36,7 +36,7 @@ def fitted():
 
 @pytest.fixture(scope="module")
 def explained(fitted):
-    return explain(make_explainer(fitted.experiment, fitted.trained, k=4), USERS)
+    return explain(make_explainer(fitted.experiment, fitted.state, k=4), USERS)
 
 
 def test_the_best_items_are_the_recommended_ones_and_their_parts_sum_to_the_scores(fitted, explained):
@@ -87,7 +87,7 @@ def test_of_a_long_history_the_newest_are_left_out(fitted, monkeypatch):
     monkeypatch.setattr(explanation, "MOST_LEFT_OUT", 2)
     ages = np.concatenate([np.arange(n)[::-1] for n in np.bincount(fitted.dataset.train_user)]).astype(np.int32)
     experiment = fitted.experiment._replace(dataset=dataclasses.replace(fitted.dataset, train_age=ages))
-    (found,) = explain(make_explainer(experiment, fitted.trained, k=2), ["u04"])["users"]
+    (found,) = explain(make_explainer(experiment, fitted.state, k=2), ["u04"])["users"]
     newest = [item["item"] for item in found["history"][:2]]
     assert newest == [ITEMS[item] for item in fitted.dataset.train_item[fitted.dataset.train_user == 4][:-3:-1]]
     for item in found["items"]:
@@ -95,7 +95,7 @@ def test_of_a_long_history_the_newest_are_left_out(fitted, monkeypatch):
 
 
 def test_an_unknown_user_is_refused_with_the_nearest_id(fitted):
-    explainer = make_explainer(fitted.experiment, fitted.trained, k=1)
+    explainer = make_explainer(fitted.experiment, fitted.state, k=1)
     with pytest.raises(DataError, match="--user: expected an id of a user of tiny, found 'u3'; did you mean u03"):
         explain(explainer, ["u3"])
 

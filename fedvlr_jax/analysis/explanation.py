@@ -12,16 +12,16 @@ import numpy as np
 
 from fedvlr_jax.agreed import Prior, ScoreViews
 from fedvlr_jax.algorithm import Algorithm, make_algorithm
+from fedvlr_jax.data.ids import ids_or_numbers
 from fedvlr_jax.errors import DataError, suggest
 from fedvlr_jax.evaluation.top import top_items
 from fedvlr_jax.federated.prior import Shrunk
 from fedvlr_jax.federated.score_views import weight_names
-from fedvlr_jax.federated.scoring import Snapshot
+from fedvlr_jax.federated.scoring import Snapshot, view_weights
 from fedvlr_jax.inference.parts import PRIOR, Parts, score_parts, slope_of, view_history_parts
 from fedvlr_jax.settings import override
 from fedvlr_jax.training.experiment import Experiment, before_rounds, require_one_device
-from fedvlr_jax.training.loop import Trained
-from fedvlr_jax.types import Array, BlockScore, Bucket, Dataset, given
+from fedvlr_jax.types import Array, BlockScore, Bucket, Dataset, FedState, given
 
 LEAST_WIDTH = 16
 MOST_LEFT_OUT = 64  # items of a history that are left out in turn, the newest
@@ -77,8 +77,8 @@ class Explainer(NamedTuple):
     look: Callable[[Bucket, np.ndarray], Look]
 
 
-def make_explainer(experiment: Experiment, trained: Trained, k: int) -> Explainer:
-    """Prepares explanations of the k best items of users.
+def make_explainer(experiment: Experiment, state: FedState, k: int) -> Explainer:
+    """Prepares explanations of the k best items of users, by the trained state of an experiment.
 
     Raises:
       ConfigError: for private states in a store or on several devices.
@@ -88,7 +88,7 @@ def make_explainer(experiment: Experiment, trained: Trained, k: int) -> Explaine
     algorithm = make_algorithm(override(settings, {"eval.item_chunk": 0}), dataset)  # all items at once
     host, num_items = algorithm.model.host, dataset.num_items
     snapshot = jax.jit(lambda state, clients: algorithm.snapshot(state, clients.content, clients.prior))
-    params = snapshot(trained.state, clients._replace(buckets=(), newcomers=None))
+    params = snapshot(state, clients._replace(buckets=(), newcomers=None))
     weigh, views = _weights(algorithm)
     average_v = None
     if weigh is not None:
@@ -117,7 +117,7 @@ def make_explainer(experiment: Experiment, trained: Trained, k: int) -> Explaine
         "dataset": dataset.name,
         "host": settings["host"]["name"],
         "variant": settings["variant"],
-        "round": int(trained.state.public.round),
+        "round": int(state.public.round),
         "method": {"parts": EXACT if host.linear else SHAPLEY, "history": history},
     }
     return Explainer(dataset, about, views, average_v, formed, functools.partial(look, params))
@@ -130,8 +130,7 @@ def explain(explainer: Explainer, users: Iterable[str]) -> dict[str, Any]:
       DataError: a user that the data set does not have, with the id that is spelled alike.
     """
     dataset = explainer.dataset
-    ids = range(dataset.num_users) if dataset.user_ids is None else dataset.user_ids.tolist()
-    number = {str(id_): k for k, id_ in enumerate(ids)}
+    number = {str(id_): k for k, id_ in enumerate(ids_or_numbers(dataset.user_ids, dataset.num_users).tolist())}
     for user in users:
         if user not in number:
             raise DataError(
@@ -189,15 +188,13 @@ def _slot(num_items: int, user: int, history_l: np.ndarray, newest_l: np.ndarray
 
 def _weights(algorithm: Algorithm) -> tuple[Callable[[Snapshot, Bucket], Array] | None, tuple[str, ...]]:
     """What weighs views for a chunk of users, [c, v], and the names of the views; None where nothing does."""
-    of_views = algorithm.model.host.view_weights
-    if of_views is None:
+    if algorithm.model.host.view_weights is None:
         return algorithm.router_weights, algorithm.views
 
     def weigh(params: Snapshot, chunk: Bucket) -> Array:
-        theta_c = jax.tree.map(lambda x: x.at[chunk.state_row].get(mode="clip"), params.private.params["theta"])
         views = params.prior
         assert isinstance(views, ScoreViews)
-        return jax.vmap(lambda theta: of_views(theta, params.broadcast.head, views.basis))(theta_c)
+        return view_weights(algorithm.model, params.private, params.broadcast.head, views.basis, chunk)
 
     return weigh, tuple(weight_names())
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedvlr_jax.algorithm import make_algorithm
+from fedvlr_jax.algorithm import Algorithm, make_algorithm
 from fedvlr_jax.assembly import OPTIMIZERS, parse_names
 from fedvlr_jax.data.buckets import heldout_targets, make_client_data
 from fedvlr_jax.evaluation.metrics import row_values
@@ -84,7 +84,7 @@ def _trained(
     pipeline = algorithm.pipeline._replace(
         aggregator=promoted(algorithm.pipeline.aggregator, targets, popular, num_promoters)
     )
-    run = jax.jit(_make_run(settings, dataset, data, pipeline), static_argnames="rounds")
+    run = jax.jit(_make_run(algorithm, settings["server"], dataset, data, pipeline), static_argnames="rounds")
     state = run(jax.jit(algorithm.init)(jax.random.key(settings["seed"])), rounds=rounds)
     snapshot = algorithm.snapshot(state, data.content, data.prior)
     score_of = jax.jit(algorithm.score)
@@ -100,9 +100,10 @@ def _trained(
     return 100 * float(np.mean(exposed / asked)), 100 * float(np.mean(ndcg_h))
 
 
-def _make_run(settings: Mapping[str, Any], dataset: Dataset, data: ClientData, pipeline: Pipeline) -> Any:
+def _make_run(
+    algorithm: Algorithm, server: Mapping[str, Any], dataset: Dataset, data: ClientData, pipeline: Pipeline
+) -> Any:
     """``(state, rounds) -> state`` with a pipeline of one's own."""
-    algorithm, server = make_algorithm(settings, dataset), settings["server"]
     plan = plan_buckets(
         algorithm.model, algorithm.local, data.buckets, dataset.num_items, path="auto", chunk=0, forms_uploads=True
     )

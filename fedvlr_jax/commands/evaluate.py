@@ -36,15 +36,15 @@ def define(values: flags.FlagValues) -> None:
 
 def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     """Restore, rank, print."""
-    from fedvlr_jax.api import restored
     from fedvlr_jax.data.posted import read_histories
     from fedvlr_jax.io.environment import require_backend
     from fedvlr_jax.io.files import write_rows
     from fedvlr_jax.io.identity import differences
     from fedvlr_jax.io.lock import own
     from fedvlr_jax.io.tables import result_table
-    from fedvlr_jax.newcomers import recommend_new
+    from fedvlr_jax.newcomers import recommend_with
     from fedvlr_jax.training.job import evaluate_job, stored_experiment
+    from fedvlr_jax.training.loop import restore_best
     from fedvlr_jax.training.stored import stored_baselines, stored_result
 
     del interrupt  # nothing to save
@@ -58,7 +58,8 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     if values.history is not None:
         file = workdir / f"new_users.{values.format}"
         histories = read_histories(pathlib.Path(values.history))
-        rows = recommend_new(restored(experiment, workdir), histories, k=values.recommend or 10, titles=True)
+        _, state, _ = restore_best(experiment, workdir)
+        rows = recommend_with(experiment, state, histories, values.recommend or 10, titles=True)
         with own(workdir):
             write_rows(file, rows, values.format)
         print(f"{file}: {len(rows)} items for {len(histories)} users who were not trained")

@@ -38,7 +38,7 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     from fedvlr_jax.io.pictures import picture_address
     from fedvlr_jax.report.pages import render
     from fedvlr_jax.training.job import stored_experiment
-    from fedvlr_jax.training.loop import rank_best
+    from fedvlr_jax.training.loop import restore_best
 
     del interrupt  # nothing to save
     if values.workdir is None or not values.user:
@@ -46,7 +46,8 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     require_backend()
     workdir = pathlib.Path(values.workdir)
     experiment = stored_experiment(workdir, values.data_dir)
-    explainer = make_explainer(experiment, rank_best(experiment, workdir), values.k)
+    _, state, _ = restore_best(experiment, workdir)
+    explainer = make_explainer(experiment, state, values.k)
     out = prepare_workdir(pathlib.Path(values.out or values.workdir))
     begin = time.perf_counter()
     explained = explain(explainer, values.user)

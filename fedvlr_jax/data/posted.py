@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fedvlr_jax.data.ids import ids_or_numbers
 from fedvlr_jax.data.messages import DataWarning, problem
 from fedvlr_jax.data.times import is_time, order_times
 from fedvlr_jax.errors import DataError
@@ -31,8 +32,7 @@ class Posted(NamedTuple):
 
 def item_numbers(dataset: Dataset) -> dict[str, int]:
     """The number of every item by its id as text."""
-    ids = range(dataset.num_items) if dataset.item_ids is None else dataset.item_ids.tolist()
-    return {str(id_): k for k, id_ in enumerate(ids)}
+    return {str(id_): k for k, id_ in enumerate(ids_or_numbers(dataset.item_ids, dataset.num_items).tolist())}
 
 
 def posted(

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedvlr_jax.api import Fitted
+from fedvlr_jax.data.ids import ids_or_numbers
 from fedvlr_jax.data.posted import posted
 from fedvlr_jax.errors import DataError
 from fedvlr_jax.inference.new_users import make_best
-from fedvlr_jax.training.experiment import make_join
+from fedvlr_jax.training.experiment import make_join, on_one_device
 from fedvlr_jax.types import Bucket, Dataset
 
 AskNew = Callable[[Dataset], tuple[np.ndarray, np.ndarray]]
@@ -36,8 +37,7 @@ class BadRequest(ValueError):
 
 def make_ask(fitted: Fitted, k: int) -> AskNew | None:
     """The k best items for a posted history; None for private states in a store or on several devices."""
-    compute = fitted.settings["compute"]
-    if (compute["store"], compute["devices"]) != ("device", 1):
+    if not on_one_device(fitted.settings):
         return None
     num_items = fitted.dataset.num_items
     join, clients = make_join(fitted.experiment), fitted.experiment.clients
@@ -52,9 +52,9 @@ def make_ask(fitted: Fitted, k: int) -> AskNew | None:
         items, scores = best(brought._replace(buckets=(Bucket(bucket.user, jnp.asarray(padded)),)))
         return items[0], scores[0]
 
+    ids = ids_or_numbers(fitted.dataset.item_ids, num_items).tolist()
     for width in WIDTHS:
-        ids = range(num_items) if fitted.dataset.item_ids is None else fitted.dataset.item_ids.tolist()
-        ask(posted(fitted.dataset, {"": list(ids)[: min(width, num_items)]}).dataset)
+        ask(posted(fitted.dataset, {"": ids[:width]}).dataset)
     return ask
 
 

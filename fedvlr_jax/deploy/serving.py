@@ -15,6 +15,7 @@ import numpy as np
 
 from fedvlr_jax.api import Fitted, preferences
 from fedvlr_jax.data.histories import split_by_user
+from fedvlr_jax.data.ids import ids_or_numbers
 from fedvlr_jax.data.posted import item_numbers
 from fedvlr_jax.deploy.posted import AskNew, BadRequest, answer_history, make_ask, parse_posted
 from fedvlr_jax.errors import suggest
@@ -54,7 +55,7 @@ def prepare_answers(fitted: Fitted) -> Answers:
     """Ranks for all users and reads their preferences, once."""
     dataset, result = fitted.dataset, fitted.metrics
     item_uk, score_uk = job.best_items(fitted.experiment, fitted.trained, k=min(MOST, dataset.num_items))
-    ids = range(dataset.num_users) if dataset.user_ids is None else dataset.user_ids.tolist()
+    ids = ids_or_numbers(dataset.user_ids, dataset.num_users).tolist()
     about = {name: result[name] for name in ("dataset", "host", "variant", "best_round")}
     return Answers(
         about=about | {"status": "ok", "users": dataset.num_users, "items": dataset.num_items},

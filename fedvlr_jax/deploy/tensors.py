@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from fedvlr_jax.data.ids import ids_or_numbers
 from fedvlr_jax.data.whole_folder import whole_folder
 from fedvlr_jax.deploy.export import flat
 from fedvlr_jax.errors import ConfigError
@@ -40,7 +41,7 @@ def export_tensors(
     """
     with require_extra("features", "exporting safetensors"):
         from safetensors.numpy import save_file
-    ids = range(dataset.num_users) if dataset.user_ids is None else dataset.user_ids.tolist()
+    ids = ids_or_numbers(dataset.user_ids, dataset.num_users).tolist()
     count = 0
     try:
         with whole_folder(folder) as made:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedvlr_jax.agreed import Prior, ScoreViews
+from fedvlr_jax.agreed import Prior, ScoreViews, ViewBasis
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.federated import sampling
 from fedvlr_jax.federated.client import draw_batch
@@ -135,13 +135,25 @@ def _with_views(
     host, s_ci = model.host, None
     if host.trains_items:
         s_ci = score_items(model, snapshot, make_ready(model, settings, num_items, snapshot, chunk))
-    theta_c = gather_clients(snapshot.private, chunk.state_row, None).params["theta"]
+    weight_ck = view_weights(model, snapshot.private, snapshot.broadcast.head, views.basis, chunk)
     if host.swaps:
-        theta_c = jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), theta_c)
-    weigh = jax.vmap(given(host.view_weights), in_axes=(0, None, None))
-    weight_ck = weigh(theta_c, snapshot.broadcast.head, views.basis)
+        weight_ck = jnp.roll(weight_ck, 1, axis=0)
     blended_ci = jnp.einsum("cik,ck->ci", shaped(whole_views(views, chunk)), weight_ck)
     return blended_ci if s_ci is None else jax.vmap(given(host.combine))(s_ci, blended_ci)
+
+
+def view_weights(model: Model, private: PrivateState, head: PyTree, basis: ViewBasis, chunk: Bucket) -> Array:
+    """Each client's own weights of the score views in each shape, [c, k]; only for hosts that rank by them.
+
+    Args:
+      model: the host.
+      private: states of clients, among which `chunk` has its own.
+      head: public, as in a broadcast.
+      basis: of the weights.
+      chunk: clients.
+    """
+    theta_c = gather_clients(private, chunk.state_row, None).params["theta"]
+    return jax.vmap(given(model.host.view_weights), in_axes=(0, None, None))(theta_c, head, basis)
 
 
 def _with_prior(model: Model, prior: Prior, chunk: Bucket, s_ci: Array) -> Array:

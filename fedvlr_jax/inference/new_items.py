@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedvlr_jax.data.features import unit_rows
+from fedvlr_jax.data.ids import ids_or_numbers
 from fedvlr_jax.errors import DataError
 from fedvlr_jax.models.model import ITEM_TABLE
 from fedvlr_jax.types import Array, Dataset, FedState, PyTree
@@ -46,7 +47,7 @@ def with_new_items(
         raise DataError(f"{dataset.name}, new items: expected features of as many items, found {sorted(sizes)} rows")
     (size,) = sizes
     V, C = (_grown(dataset, letter, features.get(letter)) for letter in ("V", "C"))
-    known = np.arange(dataset.num_items) if dataset.item_ids is None else dataset.item_ids
+    known = ids_or_numbers(dataset.item_ids, dataset.num_items)
     more = np.arange(dataset.num_items, dataset.num_items + size) if ids is None else np.asarray(ids)
     item_ids = np.array([str(x) for x in (*known.tolist(), *more.tolist())])
     if len(more) != size or len(set(item_ids.tolist())) < len(item_ids):

@@ -24,9 +24,8 @@ from flax import struct
 
 from fedvlr_jax.agreed import Prior, ScoreViews
 from fedvlr_jax.algorithm import Algorithm
-from fedvlr_jax.federated.private_state import gather_clients
 from fedvlr_jax.federated.score_views import VIEWS, history_views, shaped, whole_views
-from fedvlr_jax.federated.scoring import Ready, Snapshot, make_ready, score_items
+from fedvlr_jax.federated.scoring import Ready, Snapshot, make_ready, score_items, view_weights
 from fedvlr_jax.models.hosts.host import ItemRows
 from fedvlr_jax.models.model import ITEM_TABLE, Download, Model, item_rows, score
 from fedvlr_jax.types import Array, Bucket, given
@@ -151,9 +150,8 @@ def _share(before: int, size: int) -> float:
 
 def _of_score_views(algorithm: Algorithm, params: Snapshot, views: ScoreViews, slot: Bucket) -> Parts:
     """Every score view alone, and the parts of the trained logits, where there are any."""
-    host, head = algorithm.model.host, params.broadcast.head
-    theta = jax.tree.map(lambda x: x[0], gather_clients(params.private, slot.state_row, None).params["theta"])
-    weight_k = given(host.view_weights)(theta, head, views.basis)
+    host = algorithm.model.host
+    weight_k = view_weights(algorithm.model, params.private, params.broadcast.head, views.basis, slot)[0]
     weighed_ik = shaped(whole_views(views, slot)[0]) * weight_k[None]
     alone_vi = jnp.sum(weighed_ik.reshape(len(weighed_ik), -1, len(VIEWS)), axis=1).T  # over the shapes of a view
     if not host.trains_items:
@@ -171,12 +169,11 @@ def view_history_parts(algorithm: Algorithm, params: Snapshot, slot: Bucket, ite
     A view is a sum over the history before it is standardised and shaped; a shape t(z) is taken as its chord,
     t(z) / z, so that the items of a history sum to what the views add.
     """
-    views, host = params.prior, algorithm.model.host
+    views = params.prior
     assert isinstance(views, ScoreViews)
-    theta = jax.tree.map(lambda x: x[0], gather_clients(params.private, slot.state_row, None).params["theta"])
     z_bv = whole_views(views, slot)[0][item_b]
     part_bv = _of_score_views(algorithm, params, views, slot).value_pi[: z_bv.shape[1], item_b].T
-    weight_k = given(host.view_weights)(theta, params.broadcast.head, views.basis)
+    weight_k = view_weights(algorithm.model, params.private, params.broadcast.head, views.basis, slot)[0]
     weight_v = jnp.sum(weight_k.reshape(-1, len(VIEWS)), axis=0)  # every shape is z near zero
     slope_bv = jnp.where(jnp.abs(z_bv) > 1e-6, part_bv / jnp.where(z_bv == 0, 1.0, z_bv), weight_v[None])
     return jnp.einsum("bv,lbv->lb", slope_bv, history_views(views, slot, item_b))

@@ -13,7 +13,7 @@ from fedvlr_jax.agreed import ScoreViews, ViewBasis
 from fedvlr_jax.algorithm import Algorithm
 from fedvlr_jax.federated.mesh import whole
 from fedvlr_jax.federated.score_views import SHAPES, VIEWS, modalities_of
-from fedvlr_jax.federated.scoring import Snapshot
+from fedvlr_jax.federated.scoring import Snapshot, view_weights
 from fedvlr_jax.types import MODALITIES, Array, Bucket, ClientData, Content, FedState, given
 
 SINGLE_MODALITIES = tuple(MODALITIES.values())
@@ -82,10 +82,8 @@ def _of_all(
 
 
 def _view_shares(basis: ViewBasis, algorithm: Algorithm, state: FedState, content: Content, bucket: Bucket) -> Array:
-    head, theta_u = state.public.params["host"]["head"], state.private.params["theta"]
-    theta_c = jax.tree.map(lambda x: x.at[bucket.state_row].get(mode="clip"), theta_u)
-    weigh = given(algorithm.model.host.view_weights)
-    size_cv = jnp.abs(jax.vmap(lambda theta: weigh(theta, head, basis))(theta_c))
+    head = state.public.params["host"]["head"]
+    size_cv = jnp.abs(view_weights(algorithm.model, state.private, head, basis, bucket))
     reads_vm = np.array([[letter in modalities_of(view) for letter in MODALITIES] for view in VIEWS], float)
     reads_vm = np.tile(reads_vm, (len(SHAPES), 1))
     share_cm = size_cv @ (reads_vm / reads_vm.sum(axis=1, keepdims=True))

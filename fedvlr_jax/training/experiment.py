@@ -88,14 +88,19 @@ def make_join(experiment: Experiment) -> Callable[[Dataset], ClientData]:
     return lambda histories: client_data_of(histories, formed)
 
 
+def on_one_device(settings: Mapping[str, Any]) -> bool:
+    """Whether all private states are on one device, and not in a store or on several."""
+    return (settings["compute"]["store"], settings["compute"]["devices"]) == ("device", 1)
+
+
 def require_one_device(settings: Mapping[str, Any], what: str) -> None:
     """Refuses private states in a store or on several devices.
 
     Raises:
       ConfigError: naming `what` needs them on one device.
     """
-    compute = settings["compute"]
-    if (compute["store"], compute["devices"]) != ("device", 1):
+    if not on_one_device(settings):
+        compute = settings["compute"]
         raise ConfigError(
             f"{what}: expected compute.store device and compute.devices 1, found {compute['store']} and "
             f"{compute['devices']}"
