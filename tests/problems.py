@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from configs.base import get_config
+from fedvlr_jax.federated.bucket_plan import plan_buckets
 from fedvlr_jax.models.hosts import HOSTS
 from fedvlr_jax.models.variants import VARIANTS
 from fedvlr_jax.types import Bucket, ClientData, Content, Dataset
@@ -115,3 +116,17 @@ def relative_difference(a: Any, b: Any) -> float:
     ]
     whole = np.sqrt(sum(np.sum(y**2) for _, y in pairs))
     return max((np.linalg.norm(x - y) / (np.linalg.norm(y) + 1e-2 * whole + 1e-30) for x, y in pairs), default=0.0)
+
+
+def planned(algorithm, dataset):
+    """How the library would compute every bucket of a data set where nothing is asked for."""
+    return plan_buckets(
+        algorithm.model,
+        algorithm.local,
+        client_data(dataset).buckets,
+        dataset.num_items,
+        path="auto",
+        chunk=0,
+        forms_uploads=algorithm.pipeline.forms_uploads,
+        scales_uploads=algorithm.pipeline.scales_uploads,
+    )

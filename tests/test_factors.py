@@ -10,12 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from laws.rounds import DATASET, late_state
-from problems import HOST_NAMES, VARIANT_NAMES, client_data, relative_difference, settings, spread, tiny_dataset
+from problems import (
+    HOST_NAMES,
+    VARIANT_NAMES,
+    client_data,
+    planned,
+    relative_difference,
+    settings,
+    spread,
+    tiny_dataset,
+)
 
 from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.federated.aggregation import add_uploads
-from fedvlr_jax.federated.bucket_plan import plan_buckets
 from fedvlr_jax.federated.client import draw_batch, make_local_update
 from fedvlr_jax.federated.factors import Factors, add_factors, make_factored_update, upper_norm
 from fedvlr_jax.federated.private_state import gather_clients
@@ -88,16 +96,7 @@ def test_a_norm_is_never_below_that_of_the_upload_where_its_terms_cancel():
 @pytest.mark.parametrize(("host", "expected"), [("fcf", "factors"), ("fedncf", "uploads")])
 def test_a_clip_keeps_the_factors_where_there_are_any(host, expected):
     algorithm = make_algorithm(settings(host__name=host, aggregation__transforms="clip,noise"), DATASET)
-    plan = plan_buckets(
-        algorithm.model,
-        algorithm.local,
-        client_data(DATASET).buckets,
-        DATASET.num_items,
-        path="auto",
-        chunk=0,
-        forms_uploads=algorithm.pipeline.forms_uploads,
-        scales_uploads=algorithm.pipeline.scales_uploads,
-    )
+    plan = planned(algorithm, DATASET)
     assert {bucket.path for bucket in plan} == {expected}
 
 

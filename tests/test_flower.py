@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 
@@ -82,6 +83,18 @@ def require_states_of_a_simulation(workdir, algorithm, dataset, lines, num_silos
             assert relative_difference(dict(kept[silo].get(user, counted)), own) <= 1e-6
 
 
+@contextlib.contextmanager
+def submitted(workdir, words, num_users, num_silos):
+    """A federation of processes, every silo with its share of the users, whose training has been asked for."""
+    with loopback(workdir, num_silos) as federation:
+        federation.start_superlink()
+        for number, users in enumerate(shares(num_users, num_silos)):
+            federation.start_client(number, [*words, f"--users={users}"])
+            federation.start_node(number)
+        federation.submit()
+        yield federation
+
+
 @pytest.mark.slow
 def test_processes_that_are_killed_and_started_again_end_where_a_simulation_does(tmp_path):
     tree = settings()
@@ -94,12 +107,7 @@ def test_processes_that_are_killed_and_started_again_end_where_a_simulation_does
     def rounds_done(number):
         return lambda: len(read_metrics(metrics)) >= number
 
-    with loopback(tmp_path, SILOS) as federation:
-        federation.start_superlink()
-        for number, users in enumerate(shares(dataset.num_users, SILOS)):
-            federation.start_client(number, [*words, f"--users={users}"])
-            federation.start_node(number)
-        federation.submit()
+    with submitted(tmp_path, words, dataset.num_users, SILOS) as federation:
         wait_for(rounds_done(1))
         federation.processes.kill("node1")  # in the middle of the second round
         federation.start_node(1)
@@ -136,12 +144,7 @@ def test_secret_sums_of_processes_are_those_of_a_simulation_also_without_a_silo(
     prepare_server(tmp_path, tree, Timing(round_seconds=40.0, start_users=dataset.num_users), dataset)
     words = [f"--config={ROOT}/configs/quickstart.py", *(f"--config.{k}={v}" for k, v in fields.items()), "--seed=0"]
     num_silos = 4
-    with loopback(tmp_path, num_silos) as federation:
-        federation.start_superlink()
-        for number, users in enumerate(shares(dataset.num_users, num_silos)):
-            federation.start_client(number, [*words, f"--users={users}"])
-            federation.start_node(number)
-        federation.submit()
+    with submitted(tmp_path, words, dataset.num_users, num_silos) as federation:
         wait_for(lambda: read_metrics(tmp_path / "metrics.jsonl"))
         federation.processes.kill("client3")  # at any of the four questions of the second round, or before it
         result = wait_for((tmp_path / "result.json").is_file)

@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from problems import client_data, settings
+from problems import planned, settings
 
 from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.federated.aggregation import AGGREGATORS, Aggregator
-from fedvlr_jax.federated.bucket_plan import plan_buckets
 from fedvlr_jax.models.model import Broadcast, Upload
 from fedvlr_jax.types import Array
 from laws.judging import require_close, require_equal, require_form
@@ -277,16 +276,7 @@ def only_what_is_linear_takes_other_paths(name: str) -> None:
     for path in ("fused", "picked", "gathered"):
         assert refuses(path, **common), f"aggregator {name}: it is not linear, but path {path} is not refused"
     algorithm = make_algorithm(settings(**common), DATASET)
-    needs = algorithm.pipeline.forms_uploads
-    plan = plan_buckets(
-        algorithm.model,
-        algorithm.local,
-        client_data(DATASET).buckets,
-        DATASET.num_items,
-        path="auto",
-        chunk=0,
-        forms_uploads=needs,
-    )
+    plan = planned(algorithm, DATASET)
     assert {bucket.path for bucket in plan} == {"uploads"}, f"aggregator {name}: auto plans {plan}"
 
 
