@@ -180,12 +180,13 @@ GOOD = [f"user-{u},B{i:03d},{i}" for u in range(12) for i in range(4)]
         (["user,item,rank", "user-0,B001,first", *GOOD], "line 2, field rank: expected a number, found 'first'"),
         (["who,item,score", *GOOD], "expected a column user, found who, item, score"),
         (["user,item,score", *GOOD, "user-0,B009"], "line 50: expected 3 fields as in line 1, found 2"),
+        ([], "expected a column user, found no column"),
         ([""], "expected a column user, found no column"),
     ],
 )
 def test_a_fault_of_a_list_is_one_line_with_its_place(lines, message, tmp_path):
     file = tmp_path / "scores.csv"
-    file.write_text("\n".join(lines) + "\n")
+    file.write_text("".join(f"{line}\n" for line in lines))
     with pytest.raises(DataError) as error:
         read_scores(file, NAMED)
     assert re.search(f"^{re.escape(str(file))},? ?:? ?{message}", str(error.value)), str(error.value)

@@ -56,6 +56,7 @@ def test_histories_of_a_file_are_in_the_order_of_time(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        ("", "line 1: expected the columns user, item and perhaps timestamp, found no user"),
         ("user,thing\na,3\n", "line 1: expected the columns user, item and perhaps timestamp, found no item"),
         ("user,item\na,3,4\n", "line 2: expected 2 fields, found 3"),
         ("user,item,timestamp\na,3,soon\n", "line 2, field timestamp: expected a number, found 'soon'"),

@@ -92,7 +92,7 @@ def read_histories(file: pathlib.Path) -> dict[str, list[str]]:
     """
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
-            header, *rows = csv.reader(stream, strict=True) or [[]]
+            header, *rows = [*csv.reader(stream, strict=True)] or [[]]
     except (OSError, ValueError, csv.Error) as error:
         raise problem(file, "a csv file in UTF-8 with the columns user, item", str(error)) from error
     if missing := [name for name in ("user", "item") if name not in header]:

@@ -151,7 +151,7 @@ def _values(file: pathlib.Path, field: str, values: list[Any], name: Callable[[i
 
 def _csv_columns(file: pathlib.Path, delimiter: str) -> tuple[dict[str, list[Any]], int]:
     with file.open(newline="", encoding="utf-8-sig") as stream:
-        header, *rows = csv.reader(stream, delimiter=delimiter, strict=True) or [[]]
+        header, *rows = [*csv.reader(stream, delimiter=delimiter, strict=True)] or [[]]
     for n, row in enumerate(rows):
         if len(row) != len(header):
             raise DataError(f"{file}, line {n + 2}: expected {len(header)} fields as in line 1, found {len(row)}")
