@@ -12,5 +12,4 @@ def get_config() -> ConfigDict:
     """FCF + FedVLR on synthetic data of the size of KU."""
     config = base.get_config()
     config.data.name = "synthetic"
-    config.compute.bucket_worth = 1_536  # two buckets instead of six: compiles in less than half of the time
     return config

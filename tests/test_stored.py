@@ -26,7 +26,7 @@ from fedvlr_jax.training.store_backend import StoreBackend
 
 DATASET = tiny_dataset()
 EVERYBODY = np.arange(DATASET.num_users)
-PLAIN = {"variant": "base", "compute__path": "picked", "server__clients_per_round": 5}
+PLAIN = {"variant": "base", "compute__path": "picked", "server__clients_per_round": 5, "compute__bucket_worth": 0}
 RUN = PLAIN | {
     "seed": 1,
     "rounds": 6,

@@ -134,7 +134,7 @@ COMPUTE = {
     ),
     "chunk": Field(0, "clients computed at a time; 0 = as many as stay in cache", NOT_NEGATIVE, unit="clients"),
     "bucket_worth": Field(
-        0,
+        1_536,
         "padding that a bucket of clients must save, else it joins the next wider one; fewer buckets compile faster",
         NOT_NEGATIVE,
         unit="items of a history",
