@@ -27,40 +27,48 @@ from problems import settings, tiny_dataset
 from fedvlr_jax.training.device_backend import DeviceBackend
 from fedvlr_jax.training.experiment import make_experiment
 from fedvlr_jax.training.loop import train
-case = json.loads(sys.argv[1])
-folder = pathlib.Path(case.pop("folder"))
 dataset = tiny_dataset()
-experiment = make_experiment(settings(**case), dataset)
-trained = train(experiment, folder)
-keep = {{}}
-for path, x in jax.tree_util.tree_leaves_with_path((trained.state.public.params, trained.state.private)):
-    name = jax.tree_util.keystr(path)
-    x = np.asarray(x)
-    keep[name] = x[: dataset.num_users] if name.startswith("[1]") else x
-ranks = {{f"ranks.{{k}}": v for k, v in trained.ranks._asdict().items() if v is not None}}
-np.savez(folder / "state.npz", **keep, **ranks)
-print(trained.progress.round)
+for case in json.loads(sys.argv[1]):
+    folder = pathlib.Path(case.pop("folder"))
+    experiment = make_experiment(settings(**case), dataset)
+    trained = train(experiment, folder)
+    keep = {{}}
+    for path, x in jax.tree_util.tree_leaves_with_path((trained.state.public.params, trained.state.private)):
+        name = jax.tree_util.keystr(path)
+        x = np.asarray(x)
+        keep[name] = x[: dataset.num_users] if name.startswith("[1]") else x
+    ranks = {{f"ranks.{{k}}": v for k, v in trained.ranks._asdict().items() if v is not None}}
+    np.savez(folder / "state.npz", **keep, **ranks)
 """
 
 
-def trained(folder: pathlib.Path, devices: int, **overrides) -> dict[str, np.ndarray]:
-    """State and ranks after a run on `devices` devices of a CPU that pretends to be eight."""
-    folder.mkdir(exist_ok=True)
-    case = {"rounds": 20, "eval__every": 5, "eval__patience": 0, "compute__devices": devices} | overrides
+def trained(*runs: tuple[pathlib.Path, int], **overrides) -> list[dict[str, np.ndarray]]:
+    """State and ranks after each run (its folder, its number of devices), in one process that feigns eight devices."""
+    cases = []
+    for folder, devices in runs:
+        folder.mkdir(exist_ok=True)
+        case = {
+            "rounds": 20,
+            "eval__every": 5,
+            "eval__patience": 0,
+            "compute__devices": devices,
+            "folder": str(folder),
+        }
+        cases.append(case | overrides)
     code = SCRIPT.format(root=str(ROOT), tests=str(ROOT / "tests"))
     environment = os.environ | {
         "XLA_FLAGS": f"{FLAGS}=8",
         "JAX_PLATFORMS": "cpu",
     }
     done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(case | {"folder": str(folder)})],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=500,
+        [sys.executable, "-c", code, json.dumps(cases)], env=environment, capture_output=True, text=True, timeout=500
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    with np.load(folder / "state.npz") as arrays:
+    return [read_arrays(folder / "state.npz") for folder, _ in runs]
+
+
+def read_arrays(file: pathlib.Path) -> dict[str, np.ndarray]:
+    with np.load(file) as arrays:
         return {name: arrays[name] for name in arrays.files}
 
 
@@ -76,9 +84,8 @@ def assert_same(a: dict[str, np.ndarray], b: dict[str, np.ndarray], *, tolerance
 def test_eight_devices_and_then_three_equal_one_after_twenty_rounds(tmp_path):
     """13 clients on 8 devices: two each, and the last has none. A checkpoint goes on with another number."""
     common = {"server__clients_per_round": 6, "host__name": "fedrap", "objective": "bpr", "compute__bucket_worth": 0}
-    one = trained(tmp_path / "one", 1, **common)
-    trained(tmp_path / "several", 8, rounds=10, **common)
-    several = trained(tmp_path / "several", 3, **common)
+    trained((tmp_path / "several", 8), rounds=10, **common)
+    one, several = trained((tmp_path / "one", 1), (tmp_path / "several", 3), **common)
     assert_same(several, one, tolerance=1e-5)
 
 
@@ -93,9 +100,9 @@ def test_two_and_four_devices_join_uploads_as_one_does(tmp_path, aggregator):
         "aggregation__transforms": "clip",
         "aggregation__clip_norm": 0.2,
     }
-    one = trained(tmp_path / "1", 1, **common)
-    for devices in (2, 4):
-        assert_same(trained(tmp_path / str(devices), devices, **common), one, tolerance=1e-5)
+    one, *several = trained(*((tmp_path / str(devices), devices) for devices in (1, 2, 4)), **common)
+    for other in several:
+        assert_same(other, one, tolerance=1e-5)
 
 
 @pytest.mark.slow
