@@ -43,7 +43,7 @@ for case in json.loads(sys.argv[1]):
 
 
 def trained(*runs: tuple[pathlib.Path, int], **overrides) -> list[dict[str, np.ndarray]]:
-    """State and ranks after each run (its folder, its number of devices), in one process that feigns eight devices."""
+    """State and ranks after each run (its folder, its number of devices), in one process that feigns eight."""
     cases = []
     for folder, devices in runs:
         folder.mkdir(exist_ok=True)
