@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import time
 
+import pytest
+
 from benchmarks import accelerator
 
 
+@pytest.mark.slow
 def test_every_part_has_a_row_and_the_files_have_them_all(tmp_path, capsys):
     rows = accelerator.main(["--small", "--hosts=fcf", f"--out={tmp_path}"])
     names = ["round, KU, fcf", "round, 50 clients", "sweep", "sweep", "50 best, all at once", "50 best, 100 at once"]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import HOST_NAMES, client_data, relative_difference, settings, tiny_dataset
+from problems import HOST_NAMES, client_data, relative_difference, settings, spread, tiny_dataset
 from scipy import stats
 
 from fedvlr_jax.algorithm import make_algorithm
@@ -184,7 +184,7 @@ def test_dot_equals_fused_rows_times_query(w_j):
     np.testing.assert_allclose(items.dot(q), items.fused() @ q, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("host", HOST_NAMES)
+@pytest.mark.parametrize("host", spread(HOST_NAMES, ["fcf", "fedncf", "fedrap", "fedblend"]))
 def test_scores_are_personal_finite_and_follow_an_item_permutation(host):
     algorithm = make_algorithm(settings(host__name=host), DATASET)
     state = jax.jit(algorithm.init)(jax.random.key(0))

@@ -46,6 +46,7 @@ def test_an_environment_that_cannot_work_is_one_line(tmp_path, changes, message)
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
 
 
+@pytest.mark.slow
 def test_a_locale_without_utf_8_prints_and_writes(tmp_path):
     code, out, err = run("train", *arguments(tmp_path / "run", rounds=10), **ASCII)
     assert code == 0, err

@@ -51,6 +51,7 @@ def test_users_and_seeds_cover_the_mean_of_both_populations(users, seeds, confid
     assert abs(coverage(draw, 0.4, confidence) - confidence) < tolerance(confidence)
 
 
+@pytest.mark.slow
 def test_intervals_over_users_alone_would_miss_the_spread_of_seeds():
     """Five seeds that move every user alike: resampling users only covers far too little, both nearly enough."""
 

@@ -50,6 +50,7 @@ def test_summaries_have_a_new_metric(toy, dataset, methods):
     assert summary["test"]["TOY@10"] == pytest.approx((greater < 10).mean())
 
 
+@pytest.mark.slow
 def test_benchmark_tables_have_a_new_metric(toy, dataset, methods, tmp_path: pathlib.Path):
     rows = make_rows(methods, dataset)
     main, shorter = tables.main_table(rows, dataset.name), tables.cutoff_table(rows)

@@ -41,7 +41,7 @@ def padded(width=8):
     return jnp.asarray([*sorted(HISTORY), *[DATASET.num_items] * (width - len(HISTORY))], jnp.int32)
 
 
-@pytest.mark.parametrize(("host", "variant"), spread(CASES, CASES[:2]))
+@pytest.mark.parametrize(("host", "variant"), spread(CASES, CASES[1:2]))
 def test_a_device_trains_and_scores_as_the_library_does(tmp_path, host, variant):
     algorithm, state, client = exported(tmp_path / "client", host, variant)
     private = jax.tree.map(lambda x: x[USER], state.private)

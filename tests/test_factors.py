@@ -39,7 +39,7 @@ CASES = [
 FAST = [
     ("fcf", "fedvlr", "bce", "mlp"),
     ("fedrap", "vbpr", "softmax", "mlp"),
-    ("fcf", "fedvlr", "squared", "statistics_bias"),
+    ("fcf", "fedvlr", "squared", "bias"),
 ]
 
 

@@ -42,6 +42,7 @@ def test_unseen_items_on_ku(ku):
     assert findings.unseen_rows(ku) == {"items": 16, "validation rows": 46, "test rows": 88}
 
 
+@pytest.mark.slow
 def test_moving_unseen_items_changes_a_total_as_counted_by_hand(ku):
     found = findings.rows_with_unseen_items_moved(ku, make_buckets(ku), "ease")
     cold_share = 88 / 204

@@ -55,7 +55,7 @@ OPERATOR_SETS = [*((name,) for name in FUSION_OPS), ALL]
     ("operators", "path"),
     spread(
         itertools.product(OPERATOR_SETS, ["fused", "uploads"]),
-        [(ALL, "fused"), (ALL, "uploads"), (("attention",), "fused")],
+        [(ALL, "fused"), (ALL, "uploads")],
     ),
 )
 def test_round_equals_algorithm_1_in_float64(operators, path):

@@ -110,6 +110,7 @@ def test_gradients_equal_finite_differences(learner, static):
             assert float(jnp.sum(grads[name] * direction)) == pytest.approx(slope, rel=1e-5, abs=1e-8)
 
 
+@pytest.mark.slow
 def test_gradient_of_bm3_equals_finite_differences_with_its_targets_held(monkeypatch):
     """What stop_gradient cuts off is recorded at the parameters, and stays there while they are moved."""
     with jax.enable_x64(True):

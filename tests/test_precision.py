@@ -69,6 +69,7 @@ def test_rounding_moves_scores_a_little_and_no_type(host, variant, path):
     assert min(distinct) == DATASET.num_items
 
 
+@pytest.mark.slow
 def test_metrics_differ_by_less_than_seeds_do():
     dataset = generate(0, num_users=96, num_items=120, num_interactions=1200)
     data = make_client_data(dataset, min_length=64)

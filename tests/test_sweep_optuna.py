@@ -84,6 +84,7 @@ def test_optuna_is_told_the_validation_of_every_point_and_asks_again_for_the_sam
     assert len(counted) == 6
 
 
+@pytest.mark.slow
 def test_optuna_is_told_of_failures_once(monkeypatch, tmp_path):
     told, crashes = [], []
     monkeypatch.setitem(sys.modules, "optuna", fake_optuna(told))

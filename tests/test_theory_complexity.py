@@ -33,6 +33,7 @@ def cells(settings):
     return parameters.table3(settings)
 
 
+@pytest.mark.slow
 def test_106_of_112_cells_agree_and_a_width_explains_the_others(cells):
     assert len(cells) == 112
     assert {(c.model, c.dataset): c.width for c in cells if not c.agrees} == OTHER_WIDTHS

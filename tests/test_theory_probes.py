@@ -88,6 +88,7 @@ def test_the_probe_at_one_step_is_exact_where_the_lemmas_are_equalities():
     np.testing.assert_allclose(found.gradient2, gradient2, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_curvature_is_that_of_the_dense_hessian():
     problem = problem_of(fusion__operators="sum", fusion__dim=2)
     state = jax.jit(problem.algorithm.init)(jax.random.key(0))

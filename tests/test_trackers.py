@@ -195,6 +195,7 @@ def test_an_unknown_tracker_is_refused():
     assert require_writers("") == ()
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_adds_to_its_file_and_trackers_change_no_number(monkeypatch, tmp_path):
     for rounds in (20, 40):
         flags = arguments(tmp_path / "run", rounds=rounds, writers="csv")

@@ -220,6 +220,7 @@ def test_memory_is_the_private_state_of_the_clients_that_took_part(sparse):
     assert (remembers[1] >= remembers[0]).all()
 
 
+@pytest.mark.slow
 def test_memory_is_saved_and_stored_as_private_state_is(sparse, tmp_path):
     private = require_stored_rounds(tmp_path, 3, **SPARSE)
     assert np.any(private.memory[0]["views"])
