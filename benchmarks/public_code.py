@@ -90,7 +90,7 @@ def public_seconds(arguments: argparse.Namespace, model: str) -> Sequence[float]
     given = {
         **{"use_gpu": False, "device": "cpu", "data_path": f"{data}/", "epochs": arguments.rounds},
         **{"eval_step": 10 * arguments.rounds, "local_epochs": 5, "hyper_parameters": [], "early_stop": False},
-        **{"lr": 0.01, "l2_reg": 1e-6, "embedding_size": 64, "latent_size": 64, "feat_embed_dim": 64},
+        **{"lr": 0.01, "l2_reg": 1e-6},
         **{"id_mode": "None", "txt_mode": "None", "vis_mode": "None", "fusion_module": "moe"},
         **{"save_model": False, "save_results": False, "type": "speed", "comment": "speed", "gpu_id": 0},
     }
