@@ -73,6 +73,8 @@ def configured_model(settings: Mapping[str, Any], content: Content, num_items: i
         activation=choose(ACTIVATIONS, "fusion.activation", fusion["activation"]),
         make_router=choose(ROUTERS, "fusion.router", fusion["router"]),
         first_odds=fusion["first_odds"],
+        groups=fusion["groups"],
+        distil=fusion["distil"],
         host_has_tables=host.has_item_tables,
         rounded=rounded,
     )
