@@ -35,6 +35,8 @@ CHOSEN = {
     "fedrap+mlp": fields(server__l2=0.0, server__lr=0.01),
     "fedrap+vbpr": fields(server__l2=0.001, server__lr=0.01),
     "fedrap+fedvlr": fields(server__l2=0.001, server__lr=0.01),
+    "fcf+attention": fields(server__l2=0.0, server__lr=0.01),
+    "fcf+gfmfr": fields(fusion__distil=0.1, server__lr=0.03),
     "fedprior+base": fields(host__model_weight=0.003, prior__reach=0.0),
     "fedprior+fedvlr": fields(host__model_weight=0.003, prior__reach=0.0),
     "fedblend+base": fields(host__deviation=0.0),

@@ -73,6 +73,8 @@ def configured_model(settings: Mapping[str, Any], content: Content, num_items: i
         activation=choose(ACTIVATIONS, "fusion.activation", fusion["activation"]),
         make_router=choose(ROUTERS, "fusion.router", fusion["router"]),
         first_odds=fusion["first_odds"],
+        groups=fusion["groups"],
+        distil=fusion["distil"],
         host_has_tables=host.has_item_tables,
         rounded=rounded,
     )
@@ -170,8 +172,9 @@ def require_path(settings: Mapping[str, Any], model: Model, local: LocalSettings
     if path == "factors" and not has_factors(model, local):
         raise ConfigError(
             f"compute.path: factors needs scores that are linear in item rows, in full precision, with rows that "
-            f"stay within a round; found host.name {settings['host']['name']}, compute.precision "
-            f"{settings['compute']['precision']}, client.move_items {settings['client']['move_items']}"
+            f"stay within a round, and no teacher; found host.name {settings['host']['name']}, variant "
+            f"{settings['variant']}, compute.precision {settings['compute']['precision']}, client.move_items "
+            f"{settings['client']['move_items']}"
         )
     whole = ("auto", "uploads", "factors") if pipeline.scales_uploads else ("auto", "uploads")
     if pipeline.forms_uploads and path not in whole:

@@ -12,7 +12,7 @@ from commands import run_here
 from problems import settings, tiny_dataset
 
 from fedvlr_jax.analysis import report, routing
-from fedvlr_jax.analysis.diagnosis import compare_rankings, movement, weightings
+from fedvlr_jax.analysis.diagnosis import both_rows, compare_rankings, gains_by_history, movement, weightings
 from fedvlr_jax.analysis.modalities import draw as draw_modalities
 from fedvlr_jax.analysis.modalities import modality_rows
 from fedvlr_jax.analysis.preferences import draw, group_rows
@@ -123,6 +123,20 @@ def test_rankings_are_compared_with_the_routers_own():
     assert rows[3]["warm NDCG@50"] == 0
 
 
+def test_gains_are_those_of_the_users_of_a_group_who_have_both_rows():
+    item = np.array([[1, 2, -1, 4], [3, 0, 1, 2]], np.int32)
+    good = Ranks(item, np.zeros((2, 4), np.int32), np.ones((2, 4), np.int32), np.zeros(4, bool), np.zeros(4, int))
+    bad = good._replace(greater=np.array([[60, 60, 0, 60], [60, 0, 0, 0]], np.int32))
+    both = both_rows(tiny_dataset(num_users=4), {"own": good, "another user's": bad, "mean over users": good})
+    np.testing.assert_array_equal(both.user, [0, 1, 3])
+    np.testing.assert_array_equal(both.valid_ku, [[1, 1, 1], [0, 0, 0], [1, 1, 1]])
+    np.testing.assert_array_equal(both.test_ku, [[1, 1, 1], [0, 1, 1], [1, 1, 1]])
+    short, longer = gains_by_history(both, np.array([3, 15, 3, 20]))
+    assert (short["group"], short["users"], short["another user's"]) == ("0-10", 1, -1)
+    assert (longer["group"], longer["users"], longer["another user's"], longer["own"]) == ("11-20", 2, 0, 1)
+    assert short["chosen"] == short["best_for_all"] == short["biased"] == 1
+
+
 def test_movement_names_every_block():
     def state(value):
         private = PrivateState(
@@ -204,9 +218,13 @@ def test_a_run_is_analysed_into_files(trained, tmp_path, monkeypatch):
     assert sum(found["weights"]["mean_j"]) == pytest.approx(1, abs=1e-5)
     assert sum(row["share"] for row in found["views"]) == pytest.approx(1, abs=1e-5)
     assert found["oracle"]["biased"] >= found["oracle"]["chosen"]
-    names = {"analysis.json", "rankings.csv", "figure2.csv", "figure2.png"}
+    names = {"analysis.json", "rankings.csv", "history.csv", "figure2.csv", "figure2.png"}
     assert {file.name for file in tmp_path.iterdir()} == names
     assert (tmp_path / "rankings.csv").read_text().count("\n") == 1 + 2 * 7
+    own = next(row for row in found["rankings"] if (row["split"], row["weighting"]) == ("test", "own"))
+    groups = found["history"]
+    assert [(row["group"], row["users"]) for row in groups] == [("0-10", 11), ("11-20", 2)]
+    assert sum(row["users"] * row["own"] for row in groups) / 13 == pytest.approx(own["NDCG@50"])
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 from ranking_oracle import load_real, lowest_index_ranks
 
-from fedvlr_jax.benchmark.published import PAPER_BASELINES, PAPER_HOSTS, ROWS, equals_constant, published
-from fedvlr_jax.models.variants import VARIANTS
+from fedvlr_jax.benchmark.published import (
+    PAPER_BASELINES,
+    PAPER_HOSTS,
+    PAPER_VARIANTS,
+    ROWS,
+    equals_constant,
+    published,
+)
 
 SETS = ("Beauty", "Cards", "ML", "KU", "Dance", "Food", "Movie")
 PRINTED = {  # (set, method): HR@50, NDCG@50 in percent, typed from the paper
@@ -27,7 +33,7 @@ PRINTED = {  # (set, method): HR@50, NDCG@50 in percent, typed from the paper
 
 
 def all_numbers(dataset: str) -> dict[str, dict[str, float]]:
-    names = [*PAPER_BASELINES, *(f"{host}+{variant}" for host in PAPER_HOSTS for variant in VARIANTS)]
+    names = [*PAPER_BASELINES, *(f"{host}+{variant}" for host in PAPER_HOSTS for variant in PAPER_VARIANTS)]
     return {name: numbers for name in names if (numbers := published(dataset, name))}
 
 

@@ -200,6 +200,12 @@ def test_a_further_host_without_variants_is_tested_against_its_controls(dataset)
     assert [(c.method, c.against) for c in found] == [("fusedease", control.name), ("fusedease", "ease")]
 
 
+def test_a_variant_that_is_not_the_papers_is_tested_against_base_and_fedvlr(dataset):
+    of_host = [make_method(dataset, f"fcf+{v}", FEDERATED, seeds=SEEDS) for v in ("base", "mlp", "fedvlr", "gfmfr")]
+    found = [(c.method, c.against) for c in make_contrasts(of_host) if c.method == "fcf+gfmfr"]
+    assert found == [("fcf+gfmfr", "fcf+base"), ("fcf+gfmfr", "fcf+fedvlr")]
+
+
 def test_group_rows_add_up_to_the_whole(methods, dataset, rows):
     groupings = make_groups(methods, dataset)
     assert [groups.grouping for groups in groupings] == ["warmth", "history", "popularity"]

@@ -25,7 +25,8 @@ from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.federated import sampling
 
 ROUND, STEPS, NEGATIVES, LR, TABLE_LR, SERVER_LR = 5, 2, 3, 0.3, 0.2, 0.05
-L2, SERVER_L2, ADDITIVE, SPARSITY = 0.02, 0.03, 0.4, 0.01
+L2, SERVER_L2, ADDITIVE, SPARSITY, DISTIL = 0.02, 0.03, 0.4, 0.01, 0.7
+QKV = ("query", "key", "value")
 THREE = {"num_users": 3, "num_items": 20, "dtype": np.float64, "longest": 2}
 """Three clients with two lengths of history: the naive formulas are compiled once for each length."""
 
@@ -36,9 +37,11 @@ def dense(layer, x):
 
 def naive_views(variant, public, V, C):
     """List of [i, d] views of a variant."""
-    if variant in ("base", "vbpr"):
+    if variant in ("base", "vbpr", "gfmfr"):
         return [public["D"]] if "D" in public else []
     tokens = (public["D"], dense(public["project"]["V"]["params"], V), dense(public["project"]["C"]["params"], C))
+    if variant == "attention":
+        return [naive_attention(tokens, public["gamma"]["attention"]["params"]["attention"])]
     joint, gamma = jnp.hstack(tokens), {name: layers.get("params") for name, layers in public["gamma"].items()}
     mlp = dense(gamma["mlp"]["out"], relu(dense(gamma["mlp"]["hidden"], joint)))
     if variant == "mlp":
@@ -47,6 +50,28 @@ def naive_views(variant, public, V, C):
         x * jax.nn.sigmoid(dense(gamma["gate"][f"gate_{name}"], x)) for name, x in zip("DVC", tokens, strict=True)
     ]
     return [sum(tokens), mlp, dense(gamma["gate"]["out"], jnp.hstack(gated))]
+
+
+def naive_attention(tokens, layers):
+    """The mean over an item's three tokens of what each of them attends to, [i, d]."""
+    projected = [[jnp.einsum("id,dhk->ihk", x, layers[n]["kernel"]) + layers[n]["bias"] for x in tokens] for n in QKV]
+    attended = 0
+    for query in projected[0]:
+        logits = jnp.stack([(query * key).sum(axis=-1) / np.sqrt(key.shape[-1]) for key in projected[1]])
+        weights = jax.nn.softmax(logits, axis=0)
+        attended += sum(w[..., None] * value for w, value in zip(weights, projected[2], strict=True)) / 3
+    return jnp.einsum("ihk,hkd->id", attended, layers["out"]["kernel"]) + layers["out"]["bias"]
+
+
+def naive_teacher(groups, private, V, C):
+    """What the groups of a client say of all items, t_ui [i]."""
+    layers, t = groups["params"], 0
+    tokens = [dense(layers["visual"], V), dense(layers["textual"], C)]
+    for k, share in enumerate(jax.nn.softmax(private["group"])):
+        x = jnp.hstack([jnp.tile(layers["embedding"][k], (len(V), 1)), *tokens])
+        fused = dense(layers["fusion"]["out"], relu(dense(layers["fusion"]["hidden"], x)))
+        t += share * (fused @ layers["head"][k] + layers["bias"][k])
+    return t
 
 
 def naive_items(variant, public, private, V, C, history):
@@ -82,12 +107,22 @@ def naive_score(host, g, public, private):
     return dense(layers["out"], jnp.hstack([x, theta["p"] * P]))[:, 0]
 
 
+def naive_bce(s, history, negatives):
+    """Mean over the positives and negatives of a step."""
+    losses = jnp.concatenate([jnp.log(jax.nn.sigmoid(s[history])), jnp.log(jax.nn.sigmoid(-s[negatives]))])
+    return -losses.mean()
+
+
 def naive_loss(host, variant, public, private, V, C, history, negatives):
     """Objective bce of one client in one step, with all regularisers."""
     g, bonus = naive_items(variant, public["variant"], private["variant"], V, C, history)
     s = naive_score(host, g, public["host"], private) + bonus
     used = jnp.concatenate([history, negatives])
-    loss = -(jnp.log(jax.nn.sigmoid(s[history])).sum() + jnp.log(jax.nn.sigmoid(-s[negatives])).sum()) / used.size
+    loss = naive_bce(s, history, negatives)
+    if variant == "gfmfr":
+        t = naive_teacher(public["variant"]["groups"], private["variant"], V, C)
+        p = jax.lax.stop_gradient(jax.nn.softmax(t[used]))
+        loss += naive_bce(t, history, negatives) + DISTIL * (p * jnp.log(p / jax.nn.softmax(s[used]))).sum()
     small = {k: v for k, v in private.items() if k != "item_table"}
     loss += L2 / 2 * sum(jnp.sum(x**2) for x in jax.tree.leaves(small))
     if host == "fedrap":
@@ -144,6 +179,7 @@ def naive_round(host, variant, public, privates, dataset, draws, item_lr):
 def set_up(dataset, host, variant, **overrides):
     """The algorithm and a state in round `ROUND`, with private item tables that are not zero."""
     common = {"client__l2": L2, "server__l2": SERVER_L2, "host__table_lr": TABLE_LR}
+    common |= {"fusion__groups": 2, "fusion__distil": DISTIL}
     common |= {"host__additive_weight": ADDITIVE, "host__sparsity_weight": SPARSITY}
     algorithm = make_algorithm(settings(host__name=host, variant=variant, **common, **overrides), dataset)
     return algorithm, late_state(algorithm, ROUND)
@@ -171,13 +207,18 @@ def check_round(host, variant, *, item_lr=0.0, **overrides):
 
 
 TRAINED = [host for host in HOST_NAMES if host != "fedblend"]  # which learns from evidence, see test_score_views.py
-COVERING = [("fedavg", "base"), ("fcf", "fedvlr"), ("fedncf", "base"), ("pfedrec", "mlp"), ("fedrap", "vbpr")]
+COVERING = [("fedavg", "attention"), ("fcf", "fedvlr"), ("fedncf", "base"), ("pfedrec", "mlp"), ("fedrap", "vbpr")]
 
 
 @pytest.mark.parametrize(("host", "variant"), spread(itertools.product(TRAINED, VARIANT_NAMES), COVERING))
 def test_a_round_equals_algorithm_1_in_float64(host, variant):
     with jax.enable_x64(True):
         check_round(host, variant, compute__path="uploads")
+
+
+def test_a_teacher_learns_in_one_backward_pass_of_all_clients():
+    with jax.enable_x64(True):
+        check_round("fcf", "gfmfr", compute__path="fused")
 
 
 @pytest.mark.parametrize("host", spread(["fedavg", "pfedrec"], ["pfedrec"]))

@@ -31,6 +31,7 @@ BASE = (
 ALGORITHM = (
     ("models.router_logits",),
     ("models.fusion", "models.router", "federated.sampling"),
+    ("models.group_fusion",),
     ("federated.objectives",),
     ("models.hosts",),
     ("models.variants", "settings"),

@@ -85,7 +85,7 @@ def test_numbers_that_change_no_shape_are_traceable():
     weights = {"client.l2", "server.l2", "host.additive_weight", "host.model_weight", "host.sparsity_weight"}
     views = {"host.loss_power", "host.deviation"}
     others = {"client.holdout", "client.init_scale", "server.init_scale", "host.confidence", "host.ridge"}
-    router = {"router.lr", "router.l2", "router.spread", "router.spread_rounds", "fusion.first_odds"}
+    router = {"router.lr", "router.l2", "router.spread", "router.spread_rounds", "fusion.first_odds", "fusion.distil"}
     assert traceable_fields() == rates | weights | views | others | router
 
 

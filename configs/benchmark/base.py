@@ -17,8 +17,8 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.methods = ""  # comma list of names or patterns, as in "ease,fcf+*"; "" = all
     config.hosts = ""  # comma list; "" = the paper's hosts
-    config.variants = ""  # comma list; "" = all
-    config.own = ""  # further federated methods, host+variant
+    config.variants = ""  # comma list; "" = the paper's
+    config.own = ""  # further federated methods, host+variant: own hosts, and competitors of the paper's variants
     config.controls = "shuffled features, random features, without D, without V, without C"  # of every fedvlr
     config.seeds = 5  # runs of the chosen point; seeds 0, 1, ...
     config.search_seeds = 1  # runs of every point: seeds 0, 1, ...; one alone picks among close points by luck

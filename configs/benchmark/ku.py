@@ -16,7 +16,7 @@ from configs.benchmark.base import BLEND, fields
 def get_config() -> ConfigDict:
     """All methods on KU, four points each, five seeds, three of which judge the points."""
     config = base.get_config()
-    config.own = "fedprior+base,fedprior+fedvlr,fedblend+base"
+    config.own = "fcf+attention,fcf+gfmfr,fedprior+base,fedprior+fedvlr,fedblend+base"
     config.train.data.name = "KU"
     config.train.data.expect.users = 204
     config.train.data.expect.items = 560
@@ -33,9 +33,11 @@ def get_config() -> ConfigDict:
         "local-only": fields(objective="bce", client__steps=1),
         "fedprior+*": fields(server__lr=0.01, server__l2=0.001),
         "fedblend+*": BLEND,
+        "*+gfmfr": fields(server__l2=0.001),
     }
     config.grid = {
         "*+*": fields(server__lr=(0.01, 0.03), server__l2=(0.0, 0.001)),
+        "*+gfmfr": fields(server__lr=(0.01, 0.03), fusion__distil=(0.1, 1.0)),
         "fedprior+*": fields(host__model_weight=(0.003, 0.3), prior__reach=(0.0, 0.5)),
         "fedblend+*": fields(host__order=(True, False), host__deviation=(0.0, 0.01)),
         "local-only": fields(host__table_lr=(0.1, 1.0), client__l2=(0.01, 0.1)),

@@ -12,7 +12,7 @@ from configs.benchmark.base import BLEND, fields
 def get_config() -> ConfigDict:
     """All methods on ML, two points each, judged by three of the five seeds; fewer rounds and epochs than on KU."""
     config = base.get_config()
-    config.own = "fedprior+base,fedprior+fedvlr,fedblend+base"
+    config.own = "fcf+attention,fcf+gfmfr,fedprior+base,fedprior+fedvlr,fedblend+base"
     config.controls = "shuffled features, random features"
     config.search_seeds = 3
     config.baseline_points = 2
@@ -38,9 +38,11 @@ def get_config() -> ConfigDict:
         "local-only": fields(**few),
         "fedprior+*": fields(server__l2=0.001),
         "fedblend+*": BLEND,
+        "*+gfmfr": fields(server__l2=0.001),
     }
     config.grid = {
         "*+*": fields(server__l2=(0.0003, 0.001)),
+        "*+gfmfr": fields(fusion__distil=(0.1, 1.0)),
         "fedncf+*": fields(server__lr=(0.01, 0.03)),
         "fedrap+*": fields(server__lr=(0.01, 0.03)),
         "fedprior+*": fields(host__model_weight=(0.1, 0.3)),

@@ -37,7 +37,8 @@ def private(config: ConfigDict) -> ConfigDict:
     config.train.rounds = 30
     config.train.fusion.dim = 8
     for patterns in (config.settings, config.grid):
-        del patterns["fedblend+*"]
+        for method in ("fedblend+*", "*+gfmfr"):  # not among the methods
+            del patterns[method]
     # Nine tenths of a budget make the prior of one noised sum; without a budget the share changes nothing.
     config.settings["fedprior+*"].update(fields(privacy__prior_share=0.9))
     config.changed = ConfigDict()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,12 @@ import numpy as np
 from fedvlr_jax.analysis import routing
 from fedvlr_jax.analysis.reweighing import Rerank, make_rerank, make_weigh, with_phi
 from fedvlr_jax.evaluation.comparison import compare
+from fedvlr_jax.evaluation.groups import history_groups
 from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, TEST, VALID, main_metrics, row_values, warm_items
 from fedvlr_jax.training.experiment import Experiment
-from fedvlr_jax.types import FedState, PyTree, Ranks
+from fedvlr_jax.types import Dataset, FedState, PyTree, Ranks
 
-OWN = "own"
+OWN, ANOTHER, MEAN = "own", "another user's", "mean over users"
 RANDOM_WEIGHTINGS = 16
 
 
@@ -29,7 +30,8 @@ def diagnose(experiment: Experiment, state: FedState) -> dict[str, Any]:
 
     Returns:
       ``weights`` (`routing.WeightSummary`), ``views`` (see `view_norms`), ``movement`` (see `movement`),
-      ``rankings`` (see `compare_rankings`), ``reliability`` by view, and ``oracle`` (`routing.OracleGain`).
+      ``rankings`` (see `compare_rankings`), ``reliability`` by view, ``oracle`` (`routing.OracleGain`), and
+      ``history`` (see `gains_by_history`).
     """
     dataset, algorithm = experiment.dataset, experiment.algorithm
     weigh, rerank = make_weigh(experiment), make_rerank(experiment, state)
@@ -38,7 +40,7 @@ def diagnose(experiment: Experiment, state: FedState) -> dict[str, Any]:
     several_u = np.bincount(dataset.train_user, minlength=dataset.num_users) > 1
     ranked = {name: rerank(weights_uj) for name, weights_uj in weightings(w_uj, algorithm.views).items()}
     ranked["mean parameters"] = rerank(weigh(_with_mean_phi(state), dataset))
-    seed = experiment.settings["seed"]
+    seed, both = experiment.settings["seed"], both_rows(dataset, {**ranked, **random_weightings(rerank, w_uj)})
     start = jax.jit(algorithm.init)(jax.random.key(seed))
     return {
         "view_names": list(algorithm.views),
@@ -47,7 +49,8 @@ def diagnose(experiment: Experiment, state: FedState) -> dict[str, Any]:
         "movement": movement(start, state),
         "rankings": compare_rankings(ranked, warm_items(dataset.train_item, dataset.num_items)),
         "reliability": routing.reliability(*(half_uj[several_u] for half_uj in halves)),
-        "oracle": oracle(rerank, w_uj, list(ranked.values()))._asdict(),
+        "oracle": routing.oracle_gain(both.valid_ku, both.test_ku)._asdict(),
+        "history": gains_by_history(both, np.bincount(dataset.train_user, minlength=dataset.num_users)),
     }
 
 
@@ -56,8 +59,8 @@ def weightings(w_uj: np.ndarray, views: tuple[str, ...]) -> dict[str, np.ndarray
     same = np.ones((len(w_uj), 1), np.float32)
     found = {
         OWN: w_uj,
-        "another user's": routing.of_another(w_uj),
-        "mean over users": same * w_uj.mean(axis=0),
+        ANOTHER: routing.of_another(w_uj),
+        MEAN: same * w_uj.mean(axis=0),
         "uniform": np.full_like(w_uj, 1 / w_uj.shape[1]),
     }
     alone_jj = np.eye(w_uj.shape[1], dtype=np.float32)
@@ -87,17 +90,60 @@ def compare_rankings(ranked: Mapping[str, Ranks], warm_i: np.ndarray) -> list[di
     return rows
 
 
-def oracle(rerank: Rerank, w_uj: np.ndarray, ranked: list[Ranks]) -> routing.OracleGain:
-    """`routing.oracle_gain` of the weightings that were ranked and of `RANDOM_WEIGHTINGS` drawn from the simplex."""
+def random_weightings(rerank: Rerank, w_uj: np.ndarray) -> dict[str, Ranks]:
+    """`RANDOM_WEIGHTINGS` weightings drawn from the simplex, each the same for all users, ranked."""
     drawn_kj = np.random.default_rng(0).dirichlet(np.ones(w_uj.shape[1]), RANDOM_WEIGHTINGS).astype(np.float32)
-    every = [*ranked, *(rerank(np.broadcast_to(w_j, w_uj.shape)) for w_j in drawn_kj)]
-    item_tu = np.asarray(every[0].item)
-    both_u = (item_tu[VALID] >= 0) & (item_tu[TEST] >= 0)
+    return {f"random {k}": rerank(np.broadcast_to(w_j, w_uj.shape)) for k, w_j in enumerate(drawn_kj)}
+
+
+class BothRows(NamedTuple):
+    """`SELECTION_METRIC` of k weightings for the users who have a validation and a test row.
+
+    Attributes:
+      names: of the weightings.
+      user: int [b], these users.
+      valid_ku, test_ku: [k, b].
+    """
+
+    names: tuple[str, ...]
+    user: np.ndarray
+    valid_ku: np.ndarray
+    test_ku: np.ndarray
+
+
+def both_rows(dataset: Dataset, ranked: Mapping[str, Ranks]) -> BothRows:
+    """What every weighting is worth to every user with both rows."""
+    item_th = np.asarray(next(iter(ranked.values())).item)
+    both_h = (item_th[VALID] >= 0) & (item_th[TEST] >= 0)
+    place = np.flatnonzero(both_h)
     values = [
-        np.stack([row_values(r, SELECTION_METRIC, split=t)[both_u[item_tu[t] >= 0]] for r in every])
+        np.stack([row_values(r, SELECTION_METRIC, split=t)[both_h[item_th[t] >= 0]] for r in ranked.values()])
         for t in (VALID, TEST)
     ]
-    return routing.oracle_gain(*values)
+    return BothRows(tuple(ranked), place if dataset.held_user is None else dataset.held_user[place], *values)
+
+
+def gains_by_history(both: BothRows, length_u: np.ndarray) -> list[dict[str, Any]]:
+    """A row for each group of history lengths that has users: what personal weights give these users.
+
+    Their own weights on test rows, the difference that another user's and the mean over users make with the two-sided
+    p-value of the paired permutation test (not corrected), and `routing.OracleGain` within the group.
+    """
+    names, group_u = history_groups(length_u)
+    rows: list[dict[str, Any]] = []
+    for g, name in enumerate(names):
+        inside = group_u[both.user] == g
+        if not inside.any():
+            continue
+        valid_ku, test_ku = both.valid_ku[:, inside], both.test_ku[:, inside]
+        row: dict[str, Any] = {"group": name, "users": int(inside.sum())}
+        own_u = test_ku[both.names.index(OWN)]
+        row[OWN] = float(own_u.mean())
+        for other in (ANOTHER, MEAN):
+            test = compare(test_ku[both.names.index(other)][None], own_u[None])
+            row |= {other: test.difference, f"{other}, p": test.p_value}
+        rows.append(row | routing.oracle_gain(valid_ku, test_ku)._asdict())
+    return rows
 
 
 def view_norms(experiment: Experiment, state: FedState, w_uj: np.ndarray) -> list[dict[str, Any]]:

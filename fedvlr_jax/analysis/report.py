@@ -19,8 +19,8 @@ from fedvlr_jax.training.loop import rank_best
 
 
 def analyse_run(experiment: Experiment, workdir: pathlib.Path, out: pathlib.Path) -> str:
-    """Writes ``figure2.csv`` and ``figure2.png`` of the best round of a run, and ``analysis.json`` and
-    ``rankings.csv`` where it has a router.
+    """Writes ``figure2.csv`` and ``figure2.png`` of the best round of a run, and ``analysis.json``,
+    ``rankings.csv`` and ``history.csv`` where it has a router.
 
     Returns:
       The diagnosis in a few lines.
@@ -44,8 +44,9 @@ def analyse_run(experiment: Experiment, workdir: pathlib.Path, out: pathlib.Path
         return f"variant {variant} has no router to diagnose"
     found = diagnose(experiment, trained.state)
     write_json(out / "analysis.json", {"best_round": trained.progress.best_round, **found})
-    columns = list(found["rankings"][0])
-    write_csv(out / "rankings.csv", columns, [[row[c] for c in columns] for row in found["rankings"]])
+    for name in ("rankings", "history"):
+        columns = list(found[name][0]) if found[name] else []
+        write_csv(out / f"{name}.csv", columns, [[row[c] for c in columns] for row in found[name]])
     return summary(found)
 
 

@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 from fedvlr_jax.assembly import parse_names
 from fedvlr_jax.baselines import BASELINES
 from fedvlr_jax.benchmark.programs import TracedPoint
-from fedvlr_jax.benchmark.published import PAPER_HOSTS
+from fedvlr_jax.benchmark.published import PAPER_HOSTS, PAPER_VARIANTS
 from fedvlr_jax.benchmark.records import CENTRALISED, CONTROL, FEDERATED
 from fedvlr_jax.errors import ConfigError, suggest
 from fedvlr_jax.fields import flatten, with_fields
-from fedvlr_jax.models.variants import VARIANTS
 from fedvlr_jax.privacy.accounting import guarantee_of
 from fedvlr_jax.types import Dataset
 
@@ -126,7 +125,7 @@ def _family(baseline: str) -> str:
 def _federated(config: Mapping[str, Any]) -> list[Method]:
     methods = []
     for host in parse_names(config["hosts"]) or PAPER_HOSTS:
-        for variant in parse_names(config["variants"]) or VARIANTS:
+        for variant in parse_names(config["variants"]) or PAPER_VARIANTS:
             methods.append(_method(config, f"{host}+{variant}", host, variant, {}))
     for name in parse_names(config["own"]):
         host, _, variant = name.partition("+")
@@ -210,7 +209,7 @@ def _is_about_features(method: Method) -> bool:
         return BASELINES[method.name].needs_features
     _, _, control = method.name.partition(", ")
     is_control = method.family == CONTROL and control not in NOT_OF_FEATURES
-    return is_control or method.variant == "vbpr"
+    return is_control or method.variant in ("vbpr", "gfmfr")
 
 
 def split_point(point: TracedPoint, traceable: frozenset[str]) -> tuple[dict[str, Any], TracedPoint]:

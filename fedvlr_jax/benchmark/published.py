@@ -14,7 +14,7 @@ from fedvlr_jax.io.files import read_csv
 PAPER_HOSTS = {"fedavg": "FedAvg", "fcf": "FCF", "fedncf": "FedNCF", "pfedrec": "PFedRec", "fedrap": "FedRAP"}
 """The federated frameworks of the paper, in its order, by the name of our host."""
 
-PAPER_VARIANTS = {"base": "", "vbpr": "+VBPR", "mlp": "+MLP", "fedvlr": "+FedVLR"}
+PAPER_VARIANTS = {"base": "", "mlp": "+MLP", "vbpr": "+VBPR", "fedvlr": "+FedVLR"}
 PAPER_BASELINES = {"vbpr": "VBPR", "bm3": "BM3", "mgcn": "MGCN", "pgl": "PGL"}
 ROWS = {
     **PAPER_BASELINES,

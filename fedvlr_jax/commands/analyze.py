@@ -3,9 +3,9 @@
 python experiments/analyze.py --workdir=runs/KU-fcf-fedvlr-s0 [--data_dir=/where/the/data/is/now] [--out=folder]
 python experiments/analyze.py --runs=runs/sweep-modalities-KU --out=runs/figure3
 
-Of a run in --workdir: figure2.csv and .png, and with a router analysis.json and rankings.csv, into the workdir or
---out. Of --runs, a comma list of folders with runs in or below them that differ in host, fusion.modalities and seed
-alone: figure3.csv and .png, into --out or the workdir. Nothing is trained.
+Of a run in --workdir: figure2.csv and .png, and with a router analysis.json, rankings.csv and history.csv, into the
+workdir or --out. Of --runs, a comma list of folders with runs in or below them that differ in host,
+fusion.modalities and seed alone: figure3.csv and .png, into --out or the workdir. Nothing is trained.
 """
 
 import pathlib

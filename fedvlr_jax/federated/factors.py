@@ -67,8 +67,8 @@ FactoredUpdate = Callable[[Broadcast, PrivateState, ClientBatch, Array], tuple[P
 
 def has_factors(model: Model, settings: LocalSettings) -> bool:
     """Whether uploads are short sums of outer products: the score is linear, and rows stay within the round."""
-    host = model.host
-    return host.linear and host.trains_items and not settings.move_items and model.rounded is None
+    host, taught = model.host, model.variant.teacher is not None  # a teacher's rows enter the loss by themselves
+    return host.linear and host.trains_items and not (settings.move_items or taught) and model.rounded is None
 
 
 def make_factored_update(model: Model, settings: LocalSettings) -> FactoredUpdate:

@@ -92,6 +92,18 @@ def make_squared_loss(confidence: float) -> Callable[[Draw, Array], Array]:
     return loss
 
 
+def divergence_of_scores(t_b: Array, s_b: Array, weight_b: Array) -> Array:
+    """KL(p || q) of the distributions p ~ weight exp(t) and q ~ weight exp(s) over rows, [], in nats.
+
+    Rows of weight 0 take no part, and a row that comes twice counts as one of both weights. Zero without any weight.
+    """
+    has_rows = jnp.sum(weight_b) > 0
+    weight_b = jnp.where(has_rows, weight_b, 1.0)
+    log_t, log_s = (jax.nn.logsumexp(x_b, b=weight_b) for x_b in (t_b, s_b))
+    apart = jnp.sum(weight_b * jnp.exp(t_b - log_t) * (t_b - s_b)) - log_t + log_s
+    return jnp.where(has_rows, apart, 0.0)
+
+
 def multi_hot(position_l: Array, weight_l: Array, size: int) -> Array:
     """Weights [l] scattered to [size]; padding is dropped."""
     return jnp.zeros(size, weight_l.dtype).at[position_l].add(weight_l, mode="drop")

@@ -100,14 +100,19 @@ def make_loss(model: Model, settings: LocalSettings, round_: Array, *, all_items
         items = item_rows(model, private, download, download.rows, private.get(ITEM_TABLE), private.get(OFFSET))
         s_i = score(model, private, download.head, items)
         if objective.all_items:
-            value = objective.loss(draw, s_i) + evidence_loss(model, download, private, draw)
-            return finish(value, private, items, jnp.full(s_i.shape, 1 / s_i.size))
-        s_l, s_ln = (s_i.at[x].get(mode="fill", fill_value=0.0) for x in (draw.positive_l, given(draw.negative_aln)))
+            usage_i = jnp.full(s_i.shape, 1 / s_i.size)
+            value = taught_loss(model, private, items, s_i, usage_i, lambda s_i: objective.loss(draw, s_i))
+            return finish(value + evidence_loss(model, download, private, draw), private, items, usage_i)
+        positions = (draw.positive_l, given(draw.negative_aln))
         usage_i = jnp.zeros_like(s_i)
-        for position, weight in zip((draw.positive_l, given(draw.negative_aln)), _usage(draw), strict=True):
+        for position, weight in zip(positions, _usage(draw), strict=True):
             usage_i = usage_i.at[position].add(weight, mode="drop")
-        value = objective.loss(draw, s_l, s_ln) + evidence_loss(model, download, private, draw)
-        return finish(value, private, items, usage_i)
+
+        def sampled_loss(s_i: Array) -> Array:
+            return objective.loss(draw, *(s_i.at[x].get(mode="fill", fill_value=0.0) for x in positions))
+
+        value = taught_loss(model, private, items, s_i, usage_i, sampled_loss)
+        return finish(value + evidence_loss(model, download, private, draw), private, items, usage_i)
 
     def on_step(download: Download, private: PyTree, draw: Draw) -> Array:
         return step_loss(download._replace(rows=take_rows(download.rows, step_positions(draw))), private, draw)
@@ -126,13 +131,35 @@ def make_step_loss(model: Model, settings: LocalSettings, round_: Array) -> Step
         table_bd, offset_bd = (take_rows(private.get(k), step_positions(draw)) for k in (ITEM_TABLE, OFFSET))
         items = item_rows(model, private, download, download.rows, table_bd, offset_bd)
         s_b = score(model, private, download.head, items)
-        length = draw.positive_l.size
-        s_l, s_ln = s_b[:length], s_b[length:].reshape(given(draw.negative_aln).shape)
+        length, shape_ln = draw.positive_l.size, given(draw.negative_aln).shape
         usage_b = jnp.concatenate([w.reshape(-1) for w in _usage(draw)])
-        value = settings.objective.loss(draw, s_l, s_ln) + evidence_loss(model, download, private, draw)
-        return finish(value, private, items, usage_b)
+
+        def sampled_loss(s_b: Array) -> Array:
+            return settings.objective.loss(draw, s_b[:length], s_b[length:].reshape(shape_ln))
+
+        value = taught_loss(model, private, items, s_b, usage_b, sampled_loss)
+        return finish(value + evidence_loss(model, download, private, draw), private, items, usage_b)
 
     return loss
+
+
+def taught_loss(
+    model: Model, private: PyTree, items: ItemRows, s_b: Array, usage_b: Array, loss: Callable[[Array], Array]
+) -> Array:
+    """The loss of the client's scores; with a teacher also the teacher's loss and the divergence from its scores.
+
+    Args:
+      model, private, items: whose rows are scored.
+      s_b: the client's scores [b].
+      usage_b: how much a row is used in the step, [b], summing to one.
+      loss: ``(scores [b]) -> []``, the objective.
+    """
+    value, teacher = loss(s_b), model.variant.teacher
+    if teacher is None:
+        return value
+    t_b = teacher.score(private["variant"], items.tables)
+    apart = objectives.divergence_of_scores(jax.lax.stop_gradient(t_b), s_b, usage_b)
+    return value + loss(t_b) + teacher.weight * apart
 
 
 def evidence_loss(model: Model, download: Download, private: PyTree, draw: Draw) -> Array:

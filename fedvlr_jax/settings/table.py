@@ -70,6 +70,8 @@ FUSION = {
         POSITIVE,
         traceable=True,
     ),
+    "groups": Field(5, "variant gfmfr: groups of users, each with a fused teacher", ONE_OR_MORE),
+    "distil": _rate(1.0, "variant gfmfr: weight of the divergence of a client's scores from its teacher's"),
 }
 
 ROUTER = {

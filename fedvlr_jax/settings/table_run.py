@@ -14,7 +14,7 @@ RUN = {
     ),
     "variant": Field(
         "fedvlr",
-        "how a host gets its items: FedVLR, or an ablation of its fusion",
+        "how a host gets its items: FedVLR, an ablation of its fusion, or a competitor",
         choices="models.variants.VARIANTS",
         source="paper, table 2",
     ),

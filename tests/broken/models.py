@@ -107,6 +107,16 @@ def over_features(x: jax.Array, content: Any) -> jax.Array:
     return x / optax.tree.norm([f for f in content if f is not None], squared=True)
 
 
+def centred(made: Any) -> Any:
+    """A teacher whose logits have mean 0 over the rows that are scored."""
+
+    def score(private: Any, rows: dict[str, jax.Array]) -> jax.Array:
+        t_b = made.teacher.score(private, rows)
+        return t_b - jnp.mean(t_b)
+
+    return made.teacher._replace(score=score)
+
+
 OF_VARIANTS = {
     variants.rows_lead_with_the_items: (r"expected views \[i, j, d\]", variant(rows=mapped(lambda x, _: x[:, 0]))),
     variants.rows_are_row_local: ("not row-local", variant(rows=mapped(lambda x, _: x - jnp.mean(x)))),
@@ -119,6 +129,7 @@ OF_VARIANTS = {
         "bonus is not row-local",
         variant("vbpr", bonus=lambda made: lambda private, rows: made.bonus(private, rows) - jnp.mean(rows["E"])),
     ),
+    variants.a_teacher_is_row_local: ("teacher is not row-local", variant("gfmfr", teacher=centred)),
     variants.a_missing_modality_is_refused_or_harmless: (
         "not finite without a modality",
         variant(rows=mapped(over_features)),

@@ -114,16 +114,25 @@ def a_router_weighs_the_views(name: str) -> None:
 
 
 def a_bonus_is_row_local(name: str) -> None:
-    model, _, rows, _ = published(name)
-    variant = model.variant
-    if variant.bonus is None:
+    _require_row_local(name, "bonus", published(name).model.variant.bonus)
+
+
+def a_teacher_is_row_local(name: str) -> None:
+    teacher = published(name).model.variant.teacher
+    _require_row_local(name, "teacher", None if teacher is None else teacher.score)
+
+
+def _require_row_local(name: str, what: str, score: Callable[..., jax.Array] | None) -> None:
+    """A score of its own, where the variant has it, is a number for each row, whatever the other rows are."""
+    if score is None:
         return
-    private = variant.init_private(jax.random.key(3))
-    bonus_i = variant.bonus(private, rows)
-    assert bonus_i.shape == (DATASET.num_items,), f"variant {name}: expected a bonus [b], found {bonus_i.shape}"
+    model, _, rows, _ = published(name)
+    private = model.variant.init_private(jax.random.key(3))
+    all_i = score(private, rows)
+    assert all_i.shape == (DATASET.num_items,), f"variant {name}: expected a {what} [b], found {all_i.shape}"
     index = np.array([5, 0])
-    some = variant.bonus(private, jax.tree.map(lambda x: x[index], rows))
-    require_close(f"variant {name}: its bonus is not row-local", some, bonus_i[index], rtol=1e-5, atol=1e-6)
+    some = score(private, jax.tree.map(lambda x: x[index], rows))
+    require_close(f"variant {name}: its {what} is not row-local", some, all_i[index], rtol=1e-5, atol=1e-6)
 
 
 def a_missing_modality_is_refused_or_harmless(name: str) -> None:
@@ -143,5 +152,6 @@ LAWS = {
     private_state_is_a_function_of_the_key: (),
     a_router_weighs_the_views: (),
     a_bonus_is_row_local: (),
+    a_teacher_is_row_local: (),
     a_missing_modality_is_refused_or_harmless: (),
 }
