@@ -8,13 +8,13 @@ from typing import Any
 
 import jax
 
-ON_CPU = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
+ON_CPU: dict[str, Any] = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 """Options of XLA on a CPU: its library YNNPACK is left the products, but not the sums.
 
 Over a leading axis, as those over clients and local steps, that library takes twenty times as long as XLA's own loop
 (9 x 560 x 64 numbers: 3.6 and 0.2 ms of processor time)."""
 
-LIGHTLY = {"xla_backend_optimization_level": 1}
+LIGHTLY: dict[str, Any] = {"xla_backend_optimization_level": 1}
 """Options of XLA for a program that runs once: it compiles in about half of the processor time."""
 
 
@@ -34,7 +34,7 @@ def compile_ahead(jitted: Any, *args: Any, runs_once: bool = False, **static: An
 
 
 @functools.cache
-def _options(backend: str) -> dict[str, str]:
+def _options(backend: str) -> dict[str, Any]:
     """`ON_CPU` where it applies and this version of XLA knows it."""
     if backend != "cpu":
         return {}
