@@ -25,23 +25,29 @@ class Ceilings(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """Seconds of several calls."""
+    """Seconds of several calls, and the median of their processor seconds, which say more on a shared machine."""
 
     median: float
     low: float
     high: float
+    processor: float
 
 
 def interleaved(sides: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, Timing]:
     """Seconds of every side, measured in turn after one untimed call of each; results are waited for."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
+    processor: dict[str, list[float]] = {name: [] for name in sides}
     for repeat in range(repeats + 1):
         for name, call in sides.items():
-            begin = time.perf_counter()
+            begin, begin_processor = time.perf_counter(), time.process_time()
             jax.block_until_ready(call())
             if repeat:
                 seconds[name].append(time.perf_counter() - begin)
-    return {name: Timing(statistics.median(x), min(x), max(x)) for name, x in seconds.items()}
+                processor[name].append(time.process_time() - begin_processor)
+    return {
+        name: Timing(statistics.median(x), min(x), max(x), statistics.median(processor[name]))
+        for name, x in seconds.items()
+    }
 
 
 def measure_ceilings(size: int = 2048, megabytes: int = 256) -> Ceilings:

@@ -118,7 +118,8 @@ def _measure(settings: dict, dataset: Dataset, arguments: argparse.Namespace, ce
     least = least_seconds(settings, algorithm, dataset, holder[0], data, ceilings)
     timing = seconds["round"]
     row = {"ms a round": 1e3 * timing.median / ROUNDS, "from": 1e3 * timing.low / ROUNDS}
-    row |= {"to": 1e3 * timing.high / ROUNDS, "updates/s": rate["round"]}
+    row |= {"to": 1e3 * timing.high / ROUNDS, "processor ms": 1e3 * timing.processor / ROUNDS}
+    row |= {"updates/s": rate["round"]}
     for name in sides:
         if name != "round":
             row |= {f"{name}/s": rate[name], f"times {name}": rate["round"] / rate[name]}

@@ -12,12 +12,13 @@ from fedvlr_jax.compiling import compile_ahead
 _programs: dict[tuple, Any] = {}
 
 
-def compiled(jitted: Any, *args: Any, **static: Any) -> tuple[Callable[..., Any], float]:
+def compiled(jitted: Any, *args: Any, runs_once: bool = False, **static: Any) -> tuple[Callable[..., Any], float]:
     """The program of a jitted function for arguments of these shapes and types.
 
     Args:
       jitted: the result of ``jax.jit``.
       args: the arguments; only their shapes and types matter.
+      runs_once: as of `compile_ahead`.
       static: its static arguments, by name.
 
     Returns:
@@ -29,5 +30,5 @@ def compiled(jitted: Any, *args: Any, **static: Any) -> tuple[Callable[..., Any]
     key = (jitted, tree, shapes, tuple(sorted(static.items())))
     if key in _programs:
         return _programs[key], 0.0
-    _programs[key], seconds = compile_ahead(jitted, *args, **static)
+    _programs[key], seconds = compile_ahead(jitted, *args, runs_once=runs_once, **static)
     return _programs[key], seconds

@@ -168,7 +168,7 @@ class _Run:
     def init(self, seed: int) -> tuple[Array, _State]:
         """The key of the run, and the state before the first epoch."""
         key = jax.random.key(seed)
-        return key, self._call(_init, key, self._inputs, init=self._learner.init)
+        return key, self._call(_init, key, self._inputs, runs_once=True, init=self._learner.init)
 
     def train(self, key: Array, state: _State, num_epochs: int) -> tuple[_State, float]:
         """Some epochs further, and the mean loss of their steps."""

@@ -108,7 +108,7 @@ class MethodPrograms(Compiler):
             del clients
             return self._at(point).init(key)
 
-        return self._call("init", init, group, (keys,))
+        return self._call("init", init, group, (keys,), runs_once=True)
 
     def run(self, group: RunGroup, state: PyTree, num_rounds: int) -> tuple[PyTree, RoundInfo]:
         """`num_rounds` rounds of every run; RoundInfo is [m, rounds]."""
@@ -164,11 +164,13 @@ class MethodPrograms(Compiler):
         *,
         shared: tuple = (),
         donate: bool = False,
+        runs_once: bool = False,
     ) -> Any:
         """``function(point, clients, *arguments, *shared)`` over the runs of the group, compiled ahead of time.
 
         What is shared has no axis of runs.
         """
+        everything = group.point, group.clients, *arguments, *shared
         size = jax.tree.leaves(arguments)[0].shape[0]
         key = (name, size, group.own_content, *group.point)
         if key not in self._compiled:
@@ -177,8 +179,8 @@ class MethodPrograms(Compiler):
             over_runs = _one if size == 1 else jax.vmap
             mapped = over_runs(function, in_axes=(0, axes, *(0 for _ in arguments), *(None for _ in shared)))
             jitted = jax.jit(mapped, donate_argnums=(2,) if donate else ())
-            self._compiled[key] = self.compile(jitted, group.point, group.clients, *arguments, *shared)
-        return self._compiled[key](group.point, group.clients, *arguments, *shared)
+            self._compiled[key] = self.compile(jitted, *everything, runs_once=runs_once)
+        return self._compiled[key](*everything)
 
 
 def _one(function: Callable, *, in_axes: tuple) -> Callable:

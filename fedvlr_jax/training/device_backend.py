@@ -47,7 +47,7 @@ class DeviceBackend(Compiler):
         init = jax.jit(
             lambda words: self._algorithm.init(jax.random.wrap_key_data(words)), out_shardings=self._places
         )
-        return self.compile(init, words)(words)
+        return self.compile(init, words, runs_once=True)(words)
 
     def run(self, num_rounds: int) -> Run:
         """``(state, clients) -> (state, RoundInfo [num_rounds])``; the state is donated."""

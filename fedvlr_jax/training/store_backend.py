@@ -93,7 +93,7 @@ class StoreBackend(Compiler):
     def init(self, seed: int) -> FedState:
         """See `Backend`."""
         key = jax.random.key(seed)
-        public = self.compile(jax.jit(self._algorithm.init_public), key)(key)
+        public = self.compile(jax.jit(self._algorithm.init_public), key, runs_once=True)(key)
         self._store = Store(
             self._folder, self._layout, self._num_users, self._init(key), max_dirty_bytes=self._dirty_bytes
         )
