@@ -16,6 +16,5 @@ def get_config() -> ConfigDict:
     config.seeds = 3
     config.epochs = 100
     config.train.rounds = 100
-    config.train.compute.bucket_worth = 1_536  # two buckets instead of four: compiles in two thirds of the time
     config.grid = {"*+*": fields(client__lr=(0.3, 1.0), server__l2=(0.0, 0.001))}
     return config.lock()
