@@ -6,7 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from federations import COHORT, DATASET, SILOS, Federation, LocalTransport, federation_settings, make_silo
+from federations import (
+    DATASET,
+    SILOS,
+    Federation,
+    LocalTransport,
+    cohorts,
+    federation_settings,
+    make_silo,
+    simulated,
+)
 from problems import client_data, relative_difference, spread
 
 from fedvlr_jax.algorithm import make_algorithm
@@ -19,34 +28,9 @@ from fedvlr_jax.deploy.silos import Failure, new_tally
 from fedvlr_jax.errors import ConfigError, TrainingError
 from fedvlr_jax.evaluation.metrics import summarise, warm_items
 from fedvlr_jax.evaluation.ranking import rank_all
-from fedvlr_jax.federated import sampling
-from fedvlr_jax.types import Bucket, FedState, content_of
+from fedvlr_jax.types import content_of
 
 ROUNDS = 3
-
-
-def simulated(algorithm, counted_rounds):
-    """The state after rounds of given clients, by the simulator."""
-    data = client_data(DATASET)
-    state = jax.jit(algorithm.init)(jax.random.key(0))
-    run = jax.jit(algorithm.run_cohort)
-    bucket = data.buckets[0]
-    for users in counted_rounds:
-        at = np.array(sorted(users))
-        chosen = Bucket(bucket.user[at], bucket.history[at], jnp.arange(len(at), dtype=jnp.int32))
-        private = jax.tree.map(lambda x, at=at: x[at], state.private)
-        moved, _ = run(
-            FedState(public=state.public, private=private, key=state.key), data._replace(buckets=(chosen,))
-        )
-        whole = jax.tree.map(lambda x, new, at=at: x.at[at].set(new), state.private, moved.private)
-        state = FedState(public=moved.public, private=whole, key=state.key)
-    return state
-
-
-def cohorts(algorithm, rounds=ROUNDS):
-    key = jax.random.key(0)
-    words = (algorithm.cohort_words(key, jnp.int32(k)) for k in range(rounds))
-    return [set(sampling.cohort_ids(np.asarray(w), COHORT).tolist()) for w in words]
 
 
 CASES = [("fcf", "fedvlr", ""), ("fedrap", "base", "clip,noise"), ("pfedrec", "vbpr", ""), ("fedncf", "mlp", "clip")]
@@ -74,7 +58,7 @@ def test_a_federation_equals_a_simulation_also_where_a_silo_drops_out(tmp_path, 
         state, report = coordinator.round(state)
         reports.append(report)
 
-    asked = cohorts(algorithm)
+    asked = cohorts(algorithm, ROUNDS)
     lost = asked[1] & set(SILOS[33])
     assert lost  # else nothing is tested
     counted = [asked[0], asked[1] - lost, asked[2]]

@@ -58,7 +58,8 @@ def scoring_graph(programs: Programs, broadcast: PyTree, about: Mapping[str, Any
     from fedvlr_jax.deploy.onnx_graph import to_onnx
 
     width = programs.widths[-1]
-    function, arguments = (x[f"score_{width}"] for x in (programs.functions, programs.arguments))
+    name = f"score_{width}"
+    function, arguments = programs.functions[name], programs.arguments[name]
     names = [*sorted(arguments[0]), *sorted(arguments[1]), HISTORY, "key", "user", "round"]
     published = {name: np.asarray(x) for name, x in jax.device_get(flat(broadcast)).items()}
     model = to_onnx(function, arguments, names, published, SCORES, about)

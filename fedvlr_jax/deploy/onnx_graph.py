@@ -28,30 +28,19 @@ OPSET, IR_VERSION = 18, 8  # of 2022: whatever reads ONNX today reads these
 TYPES = ("float32", "int32", "bool")
 
 SAME = {
-    "abs": "Abs",
-    "add": "Add",
-    "and": "And",
-    "div": "Div",
+    name: name.capitalize()
+    for name in (
+        *("abs", "add", "and", "div", "erf", "exp", "log", "max", "min", "mul"),
+        *("neg", "not", "or", "pow", "sqrt", "sub", "tanh"),
+    )
+} | {
     "eq": "Equal",
-    "erf": "Erf",
-    "exp": "Exp",
     "ge": "GreaterOrEqual",
     "gt": "Greater",
     "le": "LessOrEqual",
-    "log": "Log",
     "logistic": "Sigmoid",
     "lt": "Less",
-    "max": "Max",
-    "min": "Min",
-    "mul": "Mul",
-    "neg": "Neg",
-    "not": "Not",
-    "or": "Or",
-    "pow": "Pow",
-    "sqrt": "Sqrt",
     "stop_gradient": "Identity",
-    "sub": "Sub",
-    "tanh": "Tanh",
 }
 """Operations that ONNX has under another name."""
 
@@ -153,7 +142,7 @@ def _write(graph: Graph, equations: Iterable[JaxprEqn], known: dict[Any, str], o
     """Adds the nodes of equations, given the names of values so far; the names of `outputs`."""
 
     def name_of(var: Any) -> str:
-        return graph.constant(np.asarray(var.val, var.aval.dtype)) if isinstance(var, Literal) else known[var]
+        return graph.constant(np.asarray(var.val, _dtype(var))) if isinstance(var, Literal) else known[var]
 
     for equation in equations:
         inputs = [name_of(var) for var in equation.invars]
@@ -195,14 +184,22 @@ def _type(dtype: Any) -> int:
     return helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
 
 
+def _shape(var: Any) -> tuple[int, ...]:
+    return tuple(var.aval.shape)
+
+
+def _dtype(var: Any) -> np.dtype:
+    return np.dtype(var.aval.dtype)
+
+
 def _reshape(graph: Graph, equation: JaxprEqn, inputs: list[str]) -> str:
     """Reshape, squeeze, expand_dims: all know the shape of their output."""
-    return graph.add("Reshape", inputs[0], graph.numbers(equation.outvars[0].aval.shape))
+    return graph.add("Reshape", inputs[0], graph.numbers(_shape(equation.outvars[0])))
 
 
 def _broadcast(graph: Graph, equation: JaxprEqn, inputs: list[str]) -> str:
     shape, axes = equation.params["shape"], equation.params["broadcast_dimensions"]
-    sizes = dict(zip(axes, equation.invars[0].aval.shape, strict=True))
+    sizes = dict(zip(axes, _shape(equation.invars[0]), strict=True))
     aligned = graph.add("Reshape", inputs[0], graph.numbers(sizes.get(k, 1) for k in range(len(shape))))
     return graph.add("Expand", aligned, graph.numbers(shape))
 
@@ -217,7 +214,7 @@ def _reduce(operation: str) -> Callable[[Graph, JaxprEqn, list[str]], str]:
 def _contract(graph: Graph, equation: JaxprEqn, inputs: list[str]) -> str:
     """A product with contracted and shared axes: the letters of an Einsum."""
     (contracted, shared), letters = equation.params["dimension_numbers"], iter(string.ascii_lowercase)
-    axes = [[next(letters) for _ in var.aval.shape] for var in equation.invars]
+    axes = [[next(letters) for _ in _shape(var)] for var in equation.invars]
     for a, b in (*zip(*contracted, strict=True), *zip(*shared, strict=True)):
         axes[1][b] = axes[0][a]
     left = [axes[0][a] for a in shared[0]]
@@ -228,9 +225,9 @@ def _contract(graph: Graph, equation: JaxprEqn, inputs: list[str]) -> str:
 
 def _rows(graph: Graph, equation: JaxprEqn, inputs: list[str]) -> str:
     """Rows of a table; numbers out of range read the nearest row, or the value that the mode fills with."""
-    table, index = (var.aval.shape for var in equation.invars)
+    table, index = map(_shape, equation.invars)
     numbers, mode = equation.params["dimension_numbers"], equation.params["mode"]
-    out = equation.outvars[0].aval.shape
+    out = _shape(equation.outvars[0])
     whole = tuple(equation.params["slice_sizes"]) == (1, *table[1:])
     ordered = tuple(numbers.offset_dims) == tuple(range(len(index) - 1, len(out)))
     if not whole or not ordered or tuple(numbers.start_index_map) != (0,) or numbers.operand_batching_dims:
@@ -244,13 +241,13 @@ def _rows(graph: Graph, equation: JaxprEqn, inputs: list[str]) -> str:
     there = graph.add(
         "Reshape", graph.add("Equal", position, near), graph.numbers((*index[:-1], *[1] * (len(table) - 1)))
     )
-    fill = graph.constant(np.array(equation.params["fill_value"], equation.outvars[0].aval.dtype))
+    fill = graph.constant(np.array(equation.params["fill_value"], _dtype(equation.outvars[0])))
     return graph.add("Where", there, found, fill)
 
 
 def _select(graph: Graph, equation: JaxprEqn, inputs: list[str]) -> str:
     which, *cases = inputs
-    if len(cases) != 2 or equation.invars[0].aval.dtype != bool:
+    if len(cases) != 2 or _dtype(equation.invars[0]).kind != "b":
         raise _unknown("a choice between more than two values")
     return graph.add("Where", which, cases[1], cases[0])
 
@@ -261,7 +258,7 @@ def _split(graph: Graph, equation: JaxprEqn, inputs: list[str]) -> list[str]:
 
 
 def _log1p(graph: Graph, equation: JaxprEqn, inputs: list[str]) -> str:
-    return graph.add("Log", graph.add("Add", inputs[0], graph.constant(np.float32(1))))
+    return graph.add("Log", graph.add("Add", inputs[0], graph.constant(np.array(1, np.float32))))
 
 
 def _integer_pow(graph: Graph, equation: JaxprEqn, inputs: list[str]) -> str:

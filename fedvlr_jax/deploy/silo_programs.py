@@ -14,10 +14,11 @@ from fedvlr_jax.deploy.export import flat, private_shapes, require_no_prior
 from fedvlr_jax.deploy.messages import Layout, layout_of
 from fedvlr_jax.errors import MessageError
 from fedvlr_jax.evaluation.ranking import rank_all
+from fedvlr_jax.federated.client import draw_batch
 from fedvlr_jax.federated.scoring import Snapshot
 from fedvlr_jax.fields import flatten
 from fedvlr_jax.models.model import Upload
-from fedvlr_jax.types import Array, Bucket, Dataset, PyTree, Ranks, content_of
+from fedvlr_jax.types import Array, Bucket, Dataset, PyTree, Ranks, content_of, given
 
 SHARED = ("host", "variant", "fusion", "objective", "client", "aggregation", "secure")
 """The settings that a silo and its server must have in common, by their first name."""
@@ -69,6 +70,7 @@ class Programs(NamedTuple):
       algorithm: that the settings describe.
       broadcast, private: of a round, and of one client, as shapes.
       layout: of the broadcast in messages.
+      touched: ``(history_l, key) -> ids_n``, the items of `client.ClientBatch`, jitted.
       train: `Algorithm.client_round`, jitted.
       add: ``(sum, upload) -> sum``, the sum that the aggregator forms, with one more upload of weight 1, jitted.
       rank: ``(snapshot, buckets, target_tu) -> Ranks``, jitted.
@@ -79,6 +81,7 @@ class Programs(NamedTuple):
     broadcast: PyTree
     private: PyTree
     layout: Layout
+    touched: Callable[[Array, Array], Array]
     train: Callable[..., Any]
     add: Callable[[PyTree, Upload], PyTree]
     rank: Callable[..., Ranks]
@@ -100,12 +103,16 @@ def make_programs(settings: Mapping[str, Any], sizes: Sizes) -> Programs:
         chunk = jax.tree.map(lambda x: x[None], upload)
         return algorithm.pipeline.aggregator.add(total, chunk, jnp.ones(1))
 
+    def touched(history_l: Array, key: Array) -> Array:
+        return given(draw_batch(algorithm.local, sizes.num_items, history_l, key, touched_rows=True).ids_n)
+
     return Programs(
         sizes,
         algorithm,
         broadcast,
         private_shapes(algorithm),
         layout_of(flat(broadcast)),
+        jax.jit(touched),
         jax.jit(algorithm.client_round),
         jax.jit(add),
         jax.jit(rank),

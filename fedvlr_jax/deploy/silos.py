@@ -12,14 +12,16 @@ from fedvlr_jax.deploy.messages import (
     JOIN,
     RANK,
     REFUSED,
+    ROWS,
     TRAIN,
-    Layout,
     Message,
     Spec,
+    layout_of,
     num_bytes,
     require_layout,
     upload_layout,
 )
+from fedvlr_jax.deploy.partial_rows import asked_rows, num_rows
 from fedvlr_jax.errors import MessageError
 
 FAULTS = ("absent", "late", "failed", "refused", "misfit", "repeated", "nonfinite", "claimed", "unsummed")
@@ -111,9 +113,9 @@ class Silos:
     ) -> dict[int, ClientUpload]:
         """The uploads of some users that came in time and fit, by user; `question` makes what to ask a silo."""
         uploads: dict[int, ClientUpload] = {}
-        for node, answer, layout, asked in self._ask_users(question, users, TRAIN, seconds, tally):
+        for node, answer, sent, asked in self._ask_users(question, users, TRAIN, seconds, tally):
             try:
-                found = _split(answer, layout, set(asked))
+                found = _split(answer, sent, set(asked))
             except MessageError as error:
                 self.fault(tally, "misfit", f"node {node}: {error}", len(asked))
                 continue
@@ -125,6 +127,25 @@ class Silos:
                 else:
                     uploads[user] = upload
         return uploads
+
+    def rows(
+        self,
+        question: Callable[[Sequence[int]], Message],
+        users: Iterable[int],
+        seconds: float,
+        tally: Tally,
+        *,
+        each: int,
+        num_items: int,
+    ) -> dict[int, np.ndarray]:
+        """By user the items whose rows its silo asks for, `each` for every user that it has among them."""
+        ids: dict[int, np.ndarray] = {}
+        for node, answer, _, asked in self._ask_users(question, users, ROWS, seconds, tally):
+            try:
+                ids |= dict.fromkeys(asked, asked_rows(answer, num_rows(len(asked), each, num_items), num_items))
+            except MessageError as error:
+                self.fault(tally, "misfit", f"node {node}: {error}", len(asked))
+        return ids
 
     def rank(
         self, question: Callable[[Sequence[int]], Message], users: Iterable[int], seconds: float, tally: Tally
@@ -162,19 +183,12 @@ class Silos:
         kind: str,
         seconds: float,
         tally: Tally,
-    ) -> list[tuple[int, Message, Layout, list[int]]]:
-        """Asks the silos of some users; (node, answer, layout of what was sent, users) by ascending node."""
+    ) -> list[tuple[int, Message, Mapping[str, np.ndarray], list[int]]]:
+        """Asks the silos of some users; (node, answer, what was sent, users) by ascending node."""
         by_node = self.by_node(users, tally)
         questions = {node: question(asked) for node, asked in by_node.items()}
         answers = self.ask(questions, kind, seconds, tally, {node: len(asked) for node, asked in by_node.items()})
-        found: list[tuple[int, Message, Layout, list[int]]] = []
-        for node, answer in sorted(answers.items()):
-            sent = questions[node].arrays
-            layout = {
-                name: Spec(x.shape, str(x.dtype)) for name, x in sent.items() if name.startswith(("rows", "head"))
-            }
-            found.append((node, answer, layout, by_node[node]))
-        return found
+        return [(node, answer, questions[node].arrays, by_node[node]) for node, answer in sorted(answers.items())]
 
     def ask(
         self,
@@ -241,13 +255,14 @@ def _checked(answer: Message | Failure, kind: str) -> Message | Failure:
     return answer
 
 
-def _split(answer: Message, broadcast: Layout, asked: set[int]) -> dict[int, ClientUpload]:
-    """The uploads of an answer by user.
+def _split(answer: Message, sent: Mapping[str, np.ndarray], asked: set[int]) -> dict[int, ClientUpload]:
+    """The uploads of an answer by user, given what was sent.
 
     Raises:
-      MessageError: arrays that do not fit, users that were not asked or come twice, items out of range or order.
+      MessageError: arrays that do not fit, users that were not asked or come twice, items out of range or order, or
+        whose rows were not sent.
     """
-    arrays = answer.arrays
+    arrays, broadcast = answer.arrays, layout_of({k: x for k, x in sent.items() if k.startswith(("rows", "head"))})
     require_layout(arrays, upload_layout(broadcast), TRAIN)
     users, ends = arrays["user"].tolist(), np.cumsum(arrays["count"], dtype=np.int64).tolist()
     if len(set(users)) < len(users) or not set(users) <= asked:
@@ -256,12 +271,12 @@ def _split(answer: Message, broadcast: Layout, asked: set[int]) -> dict[int, Cli
         raise MessageError(
             f"train: count: expected numbers of rows that add up to {len(arrays['ids'])}, found others"
         )
-    num_items = min((spec.shape[0] for name, spec in broadcast.items() if name.startswith("rows/")), default=0)
+    known = sent.get("ids", np.arange(min((len(x) for k, x in sent.items() if k.startswith("rows/")), default=0)))
     uploads = {}
     for c, (user, begin, end) in enumerate(zip(users, [0, *ends], ends, strict=False)):
         ids_n = arrays["ids"][begin:end]
-        if ids_n.size and (ids_n[0] < 0 or ids_n[-1] >= num_items or (np.diff(ids_n) <= 0).any()):
-            raise MessageError(f"train: ids of user {user}: expected distinct items below {num_items}, ascending")
+        if not np.isin(ids_n, known).all() or (np.diff(ids_n) <= 0).any():
+            raise MessageError(f"train: ids of user {user}: expected distinct items that were sent, ascending")
         rows = {name: arrays[name][begin:end] for name in broadcast if name.startswith("rows/")}
         head = {name: arrays[name][c] for name in broadcast if not name.startswith("rows/")}
         uploads[user] = ClientUpload(ids_n, rows, head, float(arrays["alpha"][c]), float(arrays["loss"][c]))
