@@ -30,9 +30,9 @@ def federation_settings(**changes):
     return settings(fusion__operators="id,visual", server__clients_per_round=COHORT, **changes)
 
 
-def make_silo(tree, folder, users, name, seed=0):
+def make_silo(tree, folder, users, name, seed=0, dataset=DATASET):
     folder.mkdir(exist_ok=True)
-    return Silo(tree, people_of(DATASET, users), States(folder), key=jax.random.key(seed), name=name)
+    return Silo(tree, people_of(dataset, users), States(folder), key=jax.random.key(seed), name=name)
 
 
 class LocalTransport:
@@ -60,11 +60,12 @@ class LocalTransport:
 class Federation:
     """A coordinator and its silos, with what was said."""
 
-    def __init__(self, tree, folder, spoil=None, users=SILOS):
+    def __init__(self, tree, folder, spoil=None, users=SILOS, dataset=DATASET):
         self.tree, self.lines, self.users = tree, [], users
         self.algorithm = make_algorithm(tree, DATASET)
         self.silos = {
-            node: make_silo(tree, folder / str(node), users, f"silo{node}") for node, users in self.users.items()
+            node: make_silo(tree, folder / str(node), users, f"silo{node}", dataset=dataset)
+            for node, users in self.users.items()
         }
         self.transport = LocalTransport(self.silos, spoil)
         self.coordinator = self.coordinate()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,10 +18,11 @@ from federations import (
     make_silo,
     simulated,
 )
-from problems import client_data, relative_difference, spread
+from problems import client_data, histories, relative_difference, spread
 
 from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.data.buckets import heldout_targets
+from fedvlr_jax.data.heldout import place_rows
 from fedvlr_jax.deploy.coordinator import Coordinator, Timing
 from fedvlr_jax.deploy.export import flat
 from fedvlr_jax.deploy.messages import JOIN, TRAIN, Message, pack, unpack
@@ -76,6 +79,35 @@ def test_a_federation_equals_a_simulation_also_where_a_silo_drops_out(tmp_path, 
     summary = summarise(ranks, warm_items(DATASET.train_item, DATASET.num_items))
     for split in ("valid", "test"):
         assert metrics[split] == pytest.approx(summary[split], rel=1e-12)
+
+
+@pytest.mark.parametrize("with_several", [{0: (3, 1)}, {0: (3, 1), 5: (0, 2)}])
+def test_several_held_out_rows_of_a_user_are_ranked_as_in_a_simulation(tmp_path, with_several):
+    """Of validation and test; the silos differ in whether somebody has several."""
+    rng, rows = np.random.default_rng(2), []
+    for user, history in enumerate(histories(DATASET)):
+        free = rng.permutation(np.setdiff1d(np.arange(DATASET.num_items), history))
+        counts = with_several.get(user, (1, 1))
+        rows += [(t, user, item) for t, n in enumerate(counts) for item in np.sort(free[4 * t : 4 * t + n])]
+    t, user, item = np.array(sorted(rows)).T
+    at, held_user = place_rows(t, user, DATASET.num_users)
+    item_th = np.full((2, len(held_user)), -1, np.int32)
+    item_th[t, at] = item
+    dataset = dataclasses.replace(DATASET, valid_item=item_th[0], test_item=item_th[1], held_user=held_user)
+    federation = Federation(federation_settings(host__name="fcf", variant="base"), tmp_path, dataset=dataset)
+    coordinator, algorithm = federation.coordinator, federation.algorithm
+    coordinator.wait_for_users()
+    state = coordinator.start()
+    data, start = client_data(DATASET), algorithm.init(jax.random.key(0))
+    snapshot = algorithm.snapshot(start, data.content)
+    ranks = jax.device_get(rank_all(algorithm.rank_score, snapshot, data.buckets, heldout_targets(dataset), chunk=6))
+    summary = summarise(ranks, warm_items(dataset.train_item, dataset.num_items))
+    metrics = coordinator.rank(state, test=True, tally=new_tally())
+    assert metrics["test"] == pytest.approx(summary["test"], rel=1e-12)
+    assert coordinator.rank(state, test=False, tally=new_tally()) == {
+        "valid": pytest.approx(summary["valid"], rel=1e-12)
+    }
+    assert "MAP@50" in metrics["valid"]
 
 
 @pytest.fixture(scope="module")

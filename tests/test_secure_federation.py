@@ -255,7 +255,7 @@ def test_the_threshold_of_the_settings_is_that_of_the_shares(secret, monkeypatch
         told.setdefault(kind, [int(question.arrays["threshold"]) for question in sent.values()])
         return {}
 
-    seven = {number: [number] for number in range(7)}  # neighbours are the six others
+    seven = {number: [number % NUM_USERS] for number in range(7)}  # neighbours are the six others
     monkeypatch.setattr(secret.coordinator.silos, "by_node", lambda users, tally: seven)
     monkeypatch.setattr(secret.coordinator.silos, "ask", ask)
     monkeypatch.setattr(secret.coordinator, "_threshold", share)

@@ -191,10 +191,10 @@ class Coordinator:
         broadcast, _ = self._open(state.public, self._content)
         question = self._question(RANK, broadcast, state, {"round": int(state.public.round), "test": test})
         users = sorted(self.silos.users)
-        names, total_tm, rows_t = self.silos.rank(question, users, self._timing.round_seconds, tally)
+        names, total_tm, users_t = self.silos.rank(question, users, self._timing.round_seconds, tally)
         splits = {"valid": VALID, "test": TEST} if test else {"valid": VALID}
         return {
-            split: {name: float(total_tm[t, m] / rows_t[t]) if rows_t[t] else None for m, name in enumerate(names)}
+            split: {name: float(total_tm[t, m] / users_t[t]) if users_t[t] else None for m, name in enumerate(names)}
             for split, t in splits.items()
         }
 

@@ -2,42 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from fedvlr_jax.data.buckets import make_buckets
-from fedvlr_jax.errors import DataError
-from fedvlr_jax.types import Bucket, Dataset
+from fedvlr_jax.data.buckets import heldout_targets, make_buckets
+from fedvlr_jax.data.heldout import held_users, place_rows
+from fedvlr_jax.evaluation.metrics import TEST, VALID
+from fedvlr_jax.types import Bucket, Dataset, Targets
 
 
 class Person(NamedTuple):
-    """One user: train items [l] ascending, and the held-out items for validation and test, -1 for none."""
+    """One user: train items [l] ascending, and the held-out items of validation and test, any number of each."""
 
     history: np.ndarray
-    valid_item: int
-    test_item: int
+    valid_items: np.ndarray
+    test_items: np.ndarray
 
 
 def people_of(dataset: Dataset, users: range, first: int = 0) -> dict[int, Person]:
-    """Some users of a data set, by their number in the federation: `first` plus their number in the data set.
+    """Some users of a data set, by their number in the federation: `first` plus their number in the data set."""
+    every = np.arange(dataset.num_users + 1)
+    trained, held = (np.searchsorted(user, every) for user in (dataset.train_user, held_users(dataset)))
 
-    Raises:
-      DataError: if a user has several held-out rows in a split.
+    def person(u: int) -> Person:
+        places = slice(held[u], held[u + 1])
+        items = (items[places][items[places] >= 0] for items in (dataset.valid_item, dataset.test_item))
+        return Person(dataset.train_item[trained[u] : trained[u + 1]], *items)
+
+    return {first + u: person(u) for u in users}
+
+
+def targets_of(people: Mapping[int, Person], users: Iterable[int], num_users: int, *, test: bool) -> Targets:
+    """The held-out items of some of the people, without `test` those of validation alone; all others have none.
+
+    Places are kept for all of the people, so that shapes do not depend on who is asked.
     """
-    if dataset.held_user is not None:
-        raise DataError(
-            f"{dataset.name}: expected at most one validation and one test row of each user in a federation, found "
-            "users with several; prepare the data with --config.split.by=leave-one-out"
-        )
-    bounds = np.searchsorted(dataset.train_user, np.arange(dataset.num_users + 1))
-    return {
-        first + u: Person(
-            dataset.train_item[bounds[u] : bounds[u + 1]], int(dataset.valid_item[u]), int(dataset.test_item[u])
-        )
-        for u in users
-    }
+    asked = set(users)
+    rows = [(t, user, item) for t in (VALID, TEST) for user in sorted(people) for item in people[user][1 + t]]
+    t, user, item = np.array(rows, np.int64).reshape(-1, 3).T
+    at, held_user = place_rows(t, user, num_users)
+    item_th = np.full((2, num_users if held_user is None else len(held_user)), -1, np.int32)
+    shown = np.isin(user, list(asked)) & (test | (t == VALID))
+    item_th[t[shown], at[shown]] = item[shown]
+    nothing = np.zeros(0, np.int32)
+    local = Dataset(
+        name="silo",
+        num_users=num_users,
+        num_items=0,
+        train_user=nothing,
+        train_item=nothing,
+        valid_item=item_th[VALID],
+        test_item=item_th[TEST],
+        held_user=held_user,
+    )
+    return heldout_targets(local)
 
 
 def bucketed(people: Mapping[int, Person], users: Sequence[int], num_items: int) -> tuple[Bucket, ...]:

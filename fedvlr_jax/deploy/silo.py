@@ -40,19 +40,19 @@ from fedvlr_jax.deploy.partial_rows import (
     require_enough,
     rows_to_ask,
 )
-from fedvlr_jax.deploy.people import Person, bucketed, padded
+from fedvlr_jax.deploy.people import Person, bucketed, padded, targets_of
 from fedvlr_jax.deploy.secure_messages import SEALED, num_words
 from fedvlr_jax.deploy.silo_programs import Programs, Sizes, make_programs, require_same_settings, shared_settings
 from fedvlr_jax.deploy.states import Arrays, States
 from fedvlr_jax.errors import MessageError, UserError
-from fedvlr_jax.evaluation.metrics import CUTOFFS, METRICS, TEST, VALID, row_values
+from fedvlr_jax.evaluation.metrics import CUTOFFS, METRICS, SET_METRICS, TEST, VALID, user_values
 from fedvlr_jax.federated import sampling
 from fedvlr_jax.federated.executors import client_weights
 from fedvlr_jax.federated.scoring import Snapshot
 from fedvlr_jax.models.model import Upload
 from fedvlr_jax.types import Array, PyTree
 
-METRIC_NAMES = tuple(f"{name}@{k}" for name in METRICS for k in CUTOFFS)
+METRIC_NAMES = tuple(f"{name}@{k}" for name in (*METRICS, *SET_METRICS) for k in CUTOFFS)
 
 
 def silo_key(seed: int) -> Array:
@@ -121,10 +121,10 @@ class Silo:
         sizes = Sizes(*(whole_number(question, name) for name in Sizes._fields))
         require_same_settings(shared_settings(self._settings), question.fields.get("settings"))
         for user, person in self._people.items():
-            held = (*person.history, person.valid_item, person.test_item)
-            if not 0 <= user < sizes.num_users or max(held) >= sizes.num_items:
+            last = np.concatenate(person).max(initial=0)
+            if not 0 <= user < sizes.num_users or last >= sizes.num_items:
                 raise MessageError(
-                    f"{question.kind}: expected user {user} of this silo and its item {max(held)} to be among the "
+                    f"{question.kind}: expected user {user} of this silo and its item {last} to be among the "
                     f"server's, found {sizes.num_users} users and {sizes.num_items} items there"
                 )
         if self._programs is None or self._programs.sizes != sizes:
@@ -180,24 +180,20 @@ class Silo:
 
     def _rank(self, question: Message) -> Message:
         programs, broadcast, asked = self._opened(question)
-        hide_test, num_users = not question.fields.get("test"), programs.sizes.num_users
-        target_tu = np.full((2, num_users), -1, np.int32)
-        for user, _ in asked:
-            target_tu[VALID, user], target_tu[TEST, user] = self._people[user][1:]
+        users, sizes = [user for user, _ in asked], programs.sizes
+        targets = targets_of(self._people, users, sizes.num_users, test=bool(question.fields.get("test")))
         states = [unflat(programs.private, self._state(programs, *pair)) for pair in asked]
         private = jax.tree.map(lambda *x: np.stack(x), *states)
-        buckets = bucketed(self._people, [user for user, _ in asked], programs.sizes.num_items)
+        buckets = bucketed(self._people, users, sizes.num_items)
         params = Snapshot(broadcast, private, self._key, jnp.int32(whole_number(question, "round")))
-        if hide_test:
-            target_tu[TEST] = -1
-        ranks = jax.device_get(programs.rank(params, buckets, target_tu))
-        values = [[row_values(ranks, name, split=t) for name in METRIC_NAMES] for t in (VALID, TEST)]
+        ranks = jax.device_get(programs.rank(params, buckets, targets))
+        values = [[user_values(ranks, name, split=t) for name in METRIC_NAMES] for t in (VALID, TEST)]
         return Message(
             RANK,
-            {"metrics": list(METRIC_NAMES)},
+            {"metrics": list(METRIC_NAMES), "several": ranks.user is not None},
             {
                 "sum": np.array([[x.sum() for x in row] for row in values], np.float64).reshape(2, -1),
-                "rows": np.array([row[0].size for row in values], np.int32),
+                "users": np.array([row[0].size for row in values], np.int32),
             },
         )
 

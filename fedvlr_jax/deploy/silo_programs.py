@@ -18,7 +18,7 @@ from fedvlr_jax.federated.client import draw_batch
 from fedvlr_jax.federated.scoring import Snapshot
 from fedvlr_jax.fields import flatten
 from fedvlr_jax.models.model import Upload
-from fedvlr_jax.types import Array, Bucket, Dataset, PyTree, Ranks, content_of, given
+from fedvlr_jax.types import Array, Bucket, Dataset, PyTree, Ranks, Targets, content_of, given
 
 SHARED = ("host", "variant", "fusion", "objective", "client", "aggregation", "secure")
 """The settings that a silo and its server must have in common, by their first name."""
@@ -73,7 +73,7 @@ class Programs(NamedTuple):
       touched: ``(history_l, key) -> ids_n``, the items of `client.ClientBatch`, jitted.
       train: `Algorithm.client_round`, jitted.
       add: ``(sum, upload) -> sum``, the sum that the aggregator forms, with one more upload of weight 1, jitted.
-      rank: ``(snapshot, buckets, target_tu) -> Ranks``, jitted.
+      rank: ``(snapshot, buckets, targets) -> Ranks``, jitted.
     """
 
     sizes: Sizes
@@ -96,8 +96,8 @@ def make_programs(settings: Mapping[str, Any], sizes: Sizes) -> Programs:
     public = jax.eval_shape(algorithm.init_public, jax.random.key(0))
     broadcast = jax.eval_shape(lambda public: algorithm.server.open_round(public, content_of(catalogue))[0], public)
 
-    def rank(params: Snapshot, buckets: tuple[Bucket, ...], target_tu: Array) -> Ranks:
-        return rank_all(algorithm.rank_score, params, buckets, target_tu, chunk=settings["eval"]["chunk"])
+    def rank(params: Snapshot, buckets: tuple[Bucket, ...], targets: Targets) -> Ranks:
+        return rank_all(algorithm.rank_score, params, buckets, targets, chunk=settings["eval"]["chunk"])
 
     def add(total: PyTree, upload: Upload) -> PyTree:
         chunk = jax.tree.map(lambda x: x[None], upload)

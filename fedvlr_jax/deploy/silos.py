@@ -23,6 +23,7 @@ from fedvlr_jax.deploy.messages import (
 )
 from fedvlr_jax.deploy.partial_rows import asked_rows, num_rows
 from fedvlr_jax.errors import MessageError
+from fedvlr_jax.evaluation.metrics import SET_METRICS
 
 FAULTS = ("absent", "late", "failed", "refused", "misfit", "repeated", "nonfinite", "claimed", "unsummed")
 """What is counted, in clients: their silo is not there, did not answer in time, could not be reached, refused, sent
@@ -150,12 +151,15 @@ class Silos:
     def rank(
         self, question: Callable[[Sequence[int]], Message], users: Iterable[int], seconds: float, tally: Tally
     ) -> tuple[list[str], np.ndarray, np.ndarray]:
-        """Sums of metrics over some users: their names, float64 [t, m], and int64 [t], the rows they are sums of."""
+        """Sums of metrics over some users: their names, float64 [t, m], and int64 [t], the users they are sums of.
+
+        `SET_METRICS` are among them where some user has several held-out rows in a split.
+        """
         names: list[str] = []
-        total, rows = np.zeros((2, 0)), np.zeros(2, np.int64)
+        total, count, several = np.zeros((2, 0)), np.zeros(2, np.int64), False
         for node, answer, _, asked in self._ask_users(question, users, RANK, seconds, tally):
             try:
-                require_layout(answer.arrays, {"sum": Spec((2, "m"), "float64"), "rows": Spec((2,), "int32")}, RANK)
+                require_layout(answer.arrays, {"sum": Spec((2, "m"), "float64"), "users": Spec((2,), "int32")}, RANK)
                 named = list(answer.fields.get("metrics", []))
                 if (names and named != names) or len(named) != answer.arrays["sum"].shape[1]:
                     raise MessageError(f"rank: expected the metrics {names}, found {named}")
@@ -163,8 +167,10 @@ class Silos:
                 self.fault(tally, "misfit", f"node {node}: {error}", len(asked))
                 continue
             total = answer.arrays["sum"] + (total if names else 0)
-            names, rows = named, rows + answer.arrays["rows"]
-        return names, total, rows
+            names, count = named, count + answer.arrays["users"]
+            several = several or bool(answer.fields.get("several"))
+        shown = [k for k, name in enumerate(names) if several or name.partition("@")[0] not in SET_METRICS]
+        return [names[k] for k in shown], total[:, shown], count
 
     def by_node(self, users: Iterable[int], tally: Tally) -> dict[int, list[int]]:
         """Some users by the node of their silo; who is not there is counted."""
