@@ -18,6 +18,7 @@ from fedvlr_jax.assembly import (
     make_pipeline,
     parse_names,
     require_path,
+    require_rows,
 )
 from fedvlr_jax.errors import ConfigError, choose
 from fedvlr_jax.federated import sampling
@@ -133,6 +134,7 @@ def build_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
     most = num_users if settings["server"]["sampling"] == "poisson" else clients_per_round
     pipeline = make_pipeline(settings["aggregation"] | noise, settings["secure"], most)
     require_path(settings, model, local, pipeline)
+    require_rows(settings, local, pipeline)
     server, compute = settings["server"], settings["compute"]
     optimizer = choose(OPTIMIZERS, "server.optimizer", server["optimizer"])(server["lr"])
     mesh = make_mesh(compute["devices"])
@@ -189,7 +191,7 @@ def build_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
         cohort_words=cohort_words,
         **ranking,
         views=() if model.variant.router is None else parse_names(settings["fusion"]["operators"]),
-        cost=cost_report(starting["init"], model, content, num_users),
+        cost=cost_report(starting["init"], model, content, num_users, settings["client"]["download_rows"]),
         clients_per_round=clients_per_round,
         client_round=make_client_round(model, local, num_items, pipeline.transform),
         server=make_server(model, optimizer, server["l2"]),

@@ -190,3 +190,15 @@ def require_path(settings: Mapping[str, Any], model: Model, local: LocalSettings
             f"compute.path: {path} needs sampled items (objective bce or bpr) and no private item tables; "
             f"found objective {settings['objective']}, host.name {settings['host']['name']}"
         )
+
+
+def require_rows(settings: Mapping[str, Any], local: LocalSettings, pipeline: Pipeline) -> None:
+    """Refuses downloads of some rows where a client reads, or an upload has, the rows of all items."""
+    rows = settings["client"]["download_rows"]
+    if rows and (local.objective.all_items or pipeline.transform.whole or settings["secure"]["sum"]):
+        raise ConfigError(
+            f"client.download_rows: expected 0 (all) where every row is read or sent back; fewer need objective bce "
+            f"or bpr, a host that trains item rows, no noise on clients and no secure.sum; found {rows} with "
+            f"objective {settings['objective']}, host.name {settings['host']['name']}, aggregation.transforms "
+            f"{settings['aggregation']['transforms']!r}, secure.sum {settings['secure']['sum']}"
+        )

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from problems import settings, tiny_dataset
+from problems import client_data, settings, tiny_dataset
 
 from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.deploy.coordinator import Coordinator, Timing
 from fedvlr_jax.deploy.messages import pack, unpack
-from fedvlr_jax.deploy.silo import Silo, people_of
+from fedvlr_jax.deploy.people import people_of
+from fedvlr_jax.deploy.silo import Silo
 from fedvlr_jax.deploy.silo_programs import sizes_of
 from fedvlr_jax.deploy.silos import Failure
 from fedvlr_jax.deploy.states import States
 from fedvlr_jax.errors import MessageError
-from fedvlr_jax.types import content_of
+from fedvlr_jax.federated import sampling
+from fedvlr_jax.types import Bucket, FedState, content_of
 
 DATASET = tiny_dataset(num_users=6, num_items=24)
 COHORT = 4
@@ -27,9 +30,9 @@ def federation_settings(**changes):
     return settings(fusion__operators="id,visual", server__clients_per_round=COHORT, **changes)
 
 
-def make_silo(tree, folder, users, name, seed=0):
+def make_silo(tree, folder, users, name, seed=0, dataset=DATASET):
     folder.mkdir(exist_ok=True)
-    return Silo(tree, people_of(DATASET, users), States(folder), key=jax.random.key(seed), name=name)
+    return Silo(tree, people_of(dataset, users), States(folder), key=jax.random.key(seed), name=name)
 
 
 class LocalTransport:
@@ -57,11 +60,12 @@ class LocalTransport:
 class Federation:
     """A coordinator and its silos, with what was said."""
 
-    def __init__(self, tree, folder, spoil=None, users=SILOS):
+    def __init__(self, tree, folder, spoil=None, users=SILOS, dataset=DATASET):
         self.tree, self.lines, self.users = tree, [], users
         self.algorithm = make_algorithm(tree, DATASET)
         self.silos = {
-            node: make_silo(tree, folder / str(node), users, f"silo{node}") for node, users in self.users.items()
+            node: make_silo(tree, folder / str(node), users, f"silo{node}", dataset=dataset)
+            for node, users in self.users.items()
         }
         self.transport = LocalTransport(self.silos, spoil)
         self.coordinator = self.coordinate()
@@ -83,3 +87,27 @@ class Federation:
         counted = np.asarray(state.counted_u).tolist()
         states = [owner[u]._state(owner[u]._programs, u, counted[u]) for u in range(DATASET.num_users)]
         return {name: np.stack([x[name] for x in states]) for name in states[0]}
+
+
+def simulated(algorithm, counted_rounds):
+    """The state after rounds of given clients, by the simulator."""
+    data = client_data(DATASET)
+    state = jax.jit(algorithm.init)(jax.random.key(0))
+    run = jax.jit(algorithm.run_cohort)
+    bucket = data.buckets[0]
+    for users in counted_rounds:
+        at = np.array(sorted(users))
+        chosen = Bucket(bucket.user[at], bucket.history[at], jnp.arange(len(at), dtype=jnp.int32))
+        private = jax.tree.map(lambda x, at=at: x[at], state.private)
+        moved, _ = run(
+            FedState(public=state.public, private=private, key=state.key), data._replace(buckets=(chosen,))
+        )
+        whole = jax.tree.map(lambda x, new, at=at: x.at[at].set(new), state.private, moved.private)
+        state = FedState(public=moved.public, private=whole, key=state.key)
+    return state
+
+
+def cohorts(algorithm, rounds):
+    key = jax.random.key(0)
+    words = (algorithm.cohort_words(key, jnp.int32(k)) for k in range(rounds))
+    return [set(sampling.cohort_ids(np.asarray(w), COHORT).tolist()) for w in words]

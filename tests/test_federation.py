@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from federations import COHORT, DATASET, SILOS, Federation, LocalTransport, federation_settings, make_silo
-from problems import client_data, relative_difference, spread
+from federations import (
+    DATASET,
+    SILOS,
+    Federation,
+    LocalTransport,
+    cohorts,
+    federation_settings,
+    make_silo,
+    simulated,
+)
+from problems import client_data, histories, relative_difference, spread
 
 from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.data.buckets import heldout_targets
+from fedvlr_jax.data.heldout import place_rows
 from fedvlr_jax.deploy.coordinator import Coordinator, Timing
 from fedvlr_jax.deploy.export import flat
 from fedvlr_jax.deploy.messages import JOIN, TRAIN, Message, pack, unpack
@@ -19,34 +31,9 @@ from fedvlr_jax.deploy.silos import Failure, new_tally
 from fedvlr_jax.errors import ConfigError, TrainingError
 from fedvlr_jax.evaluation.metrics import summarise, warm_items
 from fedvlr_jax.evaluation.ranking import rank_all
-from fedvlr_jax.federated import sampling
-from fedvlr_jax.types import Bucket, FedState, content_of
+from fedvlr_jax.types import content_of
 
 ROUNDS = 3
-
-
-def simulated(algorithm, counted_rounds):
-    """The state after rounds of given clients, by the simulator."""
-    data = client_data(DATASET)
-    state = jax.jit(algorithm.init)(jax.random.key(0))
-    run = jax.jit(algorithm.run_cohort)
-    bucket = data.buckets[0]
-    for users in counted_rounds:
-        at = np.array(sorted(users))
-        chosen = Bucket(bucket.user[at], bucket.history[at], jnp.arange(len(at), dtype=jnp.int32))
-        private = jax.tree.map(lambda x, at=at: x[at], state.private)
-        moved, _ = run(
-            FedState(public=state.public, private=private, key=state.key), data._replace(buckets=(chosen,))
-        )
-        whole = jax.tree.map(lambda x, new, at=at: x.at[at].set(new), state.private, moved.private)
-        state = FedState(public=moved.public, private=whole, key=state.key)
-    return state
-
-
-def cohorts(algorithm, rounds=ROUNDS):
-    key = jax.random.key(0)
-    words = (algorithm.cohort_words(key, jnp.int32(k)) for k in range(rounds))
-    return [set(sampling.cohort_ids(np.asarray(w), COHORT).tolist()) for w in words]
 
 
 CASES = [("fcf", "fedvlr", ""), ("fedrap", "base", "clip,noise"), ("pfedrec", "vbpr", ""), ("fedncf", "mlp", "clip")]
@@ -74,7 +61,7 @@ def test_a_federation_equals_a_simulation_also_where_a_silo_drops_out(tmp_path, 
         state, report = coordinator.round(state)
         reports.append(report)
 
-    asked = cohorts(algorithm)
+    asked = cohorts(algorithm, ROUNDS)
     lost = asked[1] & set(SILOS[33])
     assert lost  # else nothing is tested
     counted = [asked[0], asked[1] - lost, asked[2]]
@@ -92,6 +79,35 @@ def test_a_federation_equals_a_simulation_also_where_a_silo_drops_out(tmp_path, 
     summary = summarise(ranks, warm_items(DATASET.train_item, DATASET.num_items))
     for split in ("valid", "test"):
         assert metrics[split] == pytest.approx(summary[split], rel=1e-12)
+
+
+@pytest.mark.parametrize("with_several", [{0: (3, 1)}, {0: (3, 1), 5: (0, 2)}])
+def test_several_held_out_rows_of_a_user_are_ranked_as_in_a_simulation(tmp_path, with_several):
+    """Of validation and test; the silos differ in whether somebody has several."""
+    rng, rows = np.random.default_rng(2), []
+    for user, history in enumerate(histories(DATASET)):
+        free = rng.permutation(np.setdiff1d(np.arange(DATASET.num_items), history))
+        counts = with_several.get(user, (1, 1))
+        rows += [(t, user, item) for t, n in enumerate(counts) for item in np.sort(free[4 * t : 4 * t + n])]
+    t, user, item = np.array(sorted(rows)).T
+    at, held_user = place_rows(t, user, DATASET.num_users)
+    item_th = np.full((2, len(held_user)), -1, np.int32)
+    item_th[t, at] = item
+    dataset = dataclasses.replace(DATASET, valid_item=item_th[0], test_item=item_th[1], held_user=held_user)
+    federation = Federation(federation_settings(host__name="fcf", variant="base"), tmp_path, dataset=dataset)
+    coordinator, algorithm = federation.coordinator, federation.algorithm
+    coordinator.wait_for_users()
+    state = coordinator.start()
+    data, start = client_data(DATASET), algorithm.init(jax.random.key(0))
+    snapshot = algorithm.snapshot(start, data.content)
+    ranks = jax.device_get(rank_all(algorithm.rank_score, snapshot, data.buckets, heldout_targets(dataset), chunk=6))
+    summary = summarise(ranks, warm_items(dataset.train_item, dataset.num_items))
+    metrics = coordinator.rank(state, test=True, tally=new_tally())
+    assert metrics["test"] == pytest.approx(summary["test"], rel=1e-12)
+    assert coordinator.rank(state, test=False, tally=new_tally()) == {
+        "valid": pytest.approx(summary["valid"], rel=1e-12)
+    }
+    assert "MAP@50" in metrics["valid"]
 
 
 @pytest.fixture(scope="module")

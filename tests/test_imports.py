@@ -114,6 +114,8 @@ PLACES = {  # foreign packages beyond these, by the start of a file's path
     "fedvlr_jax/commands/export": {"tabulate"},
     "fedvlr_jax/commands/serve": {"uvicorn"},
     "fedvlr_jax/deploy/export": {"flatbuffers"},
+    "fedvlr_jax/deploy/onnx_graph": {"onnx"},
+    "fedvlr_jax/deploy/onnx_export": {"jinja2", "markupsafe"},
     "fedvlr_jax/deploy/tensors": {"safetensors"},
     "fedvlr_jax/deploy/serving": {"starlette"},
     "fedvlr_jax/deploy/flower/": {"flwr"},

@@ -30,7 +30,7 @@ DISTRIBUTIONS = {  # where they are called otherwise than what is imported
     "tensorflow_datasets": "tensorflow-datasets",
 }
 BEHIND_TFDS = {"array-record", "importlib-resources"}  # it needs them for these files, but does not require them
-EXTRAS = ("tfds", "optuna", "prepare", "features", "secure", "deploy", "serve", "flower", "wandb", "mlflow")
+EXTRAS = ("tfds", "optuna", "prepare", "features", "secure", "deploy", "onnx", "serve", "flower", "wandb", "mlflow")
 SCRIPTS = (
     *("train", "evaluate", "judge", "analyze", "benchmark", "sweep", "prepare", "encode", "export", "serve"),
     *("client", "federation", "report", "explain"),

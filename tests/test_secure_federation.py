@@ -245,3 +245,21 @@ def test_a_silo_refuses_a_graph_that_would_give_it_away(secret):
         }
         answer = silo.answer(said._replace(kind=ADVERTISE, arrays=arrays))
         assert "expected two neighbours or more and a threshold of more than half" in answer.fields["reason"]
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.5, 4), (2 / 3, 4), (0.9, 5)])
+def test_the_threshold_of_the_settings_is_that_of_the_shares(secret, monkeypatch, share, expected):
+    told = {}
+
+    def ask(sent, kind, seconds, tally, weight):
+        told.setdefault(kind, [int(question.arrays["threshold"]) for question in sent.values()])
+        return {}
+
+    seven = {number: [number % NUM_USERS] for number in range(7)}  # neighbours are the six others
+    monkeypatch.setattr(secret.coordinator.silos, "by_node", lambda users, tally: seven)
+    monkeypatch.setattr(secret.coordinator.silos, "ask", ask)
+    monkeypatch.setattr(secret.coordinator, "_threshold", share)
+    state, report = secret.coordinator.round(state_at(secret, 90))
+    assert told[ADVERTISE] == [expected] * 7
+    assert report.num_counted == 0
+    assert int(state.public.round) == 91

@@ -35,7 +35,8 @@ def define(values: flags.FlagValues) -> None:
 def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     """Read the users' data, then answer until stopped."""
     from fedvlr_jax.data import load_configured
-    from fedvlr_jax.deploy.silo import Silo, people_of, silo_key
+    from fedvlr_jax.deploy.people import people_of
+    from fedvlr_jax.deploy.silo import Silo, silo_key
     from fedvlr_jax.deploy.states import States, silo_secret
     from fedvlr_jax.deploy.worker import work
     from fedvlr_jax.io.environment import require_backend

@@ -18,12 +18,13 @@ import numpy as np
 
 from fedvlr_jax.algorithm import Algorithm
 from fedvlr_jax.deploy.export import flat, unflat
-from fedvlr_jax.deploy.messages import JOIN, MASK, RANK, TRAIN, Message, layout_of
+from fedvlr_jax.deploy.messages import JOIN, MASK, RANK, ROWS, TRAIN, Message, layout_of
+from fedvlr_jax.deploy.partial_rows import with_rows
 from fedvlr_jax.deploy.secure_messages import num_words, split_words
 from fedvlr_jax.deploy.silo_programs import Sizes, shared_settings
 from fedvlr_jax.deploy.silos import ClientUpload, Silos, Tally, Transport, new_tally
 from fedvlr_jax.errors import ConfigError, TrainingError
-from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, TEST, VALID
+from fedvlr_jax.evaluation.metrics import TEST, VALID
 from fedvlr_jax.federated import sampling
 from fedvlr_jax.federated.server import Aggregate
 from fedvlr_jax.models.model import Broadcast, Upload
@@ -127,7 +128,9 @@ class Coordinator:
             jax.jit(f) for f in (algorithm.server.open_round, self._added, self._closed)
         )
         self._words = jax.jit(algorithm.cohort_words)
-        self._bits, self._empty = settings["secure"]["bits"], 0  # rounds in a row without a sum
+        self._bits, self._threshold = settings["secure"]["bits"], settings["secure"]["threshold"]
+        self._empty = 0  # rounds in a row without a sum
+        self._rows = settings["client"]["download_rows"]
         if settings["secure"]["sum"]:
             from fedvlr_jax.deploy.secure_round import sum_in_secret
 
@@ -188,10 +191,10 @@ class Coordinator:
         broadcast, _ = self._open(state.public, self._content)
         question = self._question(RANK, broadcast, state, {"round": int(state.public.round), "test": test})
         users = sorted(self.silos.users)
-        names, total_tm, rows_t = self.silos.rank(question, users, self._timing.round_seconds, tally)
+        names, total_tm, users_t = self.silos.rank(question, users, self._timing.round_seconds, tally)
         splits = {"valid": VALID, "test": TEST} if test else {"valid": VALID}
         return {
-            split: {name: float(total_tm[t, m] / rows_t[t]) if rows_t[t] else None for m, name in enumerate(names)}
+            split: {name: float(total_tm[t, m] / users_t[t]) if users_t[t] else None for m, name in enumerate(names)}
             for split, t in splits.items()
         }
 
@@ -216,11 +219,24 @@ class Coordinator:
         question = self._question(TRAIN, broadcast, state, {"round": number})
         for _ in range(EMPTY_ROUNDS):
             self.silos.refresh(self._timing.round_seconds, tally)
-            uploads = self.silos.train(question, cohort, self._timing.round_seconds, tally)
+            users = cohort
+            if self._rows:
+                ids = self._asked_rows(state, cohort, tally)
+                question, users = (
+                    with_rows(self._question(TRAIN, broadcast, state, {"round": number}), ids),
+                    list(ids),
+                )
+            uploads = self.silos.train(question, users, self._timing.round_seconds, tally)
             if uploads:
                 return self._aggregate(broadcast, uploads, len(cohort)), list(uploads)
             self._say(f"round {number}: no upload of {len(cohort)} clients counts; the round is opened again")
         raise TrainingError(f"round {number}: expected uploads, found none in {EMPTY_ROUNDS} rounds in a row")
+
+    def _asked_rows(self, state: ServerState, cohort: Sequence[int], tally: Tally) -> dict[int, np.ndarray]:
+        """By user the items whose rows its silo asks for."""
+        question = self._question(ROWS, Broadcast({}, {}), state, {"round": int(state.public.round)})
+        sizes = {"each": self._rows, "num_items": self.sizes.num_items}
+        return self.silos.rows(question, cohort, self._timing.round_seconds, tally, **sizes)
 
     def _total_in_secret(
         self, state: ServerState, broadcast: Broadcast, cohort: Sequence[int], tally: Tally
@@ -234,6 +250,7 @@ class Coordinator:
             cohort,
             round_=number,
             num_words=num_words(layout_of(flat(broadcast))),
+            threshold=self._threshold,
             seconds=self._timing.round_seconds,
             tally=tally,
         )
@@ -279,9 +296,3 @@ def _padded(upload: ClientUpload, like: Broadcast, num_items: int) -> tuple[Uplo
     tree = unflat(like, {**rows, **upload.head})
     numbers = jnp.float32(upload.alpha), jnp.float32(upload.loss)
     return Upload(jnp.asarray(ids_n), tree.rows, tree.head), *numbers
-
-
-def is_better(valid: Mapping[str, float | None], best: float | None) -> bool:
-    """Whether validation metrics are better than the best so far, by the metric of selection."""
-    value = valid.get(SELECTION_METRIC)
-    return value is not None and (best is None or value > best)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import pathlib
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -140,6 +141,7 @@ def export_client(
     broadcast: PyTree,
     about: Mapping[str, Any],
     platforms: Iterable[str] = PLATFORMS,
+    more: Mapping[str, bytes] = MappingProxyType({}),
 ) -> dict[str, int]:
     """Writes the folder that a device gets: programs, the broadcast, a manifest and the loader.
 
@@ -149,9 +151,10 @@ def export_client(
       broadcast: the latest one, as arrays.
       about: what the manifest says of the model.
       platforms: of jax, that the programs can run on.
+      more: contents of further files, by name.
 
     Returns:
-      The size of every program in bytes.
+      The size of every program and further file in bytes.
 
     Raises:
       ConfigError: the extra ``deploy`` is not installed, or the folder has content or cannot be written.
@@ -159,10 +162,10 @@ def export_client(
     with require_extra("deploy", "exporting programs"):
         import flatbuffers  # noqa: F401
     names = tuple(platforms)
-    serialised = {
-        name: jax.export.export(jax.jit(function), platforms=names)(*programs.arguments[name]).serialize()
+    files = {
+        f"{name}.bin": jax.export.export(jax.jit(function), platforms=names)(*programs.arguments[name]).serialize()
         for name, function in programs.functions.items()
-    }
+    } | dict(more)
     arrays = {name: np.asarray(leaf) for name, leaf in flat(broadcast).items()}
     manifest = {
         "version": VERSION,
@@ -174,15 +177,15 @@ def export_client(
     }
     try:
         with whole_folder(folder) as made:
-            for name, content in serialised.items():
-                (made / f"{name}.bin").write_bytes(content)
+            for name, content in files.items():
+                (made / name).write_bytes(content)
             write_arrays(made / "broadcast.npz", arrays)
             write_json(made / "manifest.json", manifest)
             shutil.copy(LOADER, made / LOADER.name)
     except OSError as error:
         reason = error.strerror or str(error)
         raise ConfigError(f"--out={folder}: expected a free folder that can be written, found {reason}") from error
-    return {name: len(content) for name, content in serialised.items()}
+    return {name: len(content) for name, content in files.items()}
 
 
 def _widths(longest: int) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
     kind    to a silo                               back
     join    settings, sizes                         the numbers of its users
+    rows    round, user, counted                    items whose rows these users need, where not all travel
     train   round, broadcast, user, counted         the uploads of these users
     rank    round, broadcast, user, counted         sums of ranking metrics over these users
 
@@ -25,7 +26,7 @@ import numpy as np
 from fedvlr_jax.errors import MessageError
 
 VERSION = 1  # raised whenever a message of an older one means something else
-JOIN, TRAIN, RANK, REFUSED = "join", "train", "rank", "refused"
+JOIN, ROWS, TRAIN, RANK, REFUSED = "join", "rows", "train", "rank", "refused"
 ADVERTISE, SHARE, MASK, REVEAL = "advertise", "share", "mask", "reveal"
 ID_BYTES = 4  # what an upload adds to each row: the number of its item
 CLIENT_BYTES = 16  # and to each client: user, count, alpha, loss

@@ -84,6 +84,7 @@ def sum_in_secret(
     *,
     round_: int,
     num_words: int,
+    threshold: float,
     seconds: float,
     tally: Tally,
 ) -> SecretSum:
@@ -95,6 +96,7 @@ def sum_in_secret(
       cohort: users.
       round_: number of the round.
       num_words: of a silo.
+      threshold: share of a silo's neighbours that takes masks off, ``secure.threshold``.
       seconds: that each of the four questions waits for answers.
       tally: takes faults and bytes.
     """
@@ -105,7 +107,8 @@ def sum_in_secret(
         found = f"expected clients in {FEWEST} silos or more, found {len(places)}; fewer would see through the sum"
         silos.fault(tally, "unsummed", f"round {round_}: {found}", sum(map(len, by_node.values())))
         return SecretSum(None, ())
-    setup = make_setup(places, round_=round_, degree=NEIGHBOURS, num_words=num_words, order=random.Random(round_))
+    order = random.Random(round_)
+    setup = make_setup(places, round_=round_, degree=NEIGHBOURS, num_words=num_words, order=order, share=threshold)
     adverts = tuple(asked.ask(ADVERTISE, {u: of_setup(setup, u) for u in places}, to_advert).values())
     shared = asked.ask(
         SHARE,

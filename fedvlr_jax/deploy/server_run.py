@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from fedvlr_jax.algorithm import make_algorithm
-from fedvlr_jax.deploy.coordinator import Coordinator, RoundReport, ServerState, Timing, is_better
+from fedvlr_jax.deploy.coordinator import Coordinator, RoundReport, ServerState, Timing
 from fedvlr_jax.deploy.export import require_no_prior
 from fedvlr_jax.deploy.silo_programs import catalogue_of, sizes_of
 from fedvlr_jax.deploy.silos import Transport, new_tally
@@ -102,7 +102,7 @@ def run_server(
                 valid = None
                 if (done + 1) % plan.eval_every == 0 or done + 1 == plan.rounds:
                     valid = coordinator.rank(state, test=False, tally=report.tally)["valid"]
-                    if is_better(valid, progress["best_value"]) or progress["best_round"] is None:
+                    if _is_better(valid, progress["best_value"]) or progress["best_round"] is None:
                         progress |= {"best_round": done + 1, "best_value": valid.get(SELECTION_METRIC)}
                 totals.update({f"fault_{name}": count for name, count in report.tally.faults.items()})
                 totals.update({f"bytes_{way}": count for way, count in report.tally.size.items()})
@@ -137,6 +137,12 @@ def _result(
         **progress,
         **totals,
     }
+
+
+def _is_better(valid: Mapping[str, float | None], best: float | None) -> bool:
+    """Whether validation metrics are better than the best so far, by the metric of selection."""
+    value = valid.get(SELECTION_METRIC)
+    return value is not None and (best is None or value > best)
 
 
 def _line(report: RoundReport, valid: Mapping[str, Any] | None) -> dict[str, Any]:

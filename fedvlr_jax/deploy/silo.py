@@ -8,13 +8,12 @@ secret (``secure.sum``), it sends the sum of its users' uploads under masks, and
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedvlr_jax.data.buckets import make_buckets
 from fedvlr_jax.deploy.export import flat, unflat
 from fedvlr_jax.deploy.messages import (
     ADVERTISE,
@@ -22,6 +21,7 @@ from fedvlr_jax.deploy.messages import (
     MASK,
     RANK,
     REVEAL,
+    ROWS,
     SHARE,
     TASK_LAYOUT,
     TRAIN,
@@ -32,51 +32,32 @@ from fedvlr_jax.deploy.messages import (
     require_layout,
     whole_number,
 )
+from fedvlr_jax.deploy.partial_rows import (
+    make_order,
+    num_rows,
+    partial_layout,
+    put_back,
+    require_enough,
+    rows_to_ask,
+)
+from fedvlr_jax.deploy.people import Person, bucketed, padded, targets_of
 from fedvlr_jax.deploy.secure_messages import SEALED, num_words
 from fedvlr_jax.deploy.silo_programs import Programs, Sizes, make_programs, require_same_settings, shared_settings
 from fedvlr_jax.deploy.states import Arrays, States
-from fedvlr_jax.errors import DataError, MessageError, UserError
-from fedvlr_jax.evaluation.metrics import CUTOFFS, METRICS, TEST, VALID, row_values
+from fedvlr_jax.errors import MessageError, UserError
+from fedvlr_jax.evaluation.metrics import CUTOFFS, METRICS, SET_METRICS, TEST, VALID, user_values
 from fedvlr_jax.federated import sampling
 from fedvlr_jax.federated.executors import client_weights
 from fedvlr_jax.federated.scoring import Snapshot
 from fedvlr_jax.models.model import Upload
-from fedvlr_jax.types import Array, Bucket, Dataset, PyTree
+from fedvlr_jax.types import Array, PyTree
 
-METRIC_NAMES = tuple(f"{name}@{k}" for name in METRICS for k in CUTOFFS)
-
-
-class Person(NamedTuple):
-    """One user: train items [l] ascending, and the held-out items for validation and test, -1 for none."""
-
-    history: np.ndarray
-    valid_item: int
-    test_item: int
+METRIC_NAMES = tuple(f"{name}@{k}" for name in (*METRICS, *SET_METRICS) for k in CUTOFFS)
 
 
 def silo_key(seed: int) -> Array:
     """The key of a seed of up to 64 bits; below 2^32 it is that of a simulation with this seed."""
     return jax.random.wrap_key_data(jnp.asarray([seed >> 32, seed & 0xFFFFFFFF], jnp.uint32))
-
-
-def people_of(dataset: Dataset, users: range, first: int = 0) -> dict[int, Person]:
-    """Some users of a data set, by their number in the federation: `first` plus their number in the data set.
-
-    Raises:
-      DataError: if a user has several held-out rows in a split.
-    """
-    if dataset.held_user is not None:
-        raise DataError(
-            f"{dataset.name}: expected at most one validation and one test row of each user in a federation, found "
-            "users with several; prepare the data with --config.split.by=leave-one-out"
-        )
-    bounds = np.searchsorted(dataset.train_user, np.arange(dataset.num_users + 1))
-    return {
-        first + u: Person(
-            dataset.train_item[bounds[u] : bounds[u + 1]], int(dataset.valid_item[u]), int(dataset.test_item[u])
-        )
-        for u in users
-    }
 
 
 class Silo:
@@ -99,7 +80,9 @@ class Silo:
         """
         self._settings, self._people, self._states, self._key, self._name = settings, people, states, key, name
         self._programs: Programs | None = None
-        self._answers = {JOIN: self._join, TRAIN: self._train, RANK: self._rank}
+        self._each = settings["client"]["download_rows"]  # rows that a user asks for, 0 for all
+        rows = {ROWS: self._rows} if self._each else {}
+        self._answers = {JOIN: self._join, **rows, TRAIN: self._train, RANK: self._rank}
         if settings["secure"]["sum"]:
             from fedvlr_jax.deploy.secure_silo import Participant
 
@@ -117,18 +100,31 @@ class Silo:
             return refusal(str(error))
 
     def _join(self, question: Message) -> Message:
-        self._prepared(question)
+        num_items = self._prepared(question).sizes.num_items
+        if self._each:
+            longest = max((person.history for person in self._people.values()), key=len)
+            require_enough(self._settings["client"], padded(longest, num_items).size, num_items)
         return Message(JOIN, {"silo": self._name}, {"user": np.array(sorted(self._people), np.int32)})
+
+    def _rows(self, question: Message) -> Message:
+        programs = self._prepared(question)
+        require_layout(question.arrays, TASK_LAYOUT, ROWS)
+        users, num_items = [user for user, _ in self._asked(question)], programs.sizes.num_items
+        size = num_rows(len(users), self._each, num_items)
+        pairs = [(self._history(user, num_items), self._keys(question, user)[0]) for user in users]
+        touched = jax.device_get([programs.touched(jnp.asarray(history_l), key) for history_l, key in pairs])
+        ids = rows_to_ask([x[x < num_items] for x in touched], size, make_order(self._key, num_items))
+        return Message(ROWS, {"round": question.fields["round"]}, {"ids": ids})
 
     def _prepared(self, question: Message) -> Programs:
         """The programs for the settings and sizes of a server, which every question has, for workers start anew."""
         sizes = Sizes(*(whole_number(question, name) for name in Sizes._fields))
         require_same_settings(shared_settings(self._settings), question.fields.get("settings"))
         for user, person in self._people.items():
-            held = (*person.history, person.valid_item, person.test_item)
-            if not 0 <= user < sizes.num_users or max(held) >= sizes.num_items:
+            last = np.concatenate(person).max(initial=0)
+            if not 0 <= user < sizes.num_users or last >= sizes.num_items:
                 raise MessageError(
-                    f"{question.kind}: expected user {user} of this silo and its item {max(held)} to be among the "
+                    f"{question.kind}: expected user {user} of this silo and its item {last} to be among the "
                     f"server's, found {sizes.num_users} users and {sizes.num_items} items there"
                 )
         if self._programs is None or self._programs.sizes != sizes:
@@ -161,37 +157,43 @@ class Silo:
     ) -> Iterator[tuple[int, Upload, np.ndarray, bool]]:
         """Trains users for a round: each with its upload, its loss, and whether all of that is finite."""
         round_ = whole_number(question, "round")
-        keys = [sampling.stream(self._key, purpose, round_) for purpose in (sampling.CLIENT, sampling.TRANSFORM)]
         for user, counted in asked:
-            own = [sampling.entity_keys(key, jnp.asarray([user]))[0] for key in keys]
+            own = self._keys(question, user)
             state = unflat(programs.private, self._state(programs, user, counted))
-            history_l = _padded(self._people[user].history, programs.sizes.num_items)
+            history_l = self._history(user, programs.sizes.num_items)
             moved, upload, loss = jax.device_get(programs.train(broadcast, state, history_l, *own, jnp.int32(round_)))
             alive = all(np.isfinite(x).all() for x in (loss, *jax.tree.leaves((upload.rows, upload.head))))
             ended = moved if alive else state  # what is not finite moves nothing, here or on the server
             self._states.put(user, round_, flat(ended), keep=counted)
             yield user, upload, loss, alive
 
+    def _keys(self, question: Message, user: int) -> list[Array]:
+        """A user's keys of a round for its draws, and for its half of upload transforms."""
+        streams = (
+            sampling.stream(self._key, purpose, whole_number(question, "round"))
+            for purpose in (sampling.CLIENT, sampling.TRANSFORM)
+        )
+        return [sampling.entity_keys(key, jnp.asarray([user]))[0] for key in streams]
+
+    def _history(self, user: int, num_items: int) -> np.ndarray:
+        return padded(self._people[user].history, num_items)
+
     def _rank(self, question: Message) -> Message:
         programs, broadcast, asked = self._opened(question)
-        hide_test, num_users = not question.fields.get("test"), programs.sizes.num_users
-        target_tu = np.full((2, num_users), -1, np.int32)
-        for user, _ in asked:
-            target_tu[VALID, user], target_tu[TEST, user] = self._people[user][1:]
+        users, sizes = [user for user, _ in asked], programs.sizes
+        targets = targets_of(self._people, users, sizes.num_users, test=bool(question.fields.get("test")))
         states = [unflat(programs.private, self._state(programs, *pair)) for pair in asked]
         private = jax.tree.map(lambda *x: np.stack(x), *states)
-        buckets = self._bucketed([user for user, _ in asked], programs.sizes)
+        buckets = bucketed(self._people, users, sizes.num_items)
         params = Snapshot(broadcast, private, self._key, jnp.int32(whole_number(question, "round")))
-        if hide_test:
-            target_tu[TEST] = -1
-        ranks = jax.device_get(programs.rank(params, buckets, target_tu))
-        values = [[row_values(ranks, name, split=t) for name in METRIC_NAMES] for t in (VALID, TEST)]
+        ranks = jax.device_get(programs.rank(params, buckets, targets))
+        values = [[user_values(ranks, name, split=t) for name in METRIC_NAMES] for t in (VALID, TEST)]
         return Message(
             RANK,
-            {"metrics": list(METRIC_NAMES)},
+            {"metrics": list(METRIC_NAMES), "several": ranks.user is not None},
             {
                 "sum": np.array([[x.sum() for x in row] for row in values], np.float64).reshape(2, -1),
-                "rows": np.array([row[0].size for row in values], np.int32),
+                "users": np.array([row[0].size for row in values], np.int32),
             },
         )
 
@@ -200,12 +202,20 @@ class Silo:
     ) -> tuple[Programs, PyTree, list[tuple[int, int]]]:
         """What a question about users needs: programs, the broadcast, pairs of user and last counted round."""
         programs = self._prepared(question)
-        require_layout(question.arrays, {**programs.layout, **TASK_LAYOUT, **(more or {})}, question.kind)
+        partial = self._each and question.kind == TRAIN
+        layout = partial_layout(programs.layout) if partial else programs.layout
+        require_layout(question.arrays, {**layout, **TASK_LAYOUT, **(more or {})}, question.kind)
+        asked = self._asked(question)
+        arrays = put_back(question.arrays, programs.layout) if partial else question.arrays
+        return programs, unflat(programs.broadcast, arrays), asked
+
+    def _asked(self, question: Message) -> list[tuple[int, int]]:
+        """The users that a question is about, each with its last counted round."""
         asked = list(zip(*(question.arrays[name].tolist() for name in TASK_LAYOUT), strict=True))
         strange = sorted({user for user, _ in asked} - set(self._people))
         if strange or not asked:
             raise MessageError(f"{question.kind}: expected users of this silo, found {strange or 'none'}")
-        return programs, unflat(programs.broadcast, question.arrays), asked
+        return asked
 
     def _state(self, programs: Programs, user: int, counted: int) -> Arrays:
         """The private state of a user after the last round that counted."""
@@ -232,28 +242,3 @@ class Silo:
         alpha = float(client_weights(model, transform, jnp.float32(length)))
         numbers = {"user": np.int32(user), "count": np.int32(real.sum()), "alpha": np.float32(alpha), "loss": loss}
         return {**rows, **head, "ids": ids[real], **{name: np.asarray(x)[None] for name, x in numbers.items()}}
-
-    def _bucketed(self, users: list[int], sizes: Sizes) -> tuple[Bucket, ...]:
-        """The users in buckets; rows are their places in `users`."""
-        lengths = [len(self._people[user].history) for user in users]
-        train = np.concatenate([self._people[user].history for user in users])
-        nobody = np.full(len(users), -1, np.int32)
-        local = Dataset(
-            name="silo",
-            num_users=len(users),
-            num_items=sizes.num_items,
-            train_user=np.repeat(np.arange(len(users)), lengths).astype(np.int32),
-            train_item=train.astype(np.int32),
-            valid_item=nobody,
-            test_item=nobody,
-        )
-        number = np.array(users, np.int32)
-        return tuple(Bucket(number[b.user], b.history, b.user) for b in make_buckets(local, min_length=8, growth=4.0))
-
-
-def _padded(history: np.ndarray, num_items: int) -> np.ndarray:
-    """A history as wide as the next power of four from 8 on, so that few widths have to be compiled."""
-    width = 8
-    while width < len(history):
-        width *= 4
-    return np.pad(history.astype(np.int32), (0, width - len(history)), constant_values=num_items)

@@ -14,10 +14,11 @@ from fedvlr_jax.deploy.export import flat, private_shapes, require_no_prior
 from fedvlr_jax.deploy.messages import Layout, layout_of
 from fedvlr_jax.errors import MessageError
 from fedvlr_jax.evaluation.ranking import rank_all
+from fedvlr_jax.federated.client import draw_batch
 from fedvlr_jax.federated.scoring import Snapshot
 from fedvlr_jax.fields import flatten
 from fedvlr_jax.models.model import Upload
-from fedvlr_jax.types import Array, Bucket, Dataset, PyTree, Ranks, content_of
+from fedvlr_jax.types import Array, Bucket, Dataset, PyTree, Ranks, Targets, content_of, given
 
 SHARED = ("host", "variant", "fusion", "objective", "client", "aggregation", "secure")
 """The settings that a silo and its server must have in common, by their first name."""
@@ -69,9 +70,10 @@ class Programs(NamedTuple):
       algorithm: that the settings describe.
       broadcast, private: of a round, and of one client, as shapes.
       layout: of the broadcast in messages.
+      touched: ``(history_l, key) -> ids_n``, the items of `client.ClientBatch`, jitted.
       train: `Algorithm.client_round`, jitted.
       add: ``(sum, upload) -> sum``, the sum that the aggregator forms, with one more upload of weight 1, jitted.
-      rank: ``(snapshot, buckets, target_tu) -> Ranks``, jitted.
+      rank: ``(snapshot, buckets, targets) -> Ranks``, jitted.
     """
 
     sizes: Sizes
@@ -79,6 +81,7 @@ class Programs(NamedTuple):
     broadcast: PyTree
     private: PyTree
     layout: Layout
+    touched: Callable[[Array, Array], Array]
     train: Callable[..., Any]
     add: Callable[[PyTree, Upload], PyTree]
     rank: Callable[..., Ranks]
@@ -93,12 +96,15 @@ def make_programs(settings: Mapping[str, Any], sizes: Sizes) -> Programs:
     public = jax.eval_shape(algorithm.init_public, jax.random.key(0))
     broadcast = jax.eval_shape(lambda public: algorithm.server.open_round(public, content_of(catalogue))[0], public)
 
-    def rank(params: Snapshot, buckets: tuple[Bucket, ...], target_tu: Array) -> Ranks:
-        return rank_all(algorithm.rank_score, params, buckets, target_tu, chunk=settings["eval"]["chunk"])
+    def rank(params: Snapshot, buckets: tuple[Bucket, ...], targets: Targets) -> Ranks:
+        return rank_all(algorithm.rank_score, params, buckets, targets, chunk=settings["eval"]["chunk"])
 
     def add(total: PyTree, upload: Upload) -> PyTree:
         chunk = jax.tree.map(lambda x: x[None], upload)
         return algorithm.pipeline.aggregator.add(total, chunk, jnp.ones(1))
+
+    def touched(history_l: Array, key: Array) -> Array:
+        return given(draw_batch(algorithm.local, sizes.num_items, history_l, key, touched_rows=True).ids_n)
 
     return Programs(
         sizes,
@@ -106,6 +112,7 @@ def make_programs(settings: Mapping[str, Any], sizes: Sizes) -> Programs:
         broadcast,
         private_shapes(algorithm),
         layout_of(flat(broadcast)),
+        jax.jit(touched),
         jax.jit(algorithm.client_round),
         jax.jit(add),
         jax.jit(rank),

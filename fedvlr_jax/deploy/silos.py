@@ -12,15 +12,18 @@ from fedvlr_jax.deploy.messages import (
     JOIN,
     RANK,
     REFUSED,
+    ROWS,
     TRAIN,
-    Layout,
     Message,
     Spec,
+    layout_of,
     num_bytes,
     require_layout,
     upload_layout,
 )
+from fedvlr_jax.deploy.partial_rows import asked_rows, num_rows
 from fedvlr_jax.errors import MessageError
+from fedvlr_jax.evaluation.metrics import SET_METRICS
 
 FAULTS = ("absent", "late", "failed", "refused", "misfit", "repeated", "nonfinite", "claimed", "unsummed")
 """What is counted, in clients: their silo is not there, did not answer in time, could not be reached, refused, sent
@@ -111,9 +114,9 @@ class Silos:
     ) -> dict[int, ClientUpload]:
         """The uploads of some users that came in time and fit, by user; `question` makes what to ask a silo."""
         uploads: dict[int, ClientUpload] = {}
-        for node, answer, layout, asked in self._ask_users(question, users, TRAIN, seconds, tally):
+        for node, answer, sent, asked in self._ask_users(question, users, TRAIN, seconds, tally):
             try:
-                found = _split(answer, layout, set(asked))
+                found = _split(answer, sent, set(asked))
             except MessageError as error:
                 self.fault(tally, "misfit", f"node {node}: {error}", len(asked))
                 continue
@@ -126,15 +129,37 @@ class Silos:
                     uploads[user] = upload
         return uploads
 
+    def rows(
+        self,
+        question: Callable[[Sequence[int]], Message],
+        users: Iterable[int],
+        seconds: float,
+        tally: Tally,
+        *,
+        each: int,
+        num_items: int,
+    ) -> dict[int, np.ndarray]:
+        """By user the items whose rows its silo asks for, `each` for every user that it has among them."""
+        ids: dict[int, np.ndarray] = {}
+        for node, answer, _, asked in self._ask_users(question, users, ROWS, seconds, tally):
+            try:
+                ids |= dict.fromkeys(asked, asked_rows(answer, num_rows(len(asked), each, num_items), num_items))
+            except MessageError as error:
+                self.fault(tally, "misfit", f"node {node}: {error}", len(asked))
+        return ids
+
     def rank(
         self, question: Callable[[Sequence[int]], Message], users: Iterable[int], seconds: float, tally: Tally
     ) -> tuple[list[str], np.ndarray, np.ndarray]:
-        """Sums of metrics over some users: their names, float64 [t, m], and int64 [t], the rows they are sums of."""
+        """Sums of metrics over some users: their names, float64 [t, m], and int64 [t], the users they are sums of.
+
+        `SET_METRICS` are among them where some user has several held-out rows in a split.
+        """
         names: list[str] = []
-        total, rows = np.zeros((2, 0)), np.zeros(2, np.int64)
+        total, count, several = np.zeros((2, 0)), np.zeros(2, np.int64), False
         for node, answer, _, asked in self._ask_users(question, users, RANK, seconds, tally):
             try:
-                require_layout(answer.arrays, {"sum": Spec((2, "m"), "float64"), "rows": Spec((2,), "int32")}, RANK)
+                require_layout(answer.arrays, {"sum": Spec((2, "m"), "float64"), "users": Spec((2,), "int32")}, RANK)
                 named = list(answer.fields.get("metrics", []))
                 if (names and named != names) or len(named) != answer.arrays["sum"].shape[1]:
                     raise MessageError(f"rank: expected the metrics {names}, found {named}")
@@ -142,8 +167,10 @@ class Silos:
                 self.fault(tally, "misfit", f"node {node}: {error}", len(asked))
                 continue
             total = answer.arrays["sum"] + (total if names else 0)
-            names, rows = named, rows + answer.arrays["rows"]
-        return names, total, rows
+            names, count = named, count + answer.arrays["users"]
+            several = several or bool(answer.fields.get("several"))
+        shown = [k for k, name in enumerate(names) if several or name.partition("@")[0] not in SET_METRICS]
+        return [names[k] for k in shown], total[:, shown], count
 
     def by_node(self, users: Iterable[int], tally: Tally) -> dict[int, list[int]]:
         """Some users by the node of their silo; who is not there is counted."""
@@ -162,19 +189,12 @@ class Silos:
         kind: str,
         seconds: float,
         tally: Tally,
-    ) -> list[tuple[int, Message, Layout, list[int]]]:
-        """Asks the silos of some users; (node, answer, layout of what was sent, users) by ascending node."""
+    ) -> list[tuple[int, Message, Mapping[str, np.ndarray], list[int]]]:
+        """Asks the silos of some users; (node, answer, what was sent, users) by ascending node."""
         by_node = self.by_node(users, tally)
         questions = {node: question(asked) for node, asked in by_node.items()}
         answers = self.ask(questions, kind, seconds, tally, {node: len(asked) for node, asked in by_node.items()})
-        found: list[tuple[int, Message, Layout, list[int]]] = []
-        for node, answer in sorted(answers.items()):
-            sent = questions[node].arrays
-            layout = {
-                name: Spec(x.shape, str(x.dtype)) for name, x in sent.items() if name.startswith(("rows", "head"))
-            }
-            found.append((node, answer, layout, by_node[node]))
-        return found
+        return [(node, answer, questions[node].arrays, by_node[node]) for node, answer in sorted(answers.items())]
 
     def ask(
         self,
@@ -241,13 +261,14 @@ def _checked(answer: Message | Failure, kind: str) -> Message | Failure:
     return answer
 
 
-def _split(answer: Message, broadcast: Layout, asked: set[int]) -> dict[int, ClientUpload]:
-    """The uploads of an answer by user.
+def _split(answer: Message, sent: Mapping[str, np.ndarray], asked: set[int]) -> dict[int, ClientUpload]:
+    """The uploads of an answer by user, given what was sent.
 
     Raises:
-      MessageError: arrays that do not fit, users that were not asked or come twice, items out of range or order.
+      MessageError: arrays that do not fit, users that were not asked or come twice, items out of range or order, or
+        whose rows were not sent.
     """
-    arrays = answer.arrays
+    arrays, broadcast = answer.arrays, layout_of({k: x for k, x in sent.items() if k.startswith(("rows", "head"))})
     require_layout(arrays, upload_layout(broadcast), TRAIN)
     users, ends = arrays["user"].tolist(), np.cumsum(arrays["count"], dtype=np.int64).tolist()
     if len(set(users)) < len(users) or not set(users) <= asked:
@@ -256,12 +277,12 @@ def _split(answer: Message, broadcast: Layout, asked: set[int]) -> dict[int, Cli
         raise MessageError(
             f"train: count: expected numbers of rows that add up to {len(arrays['ids'])}, found others"
         )
-    num_items = min((spec.shape[0] for name, spec in broadcast.items() if name.startswith("rows/")), default=0)
+    known = sent.get("ids", np.arange(min((len(x) for k, x in sent.items() if k.startswith("rows/")), default=0)))
     uploads = {}
     for c, (user, begin, end) in enumerate(zip(users, [0, *ends], ends, strict=False)):
         ids_n = arrays["ids"][begin:end]
-        if ids_n.size and (ids_n[0] < 0 or ids_n[-1] >= num_items or (np.diff(ids_n) <= 0).any()):
-            raise MessageError(f"train: ids of user {user}: expected distinct items below {num_items}, ascending")
+        if not np.isin(ids_n, known).all() or (np.diff(ids_n) <= 0).any():
+            raise MessageError(f"train: ids of user {user}: expected distinct items that were sent, ascending")
         rows = {name: arrays[name][begin:end] for name in broadcast if name.startswith("rows/")}
         head = {name: arrays[name][c] for name in broadcast if not name.startswith("rows/")}
         uploads[user] = ClientUpload(ids_n, rows, head, float(arrays["alpha"][c]), float(arrays["loss"][c]))

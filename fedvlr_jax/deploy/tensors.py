@@ -52,7 +52,7 @@ def export_tensors(
                 private = _arrays(state.private.params)
                 for user, row in zip(np.asarray(bucket.user), np.asarray(bucket.state_row), strict=True):
                     if user < dataset.num_users:
-                        own = {name: np.ascontiguousarray(x[row]) for name, x in private.items()}
+                        own = {name: np.array(x[row], order="C") for name, x in private.items()}
                         save_file(own, made / CLIENTS / f"{user}.safetensors", {"user": str(ids[user])})
                         count += 1
             write_csv(made / USERS, ("number", "id"), list(enumerate(ids)))
@@ -64,4 +64,4 @@ def export_tensors(
 
 def _arrays(params: PyTree) -> dict[str, np.ndarray]:
     """All arrays by name, in CPU memory."""
-    return {name: np.ascontiguousarray(jax.device_get(leaf)) for name, leaf in flat(params).items()}
+    return {name: np.asarray(jax.device_get(leaf), order="C") for name, leaf in flat(params).items()}

@@ -97,6 +97,15 @@ def read_json(path: pathlib.Path, kind: type = dict) -> Any | None:
     return value
 
 
+def read_content(path: pathlib.Path) -> bytes:
+    """All bytes of a file.
+
+    Raises:
+      OSError: it is not there, or cannot be read.
+    """
+    return path.read_bytes()
+
+
 @contextlib.contextmanager
 def appended(path: pathlib.Path) -> Iterator[BinaryIO]:
     """A log that is open at its end, which processes that are started now go on writing to."""

@@ -18,8 +18,8 @@ class CostReport(NamedTuple):
       public, private: pytrees of shapes and dtypes; `private` is one client's.
       num_public: public parameters.
       num_private_per_client: private parameters of one client.
-      bytes_down_per_client: a whole broadcast (all rows); a client that downloads only rows it touches pays
-        ``bytes_per_row`` for each, plus ``bytes_head``.
+      bytes_down_per_client: a broadcast, ``bytes_per_row`` for each row that a client asks for (all, unless
+        ``client.download_rows`` says otherwise), plus ``bytes_head``.
       bytes_up_per_client: a whole upload; it has the broadcast's shape.
       bytes_per_row: one item's row in all tables of the broadcast.
       bytes_head: public parameters that every client reads whole.
@@ -37,8 +37,10 @@ class CostReport(NamedTuple):
     bytes_state: int
 
 
-def cost_report(init: Callable[[Array], FedState], model: Model, content: Content, num_users: int) -> CostReport:
-    """Reads all sizes off the shapes of the initial state and of the broadcast."""
+def cost_report(
+    init: Callable[[Array], FedState], model: Model, content: Content, num_users: int, download_rows: int = 0
+) -> CostReport:
+    """Reads all sizes off the shapes of the initial state and of the broadcast; `download_rows` is the setting."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(init, key)
     private = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), state.private.params)  # one client's
@@ -51,7 +53,7 @@ def cost_report(init: Callable[[Array], FedState], model: Model, content: Conten
         private=private,
         num_public=_count(state.public.params),
         num_private_per_client=_count(private),
-        bytes_down_per_client=rows + head,
+        bytes_down_per_client=rows // num_items * min(download_rows or num_items, num_items) + head,
         bytes_up_per_client=rows + head,
         bytes_per_row=rows // num_items,
         bytes_head=head,

@@ -95,6 +95,13 @@ CLIENT = {
     ),
     "item_lr": _rate(0.1, "move_items: rate of these moves"),
     "init_scale": _rate(0.1, "standard deviation of initial private vectors"),
+    "download_rows": Field(
+        0,
+        "federations with bce, bpr: rows of the broadcast that a client asks for in a round, the touched and others; "
+        "0 = all",
+        NOT_NEGATIVE,
+        unit="rows",
+    ),
     "new_rounds": Field(
         20,
         "local rounds with which a user who was not trained learns the private part before it is ranked",

@@ -54,7 +54,8 @@ SECURE = {
     ),
     "threshold": Field(
         2 / 3,
-        "least share of a simulated cohort that has to survive; with fewer a round changes nothing",
+        "least share of a cohort, in a federation of a silo's neighbours, that has to survive; with fewer a round "
+        "changes nothing",
         Bounds(0.5, below=1),
     ),
 }

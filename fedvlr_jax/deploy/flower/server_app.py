@@ -11,12 +11,12 @@ from flwr.app import Message as FlowerMessage
 from flwr.serverapp import Grid, ServerApp
 
 from fedvlr_jax.deploy.flower.records import from_records, to_records
-from fedvlr_jax.deploy.messages import ADVERTISE, JOIN, MASK, RANK, REVEAL, SHARE, TRAIN, Message
+from fedvlr_jax.deploy.messages import ADVERTISE, JOIN, MASK, RANK, REVEAL, ROWS, SHARE, TRAIN, Message
 from fedvlr_jax.deploy.silos import Failure
 from fedvlr_jax.errors import MessageError
 
 TYPES = {RANK: "evaluate"}
-TYPES |= dict.fromkeys((TRAIN, MASK), "train") | dict.fromkeys((JOIN, ADVERTISE, SHARE, REVEAL), "query")
+TYPES |= dict.fromkeys((TRAIN, MASK), "train") | dict.fromkeys((JOIN, ROWS, ADVERTISE, SHARE, REVEAL), "query")
 POLL = 0.05  # seconds between two looks for answers
 
 app = ServerApp()
