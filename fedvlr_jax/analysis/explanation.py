@@ -15,6 +15,7 @@ from fedvlr_jax.algorithm import Algorithm, make_algorithm
 from fedvlr_jax.data.ids import ids_or_numbers
 from fedvlr_jax.errors import DataError, suggest
 from fedvlr_jax.evaluation.top import top_items
+from fedvlr_jax.federated.noisy_prior import Blend
 from fedvlr_jax.federated.prior import Shrunk
 from fedvlr_jax.federated.score_views import weight_names
 from fedvlr_jax.federated.scoring import Snapshot, view_weights
@@ -73,7 +74,7 @@ class Explainer(NamedTuple):
     about: dict[str, Any]
     views: tuple[str, ...]
     average_v: np.ndarray | None
-    formed: Shrunk | None
+    formed: Shrunk | Blend | None
     look: Callable[[Bucket, np.ndarray], Look]
 
 
