@@ -47,7 +47,7 @@ CONTENT_WEIGHTS = (0.3, 1.0)
 LEAST_POPULAR = 0.05
 """Popularity that an item has at least where it scales co-occurrence, in deviations of its noise."""
 
-Mixture = Mapping[str, float]
+Mixture = dict[str, float]
 """Weights of maps by name; the others have none."""
 
 
@@ -136,16 +136,15 @@ def item_maps(released: Release, features: Dataset) -> dict[str, np.ndarray]:
 
 
 def mixtures(names: Iterable[str]) -> list[Mixture]:
-    """What a run chooses among: each map alone, and co-occurrence or popularity beside one modality.
+    """What a run chooses among: co-occurrence or popularity, alone or beside one modality.
 
     Args:
       names: of the maps.
     """
-    names = list(names)
-    counted = [name for name in names if name in (CO_OCCURRENCE, POPULARITY)]
+    counted = (CO_OCCURRENCE, POPULARITY)
     content = [name for name in names if name not in counted]
-    beside = [{one: 1.0, other: w} for one in counted for other in content for w in CONTENT_WEIGHTS]
-    return [{name: 1.0} for name in names] + beside
+    beside = [{one: 1.0, other: weight} for one in counted for other in content for weight in CONTENT_WEIGHTS]
+    return [{one: 1.0} for one in counted] + beside
 
 
 def choose(values_k: Sequence[float], epsilon: float, seed: int) -> int:
