@@ -90,7 +90,7 @@ def test_noise_on_the_sum_has_its_size_on_every_free_number():
 def test_a_budget_is_divided_and_spent():
     guarantee = guarantee_of(settings(**SHARED), 13)
     assert guarantee.choice_epsilon == pytest.approx(0.8)  # a tenth: there are few clients
-    assert guarantee_of(settings(**SHARED), 1000).choice_epsilon == pytest.approx(0.05)
+    assert guarantee_of(settings(**SHARED), 1000).choice_epsilon == pytest.approx(0.1)
     assert guarantee.epsilon(20) == pytest.approx(8.0, rel=1e-3)
     assert guarantee.epsilon(20) <= 8.0
     mu = math.hypot(math.sqrt(20) / guarantee.noise_multiplier, 1 / guarantee.prior_noise)
