@@ -218,7 +218,8 @@ def _left_out(algorithm: Algorithm, params: Snapshot, slot: Bucket, newest_m: Ar
 
 def _prior_history(explainer: Explainer, found: Look, mine_r: np.ndarray) -> np.ndarray:
     """What every item of the history adds to the standardised prior of the best items, [l, k]."""
-    rows_li = given(explainer.formed).item_scores(explainer.dataset, mine_r)
+    assert explainer.formed is not None
+    rows_li = explainer.formed.item_scores(explainer.dataset, mine_r)
     centred_li = rows_li - rows_li.mean(axis=1, keepdims=True)
     of_prior_i = found.parts.value_pi[found.parts.names.index(PRIOR)]
     return float(slope_of(of_prior_i, centred_li.sum(axis=0))) * centred_li[:, found.item_k]
