@@ -55,9 +55,9 @@ OUTSIDE = (
     ("evaluation",),
     ("data",),
     ("federated.prior", "federated.held_back"),
-    ("federated.noisy_prior",),
     ("baselines",),
     ("federated.view_maps", "federated.view_basis", "federated.prior_choice"),
+    ("federated.noisy_prior",),
     ("io",),
     ("client_store",),
 )  # they know types, but not the algorithm

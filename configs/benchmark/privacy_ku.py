@@ -39,8 +39,10 @@ def private(config: ConfigDict) -> ConfigDict:
     for patterns in (config.settings, config.grid):
         for method in ("fedblend+*", "*+gfmfr"):  # not among the methods
             del patterns[method]
-    # Nine tenths of a budget make the prior of one noised sum; without a budget the share changes nothing.
-    config.settings["fedprior+*"].update(fields(privacy__prior_share=0.9))
+    # One noised sum has nearly all of a budget, and the prior alone ranks: there is no round to choose, and the grid
+    # is about exact priors. Without a budget the share changes nothing.
+    config.settings["fedprior+*"].update(fields(privacy__prior_share=0.999, host__model_weight=0.0))
+    config.grid["fedprior+*"] = fields(prior__reach=(0.0, 0.5))
     config.changed = ConfigDict()
     config.changed["gradient noise"] = fields(
         aggregation__transforms="clip,local_noise",

@@ -15,6 +15,7 @@ from fedvlr_jax.algorithm import Algorithm, make_algorithm
 from fedvlr_jax.data.ids import ids_or_numbers
 from fedvlr_jax.errors import DataError, suggest
 from fedvlr_jax.evaluation.top import top_items
+from fedvlr_jax.federated.noisy_prior import Blend
 from fedvlr_jax.federated.prior import Shrunk
 from fedvlr_jax.federated.score_views import weight_names
 from fedvlr_jax.federated.scoring import Snapshot, view_weights
@@ -73,7 +74,7 @@ class Explainer(NamedTuple):
     about: dict[str, Any]
     views: tuple[str, ...]
     average_v: np.ndarray | None
-    formed: Shrunk | None
+    formed: Shrunk | Blend | None
     look: Callable[[Bucket, np.ndarray], Look]
 
 
@@ -217,7 +218,8 @@ def _left_out(algorithm: Algorithm, params: Snapshot, slot: Bucket, newest_m: Ar
 
 def _prior_history(explainer: Explainer, found: Look, mine_r: np.ndarray) -> np.ndarray:
     """What every item of the history adds to the standardised prior of the best items, [l, k]."""
-    rows_li = given(explainer.formed).item_scores(explainer.dataset, mine_r)
+    assert explainer.formed is not None
+    rows_li = explainer.formed.item_scores(explainer.dataset, mine_r)
     centred_li = rows_li - rows_li.mean(axis=1, keepdims=True)
     of_prior_i = found.parts.value_pi[found.parts.names.index(PRIOR)]
     return float(slope_of(of_prior_i, centred_li.sum(axis=0))) * centred_li[:, found.item_k]

@@ -19,6 +19,7 @@ from fedvlr_jax.evaluation.metrics import warm_items
 from fedvlr_jax.evaluation.ranking import rank_all, without_test
 from fedvlr_jax.fields import with_fields
 from fedvlr_jax.training.experiment import before_rounds
+from fedvlr_jax.training.priors import NoisedPrior
 from fedvlr_jax.training.score_views import ConfiguredViews
 from fedvlr_jax.types import Array, ClientData, Dataset, PyTree, Ranks, RoundInfo, Targets, content_of
 
@@ -90,7 +91,7 @@ class MethodPrograms(Compiler):
         names = points[0]
         point = {name: jnp.asarray([p[name] for p in points], jnp.float32) for name in names}
         clients = self._clients
-        draws = isinstance(self._prior, ConfiguredViews) and bool(seeds)
+        draws = isinstance(self._prior, (ConfiguredViews, NoisedPrior)) and bool(seeds)
         several = (datasets is not None or draws) and len(points) > 1
         if datasets is not None or draws:  # one run alone goes through the same program with other features
             datasets, seeds = datasets or [self.dataset] * len(points), seeds or [None] * len(points)
@@ -148,7 +149,7 @@ class MethodPrograms(Compiler):
         return _keep(jnp.asarray(better_m), state, best)
 
     def _prior_of(self, dataset: Dataset, seed: int | None = None) -> Prior | ScoreViews | None:
-        if isinstance(self._prior, ConfiguredViews):
+        if isinstance(self._prior, (ConfiguredViews, NoisedPrior)):
             return self._prior.of(dataset, seed)
         return None if self._prior is None else self._prior.of(dataset)
 

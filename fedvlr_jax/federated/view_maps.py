@@ -123,7 +123,7 @@ def choose(sums: ViewSums, held: HeldBack, features: Dataset) -> Choice:
       features: a data set with the features to use, None where a modality is off.
     """
     flat_ui, recent_ui = _histories(held.inner)
-    centred, gram_ii = _centred(features), sums.gram_ii
+    centred, gram_ii = centred_by_modality(features), sums.gram_ii
 
     def judge(map_ii: np.ndarray, history_ui: sparse.csr_array = flat_ui) -> float:
         return mean_ndcg_of(lambda begin, end: _through(history_ui[begin:end], map_ii), held)
@@ -140,7 +140,7 @@ def choose(sums: ViewSums, held: HeldBack, features: Dataset) -> Choice:
         return quality(ridge, *strength, *([rho] if rho else []))
 
     def best_kernel(feature_id: np.ndarray) -> str:
-        return max(KERNELS, key=lambda name: judge(_kernel(feature_id, name)))
+        return max(KERNELS, key=lambda name: judge(content_kernel(feature_id, name)))
 
     for _ in centred:
         strength.append(_first_peak(STRENGTHS, with_next))
@@ -195,9 +195,9 @@ def form(
       choice: of `choose`.
       co_occurrence: False leaves out all maps but the kernels.
     """
-    centred, ordered = _centred(features), sums.ordered
+    centred, ordered = centred_by_modality(features), sums.ordered
     for modality, x in centred.items():
-        yield modality, _kernel(x, choice.kernel[modality])
+        yield modality, content_kernel(x, choice.kernel[modality])
     if not co_occurrence:
         return
     if centred:
@@ -249,13 +249,13 @@ def _through(history_ci: sparse.csr_array, map_ii: np.ndarray) -> np.ndarray:
     return (history_ci.toarray() if dense else history_ci) @ map_ii
 
 
-def _centred(features: Dataset) -> dict[str, np.ndarray]:
+def centred_by_modality(features: Dataset) -> dict[str, np.ndarray]:
     """float32 [i, d] by modality."""
     found = {} if features.V is None and features.C is None else centred_features(features)
     return {modality: x.astype(np.float32) for modality, x in found.items()}
 
 
-def _kernel(feature_id: np.ndarray, name: str) -> np.ndarray:
+def content_kernel(feature_id: np.ndarray, name: str) -> np.ndarray:
     """A kernel of centred features with zero diagonal, float32 [i, i]."""
     if name == "whitened":
         size_d, turn_dd = np.linalg.eigh((feature_id.T @ feature_id).astype(np.float64))

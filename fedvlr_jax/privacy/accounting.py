@@ -28,6 +28,10 @@ NOT_COVERED = (
 )
 """What a run lets out beside the noised sums."""
 
+CHOICE_PRECISION, CHOICE_SHARE = 0.01, 0.1
+"""The choice of what is made of the prior's noised sum: how precisely it reads a mean over clients of numbers within
+[0, 1], and the share of epsilon that it takes at most."""
+
 LOCAL_SENSITIVITY = 2.0
 """How far two uploads of one client can be apart, in units of the bound of each."""
 
@@ -44,6 +48,7 @@ class Guarantee(NamedTuple):
       delta: of (epsilon, delta).
       prior_noise: deviation of the noise on the one sum that the prior is made of, which a client moves by 1; None
         for no such sum.
+      choice_epsilon: what the choice among ways to use that sum spends, by the exponential mechanism, without delta.
       local: every client puts the noise on its own upload, and what is accounted is all that one client sends: any
         two of its histories give uploads that differ by twice the bound at most.
     """
@@ -52,32 +57,32 @@ class Guarantee(NamedTuple):
     rate: float
     delta: float
     prior_noise: float | None = None
+    choice_epsilon: float = 0.0
     local: bool = False
 
     def epsilon(self, rounds: int) -> float:
-        """epsilon after so many rounds, with the prior's sum."""
+        """epsilon after so many rounds, with the prior's sum and choice."""
         if self.local:
             return epsilon_of(self.noise_multiplier / LOCAL_SENSITIVITY, 1.0, rounds, self.delta)
         if self.prior_noise is None:
             return epsilon_of(self.noise_multiplier, self.rate, rounds, self.delta)
         if self.rate == 1 or rounds == 0:  # Gaussian mechanisms one after the other are one
-            return gaussian_epsilon(
-                self.delta, math.hypot(math.sqrt(rounds) / self.noise_multiplier, 1 / self.prior_noise)
-            )
+            mu = math.hypot(math.sqrt(rounds) / self.noise_multiplier, 1 / self.prior_noise)
+            return self.choice_epsilon + gaussian_epsilon(self.delta, mu)
         half = self.delta / 2
-        return epsilon_of(self.noise_multiplier, self.rate, rounds, half) + gaussian_epsilon(
-            half, 1 / self.prior_noise
-        )
+        of_rounds = epsilon_of(self.noise_multiplier, self.rate, rounds, half)
+        return self.choice_epsilon + of_rounds + gaussian_epsilon(half, 1 / self.prior_noise)
 
     def describe(self, rounds: int) -> dict[str, Any]:
         """What a result says about it, with everything that a reader needs to compute it again."""
         full = self.rate == 1 or self.local
+        of_prior = {"prior_noise": self.prior_noise, "choice_epsilon": self.choice_epsilon}
         return {
             "epsilon": self.epsilon(rounds),
             "delta": self.delta,
             "rounds": rounds,
             "noise_multiplier": self.noise_multiplier,
-            **({} if self.prior_noise is None else {"prior_noise": self.prior_noise}),
+            **({} if self.prior_noise is None else of_prior),
             "mode": "local, single uploads" if self.local else "central, noised sums",
             "neighbours": NEIGHBOURS_LOCAL if self.local else NEIGHBOURS,
             "sampling": "all clients in every round" if full else f"poisson, rate {self.rate:g}",
@@ -176,7 +181,8 @@ def guarantee_of(settings: Mapping[str, Any], num_users: int) -> Guarantee | Non
         raise ConfigError(
             f"privacy.prior_share: expected privacy.target_epsilon, of which it is a share, found {share:g}"
         )
-    return _divided(target, delta, rate, settings["rounds"], share)
+    choice = min(CHOICE_SHARE * target, 1 / (CHOICE_PRECISION * num_users))
+    return _divided(target, delta, rate, settings["rounds"], share, choice)
 
 
 def _local_guarantee(asked: Mapping[str, Any], given: float, rounds: int) -> Guarantee:
@@ -191,17 +197,21 @@ def _local_guarantee(asked: Mapping[str, Any], given: float, rounds: int) -> Gua
     return Guarantee(noise, 1.0, delta, local=True)
 
 
-def _divided(epsilon: float, delta: float, rate: float, rounds: int, share: float) -> Guarantee:
-    """The guarantee of a budget of which the prior's sum takes a share, and rounds the rest.
+def _divided(epsilon: float, delta: float, rate: float, rounds: int, share: float, choice: float) -> Guarantee:
+    """The guarantee of a budget of which a choice takes some epsilon, the prior's sum a share of the rest, and rounds
+    what is left.
 
-    With all clients in every round both are Gaussian mechanisms, whose squared mu add up, and the share is one of
-    that sum; else it is one of epsilon, and each has half of delta.
+    With all clients in every round sum and rounds are Gaussian mechanisms, whose squared mu add up, and the share is
+    one of that sum; else it is one of epsilon, and each has half of delta.
     """
+    rest = epsilon - choice
     if rate == 1:
-        whole = solve_noise_multiplier(epsilon, delta, 1.0, 1)
-        return Guarantee(whole * math.sqrt(rounds / (1 - share)), rate, delta, whole / math.sqrt(share))
-    noise = solve_noise_multiplier((1 - share) * epsilon, delta / 2, rate, rounds)
-    return Guarantee(noise, rate, delta, solve_noise_multiplier(share * epsilon, delta / 2, 1.0, 1))
+        whole = solve_noise_multiplier(rest, delta, 1.0, 1)
+        noise, of_prior = whole * math.sqrt(rounds / (1 - share)), whole / math.sqrt(share)
+    else:
+        noise = solve_noise_multiplier((1 - share) * rest, delta / 2, rate, rounds)
+        of_prior = solve_noise_multiplier(share * rest, delta / 2, 1.0, 1)
+    return Guarantee(noise, rate, delta, of_prior, choice_epsilon=choice)
 
 
 def warn_of_a_weak_guarantee(guarantee: Guarantee, num_users: int) -> None:

@@ -65,7 +65,7 @@ PRIVACY = {
         0.0, "budget of all rounds together, for which the noise is solved before the run; 0 = none", NOT_NEGATIVE
     ),
     "prior_share": Field(
-        0.0, "share of the budget for one noised sum, of which the prior is made; 0 = exact and not covered", SHARE
+        0.0, "fedprior: share of the budget for one noised sum, its prior's; 0 = an exact one, not covered", SHARE
     ),
     "delta": Field(0.0, "probability of the guarantee's exception; 0 = no accounting", SHARE),
 }

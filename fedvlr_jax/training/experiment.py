@@ -10,6 +10,7 @@ from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.assembly import parse_names
 from fedvlr_jax.data.buckets import make_client_data
 from fedvlr_jax.errors import ConfigError, RunWarning
+from fedvlr_jax.federated.noisy_prior import Blend
 from fedvlr_jax.federated.prior import Shrunk
 from fedvlr_jax.models.hosts.host import Host
 from fedvlr_jax.privacy.accounting import guarantee_of, warn_of_a_weak_guarantee
@@ -20,7 +21,7 @@ from fedvlr_jax.types import ClientData, Dataset, content_of
 NEW_WORTH = 1 << 18
 """Of `make_histories` for newcomers: their local rounds are a part of every bucket's program, slow to compile."""
 
-Formed = Shrunk | FormedViews
+Formed = Shrunk | Blend | FormedViews
 """What the server hands out before the first round, for the histories of anybody."""
 
 WITHOUT_FEATURES = ("base",)
@@ -134,7 +135,19 @@ def _warn_of_privacy(settings: Mapping[str, Any], dataset: Dataset, *, exact_sum
 def before_rounds(
     settings: Mapping[str, Any], dataset: Dataset, host: Host
 ) -> ConfiguredPrior | NoisedPrior | ConfiguredViews | None:
-    """What the host needs beside rounds, for the interactions of a data set; None for most hosts."""
+    """What the host needs beside rounds, for the interactions of a data set; None for most hosts.
+
+    Raises:
+      ConfigError: where a budget of privacy has a share for a noised sum that the host would not make.
+    """
     if host.view_weights is not None:
-        return ConfiguredViews(settings, dataset)
-    return None if host.combine is None else configured_prior(settings, dataset)
+        agreed: Any = ConfiguredViews(settings, dataset)
+    else:
+        agreed = None if host.combine is None else configured_prior(settings, dataset)
+    guarantee = guarantee_of(settings, dataset.num_users)
+    if guarantee is not None and guarantee.prior_noise is not None and not isinstance(agreed, NoisedPrior):
+        raise ConfigError(
+            f"privacy.prior_share: host fedprior alone makes its prior of one noised sum, so expected 0 with "
+            f"host.name {settings['host']['name']}, found {settings['privacy']['prior_share']:g}"
+        )
+    return agreed

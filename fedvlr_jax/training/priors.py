@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from fedvlr_jax.agreed import Prior
 from fedvlr_jax.assembly import parse_names
-from fedvlr_jax.data.buckets import heldout_targets, make_buckets
-from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, summarise, warm_items
-from fedvlr_jax.evaluation.ranking import rank_all, without_test
 from fedvlr_jax.federated import noisy_prior, prior
+from fedvlr_jax.federated.held_back import HeldBack, mean_ndcg
 from fedvlr_jax.federated.prior_choice import choose_prior
+from fedvlr_jax.federated.view_maps import without_modalities
 from fedvlr_jax.privacy.accounting import guarantee_of
-from fedvlr_jax.types import Array, Bucket, Dataset
+from fedvlr_jax.training.score_views import valid_targets
+from fedvlr_jax.types import Dataset
 
 
 class ConfiguredPrior(NamedTuple):
@@ -46,31 +45,41 @@ class ConfiguredPrior(NamedTuple):
 
 
 class NoisedPrior(NamedTuple):
-    """The prior of one noised sum; of several candidates the one that ranks validation items best, by itself.
+    """The prior of one noised sum, mixed in the way that a noised count of validation ranks finds best.
 
     Attributes:
       settings: nested, with all fields.
-      candidates: made of the noised sum alone.
+      noise: deviation of the noise on the sum, which a client moves by 1 at most.
+      choice_epsilon: what the choice may spend.
+      megabytes: 10^6 bytes that move before the first round.
     """
 
     settings: Mapping[str, Any]
-    candidates: tuple[prior.ItemWeights, ...]
+    noise: float
+    choice_epsilon: float
+    megabytes: float
 
-    @property
-    def megabytes(self) -> float:
-        """10^6 bytes that move before the first round."""
-        return self.candidates[0].megabytes
+    def formed(self, dataset: Dataset, seed: int | None = None) -> noisy_prior.Blend:
+        """The prior with the features of `dataset` that `fusion.modalities` leaves on.
 
-    def formed(self, dataset: Dataset) -> prior.Shrunk:
-        """The prior with the features of `dataset` (same interactions) that `fusion.modalities` leaves on."""
-        features, fields = _features(self.settings, dataset), prior.PriorSettings(**self.settings["prior"])
-        made = [prior.shrink(weights.weight_ii, weights.count_i, features, fields) for weights in self.candidates]
-        values = [_valid_value(one, dataset, self.settings["eval"]["chunk"]) or 0.0 for one in made]
-        return made[values.index(max(values))]
+        Args:
+          dataset: interactions and features.
+          seed: of noise and choice; None = that of the settings.
+        """
+        seed = self.settings["seed"] if seed is None else seed
+        features = without_modalities(dataset, parse_names(self.settings["fusion"]["modalities"]))
+        fields = prior.PriorSettings(**self.settings["prior"])
+        maps = noisy_prior.item_maps(noisy_prior.release(dataset, fields, self.noise, seed), features)
+        found, ranked = noisy_prior.mixtures(maps), dataset.ranked
+        scores, held = noisy_prior.view_scores(maps, ranked, fields), HeldBack(ranked, valid_targets(ranked))
+        count = np.count_nonzero((held.target_um >= 0).any(axis=1))  # of clients who add a number within [0, 1]
+        values = [count * mean_ndcg(noisy_prior.blended(scores, mixture), held) for mixture in found]
+        chosen = found[noisy_prior.choose(values, self.choice_epsilon, seed)]
+        return noisy_prior.Blend({name: maps[name] for name in chosen}, chosen, fields)
 
-    def of(self, dataset: Dataset) -> Prior:
+    def of(self, dataset: Dataset, seed: int | None = None) -> Prior:
         """`formed`, for the histories of `dataset` itself."""
-        return self.formed(dataset).of(dataset)
+        return self.formed(dataset, seed).of(dataset)
 
 
 def configured_prior(settings: Mapping[str, Any], dataset: Dataset) -> ConfiguredPrior | NoisedPrior:
@@ -81,8 +90,8 @@ def configured_prior(settings: Mapping[str, Any], dataset: Dataset) -> Configure
     """
     guarantee = guarantee_of(settings, dataset.num_users)
     if guarantee is not None and guarantee.prior_noise is not None:
-        released = noisy_prior.release(dataset, guarantee.prior_noise, settings["seed"])
-        return NoisedPrior(settings, tuple(noisy_prior.item_weights(released).values()))
+        noise, choice = guarantee.prior_noise, guarantee.choice_epsilon
+        return NoisedPrior(settings, noise, choice, noisy_prior.megabytes_once(dataset))
     fields, choose = prior.PriorSettings(**settings["prior"]), settings["host"]["choose_prior"]
     prior.warn_without_times(dataset, fields)
     weights = None if choose or fields.content else prior.federate(dataset, fields)
@@ -92,18 +101,3 @@ def configured_prior(settings: Mapping[str, Any], dataset: Dataset) -> Configure
 def _features(settings: Mapping[str, Any], dataset: Dataset) -> Sequence[np.ndarray | None]:
     on = parse_names(settings["fusion"]["modalities"])
     return [x if letter in on else None for letter, x in (("V", dataset.V), ("C", dataset.C))]
-
-
-_rank = jax.jit(rank_all, static_argnames=("score", "chunk"))
-
-
-def _own_row(score_ui: Array, clients: Bucket) -> Array:
-    return score_ui.at[clients.user].get(mode="fill", fill_value=0.0)
-
-
-def _valid_value(made: prior.Shrunk, dataset: Dataset, chunk: int) -> float | None:
-    """Validation NDCG@50 of a prior alone."""
-    ranked = dataset.ranked
-    targets = without_test(heldout_targets(ranked))
-    ranks = jax.device_get(_rank(_own_row, made.of(ranked).score_ui, make_buckets(ranked), targets, chunk=chunk))
-    return summarise(ranks, warm_items(dataset.train_item, dataset.num_items))["valid"][SELECTION_METRIC]
