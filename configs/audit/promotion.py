@@ -15,6 +15,8 @@ def get_config(method: str = "fcf+base") -> ConfigDict:
         config.audit = ConfigDict()
         config.audit.kind = "promotion"
         config.audit.aggregators = ""  # comma list; empty = all
+        config.audit.attackers = "twins,noisy,divided"  # what promoters know of the server's defence
+        config.audit.seeds = (0,)
         config.audit.promoters = (0.0, 0.01, 0.05, 0.1)  # clients beside the honest ones, as shares of these
         config.audit.train_rounds = 60
         config.audit.targets = 5  # the least popular items that anybody has

@@ -1,0 +1,105 @@
+"""What clients send who promote items, by how much they know of the server's defence.
+
+All of them pull rows of the targets to where popular items are (as PipAttack, Zhang et al., WSDM 2022), and all of
+them send uploads with the mean norm of honest ones: a server that looks at norms of uploads sees nothing unusual. To
+add promoters: a function ``(broadcast, plan, key) -> uploads`` and a row in ``PROMOTERS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedvlr_jax.federated.transforms import upload_norm
+from fedvlr_jax.models.model import Broadcast, Upload
+from fedvlr_jax.types import Array
+
+
+class Plan(NamedTuple):
+    """What promoters have agreed on.
+
+    Attributes:
+      targets: int [t], ids of the items to promote.
+      popular: int [q], ids of the items that they shall be like.
+      number: p, how many promoters there are.
+    """
+
+    targets: np.ndarray
+    popular: np.ndarray
+    number: int
+
+
+def twins(broadcast: Broadcast, plan: Plan, key: Array) -> Broadcast:
+    """All send the same: the gradient of the squared distance of all targets to the mean of the popular rows."""
+
+    def pull(x: Array) -> Array:
+        away = x[plan.targets] - jnp.mean(x[plan.popular], axis=0, keepdims=True)
+        return jnp.zeros_like(x).at[plan.targets].set(away)
+
+    one = Broadcast(jax.tree.map(pull, broadcast.rows), jax.tree.map(jnp.zeros_like, broadcast.head))
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (plan.number, *x.shape)), one)
+
+
+def noisy(broadcast: Broadcast, plan: Plan, key: Array) -> Broadcast:
+    """The twins' plan and as much Gaussian noise, each with noise of its own on all rows and the head.
+
+    They know that the server looks for uploads that are like each other: two of them have a cosine of 1/2.
+    """
+    return jax.vmap(_add_noise)(twins(broadcast, plan, key), jax.random.split(key, plan.number))
+
+
+def divided(broadcast: Broadcast, plan: Plan, key: Array) -> Broadcast:
+    """Each has one target of its own, or shares it with few others, pulls it to one popular item of its own, and
+    hides that in as much noise.
+
+    They know that the server looks for uploads that are like each other, and keep their whole norm for one row.
+    """
+    promoter_p = np.arange(plan.number)
+    target_p = plan.targets[promoter_p % len(plan.targets)]
+    popular_p = plan.popular[promoter_p % len(plan.popular)]
+
+    def pull(x: Array) -> Array:
+        return jnp.zeros((plan.number, *x.shape)).at[promoter_p, target_p].set(x[target_p] - x[popular_p])
+
+    rows = jax.tree.map(pull, broadcast.rows)
+    head = jax.tree.map(lambda x: jnp.zeros((plan.number, *x.shape)), broadcast.head)
+    return jax.vmap(_add_noise)(Broadcast(rows, head), jax.random.split(key, plan.number))
+
+
+PROMOTERS: dict[str, Callable[[Broadcast, Plan, Array], Broadcast]] = {
+    "twins": twins,
+    "noisy": noisy,
+    "divided": divided,
+}
+"""By the name in ``config.audit.attackers``: ``(broadcast, plan, key) -> uploads`` of any norm, leaves [p, ...]."""
+
+
+def send(broadcast: Broadcast, plan: Plan, attackers: str, norm: Array) -> Upload:
+    """The uploads of all promoters, leaves [p, ...], each with the norm [] of an honest one.
+
+    Args:
+      broadcast: of the round.
+      plan: theirs.
+      attackers: a name in ``PROMOTERS``.
+      norm: mean over the honest clients of the round; its low bits make the round's noise.
+    """
+    key = jax.random.key(jax.lax.bitcast_convert_type(norm.astype(jnp.float32), jnp.uint32))
+
+    def scaled(rows: dict[str, Array], head: Array) -> Upload:
+        upload = Upload(None, rows, head)
+        return jax.tree.map(lambda x: norm / jnp.maximum(upload_norm(upload), 1e-12) * x, upload)
+
+    return jax.vmap(scaled)(*PROMOTERS[attackers](broadcast, plan, key))
+
+
+def _add_noise(upload: Broadcast, key: Array) -> Broadcast:
+    """The upload and noise of the same norm, of which a part is on every number."""
+    leaves, structure = jax.tree.flatten(upload)
+    keys = jax.random.split(key, len(leaves))
+    noise = structure.unflatten([jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)])
+    scale = upload_norm(Upload(None, *upload)) / upload_norm(Upload(None, *noise))
+    return jax.tree.map(lambda x, z: x + scale * z, upload, noise)
