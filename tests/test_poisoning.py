@@ -10,7 +10,7 @@ from laws.aggregators import broadcast, make_aggregator, sent
 from problems import relative_difference, settings, tiny_dataset
 
 from fedvlr_jax.audit.poisoning import promoted, promotion
-from fedvlr_jax.audit.promoters import PROMOTERS, Plan, send
+from fedvlr_jax.audit.promoters import PROMOTERS, Plan, send, with_fans
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.federated.aggregation import make_weighted_mean
 from fedvlr_jax.federated.transforms import upload_norm
@@ -74,3 +74,17 @@ def test_a_plain_mean_lets_promoters_through():
     assert 0 <= attacked.ndcg <= 100
     with pytest.raises(ConfigError, match=r"audit.attackers: .*twins"):
         next(promotion(tree, lambda seed: dataset, plan | {"attackers": "twin"}))
+
+
+def test_fans_are_further_users_with_all_targets_and_popular_items():
+    dataset = tiny_dataset(num_items=150)
+    plan = Plan(np.array([3, 70]), np.array([1, 5, 9, 20]), 4)
+    more = with_fans(dataset, plan, seed=0)
+    assert more.num_users == dataset.num_users + 4
+    old = more.train_user < dataset.num_users
+    np.testing.assert_array_equal(more.train_item[old], dataset.train_item)
+    for user in range(dataset.num_users, more.num_users):
+        items = more.train_item[more.train_user == user]
+        assert set(plan.targets) < set(items) <= set(plan.targets) | set(plan.popular)
+        assert (np.diff(items) > 0).all()
+    assert more.test_item is dataset.test_item

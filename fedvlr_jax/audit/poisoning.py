@@ -14,7 +14,7 @@ import numpy as np
 
 from fedvlr_jax.algorithm import Algorithm, make_algorithm
 from fedvlr_jax.assembly import OPTIMIZERS, parse_names
-from fedvlr_jax.audit.promoters import PROMOTERS, Plan, send
+from fedvlr_jax.audit.promoters import FANS, PROMOTERS, Plan, send, with_fans
 from fedvlr_jax.data.buckets import heldout_targets, make_client_data
 from fedvlr_jax.errors import require_one_of
 from fedvlr_jax.evaluation.metrics import row_values
@@ -36,7 +36,7 @@ class PromotionFinding(NamedTuple):
     Attributes:
       seed: of the run and of the split.
       aggregator: its name.
-      attackers: what the promoters send, a name in ``PROMOTERS``.
+      attackers: what the promoters send, a name in ``PROMOTERS``, "fans", or "none".
       promoters: clients that promote, in percent of all.
       exposure: ER@50, the mean over targets of the share of users without the item who have it in their first 50.
       ndcg: NDCG@50 of the test rows.
@@ -67,13 +67,13 @@ def promotion(
     Args:
       settings: nested, of one training configuration.
       dataset_of: ``(seed) -> data set`` with test rows.
-      plan: ``seeds``; ``aggregators``, names, empty for all; ``attackers``, names in ``PROMOTERS``; ``promoters``,
+      plan: ``seeds``; ``aggregators``, names, empty for all; ``attackers``, names in ``PROMOTERS`` or ``fans``; ``promoters``,
         shares of the clients; ``train_rounds``; ``targets``, how many of the least popular items that anybody has;
         ``popular``, how many they shall be like.
     """
     attackers = parse_names(plan["attackers"])
     for name in attackers:
-        require_one_of(PROMOTERS, "audit.attackers", name)
+        require_one_of((*PROMOTERS, FANS), "audit.attackers", name)
     for seed in plan["seeds"]:
         dataset = dataset_of(seed)
         for aggregator in parse_names(plan["aggregators"]) or tuple(AGGREGATORS):
@@ -103,11 +103,12 @@ def _trained(
     settings: Mapping[str, Any], dataset: Dataset, rounds: int, plan: Plan, attackers: str
 ) -> tuple[float, float]:
     """Exposure of the targets and NDCG, in percent, after some rounds with these promoters."""
-    algorithm, data = make_algorithm(settings, dataset), jax.device_put(make_client_data(dataset))
+    trained = with_fans(dataset, plan, settings["seed"]) if plan.number and attackers == FANS else dataset
+    algorithm, data = make_algorithm(settings, trained), jax.device_put(make_client_data(trained))
     pipeline = algorithm.pipeline
-    if plan.number:
+    if plan.number and attackers != FANS:
         pipeline = pipeline._replace(aggregator=promoted(pipeline.aggregator, plan, attackers))
-    run = jax.jit(_make_run(algorithm, settings["server"], dataset, data, pipeline), static_argnames="rounds")
+    run = jax.jit(_make_run(algorithm, settings["server"], trained, data, pipeline), static_argnames="rounds")
     state = run(jax.jit(algorithm.init)(jax.random.key(settings["seed"])), rounds=rounds)
     snapshot = algorithm.snapshot(state, data.content, data.prior)
     score_of = jax.jit(algorithm.score)

@@ -1,12 +1,15 @@
 """What clients send who promote items, by how much they know of the server's defence.
 
-All of them pull rows of the targets to where popular items are (as PipAttack, Zhang et al., WSDM 2022), and all of
-them send uploads with the mean norm of honest ones: a server that looks at norms of uploads sees nothing unusual. To
-add promoters: a function ``(broadcast, plan, key) -> uploads`` and a row in ``PROMOTERS``.
+Most of them pull rows of the targets to where popular items are (as PipAttack, Zhang et al., WSDM 2022), in uploads
+with the mean norm of honest ones: a server that looks at norms of uploads sees nothing unusual. To add such promoters:
+a function ``(broadcast, plan, key) -> uploads`` and a row in ``PROMOTERS``. Fans send nothing that is made up: they
+train as everybody does, on made-up histories (`with_fans`). No server can tell them from honest clients by an
+upload, so what they reach is what a defence has to be measured by.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,7 +19,7 @@ import numpy as np
 
 from fedvlr_jax.federated.transforms import upload_norm
 from fedvlr_jax.models.model import Broadcast, Upload
-from fedvlr_jax.types import Array
+from fedvlr_jax.types import Array, Dataset
 
 
 class Plan(NamedTuple):
@@ -70,6 +73,9 @@ def divided(broadcast: Broadcast, plan: Plan, key: Array) -> Broadcast:
     return jax.vmap(_add_noise)(Broadcast(rows, head), jax.random.split(key, plan.number))
 
 
+FANS = "fans"
+"""The name in ``config.audit.attackers`` of those that `with_fans` makes."""
+
 PROMOTERS: dict[str, Callable[[Broadcast, Plan, Array], Broadcast]] = {
     "twins": twins,
     "noisy": noisy,
@@ -94,6 +100,28 @@ def send(broadcast: Broadcast, plan: Plan, attackers: str, norm: Array) -> Uploa
         return jax.tree.map(lambda x: norm / jnp.maximum(upload_norm(upload), 1e-12) * x, upload)
 
     return jax.vmap(scaled)(*PROMOTERS[attackers](broadcast, plan, key))
+
+
+def with_fans(dataset: Dataset, plan: Plan, seed: int) -> Dataset:
+    """The data set with promoters as further users: each has all targets and popular items, drawn by the seed, in its
+    history, as many items as users have on average, and no held-out ones.
+    """
+    mean = round(len(dataset.train_item) / dataset.num_users)
+    popular = np.setdiff1d(plan.popular, plan.targets)
+    fillers = min(max(mean - len(plan.targets), 0), len(popular))
+    rng = np.random.default_rng(seed)
+    drawn = [rng.choice(popular, fillers, replace=False) for _ in range(plan.number)]
+    items = np.array([np.sort(np.concatenate([plan.targets, one])) for one in drawn], dataset.train_item.dtype)
+    users = np.repeat(dataset.num_users + np.arange(plan.number), items.shape[1])
+    return dataclasses.replace(
+        dataset,
+        num_users=dataset.num_users + plan.number,
+        train_user=np.concatenate([dataset.train_user, users]).astype(dataset.train_user.dtype),
+        train_item=np.concatenate([dataset.train_item, items.ravel()]),
+        train_age=None,
+        user_ids=None,
+        planted=None,
+    )
 
 
 def _add_noise(upload: Broadcast, key: Array) -> Broadcast:
