@@ -67,9 +67,9 @@ def promotion(
     Args:
       settings: nested, of one training configuration.
       dataset_of: ``(seed) -> data set`` with test rows.
-      plan: ``seeds``; ``aggregators``, names, empty for all; ``attackers``, names in ``PROMOTERS`` or ``fans``; ``promoters``,
-        shares of the clients; ``train_rounds``; ``targets``, how many of the least popular items that anybody has;
-        ``popular``, how many they shall be like.
+      plan: ``seeds``; ``aggregators``, names, empty for all; ``attackers``, names in ``PROMOTERS`` or ``fans``;
+        ``promoters``, shares of the clients; ``train_rounds``; ``targets``, how many of the least popular items that
+        anybody has; ``popular``, how many they shall be like.
     """
     attackers = parse_names(plan["attackers"])
     for name in attackers:

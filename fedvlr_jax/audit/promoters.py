@@ -1,10 +1,10 @@
 """What clients send who promote items, by how much they know of the server's defence.
 
 Most of them pull rows of the targets to where popular items are (as PipAttack, Zhang et al., WSDM 2022), in uploads
-with the mean norm of honest ones: a server that looks at norms of uploads sees nothing unusual. To add such promoters:
-a function ``(broadcast, plan, key) -> uploads`` and a row in ``PROMOTERS``. Fans send nothing that is made up: they
-train as everybody does, on made-up histories (`with_fans`). No server can tell them from honest clients by an
-upload, so what they reach is what a defence has to be measured by.
+with the mean norm of honest ones: a server that looks at norms of uploads sees nothing unusual. To add such ones: a
+function ``(broadcast, plan, key) -> uploads`` and a row in ``PROMOTERS``. Fans send nothing that is made up: they
+train as everybody does, on made-up histories (`with_fans`). A server cannot tell them from honest clients who like
+the same by an upload, so what they reach is what a defence has to be measured by.
 """
 
 from __future__ import annotations
