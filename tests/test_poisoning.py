@@ -65,7 +65,7 @@ def test_promoters_have_the_norm_of_honest_clients_and_are_only_as_alike_as_they
 def test_a_plain_mean_lets_promoters_through():
     tree = settings(variant="base", server__optimizer="adam", server__lr=0.1)
     plan = {"aggregators": "weighted_mean", "promoters": (0.0, 0.25), "train_rounds": 40, "targets": 3, "popular": 5}
-    plan |= {"attackers": "twins", "seeds": (0,)}
+    plan |= {"attackers": "twins", "seeds": (0,), "every": 20}
     dataset = tiny_dataset(num_items=150)
     clean, attacked = promotion(tree, lambda seed: dataset, plan)
     assert (clean.attackers, clean.promoters) == ("none", 0.0)

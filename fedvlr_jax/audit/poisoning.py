@@ -5,6 +5,7 @@ The promoters are clients beside the honest ones; `promoters.py` says what they 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from fedvlr_jax.assembly import OPTIMIZERS, parse_names
 from fedvlr_jax.audit.promoters import FANS, PROMOTERS, Plan, send, with_fans
 from fedvlr_jax.data.buckets import heldout_targets, make_client_data
 from fedvlr_jax.errors import require_one_of
-from fedvlr_jax.evaluation.metrics import row_values
+from fedvlr_jax.evaluation.metrics import TEST, VALID, row_values
 from fedvlr_jax.evaluation.ranking import rank_all
 from fedvlr_jax.federated.aggregation import AGGREGATORS, Aggregator
 from fedvlr_jax.federated.bucket_plan import plan_buckets
@@ -31,13 +32,14 @@ TOP = 50
 
 
 class PromotionFinding(NamedTuple):
-    """One aggregator under some promoters, after the last round; percent.
+    """One aggregator under some promoters; percent.
 
     Attributes:
       seed: of the run and of the split.
       aggregator: its name.
       attackers: what the promoters send, a name in ``PROMOTERS``, "fans", or "none".
       promoters: clients that promote, in percent of all.
+      round: the one of those looked at that ranks validation items best.
       exposure: ER@50, the mean over targets of the share of users without the item who have it in their first 50.
       ndcg: NDCG@50 of the test rows.
     """
@@ -46,6 +48,7 @@ class PromotionFinding(NamedTuple):
     aggregator: str
     attackers: str
     promoters: float
+    round: int
     exposure: float
     ndcg: float
 
@@ -68,8 +71,8 @@ def promotion(
       settings: nested, of one training configuration.
       dataset_of: ``(seed) -> data set`` with test rows.
       plan: ``seeds``; ``aggregators``, names, empty for all; ``attackers``, names in ``PROMOTERS`` or ``fans``;
-        ``promoters``, shares of the clients; ``train_rounds``; ``targets``, how many of the least popular items that
-        anybody has; ``popular``, how many they shall be like.
+        ``promoters``, shares of the clients; ``train_rounds``, and after how many of them is looked, ``every``;
+        ``targets``, how many of the least popular items that anybody has; ``popular``, how many they shall be like.
     """
     attackers = parse_names(plan["attackers"])
     for name in attackers:
@@ -81,8 +84,8 @@ def promotion(
             changed = override(settings, changes)
             for name, share in _attacks(attackers, plan["promoters"]):
                 agreed = _agree(dataset, plan["targets"], plan["popular"], round(share * dataset.num_users))
-                exposure, ndcg = _trained(changed, dataset, plan["train_rounds"], agreed, name)
-                yield PromotionFinding(seed, aggregator, name, 100 * share, exposure, ndcg)
+                found = _trained(changed, dataset, agreed, name, plan["train_rounds"], plan["every"])
+                yield PromotionFinding(seed, aggregator, name, 100 * share, *found)
 
 
 def _attacks(attackers: Sequence[str], shares: Sequence[float]) -> Iterator[tuple[str, float]]:
@@ -100,28 +103,36 @@ def _agree(dataset: Dataset, targets: int, popular: int, number: int) -> Plan:
 
 
 def _trained(
-    settings: Mapping[str, Any], dataset: Dataset, rounds: int, plan: Plan, attackers: str
-) -> tuple[float, float]:
-    """Exposure of the targets and NDCG, in percent, after some rounds with these promoters."""
+    settings: Mapping[str, Any], dataset: Dataset, plan: Plan, attackers: str, rounds: int, every: int
+) -> tuple[int, float, float]:
+    """The round that ranks validation items best, and exposure of the targets and NDCG at it, in percent."""
     trained = with_fans(dataset, plan, settings["seed"]) if plan.number and attackers == FANS else dataset
     algorithm, data = make_algorithm(settings, trained), jax.device_put(make_client_data(trained))
     pipeline = algorithm.pipeline
     if plan.number and attackers != FANS:
         pipeline = pipeline._replace(aggregator=promoted(pipeline.aggregator, plan, attackers))
     run = jax.jit(_make_run(algorithm, settings["server"], trained, data, pipeline), static_argnames="rounds")
-    state = run(jax.jit(algorithm.init)(jax.random.key(settings["seed"])), rounds=rounds)
-    snapshot = algorithm.snapshot(state, data.content, data.prior)
-    score_of = jax.jit(algorithm.score)
-    exposed, asked = np.zeros(len(plan.targets)), np.zeros(len(plan.targets))
-    for bucket in data.buckets:
-        shown_ct, has_ct = (np.asarray(x) for x in _shown(score_of(snapshot, bucket), bucket.history, plan.targets))
-        real_c = np.asarray(bucket.user) < dataset.num_users
-        exposed += (shown_ct & ~has_ct)[real_c].sum(axis=0)
-        asked += (~has_ct)[real_c].sum(axis=0)
-    chunk = settings["eval"]["chunk"]
-    ranks = rank_all(algorithm.score, snapshot, data.buckets, heldout_targets(dataset), chunk=chunk)
-    ndcg_h = row_values(jax.device_get(ranks), f"NDCG@{TOP}")
-    return 100 * float(np.mean(exposed / asked)), 100 * float(np.mean(ndcg_h))
+    rank = jax.jit(functools.partial(rank_all, algorithm.score, chunk=settings["eval"]["chunk"]))
+    show = jax.jit(lambda snapshot, bucket: _shown(algorithm.score(snapshot, bucket), bucket.history, plan.targets))
+    held_out, best = heldout_targets(dataset), (-1.0, 0, 0.0, 0.0)
+    state = jax.jit(algorithm.init)(jax.random.key(settings["seed"]))
+    while (more := min(every, rounds - int(state.public.round))) > 0:
+        state = run(state, rounds=more)
+        snapshot = algorithm.snapshot(state, data.content, data.prior)
+        ranks = jax.device_get(rank(snapshot, data.buckets, held_out))
+        valid, test = (float(np.mean(row_values(ranks, f"NDCG@{TOP}", split=k))) for k in (VALID, TEST))
+        if valid > best[0]:
+            shown = [(bucket.user, *show(snapshot, bucket)) for bucket in data.buckets]
+            best = (valid, int(state.public.round), _exposure(shown, dataset.num_users), test)
+    _, round_, exposure, ndcg = best
+    return round_, 100 * exposure, 100 * ndcg
+
+
+def _exposure(shown: Sequence[tuple[Array, Array, Array]], num_users: int) -> float:
+    """The mean over targets of the share of users without one who are shown it, of ids and `_shown` by bucket."""
+    user_c, shown_ct, has_ct = (np.concatenate([np.asarray(x) for x in field]) for field in zip(*shown, strict=True))
+    asked_ct = ~has_ct & (user_c < num_users)[:, None]
+    return float(np.mean((shown_ct & asked_ct).sum(axis=0) / asked_ct.sum(axis=0)))
 
 
 def _make_run(
