@@ -93,12 +93,11 @@ def defended(
     A sum without the client's own rows is no defence but the control of one: what is read there is not about it,
     but about what people like. The plan is that of `audit`.
     """
-    seed, draws = plan["seed"], range(plan["draws"])
+    seed = plan["seed"]
     yield "none", iter([seen.rows_uif[attacked_u]])
     bound = float(np.median(seen.norm_u))
     rows_uif = clipped(seen, bound)
-    own_uif = rows_uif[attacked_u]
-    yield "clip", iter([own_uif])
+    yield "clip", iter([rows_uif[attacked_u]])
     for noise in plan["noises"]:
         yield f"clip, noise {noise:g} C", iter([noised(rows_uif, noise * bound, seed)[attacked_u]])
     for size in plan["sums"]:
@@ -113,9 +112,12 @@ def defended(
     total_if = rows_uif.sum(axis=0)
     for epsilon in plan["epsilons"]:
         deviation = bound * solve_noise_multiplier(epsilon, plan["delta"], 1.0, plan["budget_rounds"])
-        sums = [noised(total_if, deviation, seed, draw) for draw in draws]
-        yield f"noised sum, eps {epsilon:g}", (sum_if[None] for sum_if in sums)
-        yield f"noised sum, eps {epsilon:g}, less its own", (sum_if - own_uif for sum_if in sums)
+        yield f"noised sum, eps {epsilon:g}", _noised_sums(total_if, deviation, seed, plan["draws"])
+
+
+def _noised_sums(total_if: np.ndarray, deviation: float, seed: int, draws: int) -> Iterator[np.ndarray]:
+    """The sum of all, [1, i, f], under one draw of noise after the other."""
+    return (noised(total_if, deviation, seed, draw)[None] for draw in range(draws))
 
 
 def _weights(experiment: Experiment, state: FedState) -> np.ndarray:
