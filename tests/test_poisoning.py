@@ -10,7 +10,7 @@ from laws.aggregators import broadcast, make_aggregator, sent
 from problems import relative_difference, settings, tiny_dataset
 
 from fedvlr_jax.audit.poisoning import promoted, promotion
-from fedvlr_jax.audit.promoters import PROMOTERS, Plan, send, with_fans
+from fedvlr_jax.audit.promoters import PROMOTERS, QUIET, Plan, send, with_fans
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.federated.aggregation import make_weighted_mean
 from fedvlr_jax.federated.transforms import upload_norm
@@ -52,11 +52,16 @@ def test_promoters_have_the_norm_of_honest_clients_and_are_only_as_alike_as_they
     np.testing.assert_allclose(jax.vmap(upload_norm)(uploads), 3.0, rtol=1e-5)
     flat = np.concatenate([np.reshape(x, (4, -1)) for x in jax.tree.leaves(uploads)], axis=1) / 3
     of_others = (flat @ flat.T)[~np.eye(4, dtype=bool)]
-    least, most = {"twins": (1 - 1e-5, 1 + 1e-5), "noisy": (0.4, 0.6), "divided": (-0.1, 0.5)}[name]
+    least, most = {"twins": (1 - 1e-5, 1 + 1e-5), "noisy": (0.4, 0.6), "divided": (-0.1, 0.5), "quiet": (-0.1, 0.1)}[
+        name
+    ]
     assert least < of_others.min()
     assert of_others.max() < most
     size_pi = np.linalg.norm(np.reshape(uploads.rows["views"], (4, 400, -1)), axis=-1)
-    assert set(size_pi.argmax(axis=1)) <= set(TARGETS), "the largest row is that of a target"
+    if name == "quiet":
+        np.testing.assert_allclose(np.linalg.norm(size_pi[:, TARGETS], axis=1), 3.0 * QUIET, rtol=1e-2)
+    else:
+        assert set(size_pi.argmax(axis=1)) <= set(TARGETS), "the largest row is that of a target"
     again = send(like, Plan(TARGETS, POPULAR, 4), name, jnp.float32(3.1))
     fresh = relative_difference(again, jax.tree.map(lambda x: 3.1 / 3 * x, uploads)) > 0.1
     assert fresh == (name != "twins"), "noise is new in every round"

@@ -15,7 +15,7 @@ def get_config(method: str = "fcf+base") -> ConfigDict:
         config.audit = ConfigDict()
         config.audit.kind = "promotion"
         config.audit.aggregators = ""  # comma list; empty = all
-        config.audit.attackers = "twins,noisy,divided,fans"  # what promoters know of the server's defence
+        config.audit.attackers = "twins,noisy,divided,quiet,fans"  # what promoters know of the server's defence
         config.audit.seeds = (0,)
         config.audit.promoters = (0.0, 0.01, 0.05, 0.1)  # clients beside the honest ones, as shares of these
         config.audit.train_rounds = 100

@@ -73,6 +73,24 @@ def divided(broadcast: Broadcast, plan: Plan, key: Array) -> Broadcast:
     return jax.vmap(_add_noise)(Broadcast(rows, head), jax.random.split(key, plan.number))
 
 
+def quiet(broadcast: Broadcast, plan: Plan, key: Array) -> Broadcast:
+    """The twins' plan with `QUIET` of the norm, and all else noise of each one's own on the other items and the head.
+
+    They know that the server looks at single rows, and keep those of the targets as small as honest clients do.
+    """
+
+    def hide(one: Broadcast, key: Array) -> Broadcast:
+        noise = _noise_like(one, key)
+        rows = jax.tree.map(lambda x: x.at[plan.targets].set(0.0), noise.rows)
+        scale = QUIET * upload_norm(Upload(None, rows, noise.head)) / upload_norm(Upload(None, *one))
+        return jax.tree.map(lambda x, z: scale * x + z, one, Broadcast(rows, noise.head))
+
+    return jax.vmap(hide)(twins(broadcast, plan, key), jax.random.split(key, plan.number))
+
+
+QUIET = 0.005
+"""Share of the norm: on KU about half of what an honest client sends for an item that it lacks."""
+
 FANS = "fans"
 """The name in ``config.audit.attackers`` of those that `with_fans` makes."""
 
@@ -80,6 +98,7 @@ PROMOTERS: dict[str, Callable[[Broadcast, Plan, Array], Broadcast]] = {
     "twins": twins,
     "noisy": noisy,
     "divided": divided,
+    "quiet": quiet,
 }
 """By the name in ``config.audit.attackers``: ``(broadcast, plan, key) -> uploads`` of any norm, leaves [p, ...]."""
 
@@ -126,8 +145,13 @@ def with_fans(dataset: Dataset, plan: Plan, seed: int) -> Dataset:
 
 def _add_noise(upload: Broadcast, key: Array) -> Broadcast:
     """The upload and noise of the same norm, of which a part is on every number."""
-    leaves, structure = jax.tree.flatten(upload)
-    keys = jax.random.split(key, len(leaves))
-    noise = structure.unflatten([jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)])
+    noise = _noise_like(upload, key)
     scale = upload_norm(Upload(None, *upload)) / upload_norm(Upload(None, *noise))
     return jax.tree.map(lambda x, z: x + scale * z, upload, noise)
+
+
+def _noise_like(upload: Broadcast, key: Array) -> Broadcast:
+    """Standard Gaussian noise on every number."""
+    leaves, structure = jax.tree.flatten(upload)
+    keys = jax.random.split(key, len(leaves))
+    return structure.unflatten([jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)])
