@@ -6,6 +6,7 @@ import random
 import secrets
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import numpy as np
 
 from fedvlr_jax.audit.uploads import groups_of
@@ -53,5 +54,5 @@ def masked(
         for u in wanted:
             words = np.asarray(point.encode(rows_uif[u].ravel()))
             _, message = client.mask(shared[u][0], arrived[u], words)
-            seen[u] = np.asarray(point.decode(message.words)).reshape(shape)
+            seen[u] = np.asarray(point.decode(jnp.asarray(message.words))).reshape(shape)
     return np.stack([seen[u] for u in clients])

@@ -154,4 +154,4 @@ def _noise_like(upload: Broadcast, key: Array) -> Broadcast:
     """Standard Gaussian noise on every number."""
     leaves, structure = jax.tree.flatten(upload)
     keys = jax.random.split(key, len(leaves))
-    return structure.unflatten([jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)])
+    return jax.tree.unflatten(structure, [jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)])
