@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from laws.rounds import DATASET, client, late_state
 from problems import client_data, settings
+from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.audit.attacks import ATTACKS
 from fedvlr_jax.audit.kinds import make_kind
 from fedvlr_jax.audit.measures import leak, router_leak
-from fedvlr_jax.audit.report import as_rows, table
+from fedvlr_jax.audit.report import as_rows, strongest, table
 from fedvlr_jax.audit.runner import Finding, RouterFinding, audit
 from fedvlr_jax.audit.uploads import Seen, clipped, make_observer, noised, summed
 from fedvlr_jax.errors import ConfigError
@@ -109,21 +110,46 @@ def test_what_is_seen_is_what_a_device_sends():
 
 def test_an_audit_goes_through_rounds_defences_and_attacks():
     plan = {"rounds": (0, 2), "noises": (0.1,), "sums": (5, 10**6), "epsilons": (8.0,), "delta": 1e-3}
-    plan |= {"budget_rounds": 30, "clients": 9, "seed": 0}
+    plan |= {"budget_rounds": 30, "clients": 9, "seed": 0, "draws": 4, "masked": False}
     findings = list(audit(make_experiment(settings(), DATASET), plan))
     items = [found for found in findings if isinstance(found, Finding)]
     assert {found.defence for found in items} == {
         "no upload", "none", "clip", "clip, noise 0.1 C",
         "sum of 5", "sum of 5 less its own", "sum of 13", "sum of 13 less its own",
-        "noised sum, eps 8", "noised sum, eps 8, less its own",
+        "noised sum, eps 8",
     }  # fmt: skip
     assert [found.round for found in findings if isinstance(found, RouterFinding)] == [0, 2]
     assert all(0 <= found.leak.auc <= 1 for found in items)
+    drawn = [found for found in items if found.draws == 4]
+    assert {found.defence for found in drawn} == {"noised sum, eps 8"}
+    assert all(found.spread > 0 for found in drawn if found.attack != "touched")
     single = next(found for found in items if (found.defence, found.attack) == ("none", "norm"))
     assert single.leak.auc > 0.7
     text = table(as_rows("fcf + fedvlr", findings))
     assert "svd-sign" in text
     assert "correlation by view" in text
+    assert "strongest attack" in text
+
+
+def test_masked_words_say_nothing():
+    pytest.importorskip("cryptography")
+    from fedvlr_jax.audit.masked import BITS, masked
+
+    rows_uif = np.zeros((12, 30, 4), np.float32)
+    rows_uif[:, 3] = 0.5
+    read = masked(rows_uif, 1.0, 6, [7, 2], seed=0)
+    assert read.shape == (2, 30, 4)
+    share = np.abs(read) / (1 << (32 - BITS))  # of the range of a word: uniform in 0 to 1 whatever was sent
+    assert stats.kstest(share.ravel(), "uniform").pvalue > 1e-6
+    assert not np.any(read[0] == read[1])
+
+
+def test_the_strongest_attack_is_the_farthest_from_chance_on_either_side():
+    rows = [
+        {"method": "m", "round": 0, "defence": "none", "attack": name, "auc": auc}
+        for name, auc in (("touched", 0.5), ("norm", 0.2), ("svd-sign", 0.7), ("popularity", 0.9))
+    ]
+    assert strongest(rows)["m", 0]["none"]["attack"] == "norm"
 
 
 def test_kinds_of_audits_give_rows_and_a_table():

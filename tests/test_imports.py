@@ -37,7 +37,7 @@ ALGORITHM = (
     ("models.variants", "settings"),
     ("models.model",),
     ("federated.private_state", "federated.transforms", "federated.stacks", "models.costs"),
-    ("federated.robust",),
+    ("federated.robust", "federated.trimmed_rows"),
     ("federated.aggregation",),
     ("federated.words",),
     ("federated.step_loss", "federated.server", "federated.dropouts", "federated.adaptive_clip"),

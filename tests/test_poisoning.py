@@ -10,6 +10,8 @@ from laws.aggregators import broadcast, make_aggregator, sent
 from problems import relative_difference, settings, tiny_dataset
 
 from fedvlr_jax.audit.poisoning import promoted, promotion
+from fedvlr_jax.audit.promoters import PROMOTERS, QUIET, Plan, send, with_fans
+from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.federated.aggregation import make_weighted_mean
 from fedvlr_jax.federated.transforms import upload_norm
 
@@ -19,7 +21,7 @@ TARGETS, POPULAR = np.array([1, 4]), np.array([0, 2, 3])
 def joined(num_promoters: int):
     """The mean of five honest uploads with promoters, the broadcast, and the honest uploads."""
     like = jax.tree.map(lambda x: jax.random.normal(jax.random.key(0), x.shape), broadcast())
-    attacked, of = promoted(make_weighted_mean(), TARGETS, POPULAR, num_promoters), sent()
+    attacked, of = promoted(make_weighted_mean(), Plan(TARGETS, POPULAR, num_promoters), "twins"), sent()
     carry = attacked.add(attacked.init(like, 5), of.uploads, jnp.ones(5))
     return attacked.finish(carry, jnp.float32(5)), like, of
 
@@ -43,10 +45,51 @@ def test_promoters_pull_their_targets_to_the_popular_with_the_mean_norm():
     assert np.abs(sent_by_one.head["w"]).max() < 1e-5
 
 
+@pytest.mark.parametrize("name", PROMOTERS)
+def test_promoters_have_the_norm_of_honest_clients_and_are_only_as_alike_as_they_mean_to_be(name):
+    like = jax.tree.map(lambda x: jax.random.normal(jax.random.key(0), (400, *x.shape[1:])), broadcast())
+    uploads = send(like, Plan(TARGETS, POPULAR, 4), name, jnp.float32(3.0))
+    np.testing.assert_allclose(jax.vmap(upload_norm)(uploads), 3.0, rtol=1e-5)
+    flat = np.concatenate([np.reshape(x, (4, -1)) for x in jax.tree.leaves(uploads)], axis=1) / 3
+    of_others = (flat @ flat.T)[~np.eye(4, dtype=bool)]
+    least, most = {"twins": (1 - 1e-5, 1 + 1e-5), "noisy": (0.4, 0.6), "divided": (-0.1, 0.5), "quiet": (-0.1, 0.1)}[
+        name
+    ]
+    assert least < of_others.min()
+    assert of_others.max() < most
+    size_pi = np.linalg.norm(np.reshape(uploads.rows["views"], (4, 400, -1)), axis=-1)
+    if name == "quiet":
+        np.testing.assert_allclose(np.linalg.norm(size_pi[:, TARGETS], axis=1), 3.0 * QUIET, rtol=1e-2)
+    else:
+        assert set(size_pi.argmax(axis=1)) <= set(TARGETS), "the largest row is that of a target"
+    again = send(like, Plan(TARGETS, POPULAR, 4), name, jnp.float32(3.1))
+    fresh = relative_difference(again, jax.tree.map(lambda x: 3.1 / 3 * x, uploads)) > 0.1
+    assert fresh == (name != "twins"), "noise is new in every round"
+
+
 def test_a_plain_mean_lets_promoters_through():
     tree = settings(variant="base", server__optimizer="adam", server__lr=0.1)
     plan = {"aggregators": "weighted_mean", "promoters": (0.0, 0.25), "train_rounds": 40, "targets": 3, "popular": 5}
-    clean, attacked = promotion(tree, tiny_dataset(num_items=150), plan)
-    assert (clean.promoters, attacked.promoters) == (0.0, 25.0)
+    plan |= {"attackers": "twins", "seeds": (0,), "every": 20}
+    dataset = tiny_dataset(num_items=150)
+    clean, attacked = promotion(tree, lambda seed: dataset, plan)
+    assert (clean.attackers, clean.promoters) == ("none", 0.0)
+    assert (attacked.attackers, attacked.promoters) == ("twins", 25.0)
     assert attacked.exposure > clean.exposure + 20
     assert 0 <= attacked.ndcg <= 100
+    with pytest.raises(ConfigError, match=r"audit.attackers: .*twins"):
+        next(promotion(tree, lambda seed: dataset, plan | {"attackers": "twin"}))
+
+
+def test_fans_are_further_users_with_all_targets_and_popular_items():
+    dataset = tiny_dataset(num_items=150)
+    plan = Plan(np.array([3, 70]), np.array([1, 5, 9, 20]), 4)
+    more = with_fans(dataset, plan, seed=0)
+    assert more.num_users == dataset.num_users + 4
+    old = more.train_user < dataset.num_users
+    np.testing.assert_array_equal(more.train_item[old], dataset.train_item)
+    for user in range(dataset.num_users, more.num_users):
+        items = more.train_item[more.train_user == user]
+        assert set(plan.targets) < set(items) <= set(plan.targets) | set(plan.popular)
+        assert (np.diff(items) > 0).all()
+    assert more.test_item is dataset.test_item

@@ -7,12 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from laws.aggregators import broadcast, dense, in_float64, joined, make_aggregator, sent
+from laws.rounds import DATASET
+from problems import settings
 from scipy import optimize
 
+from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.federated.aggregation import AGGREGATORS
+from fedvlr_jax.models.hosts import HOSTS
 from fedvlr_jax.models.model import Upload
+from fedvlr_jax.types import content_of
 
-ROBUST = ("krum", "multi_krum", "geometric_median")
+ROBUST = ("krum", "multi_krum", "geometric_median", "trimmed_rows")
 
 
 def flat(tree) -> np.ndarray:
@@ -59,3 +64,31 @@ def test_a_quarter_of_liars_does_not_move_it_far(name, value):
     if value == -10.0:
         moved, _ = round_with_liars("weighted_mean", value)
         assert np.linalg.norm(moved - honest) > 20 * spread
+
+
+def test_trimmed_rows_leave_out_those_who_push_one_row_together():
+    """Honest rows that cancel, and four of forty that pull row 4 together and send rows of their own elsewhere."""
+    half = np.random.default_rng(0).normal(size=(18, 6, 2, 3))
+
+    def row_4(name: str, pull: np.ndarray) -> np.ndarray:
+        rows = np.concatenate([half, -half, half[:4]])
+        rows[36:, 4] = pull
+        made = AGGREGATORS[name](trim=0.1)
+        uploads = Upload(jnp.tile(jnp.arange(6), (40, 1)), {"views": jnp.asarray(rows)}, {"w": jnp.zeros((40, 4))})
+        carry = made.add(made.init(broadcast(), 40), uploads, jnp.ones(40))
+        return np.asarray(made.finish(carry, jnp.float32(40)).rows["views"][4])
+
+    pull, other = np.full((2, 3), 2.0), np.array([[1.0, 2.0, 2.0], [2.0, 2.0, 2.0]])
+    np.testing.assert_allclose(row_4("trimmed_rows", pull), row_4("trimmed_rows", other), atol=1e-6)
+    assert np.abs(row_4("weighted_mean", pull) - row_4("weighted_mean", other)).max() > 0.05
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_trimmed_rows_take_what_clients_of_every_host_send(host):
+    model = make_algorithm(settings(host__name=host, variant="fedvlr"), DATASET).model
+    shapes = jax.eval_shape(lambda key: model.publish(model.init_public(key), content_of(DATASET)), jax.random.key(0))
+    one = jax.tree.map(lambda x: np.random.default_rng(0).normal(size=x.shape).astype(np.float32), shapes)
+    three = jax.tree.map(lambda x: jnp.broadcast_to(x, (3, *x.shape)), one)
+    made = AGGREGATORS["trimmed_rows"](trim=0.3)
+    carry = made.add(made.init(one, 3), Upload(None, *three), jnp.array([1.0, 2.0, 0.5]))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-5, atol=1e-6), made.finish(carry, 3.5), one)

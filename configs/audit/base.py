@@ -25,6 +25,8 @@ def audited(config: ConfigDict) -> ConfigDict:
         config.audit.epsilons = (8.0,)  # budgets of the noised sum of all, central, clipped at the median norm
         config.audit.delta = 1e-5
         config.audit.budget_rounds = 30  # that share such a budget
+        config.audit.draws = 30  # of the noise on such a sum: one draw is off chance by its luck
+        config.audit.masked = False  # the words of single clients to these sums too; needs the extra secure
         config.audit.clients = 0  # whose uploads are attacked, drawn by the seed; 0 = all
         config.audit.seed = 0  # of noise, groups and clients
     return config

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 from tabulate import tabulate
 
 from fedvlr_jax.assembly import parse_names
 from fedvlr_jax.audit.canaries import canary_finding
-from fedvlr_jax.audit.poisoning import promotion
+from fedvlr_jax.audit.poisoning import TOP, promotion
 from fedvlr_jax.audit.report import as_rows, table
 from fedvlr_jax.audit.runner import audit
 from fedvlr_jax.data import load_configured
@@ -54,9 +55,8 @@ def _uploads(settings: Mapping[str, Any], plan: Mapping[str, Any]) -> Rows:
 
 def _promotion(settings: Mapping[str, Any], plan: Mapping[str, Any]) -> Rows:
     """What promoters of items reach, aggregator after aggregator."""
-    dataset = load_configured(settings["data"], settings["seed"])
-    for finding in promotion(settings, dataset, plan):
-        yield finding._asdict()
+    findings = promotion(settings, lambda seed: load_configured(settings["data"], seed), plan)
+    return (finding._asdict() for finding in findings)
 
 
 def _canaries(settings: Mapping[str, Any], plan: Mapping[str, Any]) -> Rows:
@@ -70,9 +70,23 @@ def _plain_table(rows: Iterable[dict[str, Any]]) -> str:
     return tabulate(list(rows), headers="keys", floatfmt=".3f")
 
 
+def _promotion_table(rows: Iterable[dict[str, Any]]) -> str:
+    """A line for each aggregator and attack: means over seeds, and standard deviations where there are several."""
+    cases: dict[tuple[Any, ...], list[tuple[float, float]]] = {}
+    for row in rows:
+        case = (row["aggregator"], row["attackers"], row["promoters"])
+        cases.setdefault(case, []).append((row["exposure"], row["ndcg"]))
+    lines = [
+        [*case, len(found), *np.mean(found, axis=0), *np.std(found, axis=0, ddof=min(1, len(found) - 1))]
+        for case, found in cases.items()
+    ]
+    head = ("aggregator", "attackers", "promoters %", "seeds", f"ER@{TOP}", f"NDCG@{TOP}", "+- ER", "+- NDCG")
+    return tabulate(lines, head, floatfmt=".1f")
+
+
 KINDS: dict[str, Kind] = {
     "uploads": Kind(_uploads, table),
-    "promotion": Kind(_promotion, _plain_table),
+    "promotion": Kind(_promotion, _promotion_table),
     "canaries": Kind(_canaries, _plain_table),
 }
 """By the name in ``config.audit.kind``."""

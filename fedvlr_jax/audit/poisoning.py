@@ -1,13 +1,12 @@
 """Promotion of items by clients that lie, against every aggregator: what it does to exposure, and to everybody else.
 
-The promoters are clients beside the honest ones. In every round each of them uploads rows of the target items alone
-that pull them to where popular items are (as PipAttack, Zhang et al., WSDM 2022), with the mean norm of honest
-ones: a server that looks at norms of uploads sees nothing unusual.
+The promoters are clients beside the honest ones; `promoters.py` says what they send in every round.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,8 +15,10 @@ import numpy as np
 
 from fedvlr_jax.algorithm import Algorithm, make_algorithm
 from fedvlr_jax.assembly import OPTIMIZERS, parse_names
+from fedvlr_jax.audit.promoters import FANS, PROMOTERS, Plan, send, with_fans
 from fedvlr_jax.data.buckets import heldout_targets, make_client_data
-from fedvlr_jax.evaluation.metrics import row_values
+from fedvlr_jax.errors import require_one_of
+from fedvlr_jax.evaluation.metrics import TEST, VALID, row_values
 from fedvlr_jax.evaluation.ranking import rank_all
 from fedvlr_jax.federated.aggregation import AGGREGATORS, Aggregator
 from fedvlr_jax.federated.bucket_plan import plan_buckets
@@ -31,17 +32,23 @@ TOP = 50
 
 
 class PromotionFinding(NamedTuple):
-    """One aggregator under some promoters, after the last round; percent.
+    """One aggregator under some promoters; percent.
 
     Attributes:
+      seed: of the run and of the split.
       aggregator: its name.
+      attackers: what the promoters send, a name in ``PROMOTERS``, "fans", or "none".
       promoters: clients that promote, in percent of all.
+      round: the one of those looked at that ranks validation items best.
       exposure: ER@50, the mean over targets of the share of users without the item who have it in their first 50.
       ndcg: NDCG@50 of the test rows.
     """
 
+    seed: int
     aggregator: str
+    attackers: str
     promoters: float
+    round: int
     exposure: float
     ndcg: float
 
@@ -55,49 +62,77 @@ class _Carry(NamedTuple):
     number: Array
 
 
-def promotion(settings: Mapping[str, Any], dataset: Dataset, plan: Mapping[str, Any]) -> Iterator[PromotionFinding]:
-    """All findings, in the order of aggregators and shares.
+def promotion(
+    settings: Mapping[str, Any], dataset_of: Callable[[int], Dataset], plan: Mapping[str, Any]
+) -> Iterator[PromotionFinding]:
+    """All findings, in the order of seeds, aggregators, attackers and shares; a run without promoters is made once.
 
     Args:
       settings: nested, of one training configuration.
-      dataset: with test rows.
-      plan: ``aggregators``, names, empty for all; ``promoters``, shares of the clients; ``train_rounds``;
+      dataset_of: ``(seed) -> data set`` with test rows.
+      plan: ``seeds``; ``aggregators``, names, empty for all; ``attackers``, names in ``PROMOTERS`` or ``fans``;
+        ``promoters``, shares of the clients; ``train_rounds``, and after how many of them is looked, ``every``;
         ``targets``, how many of the least popular items that anybody has; ``popular``, how many they shall be like.
     """
+    attackers = parse_names(plan["attackers"])
+    for name in attackers:
+        require_one_of((*PROMOTERS, FANS), "audit.attackers", name)
+    for seed in plan["seeds"]:
+        dataset = dataset_of(seed)
+        for aggregator in parse_names(plan["aggregators"]) or tuple(AGGREGATORS):
+            changes = {"aggregation.aggregator": aggregator, "compute.path": "auto", "seed": seed}
+            changed = override(settings, changes)
+            for name, share in _attacks(attackers, plan["promoters"]):
+                agreed = _agree(dataset, plan["targets"], plan["popular"], round(share * dataset.num_users))
+                found = _trained(changed, dataset, agreed, name, plan["train_rounds"], plan["every"])
+                yield PromotionFinding(seed, aggregator, name, 100 * share, *found)
+
+
+def _attacks(attackers: Sequence[str], shares: Sequence[float]) -> Iterator[tuple[str, float]]:
+    """Names and shares; nobody, whoever it would be, comes once."""
+    for share in shares:
+        yield from ((name, share) for name in (attackers if share else ("none",)))
+
+
+def _agree(dataset: Dataset, targets: int, popular: int, number: int) -> Plan:
+    """The plan of `number` promoters: the least popular items that anybody has, and the most popular ones."""
     count_i = np.bincount(dataset.train_item, minlength=dataset.num_items)
     known = np.flatnonzero(count_i > 0)
     order = known[np.argsort(count_i[known], kind="stable")]
-    targets, popular = np.sort(order[: plan["targets"]]), np.sort(order[-plan["popular"] :])
-    for name in parse_names(plan["aggregators"]) or tuple(AGGREGATORS):
-        changed = override(settings, {"aggregation.aggregator": name, "compute.path": "auto"})
-        for share in plan["promoters"]:
-            exposure, ndcg = _trained(changed, dataset, plan["train_rounds"], targets, popular, share)
-            yield PromotionFinding(name, 100 * share, exposure, ndcg)
+    return Plan(np.sort(order[:targets]), np.sort(order[-popular:]), number)
 
 
 def _trained(
-    settings: Mapping[str, Any], dataset: Dataset, rounds: int, targets: np.ndarray, popular: np.ndarray, share: float
-) -> tuple[float, float]:
-    """Exposure of the targets and NDCG, in percent, after some rounds with this share of promoters."""
-    algorithm, data = make_algorithm(settings, dataset), jax.device_put(make_client_data(dataset))
-    num_promoters = round(share * dataset.num_users)
-    pipeline = algorithm.pipeline._replace(
-        aggregator=promoted(algorithm.pipeline.aggregator, targets, popular, num_promoters)
-    )
-    run = jax.jit(_make_run(algorithm, settings["server"], dataset, data, pipeline), static_argnames="rounds")
-    state = run(jax.jit(algorithm.init)(jax.random.key(settings["seed"])), rounds=rounds)
-    snapshot = algorithm.snapshot(state, data.content, data.prior)
-    score_of = jax.jit(algorithm.score)
-    exposed, asked = np.zeros(len(targets)), np.zeros(len(targets))
-    for bucket in data.buckets:
-        shown_ct, has_ct = (np.asarray(x) for x in _shown(score_of(snapshot, bucket), bucket.history, targets))
-        real_c = np.asarray(bucket.user) < dataset.num_users
-        exposed += (shown_ct & ~has_ct)[real_c].sum(axis=0)
-        asked += (~has_ct)[real_c].sum(axis=0)
-    chunk = settings["eval"]["chunk"]
-    ranks = rank_all(algorithm.score, snapshot, data.buckets, heldout_targets(dataset), chunk=chunk)
-    ndcg_h = row_values(jax.device_get(ranks), f"NDCG@{TOP}")
-    return 100 * float(np.mean(exposed / asked)), 100 * float(np.mean(ndcg_h))
+    settings: Mapping[str, Any], dataset: Dataset, plan: Plan, attackers: str, rounds: int, every: int
+) -> tuple[int, float, float]:
+    """The round that ranks validation items best, and exposure of the targets and NDCG at it, in percent."""
+    trained = with_fans(dataset, plan, settings["seed"]) if plan.number and attackers == FANS else dataset
+    algorithm, data = make_algorithm(settings, trained), jax.device_put(make_client_data(trained))
+    pipeline = algorithm.pipeline
+    if plan.number and attackers != FANS:
+        pipeline = pipeline._replace(aggregator=promoted(pipeline.aggregator, plan, attackers))
+    run = jax.jit(_make_run(algorithm, settings["server"], trained, data, pipeline), static_argnames="rounds")
+    rank = jax.jit(functools.partial(rank_all, algorithm.score, chunk=settings["eval"]["chunk"]))
+    show = jax.jit(lambda snapshot, bucket: _shown(algorithm.score(snapshot, bucket), bucket.history, plan.targets))
+    held_out, best = heldout_targets(dataset), (-1.0, 0, 0.0, 0.0)
+    state = jax.jit(algorithm.init)(jax.random.key(settings["seed"]))
+    while (more := min(every, rounds - int(state.public.round))) > 0:
+        state = run(state, rounds=more)
+        snapshot = algorithm.snapshot(state, data.content, data.prior)
+        ranks = jax.device_get(rank(snapshot, data.buckets, held_out))
+        valid, test = (float(np.mean(row_values(ranks, f"NDCG@{TOP}", split=k))) for k in (VALID, TEST))
+        if valid > best[0]:
+            shown = [(bucket.user, *show(snapshot, bucket)) for bucket in data.buckets]
+            best = (valid, int(state.public.round), _exposure(shown, dataset.num_users), test)
+    _, round_, exposure, ndcg = best
+    return round_, 100 * exposure, 100 * ndcg
+
+
+def _exposure(shown: Sequence[tuple[Array, Array, Array]], num_users: int) -> float:
+    """The mean over targets of the share of users without one who are shown it, of ids and `_shown` by bucket."""
+    user_c, shown_ct, has_ct = (np.concatenate([np.asarray(x) for x in field]) for field in zip(*shown, strict=True))
+    asked_ct = ~has_ct & (user_c < num_users)[:, None]
+    return float(np.mean((shown_ct & asked_ct).sum(axis=0) / asked_ct.sum(axis=0)))
 
 
 def _make_run(
@@ -134,18 +169,17 @@ def _shown(score_ci: Array, history_cl: Array, targets: np.ndarray) -> tuple[Arr
     return open_ci[:, targets] >= least_c[:, None], has_ct
 
 
-def promoted(aggregator: Aggregator, targets: np.ndarray, popular: np.ndarray, num_promoters: int) -> Aggregator:
+def promoted(aggregator: Aggregator, plan: Plan, attackers: str) -> Aggregator:
     """The aggregator with the uploads of promoters among those of the honest.
 
     Args:
       aggregator: what the server does.
-      targets: ids of the items to promote.
-      popular: ids of the items that they shall be like.
-      num_promoters: clients beside the honest ones, with the mean weight of 1.
+      plan: of the promoters, who are beside the honest clients, with their mean weight.
+      attackers: what they send, a name in ``PROMOTERS``.
     """
 
     def init(broadcast: Broadcast, num_slots: int) -> _Carry:
-        inner = aggregator.init(broadcast, num_slots + num_promoters)
+        inner = aggregator.init(broadcast, num_slots + plan.number)
         return _Carry(inner, broadcast, jnp.zeros(()), jnp.zeros(()))
 
     def add(carry: _Carry, uploads: Upload, alpha_c: Array) -> _Carry:
@@ -157,22 +191,14 @@ def promoted(aggregator: Aggregator, targets: np.ndarray, popular: np.ndarray, n
         )
 
     def finish(carry: _Carry, weight: Array) -> Broadcast:
-        alpha = weight / jnp.maximum(carry.number, 1)
-        one = _pull(carry.broadcast, targets, popular, carry.norm / jnp.maximum(carry.number, 1))
-        uploads = jax.tree.map(lambda x: jnp.broadcast_to(x, (num_promoters, *x.shape)), one)
-        inner = aggregator.add(carry.inner, uploads, jnp.broadcast_to(alpha, (num_promoters,)))
-        return aggregator.finish(inner, weight + num_promoters * alpha)
+        number = jnp.maximum(carry.number, 1)
+        alpha_p = jnp.broadcast_to(weight / number, (plan.number,))
+        uploads = send(carry.broadcast, plan, attackers, carry.norm / number)
+        inner = aggregator.add(carry.inner, uploads, alpha_p)
+        return aggregator.finish(inner, weight + jnp.sum(alpha_p))
 
     def merge(carry: _Carry, axis: str) -> _Carry:
         sums = jax.lax.psum((carry.norm, carry.number), axis)
         return _Carry(aggregator.merge(carry.inner, axis), carry.broadcast, *sums)
 
     return Aggregator(init, add, merge, finish)
-
-
-def _pull(broadcast: Broadcast, targets: np.ndarray, popular: np.ndarray, norm: Array) -> Upload:
-    """The upload of one promoter: the gradient of the squared distance to the mean popular rows, with this norm."""
-    rows = jax.tree.map(lambda x: x[targets] - jnp.mean(x[popular], axis=0, keepdims=True), broadcast.rows)
-    upload = Upload(jnp.asarray(targets, jnp.int32), rows, jax.tree.map(jnp.zeros_like, broadcast.head))
-    scale = norm / jnp.maximum(upload_norm(upload), 1e-12)
-    return upload._replace(rows=jax.tree.map(lambda x: scale * x, rows))

@@ -15,17 +15,18 @@ def as_rows(method: str, findings: Iterable[Finding | RouterFinding]) -> Iterato
     for finding in findings:
         row = {"method": method, "round": finding.round}
         if isinstance(finding, Finding):
-            yield row | {"defence": finding.defence, "attack": finding.attack, **finding.leak._asdict()}
+            how = {"defence": finding.defence, "attack": finding.attack, "draws": finding.draws}
+            yield row | how | {**finding.leak._asdict(), "spread": finding.spread}
         else:
             yield row | {"defence": "none", "attack": "router", **finding.leak._asdict()}
 
 
 def table(rows: Iterable[dict[str, Any]]) -> str:
-    """Items by attack: AUC and precision at n_u; and under it the routers."""
+    """Items by attack: AUC and precision at n_u; what the strongest attack reads under each defence; the routers."""
     rows = list(rows)
-    fields = ("method", "round", "defence", "attack", "auc", "precision", "chance")
+    fields = ("method", "round", "defence", "attack", "draws", "auc", "spread", "precision", "chance")
     items = [[row[name] for name in fields] for row in rows if row["attack"] != "router"]
-    parts = [tabulate(items, fields, floatfmt=".3f")]
+    parts = [tabulate(items, fields, floatfmt=".3f"), _strongest(rows)]
     routers = [
         [
             row["method"],
@@ -41,3 +42,23 @@ def table(rows: Iterable[dict[str, Any]]) -> str:
         head = ("method", "round", "correlation by view", "mean error", "top view right")
         parts.append(tabulate(routers, head, floatfmt=".4f"))
     return "\n\n".join(parts)
+
+
+def strongest(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, int], dict[str, dict[str, Any]]]:
+    """By method and round, and then by defence, the row of the attack whose AUC is farthest from chance."""
+    found: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        if row["attack"] in ("router", "popularity"):
+            continue
+        best = found.setdefault((row["method"], row["round"]), {})
+        if abs(row["auc"] - 0.5) >= abs(best.get(row["defence"], {"auc": 0.5})["auc"] - 0.5):
+            best[row["defence"]] = row
+    return found
+
+
+def _strongest(rows: Iterable[dict[str, Any]]) -> str:
+    """A line for each method and round, a column for each defence: the AUC of the strongest attack."""
+    found = strongest(rows)
+    defences = tuple(dict.fromkeys(name for best in found.values() for name in best))
+    lines = [[*key, *(best[name]["auc"] for name in defences)] for key, best in found.items()]
+    return tabulate(lines, ("strongest attack, AUC", "round", *defences), floatfmt=".3f")

@@ -17,12 +17,22 @@ from fedvlr_jax.types import FedState
 
 
 class Finding(NamedTuple):
-    """What one attack reads out of uploads of one round under one defence."""
+    """What one attack reads out of uploads of one round under one defence.
+
+    Attributes:
+      round: before which was looked.
+      defence, attack: names.
+      leak: the mean over draws of noise.
+      draws: how many there are.
+      spread: standard deviation of the AUC of one draw; 0 with one.
+    """
 
     round: int
     defence: str
     attack: str
     leak: Leak
+    draws: int = 1
+    spread: float = 0.0
 
 
 class RouterFinding(NamedTuple):
@@ -39,8 +49,9 @@ def audit(experiment: Experiment, plan: Mapping[str, Any]) -> Iterator[Finding |
       experiment: with private states on the device.
       plan: ``rounds``, numbers of rounds before which is looked, ascending; ``noises``, deviations of the noise on an
         upload in units of the bound; ``sums``, sizes of groups; ``epsilons``, budgets at ``delta`` of
-        ``budget_rounds`` noised sums of all; ``clients``, how many are attacked, 0 for all; ``seed`` of noise, groups
-        and clients.
+        ``budget_rounds`` noised sums of all; ``draws`` of the noise on them; ``masked``, whether to look at the words
+        that single clients send to the sums, which needs the extra ``secure``; ``clients``, how many are attacked, 0
+        for all; ``seed`` of noise, groups and clients.
     """
     settings, dataset, clients, algorithm = experiment
     has_ui = np.zeros((dataset.num_users, dataset.num_items), bool)
@@ -55,37 +66,58 @@ def audit(experiment: Experiment, plan: Mapping[str, Any]) -> Iterator[Finding |
         if more := number - int(state.public.round):
             state, _ = run(state, clients, num_rounds=more)
         seen = see(state)
-        for defence, rows_uif in defended(seen, plan):
-            for name, attack in ATTACKS.items():
-                score_ui = np.stack([attack(rows_uif[u]) for u in attacked_u])
-                yield Finding(number, defence, name, leak(score_ui, has_ui[attacked_u]))
+        for defence, draws in defended(seen, plan, attacked_u):
+            yield from _findings(number, defence, draws, has_ui[attacked_u])
         if algorithm.router_weights is not None:
             yield RouterFinding(number, router_leak(seen.view_norm_uj, _weights(experiment, state)))
 
 
-def defended(seen: Seen, plan: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
-    """What the server sees of every client's rows [u, i, f] under each defence; the bound is the median norm.
+def _findings(number: int, defence: str, draws: Iterator[np.ndarray], has_ui: np.ndarray) -> Iterator[Finding]:
+    """One finding for each attack, over draws of what is seen of the clients with these items."""
+    leaks: dict[str, list[Leak]] = {name: [] for name in ATTACKS}
+    for rows_uif in draws:
+        for name, attack in ATTACKS.items():
+            score_ui = np.stack([attack(rows_if) for rows_if in rows_uif])
+            leaks[name].append(leak(np.broadcast_to(score_ui, has_ui.shape), has_ui))
+    for name, found in leaks.items():
+        mean = Leak(*np.mean(found, axis=0).tolist())
+        yield Finding(number, defence, name, mean, len(found), float(np.std([one.auc for one in found])))
+
+
+def defended(
+    seen: Seen, plan: Mapping[str, Any], attacked_u: np.ndarray
+) -> Iterator[tuple[str, Iterator[np.ndarray]]]:
+    """What the server sees in place of the rows of the attacked clients under each defence, draw after draw:
+    [u, i, f], or [1, i, f] where all of them are in the same sum. The bound is the median norm.
 
     A sum without the client's own rows is no defence but the control of one: what is read there is not about it,
     but about what people like. The plan is that of `audit`.
     """
     seed = plan["seed"]
-    yield "none", seen.rows_uif
+    yield "none", iter([seen.rows_uif[attacked_u]])
     bound = float(np.median(seen.norm_u))
     rows_uif = clipped(seen, bound)
-    yield "clip", rows_uif
+    yield "clip", iter([rows_uif[attacked_u]])
     for noise in plan["noises"]:
-        yield f"clip, noise {noise:g} C", noised(rows_uif, noise * bound, seed)
+        yield f"clip, noise {noise:g} C", iter([noised(rows_uif, noise * bound, seed)[attacked_u]])
     for size in plan["sums"]:
         group = min(size, len(rows_uif))
-        sums_uif = summed(seen.rows_uif, group, seed)
-        yield f"sum of {group}", sums_uif
-        yield f"sum of {group} less its own", sums_uif - seen.rows_uif
+        if plan["masked"]:
+            from fedvlr_jax.audit.masked import masked  # it needs the extra `secure`
+
+            yield f"words to a sum of {group}", iter([masked(rows_uif, bound, group, attacked_u.tolist(), seed)])
+        sums_uif = summed(seen.rows_uif, group, seed)[attacked_u]
+        yield f"sum of {group}", iter([sums_uif])
+        yield f"sum of {group} less its own", iter([sums_uif - seen.rows_uif[attacked_u]])
+    total_if = rows_uif.sum(axis=0)
     for epsilon in plan["epsilons"]:
-        sigma = solve_noise_multiplier(epsilon, plan["delta"], 1.0, plan["budget_rounds"])
-        sum_if = noised(rows_uif.sum(axis=0), sigma * bound, seed)
-        yield f"noised sum, eps {epsilon:g}", np.broadcast_to(sum_if, rows_uif.shape)
-        yield f"noised sum, eps {epsilon:g}, less its own", sum_if - rows_uif
+        deviation = bound * solve_noise_multiplier(epsilon, plan["delta"], 1.0, plan["budget_rounds"])
+        yield f"noised sum, eps {epsilon:g}", _noised_sums(total_if, deviation, seed, plan["draws"])
+
+
+def _noised_sums(total_if: np.ndarray, deviation: float, seed: int, draws: int) -> Iterator[np.ndarray]:
+    """The sum of all, [1, i, f], under one draw of noise after the other."""
+    return (noised(total_if, deviation, seed, draw)[None] for draw in range(draws))
 
 
 def _weights(experiment: Experiment, state: FedState) -> np.ndarray:

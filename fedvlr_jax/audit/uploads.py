@@ -78,19 +78,21 @@ def clipped(seen: Seen, bound: float) -> np.ndarray:
     return seen.rows_uif * factor_u[:, None, None]
 
 
-def noised(rows: np.ndarray, deviation: float, seed: int) -> np.ndarray:
-    """Rows with Gaussian noise on every number of the whole table."""
+def noised(rows: np.ndarray, deviation: float, *seed: int) -> np.ndarray:
+    """Rows with Gaussian noise on every number of the whole table; one draw for each tuple of whole numbers."""
     noise = np.random.default_rng(seed).standard_normal(rows.shape, dtype=np.float32)
     return rows + np.float32(deviation) * noise
 
 
-def summed(rows_uif: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """What a server with a secure sum sees in place of each client's rows: the sum of a group of `size` clients or,
-    where they do not divide, a few more; [u, i, f].
-    """
-    num_users = len(rows_uif)
+def groups_of(num_users: int, size: int, seed: int) -> list[np.ndarray]:
+    """All clients in random groups of `size` or, where that does not divide their number, of a few more."""
     order_u = np.random.default_rng(seed).permutation(num_users)
+    return np.array_split(order_u, max(num_users // size, 1))
+
+
+def summed(rows_uif: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """What a server with a secure sum sees in place of each client's rows: the sum of its group, [u, i, f]."""
     seen = np.empty_like(rows_uif)
-    for group in np.array_split(order_u, max(num_users // size, 1)):
+    for group in groups_of(len(rows_uif), size, seed):
         seen[group] = rows_uif[group].sum(axis=0)
     return seen

@@ -35,11 +35,11 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     require_backend()
     workdir, rows = prepare_workdir(pathlib.Path(values.workdir or "runs/audit")), []
     for row in kind.rows(settings, plan):
-        interrupt.stop_if_signalled("stopped; nothing was written")
         if rows and rows[-1].get("method") != row.get("method"):
             print(f"{rows[-1]['method']} done", file=sys.stderr, flush=True)
         rows.append(row)
-    write_json(workdir / "audit.json", json_ready({"plan": plan, "rows": rows}))
+        write_json(workdir / "audit.json", json_ready({"plan": plan, "rows": rows}))
+        interrupt.stop_if_signalled(f"stopped; what was found is in {workdir / 'audit.json'}")
     write_json(workdir / "environment.json", describe_environment(sys.argv, workdir))
     print(kind.table(rows))
 

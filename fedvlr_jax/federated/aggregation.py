@@ -15,6 +15,7 @@ import optax
 
 from fedvlr_jax.federated import robust
 from fedvlr_jax.federated.stacks import Stack, add_to_stack, empty_stack, merge_stacks
+from fedvlr_jax.federated.trimmed_rows import trimmed_rows
 from fedvlr_jax.models.model import Broadcast, Upload
 from fedvlr_jax.types import Array, PyTree
 
@@ -165,10 +166,16 @@ def make_fools_gold(**_: Any) -> Aggregator:
     return _of_stacks(robust.unlike_each_other)
 
 
+def make_trimmed_rows(*, trim: float, **_: Any) -> Aggregator:
+    """The mean of rows without those at the ends of the direction of their mean (`trimmed_rows.trimmed_rows`)."""
+    return _of_stacks(lambda stack, weight: trimmed_rows(stack, weight, trim))
+
+
 AGGREGATORS: dict[str, Callable[..., Aggregator]] = {
     "weighted_mean": make_weighted_mean,
     "norm_bound": make_norm_bound,
     "fools_gold": make_fools_gold,
+    "trimmed_rows": make_trimmed_rows,
     "median": make_median,
     "trimmed_mean": make_trimmed_mean,
     "krum": make_krum,

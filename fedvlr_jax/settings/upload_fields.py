@@ -34,7 +34,7 @@ AGGREGATION = {
         NOT_NEGATIVE,
         unit="clip_norm",
     ),
-    "trim": Field(0.1, "trimmed_mean: share of the uploads left out at each end", Bounds(0, below=0.5)),
+    "trim": Field(0.1, "trimmed_mean, trimmed_rows: share of the uploads left out at each end", Bounds(0, below=0.5)),
     "byzantine": Field(0.1, "krum, multi_krum: share of the clients that may send anything", Bounds(0, below=0.5)),
 }
 

@@ -158,7 +158,29 @@ def _fools_gold(of: Sent) -> Broadcast:
     return weighted_mean(of._replace(alpha_c=of.alpha_c * factor / factor.max()))
 
 
+def _trimmed_rows(of: Sent) -> Broadcast:
+    """Row after row: weights cut to the median of weight times norm, and without the ends along the weighted sum."""
+    table, head, touched = dense(of)
+    alpha_c = np.asarray(of.alpha_c)
+
+    def one(x: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+        flat = x.reshape(len(x), -1)
+        push = alpha * np.linalg.norm(flat, axis=1)
+        weight = alpha * np.minimum(1, np.median(push) / push)
+        cut, kept = int(TRIM * len(x)), np.arange(len(x))
+        for _ in range(2):
+            order = np.argsort(weight * (flat @ (weight[kept] @ flat[kept])))
+            kept = order[cut : len(x) - cut]
+        return np.average(x[kept], axis=0, weights=weight[kept]) * alpha.sum() / alpha_c.sum()
+
+    rows = np.zeros(table.shape[1:])
+    for i in np.flatnonzero(touched.any(axis=0)):
+        rows[i] = one(table[touched[:, i], i], alpha_c[touched[:, i]])
+    return Broadcast({"views": rows}, {"w": one(head, alpha_c)})
+
+
 ORACLES = {
+    "trimmed_rows": _trimmed_rows,
     "norm_bound": _norm_bound,
     "fools_gold": _fools_gold,
     "weighted_mean": weighted_mean,
