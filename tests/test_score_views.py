@@ -15,7 +15,7 @@ from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.baselines import select
 from fedvlr_jax.data import load_configured
 from fedvlr_jax.evaluation.metrics import user_values
-from fedvlr_jax.federated import view_maps
+from fedvlr_jax.federated import view_choice, view_maps
 from fedvlr_jax.federated.held_back import hold_back, mean_ndcg
 from fedvlr_jax.federated.score_views import VIEWS, coordinates, kept_map, view_scores, weight_names, whole_views
 from fedvlr_jax.settings import default_settings, override
@@ -37,7 +37,13 @@ CHOICE = view_maps.Choice(
     kernel={"visual": "cos", "text": "cubed"},
 )
 SIZE = len(weight_names())
-SHARED_ONLY = {"host__name": "fedblend", "variant": "base", "host__fusion_weight": 0.0, "host__deviation": 0.0}
+SHARED_ONLY = {
+    "host__name": "fedblend",
+    "variant": "base",
+    "host__fusion_weight": 0.0,
+    "host__deviation": 0.0,
+    "host__choose_order": False,
+}
 
 
 @pytest.fixture(scope="module")
@@ -351,6 +357,72 @@ def test_uploads_of_a_head_alone_are_clipped_joined_and_made_noisy(aggregation):
     state, info = jax.jit(algorithm.run, static_argnums=2)(algorithm.init(jax.random.key(0)), clients, 2)
     assert np.isfinite(state.public.params["host"]["head"]["y"]).all()
     assert (info.update_norm > 0).all()
+
+
+def test_maps_that_were_formed_to_choose_are_those_of_the_choice():
+    """What is kept of choosing is not formed again; a larger catalogue, which keeps nothing, chooses the same."""
+    held = hold_back(DATASET)
+    sums = view_maps.federate(held.inner)
+    choice, maps = view_choice.choose(sums, held, DATASET)
+    assert set(maps) == {"ease", "collective", "visual", "text", "next", "prior"}
+    formed = dict(view_maps.form(sums, DATASET, choice))
+    for name, x in maps.items():
+        np.testing.assert_allclose(x, formed[name], rtol=1e-5, atol=1e-6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(view_choice, "KEPT_ITEMS", 0)
+        assert view_choice.choose(sums, held, DATASET) == (choice, {})
+
+
+def test_sums_of_two_maps_are_judged_as_the_map_that_they_are():
+    held = hold_back(DATASET)
+    judge = view_choice.judge_of(held)
+    first, following = (RNG.normal(size=(DATASET.num_items,) * 2).astype(np.float32) for _ in range(2))
+    expected = [(mean_ndcg(judge.recent_ui @ (first + x * following), held), x) for x in view_choice.NEXT_WEIGHTS]
+    assert judge.best_weight(first, following) == pytest.approx(max(expected))
+
+
+def test_features_enter_the_gram_matrix_of_collective_ease():
+    gram = np.cov(RNG.normal(size=(6, 30))).astype(np.float32)
+    centred = {m: RNG.normal(size=(6, 3)).astype(np.float32) for m in ("visual", "text")}
+    full = gram + 2.0 * (0.3 * centred["visual"] @ centred["visual"].T + 0.1 * centred["text"] @ centred["text"].T)
+    found = view_maps.collective(gram, centred, {"visual": 0.3, "text": 0.1}, 2.0)
+    np.testing.assert_allclose(found, oracle_ease(full.astype(float), 2.0) * (1 - np.eye(6)), rtol=1e-3, atol=1e-4)
+
+
+def chain(order):
+    """60 clients of 9 items that follow each other on a ring of 30, or stand beside each other in rows by id."""
+    users, length, size = 60, 9, 30
+    rng = np.random.default_rng(5)
+    items = (rng.integers(0, size, users)[:, None] + np.arange(length)) % size
+    age = np.broadcast_to(np.arange(length - 2)[::-1], (users, length - 2))
+    if not order:
+        items = rng.permuted(items, axis=1)
+        items[:, :-2].sort(axis=1)
+    train, sort = items[:, : length - 2], np.argsort(items[:, : length - 2], axis=1)
+    return dataclasses.replace(
+        tiny_dataset(users, size),
+        train_user=np.repeat(np.arange(users), length - 2).astype(np.int32),
+        train_item=np.take_along_axis(train, sort, axis=1).reshape(-1).astype(np.int32),
+        train_age=np.take_along_axis(age, sort, axis=1).reshape(-1).astype(np.int32),
+        valid_item=items[:, -2].astype(np.int32),
+        test_item=items[:, -1].astype(np.int32),
+        V=None,
+        C=None,
+    )
+
+
+@pytest.mark.parametrize("order", [True, False])
+def test_a_run_reads_the_order_of_time_where_validation_says_that_it_means_something(order):
+    tree = settings(**(SHARED_ONLY | {"host__choose_order": True}))
+    dataset = chain(order)
+    experiment = make_experiment(tree, dataset)
+    chosen = {name: float(x) for name, x in experiment.clients.prior.choice.items()}
+    assert chosen["order"] == order
+    assert (experiment.clients.prior.age_r is not None) == order
+    if not order:
+        plain = make_experiment(tree, dataclasses.replace(dataset, train_age=None)).clients.prior
+        for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(experiment.clients.prior), strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 def ages(dataset, kind):

@@ -108,12 +108,22 @@ def add_blocks(blocks: Iterable[Block], num_items: int, dtype: type = np.float64
     shape = (num_items, num_items)
     sums = Sums(np.zeros(shape, dtype), np.zeros(shape, dtype), np.zeros(shape, dtype), np.zeros(num_items))
     for block in blocks:
-        at = np.ix_(block.ids_n, block.ids_n)
-        sums.similar_ii[at] += block.similar_nn
-        sums.past_ii[at] += block.past_nn
-        sums.next_ii[at] += block.next_nn
+        at_m = places_of(block.ids_n, num_items)
+        add_at(sums.similar_ii, at_m, block.similar_nn)
+        add_at(sums.past_ii, at_m, block.past_nn)
+        add_at(sums.next_ii, at_m, block.next_nn)
         sums.count_i[block.ids_n] += 1
     return sums
+
+
+def places_of(ids_n: np.ndarray, num_items: int) -> np.ndarray:
+    """int64 [n n], where a block lies in a matrix [i, i] whose rows follow each other."""
+    return (ids_n[:, None].astype(np.int64) * num_items + ids_n).reshape(-1)
+
+
+def add_at(total_ii: np.ndarray, at_m: np.ndarray, block: np.ndarray | float) -> None:
+    """Adds a client's block [n, n], or one number, in place; one flat index is twice as fast as two."""
+    total_ii.reshape(-1)[at_m] += block if isinstance(block, float) else block.reshape(-1)
 
 
 class ItemWeights(NamedTuple):
@@ -237,7 +247,7 @@ def solve_weights(sums: Sums, settings: PriorSettings, features: Sequence[np.nda
 
 
 def ease(gram_ii: np.ndarray, ridge: float) -> np.ndarray:
-    """B = I - P diag(1 / diag P) with P = (gram + ridge I)^-1, in the type of `gram_ii`."""
+    """B = I - P diag(1 / diag P) with P = (gram + ridge I)^-1, in the type of `gram_ii`; as `inverse`."""
     weight_ii = inverse(gram_ii, ridge)
     diagonal_i = weight_ii.diagonal().copy()
     np.negative(weight_ii, out=weight_ii)
@@ -274,7 +284,7 @@ def neighbours(features: Sequence[np.ndarray | None], seen_i: np.ndarray, sharpn
 
 
 def inverse(gram_ii: np.ndarray, ridge: float) -> np.ndarray:
-    """(G + ridge I)^-1 of a positive semi-definite G, formed in place of one copy of it."""
+    """(G + ridge I)^-1 of a positive semi-definite G, whose lower triangle is read; in place of one copy of it."""
     factorise, invert = lapack.get_lapack_funcs(("potrf", "potri"), (gram_ii,))
     work_ii = np.array(gram_ii, order="F")
     work_ii[np.diag_indices_from(work_ii)] += ridge

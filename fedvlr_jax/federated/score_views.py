@@ -153,6 +153,9 @@ VIEWS: dict[str, Callable[[Seen], Array]] = {
 }
 """Views ``(seen) -> s_ci`` by name, in the order of axis v."""
 
+READ_TIMES = frozenset(VIEWS) - {"ease", "collective", "visual", "text", "popularity", "novelty"}
+"""Views in which the order of time counts."""
+
 SHAPES: dict[str, Callable[[Array], Array]] = {
     "plain": lambda z: z,
     "logarithmic": lambda z: jnp.arcsinh(STRETCH * z) / STRETCH,
