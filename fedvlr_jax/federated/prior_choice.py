@@ -3,11 +3,13 @@
 One setting after the other, from what a run starts with: a value stays unless another is better on the items that
 clients hold back (`held_back.py`). Each can be switched off: the order of time (`reach`, `decay` and `next_weight`
 0) and features in the Gram matrix (`content` 0). A client adds one number for each candidate to a secure sum, and
-its block once for each pair of exponents.
+its block once for each pair of exponents. Where times mean nothing, the newest items are a poor sample to choose by:
+a run therefore chooses once more as without times (`without_order`), and validation decides between the two.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 
@@ -27,6 +29,14 @@ CANDIDATES: dict[str, tuple[float, ...]] = {
     "shrinkage": (0.2, 1.0, 5.0),
 }
 """Values that are tried, in the order in which settings are chosen."""
+
+OF_ORDER = ("reach", "decay", "next_weight", "ridge_next")
+"""Settings that mean nothing without times."""
+
+
+def without_order(dataset: Dataset, start: prior.PriorSettings) -> tuple[Dataset, prior.PriorSettings]:
+    """A data set without times, and settings that read none."""
+    return dataclasses.replace(dataset, train_age=None), start._replace(reach=0.0, decay=0.0, next_weight=0.0)
 
 
 def choose_prior(
@@ -65,6 +75,8 @@ def choose_prior(
 
     chosen, best = start, quality(start)
     for field, values in CANDIDATES.items():
+        if inner.train_age is None and field in OF_ORDER:
+            continue
         for settings in (chosen._replace(**{field: value}) for value in values):
             if settings != chosen and (found := quality(settings)) > best:
                 chosen, best = settings, found
