@@ -15,7 +15,8 @@ from fedvlr_jax.federated.score_views import VIEWS, ItemMap, view_scores
 from fedvlr_jax.federated.view_basis import Learned
 from fedvlr_jax.types import Array, Dataset
 
-CHUNK = 64
+CHUNK, CHUNK_BYTES = 256, 2**26
+"""Clients whose views are formed at once: at most so many, and so many bytes of views."""
 TABLE_BYTES = 2**29
 """Up to so many bytes the views of all clients are kept, and not formed anew for every evaluation."""
 
@@ -43,8 +44,9 @@ class AllViews(NamedTuple):
         """``(user_c, z_civ, candidate_ci)``, all clients in order; the last chunk repeats the last client."""
         num_users, num_items = len(self.length_u), self.count_i.size
         width = max(int(self.length_u.max()), 1)
-        for begin in range(0, num_users, CHUNK):
-            user_c = np.minimum(np.arange(begin, begin + CHUNK), num_users - 1)
+        size = min(CHUNK, max(CHUNK_BYTES // (4 * num_items * len(VIEWS)), 1), max(num_users, 1))
+        for begin in range(0, num_users, size):
+            user_c = np.minimum(np.arange(begin, begin + size), num_users - 1)
             slot_cl = np.arange(width)[None] < self.length_u[user_c][:, None]
             row_cl = np.minimum(self.start_u[user_c][:, None] + np.arange(width), max(len(self.item_r) - 1, 0))
             history_cl = np.where(slot_cl, self.item_r[row_cl], num_items).astype(np.int32)
@@ -52,7 +54,7 @@ class AllViews(NamedTuple):
                 age_cl = None if self.age_r is None else self.age_r[row_cl]
                 yield user_c, *_view_scores(self.maps, self.count_i, history_cl, age_cl)
             else:
-                own_ci = np.zeros((CHUNK, num_items + 1), bool)
+                own_ci = np.zeros((size, num_items + 1), bool)
                 np.put_along_axis(own_ci, history_cl, True, axis=1)
                 yield user_c, self.z_uiv[user_c], jnp.asarray(~own_ci[:, :num_items])
 
