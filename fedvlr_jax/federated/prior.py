@@ -110,8 +110,9 @@ def add_blocks(blocks: Iterable[Block], num_items: int, dtype: type = np.float64
     for block in blocks:
         at_m = places_of(block.ids_n, num_items)
         add_at(sums.similar_ii, at_m, block.similar_nn)
-        add_at(sums.past_ii, at_m, block.past_nn)
-        add_at(sums.next_ii, at_m, block.next_nn)
+        if block.next_nn.any():  # else there are no times, and pages of zeros that nobody touches take no memory
+            add_at(sums.past_ii, at_m, block.past_nn)
+            add_at(sums.next_ii, at_m, block.next_nn)
         sums.count_i[block.ids_n] += 1
     return sums
 
