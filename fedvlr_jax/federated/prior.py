@@ -206,10 +206,7 @@ class Shrunk(NamedTuple):
 
     def scores(self, histories: Dataset) -> np.ndarray:
         """float64 [u, i], prior scores of the users of `histories`, whoever the weights were formed of."""
-        history_ui = np.zeros((histories.num_users, histories.num_items))
-        weight_r = recency(histories.train_age, self.settings, len(histories.train_item))
-        history_ui[histories.train_user, histories.train_item] = weight_r
-        return history_ui @ self.weight_ii
+        return weighed_histories(histories, self.settings) @ self.weight_ii
 
     def of(self, histories: Dataset) -> Prior:
         """The prior of the users of `histories`, on the device."""
@@ -220,10 +217,24 @@ def shrink(
     weight_ii: np.ndarray, count_i: np.ndarray, features: Sequence[np.ndarray | None], settings: PriorSettings
 ) -> Shrunk:
     """Some weights [i, i] with the columns of rare items drawn towards those of items with features like theirs."""
+    blend_ii = make_blend(count_i, features, settings)
+    return Shrunk(weight_ii @ blend_ii.T, blend_ii, settings)
+
+
+def make_blend(count_i: np.ndarray, features: Sequence[np.ndarray | None], settings: PriorSettings) -> np.ndarray:
+    """float64 [i, i]: how far the column of an item is its own, and how far that of each item like it."""
     own_i = count_i / (count_i + settings.shrinkage)
     neighbour_ii = neighbours(features, count_i > 0, settings.sharpness)
-    blend_ii = np.diag(own_i) + (1 - own_i)[:, None] * neighbour_ii
-    return Shrunk(weight_ii @ blend_ii.T, blend_ii, settings)
+    return np.diag(own_i) + (1 - own_i)[:, None] * neighbour_ii
+
+
+def weighed_histories(histories: Dataset, settings: PriorSettings) -> np.ndarray:
+    """float64 [u, i], every history with the weights of its items."""
+    history_ui = np.zeros((histories.num_users, histories.num_items))
+    history_ui[histories.train_user, histories.train_item] = recency(
+        histories.train_age, settings, len(histories.train_item)
+    )
+    return history_ui
 
 
 def feature_gram(features: Sequence[np.ndarray | None], num_items: int) -> np.ndarray:
