@@ -17,7 +17,15 @@ from fedvlr_jax.data import load_configured
 from fedvlr_jax.evaluation.metrics import user_values
 from fedvlr_jax.federated import view_choice, view_maps
 from fedvlr_jax.federated.held_back import hold_back, mean_ndcg
-from fedvlr_jax.federated.score_views import VIEWS, coordinates, kept_map, view_scores, weight_names, whole_views
+from fedvlr_jax.federated.score_views import (
+    SHAPES,
+    VIEWS,
+    coordinates,
+    kept_map,
+    view_scores,
+    weight_names,
+    whole_views,
+)
 from fedvlr_jax.settings import default_settings, override
 from fedvlr_jax.training.experiment import make_experiment
 from fedvlr_jax.training.loop import train_in_memory
@@ -133,6 +141,12 @@ def test_a_view_is_its_formula(views, name):
             z_uiv[u, candidate, list(VIEWS).index(name)], (s - s.mean()) / s.std(), rtol=2e-3, atol=2e-3
         )
         assert (z_uiv[u, items] == 0).all()
+
+
+def test_shapes_are_their_formulas():
+    z = np.concatenate([-np.logspace(-8, 4, 200), [0.0], np.logspace(-8, 4, 200)])
+    for name, expected in {"plain": z, "logarithmic": np.arcsinh(3 * z) / 3}.items():
+        np.testing.assert_allclose(SHAPES[name](jnp.asarray(z, jnp.float32)), expected, rtol=3e-7, atol=1e-7)
 
 
 def test_every_view_has_an_oracle(views):
