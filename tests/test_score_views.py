@@ -27,8 +27,10 @@ from fedvlr_jax.federated.score_views import (
     whole_views,
 )
 from fedvlr_jax.settings import default_settings, override
+from fedvlr_jax.training import all_views
 from fedvlr_jax.training.experiment import make_experiment
 from fedvlr_jax.training.loop import train_in_memory
+from fedvlr_jax.training.score_views import ConfiguredViews
 
 RNG = np.random.default_rng(0)
 PLAIN = tiny_dataset()
@@ -334,6 +336,17 @@ def test_drawn_candidates_hold_the_targets_and_nothing_of_the_history():
     np.testing.assert_array_equal(some.target_b.sum(axis=1), everything.target_b.sum(axis=1))
     assert some.candidate_b.all()
     assert not (everything.target_b > everything.candidate_b).any()
+
+
+def test_views_and_draws_do_not_depend_on_how_many_clients_are_formed_at_once(monkeypatch):
+    formed = ConfiguredViews(settings(**SHARED_ONLY), DATASET).formed(DATASET).formed
+    inner, drawn = formed.inner._replace(z_uiv=None), []
+    for size in (7, 256):
+        monkeypatch.setattr(all_views, "CHUNK", size)
+        drawn.append(all_views.draw_candidates(inner, formed.target_um, 12, seed=3))
+    np.testing.assert_allclose(drawn[0].z_ubv, drawn[1].z_ubv, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(drawn[0].target_ub, drawn[1].target_ub)
+    np.testing.assert_array_equal(drawn[0].candidate_ub, drawn[1].candidate_ub)
 
 
 def test_a_deviation_is_private_and_stays_small():
