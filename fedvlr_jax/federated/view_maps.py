@@ -115,22 +115,24 @@ def form(
     if not co_occurrence:
         return
     if centred:
-        ridge, strength = choice.ridge_collective, choice.strength
-        yield "collective", get("collective", lambda: collective(sums.gram_ii, centred, strength, ridge))
-    following_ii = get("ease", lambda: prior.ease(sums.gram_ii, choice.ridge))
+        how = (centred, choice.strength, choice.ridge_collective)
+        yield "collective", get("collective", functools.partial(collective, sums.gram_ii, *how))
+    following_ii = get("ease", functools.partial(prior.ease, sums.gram_ii, choice.ridge))
     yield "ease", following_ii
     if ordered.next_ii.any():
-        next_ii = get("next", lambda: prior.next_map(ordered, choice.ridge_next))
+        next_ii = get("next", functools.partial(prior.next_map, ordered, choice.ridge_next))
         yield "next", next_ii
-        near_ii = get("prior", lambda: prior.ease(ordered.similar_ii, choice.ridge_near))
+        near_ii = get("prior", functools.partial(prior.ease, ordered.similar_ii, choice.ridge_near))
         if "prior" not in found:
             near_ii += choice.near_weight * next_ii
         yield "prior", near_ii
         del near_ii
         following_ii = following_ii + choice.next_weight * next_ii
         del next_ii
+    seen_i = ordered.count_i > 0
+    del sums, ordered  # a caller that keeps no sums itself has their memory back
     for modality, x in centred.items():
-        alike_ii = _alike(x, ordered.count_i > 0)
+        alike_ii = _alike(x, seen_i)
         targets_ii = np.empty_like(following_ii)
         for begin in range(0, len(targets_ii), ROWS):  # as a whole it is copied twice
             targets_ii[begin : begin + ROWS] = (alike_ii @ following_ii[begin : begin + ROWS].T).T

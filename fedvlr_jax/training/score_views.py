@@ -176,10 +176,11 @@ class ConfiguredViews:
         choice: view_maps.Choice,
         known: Mapping[str, np.ndarray] | None = None,
     ) -> AllViews:
+        count_i = jnp.asarray(sums.ordered.count_i, jnp.float32)
         formed = view_maps.form(sums, features, choice, co_occurrence="D" in self._on, known=known)
+        del sums  # `form` drops them, too, once it needs them no more
         maps = {name: kept_map(x, self._host["strongest"]) for name, x in formed}
         nobody = np.zeros(0, np.int32)
-        count_i = jnp.asarray(sums.ordered.count_i, jnp.float32)
         return AllViews(None, maps, count_i, nobody, None, nobody, nobody).of(histories)
 
 
