@@ -25,7 +25,7 @@ import numpy as np
 from scipy.linalg import lapack
 
 from fedvlr_jax.agreed import Prior
-from fedvlr_jax.data.histories import split_by_user
+from fedvlr_jax.data.histories import add_at, places_of, split_by_user
 from fedvlr_jax.data.messages import DataWarning
 from fedvlr_jax.types import Dataset
 
@@ -115,16 +115,6 @@ def add_blocks(blocks: Iterable[Block], num_items: int, dtype: type = np.float64
             add_at(sums.next_ii, at_m, block.next_nn)
         sums.count_i[block.ids_n] += 1
     return sums
-
-
-def places_of(ids_n: np.ndarray, num_items: int) -> np.ndarray:
-    """int64 [n n], where a block lies in a matrix [i, i] whose rows follow each other."""
-    return (ids_n[:, None].astype(np.int64) * num_items + ids_n).reshape(-1)
-
-
-def add_at(total_ii: np.ndarray, at_m: np.ndarray, block: np.ndarray | float) -> None:
-    """Adds a client's block [n, n], or one number, in place; one flat index is twice as fast as two."""
-    total_ii.reshape(-1)[at_m] += block if isinstance(block, float) else block.reshape(-1)
 
 
 class ItemWeights(NamedTuple):
@@ -230,10 +220,8 @@ def make_blend(count_i: np.ndarray, features: Sequence[np.ndarray | None], setti
 
 def weighed_histories(histories: Dataset, settings: PriorSettings) -> np.ndarray:
     """float64 [u, i], every history with the weights of its items."""
-    history_ui = np.zeros((histories.num_users, histories.num_items))
-    history_ui[histories.train_user, histories.train_item] = recency(
-        histories.train_age, settings, len(histories.train_item)
-    )
+    history_ui, size = np.zeros((histories.num_users, histories.num_items)), len(histories.train_item)
+    history_ui[histories.train_user, histories.train_item] = recency(histories.train_age, settings, size)
     return history_ui
 
 

@@ -27,7 +27,7 @@ from scipy import sparse
 from scipy.linalg import blas
 
 from fedvlr_jax.baselines.content import centred_features
-from fedvlr_jax.data.histories import split_by_user
+from fedvlr_jax.data.histories import add_at, places_of, split_by_user
 from fedvlr_jax.federated import prior
 from fedvlr_jax.federated.score_views import DECAY
 from fedvlr_jax.types import Dataset
@@ -84,7 +84,7 @@ def federate(dataset: Dataset) -> ViewSums:
     """The two secure sums over clients."""
     gram_ii = np.zeros((dataset.num_items, dataset.num_items), np.float32)
     for ids_n in split_by_user(dataset, dataset.train_item):
-        prior.add_at(gram_ii, prior.places_of(ids_n, dataset.num_items), 1.0)  # a client's block: r r^T at its items
+        add_at(gram_ii, places_of(ids_n, dataset.num_items), 1.0)  # a client's block: r r^T at its items
     return ViewSums(gram_ii, prior.sum_clients(dataset, prior.PriorSettings(decay=DECAY), np.float32))
 
 
