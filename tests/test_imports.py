@@ -58,6 +58,7 @@ OUTSIDE = (
     ("baselines",),
     ("federated.view_maps", "federated.view_basis", "federated.prior_choice"),
     ("federated.noisy_prior",),
+    ("federated.view_choice",),
     ("io",),
     ("client_store",),
 )  # they know types, but not the algorithm
@@ -86,6 +87,7 @@ PLACES = {  # foreign packages beyond these, by the start of a file's path
     "fedvlr_jax/data/encoders/": {"onnxruntime", "safetensors", "tokenizers", "PIL"},
     "fedvlr_jax/baselines/": {"scipy", "threadpoolctl"},
     "fedvlr_jax/federated/prior": {"scipy"},
+    "fedvlr_jax/federated/view_choice": {"scipy"},
     "fedvlr_jax/federated/view_maps": {"scipy"},
     "fedvlr_jax/training/score_views": {"threadpoolctl"},
     "fedvlr_jax/evaluation/": {"scipy"},

@@ -228,6 +228,21 @@ def test_a_run_chooses_the_order_where_it_means_something_and_switches_it_off_wh
     assert without.next_weight < with_order.next_weight or without.decay == 0
 
 
+@pytest.mark.parametrize("kind", ["true", "by id"])
+def test_validation_decides_whether_a_chosen_prior_reads_the_order_of_time(ordered, kind):
+    """Items of a user stand in rows by id, newest first: what is held back says nothing of what comes next."""
+    age = ordered.train_age if kind == "true" else np.tile(np.arange(8, dtype=np.int32), 40)
+    dataset = dataclasses.replace(ordered, train_age=age, valid_item=next_on_the_ring(ordered))
+    tree = settings(host__name="fedprior", variant="base", host__choose_prior=True)
+    found = configured_prior(tree, dataset).formed(dataset).settings
+    assert (found.next_weight > 0) == (kind == "true")
+
+
+def next_on_the_ring(dataset):
+    """What follows the newest item of every user."""
+    return ((dataset.train_item[dataset.train_age == 0] + 1) % dataset.num_items).astype(np.int32)
+
+
 def test_choosing_starts_from_the_settings_and_ends_in_the_table(ordered):
     tree = settings(host__name="fedprior", variant="base", host__choose_prior=True)
     found = make_experiment(tree, ordered).clients.prior

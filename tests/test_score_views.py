@@ -10,17 +10,27 @@ import numpy as np
 import pytest
 from problems import client_data, histories, settings, tiny_dataset
 
-from configs.benchmark.base import BLEND
+from configs.benchmark.base import BLEND, fields
 from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.baselines import select
 from fedvlr_jax.data import load_configured
 from fedvlr_jax.evaluation.metrics import user_values
-from fedvlr_jax.federated import view_maps
+from fedvlr_jax.federated import view_choice, view_maps
 from fedvlr_jax.federated.held_back import hold_back, mean_ndcg
-from fedvlr_jax.federated.score_views import VIEWS, coordinates, kept_map, view_scores, weight_names, whole_views
+from fedvlr_jax.federated.score_views import (
+    SHAPES,
+    VIEWS,
+    coordinates,
+    kept_map,
+    view_scores,
+    weight_names,
+    whole_views,
+)
 from fedvlr_jax.settings import default_settings, override
+from fedvlr_jax.training import all_views
 from fedvlr_jax.training.experiment import make_experiment
 from fedvlr_jax.training.loop import train_in_memory
+from fedvlr_jax.training.score_views import ConfiguredViews
 
 RNG = np.random.default_rng(0)
 PLAIN = tiny_dataset()
@@ -37,7 +47,13 @@ CHOICE = view_maps.Choice(
     kernel={"visual": "cos", "text": "cubed"},
 )
 SIZE = len(weight_names())
-SHARED_ONLY = {"host__name": "fedblend", "variant": "base", "host__fusion_weight": 0.0, "host__deviation": 0.0}
+SHARED_ONLY = {
+    "host__name": "fedblend",
+    "variant": "base",
+    "host__fusion_weight": 0.0,
+    "host__deviation": 0.0,
+    "host__choose_order": False,
+}
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +143,12 @@ def test_a_view_is_its_formula(views, name):
             z_uiv[u, candidate, list(VIEWS).index(name)], (s - s.mean()) / s.std(), rtol=2e-3, atol=2e-3
         )
         assert (z_uiv[u, items] == 0).all()
+
+
+def test_shapes_are_their_formulas():
+    z = np.concatenate([-np.logspace(-8, 4, 200), [0.0], np.logspace(-8, 4, 200)])
+    for name, expected in {"plain": z, "logarithmic": np.arcsinh(3 * z) / 3}.items():
+        np.testing.assert_allclose(SHAPES[name](jnp.asarray(z, jnp.float32)), expected, rtol=3e-7, atol=1e-7)
 
 
 def test_every_view_has_an_oracle(views):
@@ -316,6 +338,17 @@ def test_drawn_candidates_hold_the_targets_and_nothing_of_the_history():
     assert not (everything.target_b > everything.candidate_b).any()
 
 
+def test_views_and_draws_do_not_depend_on_how_many_clients_are_formed_at_once(monkeypatch):
+    formed = ConfiguredViews(settings(**SHARED_ONLY), DATASET).formed(DATASET).formed
+    inner, drawn = formed.inner._replace(z_uiv=None), []
+    for size in (7, 256):
+        monkeypatch.setattr(all_views, "CHUNK", size)
+        drawn.append(all_views.draw_candidates(inner, formed.target_um, 12, seed=3))
+    np.testing.assert_allclose(drawn[0].z_ubv, drawn[1].z_ubv, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(drawn[0].target_ub, drawn[1].target_ub)
+    np.testing.assert_array_equal(drawn[0].candidate_ub, drawn[1].candidate_ub)
+
+
 def test_a_deviation_is_private_and_stays_small():
     tree = settings(**(SHARED_ONLY | {"host__deviation": 0.01}), client__lr=0.5)
     algorithm, clients = make_experiment(tree, DATASET)[3:1:-1]
@@ -353,29 +386,116 @@ def test_uploads_of_a_head_alone_are_clipped_joined_and_made_noisy(aggregation):
     assert (info.update_norm > 0).all()
 
 
+def test_maps_that_were_formed_to_choose_are_those_of_the_choice():
+    """What is kept of choosing is not formed again; a larger catalogue, which keeps nothing, chooses the same."""
+    features = [RNG.normal(size=(30, 4)).astype(np.float32) for _ in range(2)]
+    dataset = dataclasses.replace(chain(order=True), V=features[0], C=features[1])
+    held = hold_back(dataset)
+    sums = view_maps.federate(held.inner)
+    choice, maps = view_choice.choose(sums, held, dataset)
+    assert choice.near_weight > 0
+    assert set(maps) == {"ease", "collective", "visual", "text", "next", "prior"}
+    formed = dict(view_maps.form(sums, dataset, choice))
+    for name, x in maps.items():
+        np.testing.assert_allclose(x, formed[name], rtol=1e-4, atol=1e-5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(view_choice, "KEPT_ITEMS", 0)
+        assert view_choice.choose(sums, held, dataset) == (choice, {})
+
+
+def test_sums_of_two_maps_are_judged_as_the_map_that_they_are():
+    held = hold_back(DATASET)
+    judge = view_choice.judge_of(held)
+    first, following = (RNG.normal(size=(DATASET.num_items,) * 2).astype(np.float32) for _ in range(2))
+    expected = [(mean_ndcg(judge.recent_ui @ (first + x * following), held), x) for x in view_choice.NEXT_WEIGHTS]
+    assert judge.best_weight(first, following) == pytest.approx(max(expected))
+
+
+def test_features_enter_the_gram_matrix_of_collective_ease():
+    gram = np.cov(RNG.normal(size=(6, 30))).astype(np.float32)
+    centred = {m: RNG.normal(size=(6, 3)).astype(np.float32) for m in ("visual", "text")}
+    full = gram + 2.0 * (0.3 * centred["visual"] @ centred["visual"].T + 0.1 * centred["text"] @ centred["text"].T)
+    found = view_maps.collective(gram, centred, {"visual": 0.3, "text": 0.1}, 2.0)
+    np.testing.assert_allclose(found, oracle_ease(full.astype(float), 2.0) * (1 - np.eye(6)), rtol=1e-3, atol=1e-4)
+
+
+def chain(order):
+    """60 clients of 9 items that follow each other on a ring of 30, or stand beside each other in rows by id."""
+    users, length, size = 60, 9, 30
+    rng = np.random.default_rng(5)
+    items = (rng.integers(0, size, users)[:, None] + np.arange(length)) % size
+    age = np.broadcast_to(np.arange(length - 2)[::-1], (users, length - 2))
+    if not order:
+        items = rng.permuted(items, axis=1)
+        items[:, :-2].sort(axis=1)
+    train, sort = items[:, : length - 2], np.argsort(items[:, : length - 2], axis=1)
+    return dataclasses.replace(
+        tiny_dataset(users, size),
+        train_user=np.repeat(np.arange(users), length - 2).astype(np.int32),
+        train_item=np.take_along_axis(train, sort, axis=1).reshape(-1).astype(np.int32),
+        train_age=np.take_along_axis(age, sort, axis=1).reshape(-1).astype(np.int32),
+        valid_item=items[:, -2].astype(np.int32),
+        test_item=items[:, -1].astype(np.int32),
+        V=None,
+        C=None,
+    )
+
+
+@pytest.mark.parametrize("order", [True, False])
+def test_a_run_reads_the_order_of_time_where_validation_says_that_it_means_something(order):
+    tree = settings(**(SHARED_ONLY | {"host__choose_order": True}))
+    dataset = chain(order)
+    experiment = make_experiment(tree, dataset)
+    chosen = {name: float(x) for name, x in experiment.clients.prior.choice.items()}
+    assert chosen["order"] == order
+    assert (experiment.clients.prior.age_r is not None) == order
+    if not order:
+        plain = make_experiment(tree, dataclasses.replace(dataset, train_age=None)).clients.prior
+        for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(experiment.clients.prior), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 def ages(dataset, kind):
     """Times that mean nothing: the order of rows, or a random one."""
     order = {"rows": lambda size: np.arange(size)[::-1], "random": np.random.default_rng(0).permutation}[kind]
     return np.concatenate([order(len(items)) for items in histories(dataset)]).astype(np.int32)
 
 
+PRIOR = fields(
+    client__lr=2.0,
+    client__l2=0.02,
+    client__steps=2,
+    server__l2=0.001,
+    host__choose_prior=True,
+    host__model_weight=0.003,
+    rounds=30,
+)
+OWN = {"fedblend": BLEND, "fedprior": PRIOR}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["rows", "random"])
 @pytest.mark.parametrize("name", ["KU", "synthetic"])
+@pytest.mark.parametrize("host", OWN)
 @pytest.mark.filterwarnings("ignore::fedvlr_jax.data.messages.DataWarning")  # repeated rows of KU
-def test_times_that_mean_nothing_do_not_push_the_blend_below_ease(name, kind, request):
-    """Not significantly below EASE, which reads no times; and on validation never below its best view."""
+def test_times_that_mean_nothing_do_not_push_a_host_below_ease(host, name, kind, request):
+    """Not significantly below EASE and content-EASE, which read no times; a blend on validation never below its best
+    view."""
     root = str(request.getfixturevalue("ku_folder").parent) if name == "KU" else ""
     tree = override(
         default_settings(),
-        BLEND.to_dict() | {"host.name": "fedblend", "variant": "base", "data.name": name, "data.dir": root},
+        OWN[host].to_dict() | {"host.name": host, "variant": "base", "data.name": name, "data.dir": root},
     )
     dataset = load_configured(tree["data"])
     dataset = dataclasses.replace(dataset, train_age=ages(dataset, kind))
     experiment = make_experiment(tree, dataset)
     trained = train_in_memory(experiment)
-    best = max(float(value) for key, value in experiment.clients.prior.choice.items() if key.startswith("quality"))
-    assert trained.progress.best_value >= best - 1e-4
-    ease = select(dataset, experiment.clients.buckets, "ease")
-    gain_u = user_values(trained.ranks, "NDCG@50") - user_values(ease.ranks, "NDCG@50")
-    assert gain_u.mean() > -2 * gain_u.std() / np.sqrt(gain_u.size)
+    if host == "fedblend":
+        best = max(
+            float(value) for key, value in experiment.clients.prior.choice.items() if key.startswith("quality")
+        )
+        assert trained.progress.best_value >= best - 1e-4
+    for linear in ("ease", "content_ease"):
+        found = select(dataset, experiment.clients.buckets, linear)
+        gain_u = user_values(trained.ranks, "NDCG@50") - user_values(found.ranks, "NDCG@50")
+        assert gain_u.mean() > -2 * gain_u.std() / np.sqrt(gain_u.size), linear

@@ -65,4 +65,5 @@ BLEND = fields(
     rounds=30,
     eval__every=3,
     eval__patience=0,
+    compute__bucket_worth=1 << 18,  # a client learns from its evidence, whatever the length of its history
 )

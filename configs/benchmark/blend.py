@@ -27,6 +27,6 @@ def get_config() -> ConfigDict:
     }
     config.grid = {
         "fedprior+*": fields(host__model_weight=(0.003, 0.3)),
-        "fedblend+*": fields(host__order=(True, False), host__deviation=(0.0, 0.01)),
+        "fedblend+*": fields(host__deviation=(0.0, 0.01)),
     }
     return config.lock()

@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
         "*+*": fields(server__lr=(0.01, 0.03), server__l2=(0.0, 0.001)),
         "*+gfmfr": fields(server__lr=(0.01, 0.03), fusion__distil=(0.1, 1.0)),
         "fedprior+*": fields(host__model_weight=(0.003, 0.3), prior__reach=(0.0, 0.5)),
-        "fedblend+*": fields(host__order=(True, False), host__deviation=(0.0, 0.01)),
+        "fedblend+*": fields(host__deviation=(0.0, 0.01)),
         "local-only": fields(host__table_lr=(0.1, 1.0), client__l2=(0.01, 0.1)),
     }
     return config.lock()

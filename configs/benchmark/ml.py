@@ -46,7 +46,7 @@ def get_config() -> ConfigDict:
         "fedncf+*": fields(server__lr=(0.01, 0.03)),
         "fedrap+*": fields(server__lr=(0.01, 0.03)),
         "fedprior+*": fields(host__model_weight=(0.1, 0.3)),
-        "fedblend+*": fields(host__order=(True, False), host__deviation=(0.0, 0.01)),
+        "fedblend+*": fields(host__deviation=(0.0, 0.01)),
         "local-only": fields(host__table_lr=(0.1, 1.0)),
     }
     return config.lock()

@@ -35,8 +35,11 @@ def neighbour_scores(
     counts = tuple(counts)
     kth = {k: max(num_items - k, 0) for k in counts}
     ordered_ii = np.partition(similarity_ii, sorted(set(kth.values())), axis=1)  # symmetric: rows are columns
+    widest_i1 = ordered_ii[:, min(kth.values()), None]  # all neighbours for any k are among those for the largest
+    item, other = np.nonzero((similarity_ii >= widest_i1) & (similarity_ii > 0))  # `other` is a neighbour of `item`
+    similarity_n = similarity_ii[item, other]
     for k in counts:
-        near_ii = (similarity_ii >= ordered_ii[:, kth[k], None]) & (similarity_ii > 0)
-        item, other = np.nonzero(near_ii)  # `other` is a neighbour of `item`
-        weights = sparse.csr_array((similarity_ii[item, other], (other, item)), (num_items, num_items))
+        near_n = similarity_n >= ordered_ii[item, kth[k]]
+        at = (other[near_n], item[near_n])
+        weights = sparse.csr_array((similarity_n[near_n], at), (num_items, num_items))
         yield k, (history_ui @ weights).toarray()

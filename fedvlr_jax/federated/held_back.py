@@ -7,7 +7,7 @@ the newest, or drawn ones where there are no times. The rest is an inner data se
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -65,26 +65,31 @@ def mean_ndcg(scores_ui: np.ndarray, held: HeldBack) -> float:
       scores_ui: [u, i], of the inner histories; those of items in them are not read.
       held: the held-back items; a client's number is the mean over its own.
     """
-    return mean_ndcg_of(lambda begin, end: scores_ui[begin:end], held)
+    return float(mean_ndcgs(lambda begin, end: [scores_ui[begin:end]], held)[0])
 
 
-def mean_ndcg_of(scores: Callable[[int, int], np.ndarray], held: HeldBack) -> float:
-    """`mean_ndcg` of scores that are formed for some clients at a time.
+def mean_ndcgs(scores: Callable[[int, int], Iterable[np.ndarray]], held: HeldBack) -> list[float]:
+    """`mean_ndcg` of several kinds of scores that are formed for some clients at a time.
 
     Args:
-      scores: ``(begin, end) -> [c, i]`` of the clients ``begin <= u < end``.
+      scores: ``(begin, end) -> [c, i] of each kind`` of the clients ``begin <= u < end``.
       held: as for `mean_ndcg`.
     """
-    num_users = held.inner.num_users
-    total_u, count_u = np.zeros(num_users), (held.target_um >= 0).sum(axis=1)
-    for begin in range(0, num_users, CHUNK):
-        end = min(begin + CHUNK, num_users)
-        found_ci = scores(begin, end)
-        found_ci = np.where(np.isfinite(found_ci), found_ci, -np.inf)
-        first, last = np.searchsorted(held.inner.train_user, (begin, end))
-        found_ci[held.inner.train_user[first:last] - begin, held.inner.train_item[first:last]] = -np.inf
-        for item_c in held.target_um[begin:end].T:
-            target_c1 = np.take_along_axis(found_ci, np.maximum(item_c, 0)[:, None], axis=1)
-            greater_c, tied_c = (found_ci > target_c1).sum(axis=1), (found_ci == target_c1).sum(axis=1)
-            total_u[begin:end] += np.where(item_c >= 0, ndcg(greater_c, tied_c, CUTOFF), 0)
-    return float((total_u[count_u > 0] / count_u[count_u > 0]).mean()) if count_u.any() else 0.0
+    num_users, has_u = held.inner.num_users, (held.target_um >= 0).any(axis=1)
+    chunks = [(begin, min(begin + CHUNK, num_users)) for begin in range(0, num_users, CHUNK)]
+    parts = [[_own_ndcg(found_ci, held, *chunk) for found_ci in scores(*chunk)] for chunk in chunks]
+    own = [np.concatenate(own_c)[has_u] for own_c in zip(*parts, strict=True)]
+    return [float(own_u.mean()) if own_u.size else 0.0 for own_u in own]
+
+
+def _own_ndcg(scores_ci: np.ndarray, held: HeldBack, begin: int, end: int) -> np.ndarray:
+    """[c], the mean of each client over its held-back items; 0 without any."""
+    found_ci = np.where(np.isfinite(scores_ci), scores_ci, -np.inf)
+    first, last = np.searchsorted(held.inner.train_user, (begin, end))
+    found_ci[held.inner.train_user[first:last] - begin, held.inner.train_item[first:last]] = -np.inf
+    target_cm, total_c = held.target_um[begin:end], np.zeros(end - begin)
+    for item_c in target_cm.T:
+        target_c1 = np.take_along_axis(found_ci, np.maximum(item_c, 0)[:, None], axis=1)
+        greater_c, tied_c = (found_ci > target_c1).sum(axis=1), (found_ci == target_c1).sum(axis=1)
+        total_c += np.where(item_c >= 0, ndcg(greater_c, tied_c, CUTOFF), 0)
+    return total_c / np.maximum((target_cm >= 0).sum(axis=1), 1)

@@ -25,7 +25,7 @@ import numpy as np
 from scipy.linalg import lapack
 
 from fedvlr_jax.agreed import Prior
-from fedvlr_jax.data.histories import split_by_user
+from fedvlr_jax.data.histories import add_at, places_of, split_by_user
 from fedvlr_jax.data.messages import DataWarning
 from fedvlr_jax.types import Dataset
 
@@ -108,10 +108,11 @@ def add_blocks(blocks: Iterable[Block], num_items: int, dtype: type = np.float64
     shape = (num_items, num_items)
     sums = Sums(np.zeros(shape, dtype), np.zeros(shape, dtype), np.zeros(shape, dtype), np.zeros(num_items))
     for block in blocks:
-        at = np.ix_(block.ids_n, block.ids_n)
-        sums.similar_ii[at] += block.similar_nn
-        sums.past_ii[at] += block.past_nn
-        sums.next_ii[at] += block.next_nn
+        at_m = places_of(block.ids_n, num_items)
+        add_at(sums.similar_ii, at_m, block.similar_nn)
+        if block.next_nn.any():  # else there are no times, and pages of zeros that nobody touches take no memory
+            add_at(sums.past_ii, at_m, block.past_nn)
+            add_at(sums.next_ii, at_m, block.next_nn)
         sums.count_i[block.ids_n] += 1
     return sums
 
@@ -195,10 +196,7 @@ class Shrunk(NamedTuple):
 
     def scores(self, histories: Dataset) -> np.ndarray:
         """float64 [u, i], prior scores of the users of `histories`, whoever the weights were formed of."""
-        history_ui = np.zeros((histories.num_users, histories.num_items))
-        weight_r = recency(histories.train_age, self.settings, len(histories.train_item))
-        history_ui[histories.train_user, histories.train_item] = weight_r
-        return history_ui @ self.weight_ii
+        return weighed_histories(histories, self.settings) @ self.weight_ii
 
     def of(self, histories: Dataset) -> Prior:
         """The prior of the users of `histories`, on the device."""
@@ -209,10 +207,22 @@ def shrink(
     weight_ii: np.ndarray, count_i: np.ndarray, features: Sequence[np.ndarray | None], settings: PriorSettings
 ) -> Shrunk:
     """Some weights [i, i] with the columns of rare items drawn towards those of items with features like theirs."""
+    blend_ii = make_blend(count_i, features, settings)
+    return Shrunk(weight_ii @ blend_ii.T, blend_ii, settings)
+
+
+def make_blend(count_i: np.ndarray, features: Sequence[np.ndarray | None], settings: PriorSettings) -> np.ndarray:
+    """float64 [i, i]: how far the column of an item is its own, and how far that of each item like it."""
     own_i = count_i / (count_i + settings.shrinkage)
     neighbour_ii = neighbours(features, count_i > 0, settings.sharpness)
-    blend_ii = np.diag(own_i) + (1 - own_i)[:, None] * neighbour_ii
-    return Shrunk(weight_ii @ blend_ii.T, blend_ii, settings)
+    return np.diag(own_i) + (1 - own_i)[:, None] * neighbour_ii
+
+
+def weighed_histories(histories: Dataset, settings: PriorSettings) -> np.ndarray:
+    """float64 [u, i], every history with the weights of its items."""
+    history_ui, size = np.zeros((histories.num_users, histories.num_items)), len(histories.train_item)
+    history_ui[histories.train_user, histories.train_item] = recency(histories.train_age, settings, size)
+    return history_ui
 
 
 def feature_gram(features: Sequence[np.ndarray | None], num_items: int) -> np.ndarray:
@@ -237,7 +247,7 @@ def solve_weights(sums: Sums, settings: PriorSettings, features: Sequence[np.nda
 
 
 def ease(gram_ii: np.ndarray, ridge: float) -> np.ndarray:
-    """B = I - P diag(1 / diag P) with P = (gram + ridge I)^-1, in the type of `gram_ii`."""
+    """B = I - P diag(1 / diag P) with P = (gram + ridge I)^-1, in the type of `gram_ii`; as `inverse`."""
     weight_ii = inverse(gram_ii, ridge)
     diagonal_i = weight_ii.diagonal().copy()
     np.negative(weight_ii, out=weight_ii)
@@ -274,7 +284,7 @@ def neighbours(features: Sequence[np.ndarray | None], seen_i: np.ndarray, sharpn
 
 
 def inverse(gram_ii: np.ndarray, ridge: float) -> np.ndarray:
-    """(G + ridge I)^-1 of a positive semi-definite G, formed in place of one copy of it."""
+    """(G + ridge I)^-1 of a positive semi-definite G, whose lower triangle is read; in place of one copy of it."""
     factorise, invert = lapack.get_lapack_funcs(("potrf", "potri"), (gram_ii,))
     work_ii = np.array(gram_ii, order="F")
     work_ii[np.diag_indices_from(work_ii)] += ridge

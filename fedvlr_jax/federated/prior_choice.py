@@ -3,11 +3,13 @@
 One setting after the other, from what a run starts with: a value stays unless another is better on the items that
 clients hold back (`held_back.py`). Each can be switched off: the order of time (`reach`, `decay` and `next_weight`
 0) and features in the Gram matrix (`content` 0). A client adds one number for each candidate to a secure sum, and
-its block once for each pair of exponents.
+its block once for each pair of exponents. Where times mean nothing, the newest items are a poor sample to choose by:
+a run therefore chooses once more as without times (`without_order`), and validation decides between the two.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 
@@ -27,6 +29,14 @@ CANDIDATES: dict[str, tuple[float, ...]] = {
     "shrinkage": (0.2, 1.0, 5.0),
 }
 """Values that are tried, in the order in which settings are chosen."""
+
+OF_ORDER = ("reach", "decay", "next_weight", "ridge_next")
+"""Settings that mean nothing without times."""
+
+
+def without_order(dataset: Dataset, start: prior.PriorSettings) -> tuple[Dataset, prior.PriorSettings]:
+    """A data set without times, and settings that read none."""
+    return dataclasses.replace(dataset, train_age=None), start._replace(reach=0.0, decay=0.0, next_weight=0.0)
 
 
 def choose_prior(
@@ -55,16 +65,23 @@ def choose_prior(
     def next_at(reach: float, decay: float, ridge: float) -> np.ndarray:
         return prior.next_map(sums_at(reach, decay), ridge)
 
+    @functools.cache
+    def blend_at(shrinkage: float) -> np.ndarray:
+        count_i = sums_at(start.reach, start.decay).count_i
+        return prior.make_blend(count_i, features, start._replace(shrinkage=shrinkage))
+
     def quality(settings: prior.PriorSettings) -> float:
         reach, decay = settings.reach, settings.decay
         weight_ii = similar_at(reach, decay, settings.ridge, settings.content)
         if settings.next_weight and inner.train_age is not None:
             weight_ii = weight_ii + settings.next_weight * next_at(reach, decay, settings.ridge_next)
-        count_i = sums_at(reach, decay).count_i
-        return mean_ndcg(prior.shrink(weight_ii, count_i, features, settings).scores(inner), held)
+        scores_ui = prior.weighed_histories(inner, settings) @ weight_ii  # then the blend: two products of few rows
+        return mean_ndcg(scores_ui @ blend_at(settings.shrinkage).T, held)
 
     chosen, best = start, quality(start)
     for field, values in CANDIDATES.items():
+        if inner.train_age is None and field in OF_ORDER:
+            continue
         for settings in (chosen._replace(**{field: value}) for value in values):
             if settings != chosen and (found := quality(settings)) > best:
                 chosen, best = settings, found

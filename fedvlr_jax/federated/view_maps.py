@@ -8,9 +8,9 @@
     ... targets (B + x W) S^T, ... sources S (B + x W), where rows of S are a softmax of 12 cos over the 50 most alike
                 of the items that somebody has, without the item itself
 
-What a map is formed with is chosen by the NDCG of its view alone on held-back items (`held_back.py`): each client
-adds one number for each candidate to a secure sum. The sums are formed twice, without the held-back items to fit
-weights and to choose, and with them to rank; a server learns these sums, these numbers, and nothing else.
+What a map is formed with is chosen by its view alone (`view_choice.py`). The sums are formed twice, without the
+held-back items to fit weights and to choose, and with them to rank; a server learns these sums, the numbers that
+choices go by, and nothing else.
 
 Maps are formed one after the other, in float32, and at most seven matrices [i, i] are alive at a time.
 """
@@ -19,33 +19,25 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
+from scipy.linalg import blas
 
 from fedvlr_jax.baselines.content import centred_features
-from fedvlr_jax.data.histories import split_by_user
+from fedvlr_jax.data.histories import add_at, places_of, split_by_user
 from fedvlr_jax.federated import prior
-from fedvlr_jax.federated.held_back import HeldBack, mean_ndcg_of
 from fedvlr_jax.federated.score_views import DECAY
 from fedvlr_jax.types import Dataset
 
-RIDGES = (20.0, 50.0, 100.0, 200.0, 400.0)
-RIDGES_NEXT = (1000.0, 300.0, 100.0, 30.0)
-NEXT_WEIGHTS = (0.0, 1.0, 2.0, 4.0)
-STRENGTHS = (0.0, 0.03, 0.1, 0.3, 1.0)
-RIDGES_NEAR = (30.0, 200.0)
 KERNELS = ("cos", "cubed", "whitened")
 WHITENED = 64
 SHARPNESS = 12.0
 NEIGHBOURS = 50
 ROWS = 512
 """Rows of a matrix [i, i] that are worked on at once."""
-DENSE = 0.05  # share of the catalogue from which on histories are multiplied as dense rows
-
-T = TypeVar("T")
 
 
 class ViewSums(NamedTuple):
@@ -88,133 +80,59 @@ def described(numbers: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-NUM_CANDIDATES = len(RIDGES) + len(RIDGES_NEXT) + len(RIDGES_NEAR) + 2 * (2 + len(STRENGTHS) + len(KERNELS))
-"""Most maps that choices are made among; the weights of sums of two maps need no further ones."""
-
-NUM_MAPS = 10  # that views are read through
-
-
-def megabytes_once(dataset: Dataset) -> float:
-    """10^6 bytes that move before the first round, 4 a number, for histories with and without held-back items.
-
-    Every client of n items sends three lower triangles and one whole matrix of its block, receives the rows of a map
-    at its items for each view and once more for each candidate, and sends one number a candidate.
-    """
-    length_u = np.bincount(dataset.train_user, minlength=dataset.num_users).astype(np.int64)
-    blocks_u = 2 * (3 * length_u * (length_u + 1) // 2 + length_u**2)
-    rows_u = (2 * NUM_MAPS + NUM_CANDIDATES) * length_u * dataset.num_items
-    return 4e-6 * float((blocks_u + rows_u + NUM_CANDIDATES).sum())
-
-
 def federate(dataset: Dataset) -> ViewSums:
     """The two secure sums over clients."""
     gram_ii = np.zeros((dataset.num_items, dataset.num_items), np.float32)
     for ids_n in split_by_user(dataset, dataset.train_item):
-        gram_ii[np.ix_(ids_n, ids_n)] += 1  # a client's block: r r^T at its items
+        add_at(gram_ii, places_of(ids_n, dataset.num_items), 1.0)  # a client's block: r r^T at its items
     return ViewSums(gram_ii, prior.sum_clients(dataset, prior.PriorSettings(decay=DECAY), np.float32))
 
 
-def choose(sums: ViewSums, held: HeldBack, features: Dataset) -> Choice:
-    """The best settings of each map by its view alone on the held-back items.
-
-    Args:
-      sums: of the inner histories.
-      held: inner histories and held-back items.
-      features: a data set with the features to use, None where a modality is off.
-    """
-    flat_ui, recent_ui = _histories(held.inner)
-    centred, gram_ii = centred_by_modality(features), sums.gram_ii
-
-    def judge(map_ii: np.ndarray, history_ui: sparse.csr_array = flat_ui) -> float:
-        return mean_ndcg_of(lambda begin, end: _through(history_ui[begin:end], map_ii), held)
-
-    @functools.cache
-    def quality(ridge: float, *strength: float) -> float:
-        return judge(_collective(gram_ii, centred, dict(zip(centred, strength, strict=False)), ridge))
-
-    ridge = _first_peak(RIDGES, quality)
-    strength: list[float] = []
-
-    def with_next(rho: float) -> float:
-        """With features of one more modality, of strength rho."""
-        return quality(ridge, *strength, *([rho] if rho else []))
-
-    def best_kernel(feature_id: np.ndarray) -> str:
-        return max(KERNELS, key=lambda name: judge(content_kernel(feature_id, name)))
-
-    for _ in centred:
-        strength.append(_first_peak(STRENGTHS, with_next))
-    around = (ridge, 2 * ridge, 0.5 * ridge) if any(strength) else (ridge,)
-    flat_only = Choice(
-        ridge=ridge,
-        ridge_next=RIDGES_NEXT[0],
-        next_weight=0.0,
-        ridge_near=RIDGES_NEAR[0],
-        near_weight=0.0,
-        strength=dict(zip(centred, strength, strict=True)),
-        ridge_collective=max(around, key=lambda ridge: quality(ridge, *strength)),
-        kernel={m: best_kernel(x) for m, x in centred.items()},
-    )
-    if not sums.ordered.next_ii.any():
-        return flat_only
-
-    ridge_next = _first_peak(RIDGES_NEXT, lambda r: judge(prior.next_map(sums.ordered, r), recent_ui))
-    next_ii = prior.next_map(sums.ordered, ridge_next)
-
-    def best_weight(first_ii: np.ndarray) -> tuple[float, float]:
-        """The best quality of ``first + x next``, and x."""
-        return max((judge(first_ii + x * next_ii if x else first_ii, recent_ui), x) for x in NEXT_WEIGHTS)
-
-    _, next_weight = best_weight(prior.ease(gram_ii, ridge))
-    near = {r: best_weight(prior.ease(sums.ordered.similar_ii, r)) for r in RIDGES_NEAR}
-    ridge_near = max(near, key=lambda r: near[r])
-    return flat_only._replace(
-        ridge_next=ridge_next, next_weight=next_weight, ridge_near=ridge_near, near_weight=near[ridge_near][1]
-    )
-
-
-def _first_peak(values: Sequence[float], judge: Callable[[float], float]) -> float:
-    """The first value that is better than the one after it; a value costs a solution, and quality has one peak."""
-    best, best_value = -np.inf, values[0]
-    for value in values:
-        quality = judge(value)
-        if quality < best:
-            break
-        best, best_value = quality, value
-    return best_value
-
-
 def form(
-    sums: ViewSums, features: Dataset, choice: Choice, *, co_occurrence: bool = True
+    sums: ViewSums,
+    features: Dataset,
+    choice: Choice,
+    *,
+    co_occurrence: bool = True,
+    known: Mapping[str, np.ndarray] | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """The maps by name, float32 [i, i], one after the other; those that sums or features do not allow are missing.
 
     Args:
       sums: of the histories.
-      features: as for `choose`.
-      choice: of `choose`.
+      features: with the features to use, None where a modality is off.
+      choice: of `view_choice.choose`.
       co_occurrence: False leaves out all maps but the kernels.
+      known: maps of the same sums and choice that need not be formed again.
     """
-    centred, ordered = centred_by_modality(features), sums.ordered
+    centred, ordered, found = centred_by_modality(features), sums.ordered, known or {}
+
+    def get(name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+        return found[name] if name in found else make()
+
     for modality, x in centred.items():
-        yield modality, content_kernel(x, choice.kernel[modality])
+        yield modality, get(modality, functools.partial(content_kernel, x, choice.kernel[modality]))
     if not co_occurrence:
         return
     if centred:
-        yield "collective", _collective(sums.gram_ii, centred, choice.strength, choice.ridge_collective)
-    following_ii = prior.ease(sums.gram_ii, choice.ridge)
+        how = (centred, choice.strength, choice.ridge_collective)
+        yield "collective", get("collective", functools.partial(collective, sums.gram_ii, *how))
+    following_ii = get("ease", functools.partial(prior.ease, sums.gram_ii, choice.ridge))
     yield "ease", following_ii
     if ordered.next_ii.any():
-        next_ii = prior.next_map(ordered, choice.ridge_next)
+        next_ii = get("next", functools.partial(prior.next_map, ordered, choice.ridge_next))
         yield "next", next_ii
-        near_ii = prior.ease(ordered.similar_ii, choice.ridge_near)
-        near_ii += choice.near_weight * next_ii
+        near_ii = get("prior", functools.partial(prior.ease, ordered.similar_ii, choice.ridge_near))
+        if "prior" not in found:
+            near_ii += choice.near_weight * next_ii
         yield "prior", near_ii
         del near_ii
         following_ii = following_ii + choice.next_weight * next_ii
         del next_ii
+    seen_i = ordered.count_i > 0
+    del sums, ordered  # a caller that keeps no sums itself has their memory back
     for modality, x in centred.items():
-        alike_ii = _alike(x, ordered.count_i > 0)
+        alike_ii = _alike(x, seen_i)
         targets_ii = np.empty_like(following_ii)
         for begin in range(0, len(targets_ii), ROWS):  # as a whole it is copied twice
             targets_ii[begin : begin + ROWS] = (alike_ii @ following_ii[begin : begin + ROWS].T).T
@@ -223,30 +141,17 @@ def form(
         yield f"{modality} sources", alike_ii @ following_ii
 
 
-def _collective(
+def collective(
     gram_ii: np.ndarray, centred: Mapping[str, np.ndarray], strength: Mapping[str, float], ridge: float
 ) -> np.ndarray:
-    present = [np.sqrt(ridge * strength[m]) * x for m, x in centred.items() if strength.get(m)]
-    if present:
-        stacked_id = np.concatenate(present, axis=1)
-        with_features_ii = stacked_id @ stacked_id.T
-        with_features_ii += gram_ii
-        return prior.ease(with_features_ii, ridge)
-    return prior.ease(gram_ii, ridge)
-
-
-def _histories(dataset: Dataset) -> tuple[sparse.csr_array, sparse.csr_array]:
-    """R flat, and with the weights of recent items, float32 [u, i]."""
-    shape = (dataset.num_users, dataset.num_items)
-    settings = prior.PriorSettings(decay=DECAY)
-    weight_r = prior.recency(dataset.train_age, settings, len(dataset.train_item)).astype(np.float32)
-    at = (dataset.train_user, dataset.train_item)
-    return sparse.csr_array((np.ones_like(weight_r), at), shape), sparse.csr_array((weight_r, at), shape)
-
-
-def _through(history_ci: sparse.csr_array, map_ii: np.ndarray) -> np.ndarray:
-    dense = history_ci.nnz > DENSE * history_ci.shape[0] * history_ci.shape[1]
-    return (history_ci.toarray() if dense else history_ci) @ map_ii
+    """B of collective EASE, from features [i, d] by modality and their strengths in units of the ridge."""
+    present = {m: x for m, x in centred.items() if strength.get(m)}
+    if not present:
+        return prior.ease(gram_ii, ridge)
+    lower_ii = np.array(gram_ii, order="F")  # of a symmetric matrix `ease` reads the lower triangle
+    for m, x_id in present.items():
+        lower_ii = blas.ssyrk(ridge * strength[m], x_id.T, trans=1, beta=1, c=lower_ii, lower=1, overwrite_c=1)
+    return prior.ease(lower_ii, ridge)
 
 
 def centred_by_modality(features: Dataset) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from fedvlr_jax.agreed import Prior
 from fedvlr_jax.assembly import parse_names
 from fedvlr_jax.federated import noisy_prior, prior
 from fedvlr_jax.federated.held_back import HeldBack, mean_ndcg
-from fedvlr_jax.federated.prior_choice import choose_prior
+from fedvlr_jax.federated.prior_choice import choose_prior, without_order
 from fedvlr_jax.federated.view_maps import without_modalities
 from fedvlr_jax.privacy.accounting import guarantee_of
 from fedvlr_jax.training.score_views import valid_targets
@@ -35,9 +35,21 @@ class ConfiguredPrior(NamedTuple):
         """The prior with the features of `dataset` (same interactions) that `fusion.modalities` leaves on."""
         features, fields = _features(self.settings, dataset), prior.PriorSettings(**self.settings["prior"])
         if self.settings["host"]["choose_prior"]:
-            fields = choose_prior(dataset, features, fields)
+            return self._chosen(dataset, features, fields)
         weights = self.weights or prior.federate(dataset, fields, features)
         return prior.shrink(weights.weight_ii, weights.count_i, features, fields)
+
+    def _chosen(
+        self, dataset: Dataset, features: Sequence[np.ndarray | None], fields: prior.PriorSettings
+    ) -> prior.Shrunk:
+        """With settings that the run chooses, with the order of time unless validation prefers a prior without it."""
+        starts = [(dataset, fields)] + [without_order(dataset, fields)] * (dataset.train_age is not None)
+        made = []
+        for histories, start in starts:
+            chosen = choose_prior(histories, features, start)
+            weights = prior.federate(histories, chosen, features)
+            made.append(prior.shrink(weights.weight_ii, weights.count_i, features, chosen))
+        return made[0] if len(made) == 1 else _best_on_validation(made, dataset)
 
     def of(self, dataset: Dataset) -> Prior:
         """`formed`, for the histories of `dataset` itself."""
@@ -86,7 +98,8 @@ def configured_prior(settings: Mapping[str, Any], dataset: Dataset) -> Configure
     """Federates and solves the prior that ``config.prior`` describes, as far as that needs no features, or makes it
     of a noised sum where a budget of privacy has a share for that.
 
-    Choosing takes three more sums, of the histories without what is held back, one for each pair of exponents.
+    Choosing takes three more sums, of the histories without what is held back, one for each pair of exponents, and
+    two more as without times.
     """
     guarantee = guarantee_of(settings, dataset.num_users)
     if guarantee is not None and guarantee.prior_noise is not None:
@@ -95,9 +108,17 @@ def configured_prior(settings: Mapping[str, Any], dataset: Dataset) -> Configure
     fields, choose = prior.PriorSettings(**settings["prior"]), settings["host"]["choose_prior"]
     prior.warn_without_times(dataset, fields)
     weights = None if choose or fields.content else prior.federate(dataset, fields)
-    return ConfiguredPrior(settings, weights, (1 + 3 * choose) * prior.megabytes_once(dataset))
+    return ConfiguredPrior(settings, weights, (1 + 5 * choose) * prior.megabytes_once(dataset))
 
 
 def _features(settings: Mapping[str, Any], dataset: Dataset) -> Sequence[np.ndarray | None]:
     on = parse_names(settings["fusion"]["modalities"])
     return [x if letter in on else None for letter, x in (("V", dataset.V), ("C", dataset.C))]
+
+
+def _best_on_validation(made: Sequence[prior.Shrunk], dataset: Dataset) -> prior.Shrunk:
+    """The first of those with the best validation NDCG@50, each by itself."""
+    ranked = dataset.ranked
+    held = HeldBack(ranked, valid_targets(ranked))
+    values = [mean_ndcg(np.asarray(one.of(ranked).score_ui), held) for one in made]
+    return made[values.index(max(values))]

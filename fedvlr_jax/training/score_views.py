@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,89 +14,50 @@ from threadpoolctl import threadpool_limits
 from fedvlr_jax.agreed import Evidence, ScoreViews, ViewBasis
 from fedvlr_jax.algorithm import Algorithm
 from fedvlr_jax.assembly import parse_names
-from fedvlr_jax.evaluation.metrics import ndcg
-from fedvlr_jax.federated import view_maps
-from fedvlr_jax.federated.held_back import CUTOFF, hold_back
-from fedvlr_jax.federated.score_views import VIEWS, ItemMap, coordinates, kept_map, view_scores, weight_names
+from fedvlr_jax.federated import view_choice, view_maps
+from fedvlr_jax.federated.held_back import hold_back
+from fedvlr_jax.federated.score_views import READ_TIMES, VIEWS, coordinates, kept_map, weight_names
 from fedvlr_jax.federated.view_basis import Learned, choose_basis, numbers_once
-from fedvlr_jax.types import Array, Dataset, PyTree, given
+from fedvlr_jax.training.all_views import AllViews, draw_candidates, own_quality, valid_targets
+from fedvlr_jax.training.trial_fit import numbers_of_a_trial, trial_quality
+from fedvlr_jax.types import Dataset, PyTree, given
 
-CHUNK = 64
-TABLE_BYTES = 2**30
-"""Up to so many bytes the views of all clients are kept, and not formed anew for every evaluation."""
-
-
-class AllViews(NamedTuple):
-    """The views of all clients of one set of histories: the maps that they are formed with, and perhaps a table.
-
-    Attributes:
-      z_uiv: float32 [u, i, v], or None where it would be too large.
-      maps: what the views are formed with.
-      count_i: float32 [i], clients that have each item.
-      item_r, age_r: int32 [rows], items and ages of the histories, client after client; ages None without times.
-      start_u, length_u: int [u], where the rows of each client begin, and how many there are.
-    """
-
-    z_uiv: Array | None
-    maps: dict[str, ItemMap]
-    count_i: Array
-    item_r: np.ndarray
-    age_r: np.ndarray | None
-    start_u: np.ndarray
-    length_u: np.ndarray
-
-    def chunks(self) -> Iterator[tuple[np.ndarray, Array, Array]]:
-        """``(user_c, z_civ, candidate_ci)``, all clients in order; the last chunk repeats the last client."""
-        num_users, num_items = len(self.length_u), self.count_i.size
-        width = max(int(self.length_u.max()), 1)
-        for begin in range(0, num_users, CHUNK):
-            user_c = np.minimum(np.arange(begin, begin + CHUNK), num_users - 1)
-            slot_cl = np.arange(width)[None] < self.length_u[user_c][:, None]
-            row_cl = np.minimum(self.start_u[user_c][:, None] + np.arange(width), max(len(self.item_r) - 1, 0))
-            history_cl = np.where(slot_cl, self.item_r[row_cl], num_items).astype(np.int32)
-            if self.z_uiv is None:
-                age_cl = None if self.age_r is None else self.age_r[row_cl]
-                yield user_c, *_view_scores(self.maps, self.count_i, history_cl, age_cl)
-            else:
-                own_ci = np.zeros((CHUNK, num_items + 1), bool)
-                np.put_along_axis(own_ci, history_cl, True, axis=1)
-                yield user_c, self.z_uiv[user_c], jnp.asarray(~own_ci[:, :num_items])
-
-    def tabled(self) -> AllViews:
-        """With a table beside the maps, if it is small enough."""
-        num_users, shape = len(self.length_u), (self.count_i.size, len(VIEWS))
-        if 4 * num_users * shape[0] * shape[1] > TABLE_BYTES:
-            return self
-        z_uiv = np.empty((num_users, *shape), np.float32)
-        for user_c, z_civ, _ in self.chunks():
-            z_uiv[user_c] = z_civ
-        return self._replace(z_uiv=jnp.asarray(z_uiv))
-
-    def of(self, histories: Dataset) -> AllViews:
-        """The views of other users through the same maps."""
-        length_u = np.bincount(histories.train_user, minlength=histories.num_users)
-        return self._replace(
-            z_uiv=None,
-            item_r=histories.train_item,
-            age_r=histories.train_age,
-            start_u=np.cumsum(length_u) - length_u,
-            length_u=length_u,
-        )
+ERRORS = 2.0
+"""Standard errors over clients by which a view must be better for the order of time not to be questioned."""
 
 
 class Formed(NamedTuple):
     """What does not depend on the draw of candidates.
 
     Attributes:
+      order: whether they read the order of time.
       choice: of the maps.
       inner, whole: the views of inner and of whole histories.
-      quality_v: [v], NDCG@50 of each whole view alone on validation items; on held-back ones where there are none.
+      target_um: int32 [u, m], the held-back items or -1.
+      judged: views and int32 [u, m] items, or -1, that choices go by: whole views and validation items, or inner ones
+        and the held-back items where there are none.
+      quality_hv: [h, v], NDCG@50 of each judged view alone, for every client that has something to judge it by.
     """
 
+    order: bool
     choice: view_maps.Choice
     inner: AllViews
     whole: AllViews
-    quality_v: np.ndarray
+    target_um: np.ndarray
+    judged: tuple[AllViews, np.ndarray]
+    quality_hv: np.ndarray
+
+    @property
+    def quality_v(self) -> np.ndarray:
+        """[v], the mean over these clients."""
+        return self.quality_hv.mean(axis=0) if len(self.quality_hv) else np.zeros(len(VIEWS))
+
+    def needs_order(self) -> bool:
+        """Whether the best view that reads the order of time is better than the best other one by `ERRORS`."""
+        reads_v = np.array([name in READ_TIMES for name in VIEWS])
+        with_order, without = (int(np.argmax(np.where(on_v, self.quality_v, -1))) for on_v in (reads_v, ~reads_v))
+        gain_h = self.quality_hv[:, with_order] - self.quality_hv[:, without]
+        return len(gain_h) > 0 and gain_h.mean() > ERRORS * gain_h.std() / np.sqrt(len(gain_h))
 
 
 class FormedViews(NamedTuple):
@@ -120,23 +81,25 @@ class FormedViews(NamedTuple):
 
     def of(self, histories: Dataset) -> ScoreViews:
         """The views of the users of `histories`, whoever the maps were formed of."""
-        choice, inner, whole, quality_v = self.formed
-        learned = self.learned
+        formed, learned = self.formed, self.learned
+        whole = formed.whole
         if histories is not self.dataset:
-            histories = _timed(self.host, histories)
+            histories = _timed(histories, formed.order)
             held = hold_back(histories)
             whole = whole.of(histories).tabled()
-            learned = draw_candidates(inner.of(held.inner), held.target_um, self.host["candidates"], self.seed)
-        quality = {f"quality {name}": value for name, value in zip(VIEWS, quality_v, strict=True)}
+            inner = formed.inner.of(held.inner)
+            learned = draw_candidates(inner, held.target_um, self.host["candidates"], self.seed)
+        quality = {f"quality {name}": value for name, value in zip(VIEWS, formed.quality_v, strict=True)}
+        chosen = formed.choice.numbers() | {"order": float(formed.order)} | quality
         return ScoreViews(
-            evidence=Evidence(*_coordinates(learned.z_ubv, self.basis), learned.target_ub, learned.candidate_ub),
+            evidence=_evidence(learned, self.basis),
             z_uiv=whole.z_uiv,
             maps=whole.maps,
             count_i=whole.count_i,
             age_r=None if whole.age_r is None else jnp.asarray(whole.age_r, jnp.int32),
             start_u=jnp.asarray(whole.start_u, jnp.int32),
             basis=self.basis,
-            choice={name: jnp.float32(x) for name, x in (choice.numbers() | quality).items()},
+            choice={name: jnp.float32(x) for name, x in chosen.items()},
         )
 
 
@@ -151,9 +114,10 @@ class ConfiguredViews:
     def __init__(self, settings: Mapping[str, Any], dataset: Dataset):
         self._host, self._seed = settings["host"], settings["seed"]
         self._on = parse_names(settings["fusion"]["modalities"])
-        self._held = hold_back(_timed(self._host, dataset))
         self._last: tuple[Dataset, Formed] | None = None
-        self.megabytes = view_maps.megabytes_once(dataset) + 4e-6 * numbers_once() * dataset.num_users
+        self._once = view_choice.megabytes_once(dataset) + 4e-6 * numbers_once() * dataset.num_users
+        self._trial = 2 * (self._once + 4e-6 * numbers_of_a_trial() * dataset.num_users)
+        self.megabytes = self._once  # `_trial` where the order of time was tried
 
     def of(self, dataset: Dataset, seed: int | None = None) -> ScoreViews:
         """`formed`, for the histories of `dataset` itself."""
@@ -169,34 +133,63 @@ class ConfiguredViews:
         if self._last is None or self._last[0] is not dataset:
             self._last = dataset, self._form(dataset)
         formed, seed = self._last[1], self._seed if seed is None else seed
-        learned = draw_candidates(formed.inner, self._held.target_um, self._host["candidates"], seed)
-        return FormedViews(dataset, formed, learned, choose_basis(learned, formed.quality_v), self._host, seed)
+        learned, basis = self._learn(formed, seed)
+        return FormedViews(dataset, formed, learned, basis, self._host, seed)
+
+    def _learn(self, formed: Formed, seed: int) -> tuple[Learned, ViewBasis]:
+        learned = draw_candidates(formed.inner, formed.target_um, self._host["candidates"], seed)
+        return learned, choose_basis(learned, formed.quality_v)
 
     @threadpool_limits.wrap(limits=1, user_api="blas")  # LAPACK waits for its threads where cores are shared
     def _form(self, dataset: Dataset) -> Formed:
-        features = view_maps.without_modalities(dataset, self._on)
-        sums = view_maps.federate(self._held.inner)
-        choice = view_maps.choose(sums, self._held, features)
-        inner = self._views(self._held.inner, sums, features, choice)
-        del sums  # before those of whole histories are formed
-        histories = _timed(self._host, dataset)
+        """With the order of time, unless validation prefers a blend without it; single views may show its worth."""
+        formed = self._form_with(dataset, self._host["order"])
+        if not (self._host["choose_order"] and formed.order) or formed.needs_order():
+            return formed
+        without = self._form_with(dataset, order=False)
+        self.megabytes = self._trial
+        return without if self._trial_quality(without) > self._trial_quality(formed) else formed
+
+    def _trial_quality(self, formed: Formed) -> float:
+        learned, basis = self._learn(formed, self._seed)
+        return trial_quality(formed.judged, _evidence(learned, basis), basis, self._host["loss_power"])
+
+    def _form_with(self, dataset: Dataset, order: bool) -> Formed:
+        features, histories = view_maps.without_modalities(dataset, self._on), _timed(dataset, order)
+        held = hold_back(histories)
+        sums = view_maps.federate(held.inner)
+        choice, known = view_choice.choose(sums, held, features)
+        inner = self._views(held.inner, sums, features, choice, known)
+        del sums, known  # before those of whole histories are formed
         whole = self._views(histories, view_maps.federate(histories), features, choice)
+        inner, whole = inner.tabled(), whole.tabled()  # the sums are no more
         valid_um = valid_targets(dataset)
-        judged = (whole, valid_um) if (valid_um >= 0).any() else (inner, self._held.target_um)
-        return Formed(choice, inner, whole, view_quality(*judged))
+        judged = (whole, valid_um) if (valid_um >= 0).any() else (inner, held.target_um)
+        in_order = histories.train_age is not None
+        return Formed(in_order, choice, inner, whole, held.target_um, judged, own_quality(*judged))
 
     def _views(
-        self, histories: Dataset, sums: view_maps.ViewSums, features: Dataset, choice: view_maps.Choice
+        self,
+        histories: Dataset,
+        sums: view_maps.ViewSums,
+        features: Dataset,
+        choice: view_maps.Choice,
+        known: Mapping[str, np.ndarray] | None = None,
     ) -> AllViews:
-        formed = view_maps.form(sums, features, choice, co_occurrence="D" in self._on)
+        count_i = jnp.asarray(sums.ordered.count_i, jnp.float32)
+        formed = view_maps.form(sums, features, choice, co_occurrence="D" in self._on, known=known)
+        del sums  # `form` drops them, too, once it needs them no more
         maps = {name: kept_map(x, self._host["strongest"]) for name, x in formed}
         nobody = np.zeros(0, np.int32)
-        count_i = jnp.asarray(sums.ordered.count_i, jnp.float32)
-        return AllViews(None, maps, count_i, nobody, None, nobody, nobody).of(histories).tabled()
+        return AllViews(None, maps, count_i, nobody, None, nobody, nobody).of(histories)
 
 
-def _timed(host: Mapping[str, Any], dataset: Dataset) -> Dataset:
-    return dataset if host["order"] else dataclasses.replace(dataset, train_age=None)
+def _timed(dataset: Dataset, order: bool) -> Dataset:
+    return dataset if order else dataclasses.replace(dataset, train_age=None)
+
+
+def _evidence(learned: Learned, basis: ViewBasis) -> Evidence:
+    return Evidence(*_coordinates(learned.z_ubv, basis), learned.target_ub, learned.candidate_ub)
 
 
 def describe_views(algorithm: Algorithm, params: PyTree, views: ScoreViews) -> dict[str, Any]:
@@ -225,76 +218,4 @@ def _start(views: ScoreViews) -> str:
     return f"{float(views.basis.start_k[best]):g} times {list(VIEWS)[best]}"
 
 
-_view_scores = jax.jit(view_scores)
 _coordinates = jax.jit(coordinates)
-
-
-def draw_candidates(views: AllViews, target_um: np.ndarray, candidates: int, seed: int) -> Learned:
-    """What every client learns from: its held-back items among all, or among some drawn ones.
-
-    Args:
-      views: of the inner histories.
-      target_um: int32 [u, m], the held-back items or -1.
-      candidates: how many; 0 = all.
-      seed: of the draw.
-    """
-    rng, num_items = np.random.default_rng(seed), views.count_i.size
-    size = min(candidates or num_items, num_items)
-    parts = [_drawn(z_civ, candidate_ci, target_um[c], size, rng) for c, z_civ, candidate_ci in views.chunks()]
-    return Learned(*(jnp.concatenate(x)[: len(target_um)] for x in zip(*parts, strict=True)))
-
-
-def view_quality(views: AllViews, target_um: np.ndarray) -> np.ndarray:
-    """[v], NDCG@50 of each view alone on some items: the mean over clients of the mean over their own.
-
-    Args:
-      views: of all clients.
-      target_um: int32 [u, m], the items or -1.
-    """
-    found = [_quality(z_civ, candidate_ci, target_um[c]) for c, z_civ, candidate_ci in views.chunks()]
-    quality_uv, has_u = np.concatenate(found)[: len(target_um)], (target_um >= 0).any(axis=1)
-    return quality_uv[has_u].mean(axis=0) if has_u.any() else np.zeros(len(VIEWS))
-
-
-def valid_targets(dataset: Dataset) -> np.ndarray:
-    """int32 [u, m], the validation items of each user, then -1."""
-    at_h = np.flatnonzero(dataset.valid_item >= 0)
-    user_h = at_h if dataset.held_user is None else dataset.held_user[at_h]
-    count_u = np.bincount(user_h, minlength=dataset.num_users)
-    target_um = np.full((dataset.num_users, max(int(count_u.max()), 1)), -1, np.int32)
-    start_u = np.cumsum(count_u) - count_u
-    target_um[user_h, np.arange(len(user_h)) - start_u[user_h]] = dataset.valid_item[at_h]
-    return target_um
-
-
-@jax.jit
-def _places(z_civ: Array, candidate_ci: Array, target_cm: Array) -> tuple[Array, Array]:
-    """How many candidates each view ranks above each target, and how many level with it, [c, m, v]."""
-
-    def one(z_iv: Array, candidate_i: Array, target_m: Array) -> tuple[Array, Array]:
-        s_iv = jnp.where(candidate_i[:, None], z_iv, -jnp.inf)
-        at_mv = z_iv.at[target_m].get(mode="clip")
-        return jnp.sum(s_iv[None] > at_mv[:, None], axis=1), jnp.sum(s_iv[None] == at_mv[:, None], axis=1)
-
-    return jax.vmap(one)(z_civ, candidate_ci, target_cm)
-
-
-def _quality(z_civ: Array, candidate_ci: Array, target_cm: np.ndarray) -> np.ndarray:
-    """Mean NDCG@50 over a client's targets, [c, v]."""
-    greater_cmv, tied_cmv = (np.asarray(x) for x in _places(z_civ, candidate_ci, target_cm))
-    is_cm1 = (target_cm >= 0)[..., None]
-    found_cmv = np.where(is_cm1, ndcg(greater_cmv, np.maximum(tied_cmv, 1), CUTOFF), 0)
-    return found_cmv.sum(axis=1) / np.maximum(is_cm1.sum(axis=1), 1)
-
-
-def _drawn(z_civ: Array, candidate_ci: Array, target_cm: np.ndarray, size: int, rng: np.random.Generator) -> Learned:
-    """The held-back items and, of the other candidates, as many as fit, drawn uniformly."""
-    key_ci = np.where(candidate_ci, rng.random(candidate_ci.shape), -1.0)
-    row_cm, num_items = np.arange(len(key_ci))[:, None], key_ci.shape[1]
-    wide_ci = np.pad(key_ci, [(0, 0), (0, 1)])
-    wide_ci[row_cm, np.where(target_cm < 0, num_items, target_cm)] = 2.0
-    key_ci = wide_ci[:, :num_items]
-    ids_cb = np.sort(np.argpartition(-key_ci, size - 1, axis=1)[:, :size], axis=1)
-    key_cb = np.take_along_axis(key_ci, ids_cb, axis=1)
-    z_cbv = jnp.take_along_axis(z_civ, ids_cb[:, :, None], axis=1)
-    return Learned(z_cbv, jnp.asarray(key_cb == 2.0, jnp.float32), jnp.asarray(key_cb >= 0))

@@ -88,6 +88,11 @@ HOSTS: dict[str, Callable[..., Host]] = {
                 0.5, "fedblend: q of the loss (1 - p^q) / q of a held-back item's probability p; 0 = -log p"
             ),
             "order": Field(True, "fedblend: use the order of time; False forms all views as without timestamps"),
+            "choose_order": Field(
+                True,
+                "fedblend: with host.order, do without the order of time where a blend without it ranks validation "
+                "items better; not tried where single views show what it is worth",
+            ),
             "strongest": Field(
                 0,
                 "fedblend: entries of largest magnitude that a row of an item-item map keeps; 0 = all, or 500 in a "
