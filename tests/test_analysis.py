@@ -208,6 +208,7 @@ def test_figure_3_refuses_what_cannot_be_averaged(tmp_path):
         modality_rows([tmp_path])
 
 
+@pytest.mark.slow
 def test_a_run_is_analysed_into_files(trained, tmp_path, monkeypatch):
     experiment, run = trained
     monkeypatch.setattr(report, "rank_best", lambda experiment, workdir: run)

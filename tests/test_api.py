@@ -90,6 +90,7 @@ def test_a_finished_run_is_only_restored(fitted, workdir):
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_resume_false_starts_again(tmp_path):
     fedvlr_jax.train(DATASET, SMALL, tmp_path)
     with pytest.raises(CheckpointError, match="seed: checkpoint 0, now 3"):
@@ -263,6 +264,7 @@ def test_preferences_are_shares_for_every_host_and_variant(host, variant):
         assert share_um[:, 1:].max() == 0
 
 
+@pytest.mark.slow
 def test_preferences_of_single_modalities_are_router_weights():
     fitted = fedvlr_jax.fit(DATASET, ROUTED | {"fusion.operators": "text,id,visual"})
     np.testing.assert_allclose(fedvlr_jax.preferences(fitted).sum(axis=1), 1, atol=1e-5)
@@ -286,6 +288,7 @@ def test_a_variant_that_fuses_features_says_what_is_missing_and_what_works(varia
         fedvlr_jax.fit(named(), SMALL | {"variant": variant})
 
 
+@pytest.mark.slow
 def test_one_modality_is_enough():
     assert fedvlr_jax.fit(named(textual=DATASET.C), ROUTED | {"rounds": 1}).metrics["rounds"] == 1
 

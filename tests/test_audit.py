@@ -108,6 +108,7 @@ def test_what_is_seen_is_what_a_device_sends():
     np.testing.assert_allclose(seen.rows_uif[u], dense, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_an_audit_goes_through_rounds_defences_and_attacks():
     plan = {"rounds": (0, 2), "noises": (0.1,), "sums": (5, 10**6), "epsilons": (8.0,), "delta": 1e-3}
     plan |= {"budget_rounds": 30, "clients": 9, "seed": 0, "draws": 4, "masked": False}

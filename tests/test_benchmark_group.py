@@ -50,6 +50,7 @@ def test_a_group_gives_each_run_what_it_gets_alone(programs):
     assert len({str(values(outcome)[1]) for outcome in together}) == len(RUNS)  # the points and seeds do matter
 
 
+@pytest.mark.slow
 def test_lists_of_a_group_are_those_of_each_run(tmp_path):
     tree = with_fields(TREE, {"eval.lists": True, "rounds": 3})
     outcomes = trained(MethodPrograms(tree, DATASET, CLIENTS), RUNS[:2], tree)
@@ -95,6 +96,7 @@ def test_points_and_seeds_share_one_compiled_program(programs):
     assert programs.seconds == before
 
 
+@pytest.mark.slow
 def test_features_of_a_control_go_through_the_same_program():
     tree = settings(host__name="fcf", variant="vbpr", rounds=4, eval__every=2, server__lr=1.0)
     programs = MethodPrograms(tree, DATASET, CLIENTS)

@@ -31,6 +31,7 @@ def test_a_bound_is_exceeded_as_seldom_as_it_says():
     assert np.mean(np.array(found) > truth) <= 0.1
 
 
+@pytest.mark.slow
 def test_sound_rounds_pass():
     found = canary_finding(*ARGUMENTS)
     assert found.holds

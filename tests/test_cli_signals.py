@@ -88,6 +88,7 @@ def test_a_run_with_states_on_disk_killed_at_random_moments_ends_with_the_same_b
     assert results(tmp_path / "killed") == results(tmp_path / "undisturbed")
 
 
+@pytest.mark.slow
 def test_a_store_that_cannot_be_written_ends_with_code_2_and_one_message(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("fedvlr_jax.client_store.segments._pack_header", no_room)
     flags = arguments(tmp_path, rounds=2, eval__every=2, compute__store="disk", server__clients_per_round=5)

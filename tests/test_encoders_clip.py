@@ -242,6 +242,7 @@ def test_a_missing_package_names_the_extra(checkpoint, monkeypatch, package, loa
         load(file, activation="gelu")
 
 
+@pytest.mark.slow
 def test_training_imports_no_encoder():
     code = "import sys, fedvlr_jax.data, fedvlr_jax.training.job, fedvlr_jax.commands.train as t; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -47,6 +47,7 @@ def compiled(size):
     )
 
 
+@pytest.mark.slow
 @hypothesis.given(chunks(), st.sampled_from([1, 3, 5, 7]))
 @hypothesis.settings(deadline=None, max_examples=150, derandomize=True, database=None)
 def test_ranks_do_not_depend_on_how_many_items_are_scored_at_once(case, size):

@@ -6,6 +6,8 @@ import pathlib
 import re
 import runpy
 
+import pytest
+
 EXAMPLES = pathlib.Path(__file__).resolve().parents[1] / "examples"
 
 
@@ -22,6 +24,7 @@ def test_quickstart(capsys):
     assert re.search(r"user 0 goes by id \d+ %, visual \d+ %, text \d+ %", out)
 
 
+@pytest.mark.slow
 def test_own_data(capsys):
     out = run("own_data.py", capsys)
     assert "recipes: 30 users, 61 items" in out

@@ -39,7 +39,6 @@ CASES = [
 ]
 FAST = [
     ("fcf", "fedvlr", "bce", "mlp"),
-    ("fedrap", "vbpr", "softmax", "mlp"),
     ("fcf", "fedvlr", "squared", "bias"),
 ]
 

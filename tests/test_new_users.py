@@ -173,6 +173,7 @@ def test_newcomers_are_scored_after_local_rounds_of_their_own(host):
             np.testing.assert_allclose(scores_ci[k], expected_i, rtol=2e-4, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_a_run_chooses_by_some_newcomers_and_reports_the_others(tmp_path):
     dataset = leave_users_out(TINY, share=0.5)
     tree = settings(variant="base", rounds=4, eval__every=2, eval__patience=0, baselines=False)

@@ -67,6 +67,7 @@ def test_promoters_have_the_norm_of_honest_clients_and_are_only_as_alike_as_they
     assert fresh == (name != "twins"), "noise is new in every round"
 
 
+@pytest.mark.slow
 def test_a_plain_mean_lets_promoters_through():
     tree = settings(variant="base", server__optimizer="adam", server__lr=0.1)
     plan = {"aggregators": "weighted_mean", "promoters": (0.0, 0.25), "train_rounds": 40, "targets": 3, "popular": 5}

@@ -235,6 +235,7 @@ def test_without_the_extra_the_line_that_installs_it_is_named(tmp_path, monkeypa
         table(tmp_path)
 
 
+@pytest.mark.slow
 def test_training_and_the_tables_of_formats_load_no_pyarrow():
     code = "import sys, fedvlr_jax.training.job, fedvlr_jax.data.prepare.pipeline; sys.exit('pyarrow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

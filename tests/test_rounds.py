@@ -24,7 +24,7 @@ CASES = [
     for (h, host), (v, variant) in itertools.product(enumerate(HOST_NAMES), enumerate(VARIANT_NAMES))
     if (h + v) % 2 == 0
 ]
-COVERING = [("fused", "fedavg", "base"), ("gathered", "fcf", "fedvlr"), ("fused", "fedrap", "base")]
+COVERING = [("gathered", "fcf", "fedvlr"), ("fused", "fedrap", "base")]
 
 
 @pytest.mark.parametrize(("path", "host", "variant"), spread(CASES, COVERING))
@@ -34,7 +34,7 @@ def test_paths_equal_uploads_path(path, host, variant):
 
 @pytest.mark.parametrize(
     ("touched_rows", "objective"),
-    spread(itertools.product([True, False], ["bce", "softmax"]), [(True, "bce"), (False, "softmax")]),
+    spread(itertools.product([True, False], ["bce", "softmax"]), [(False, "softmax")]),
 )
 def test_a_client_alone_gives_the_upload_it_gives_among_others(touched_rows, objective):
     with jax.enable_x64(True):  # in float32 the two differ by the order of summation
@@ -92,7 +92,7 @@ def test_only_the_cohort_moves_and_its_private_state_persists():
     ("path", "bad"),
     spread(
         [("fused", np.nan), ("gathered", np.inf), ("picked", np.inf), ("uploads", np.nan)],
-        [("fused", np.nan), ("gathered", np.inf)],
+        [("gathered", np.inf)],
     ),
 )
 def test_a_client_that_is_not_finite_is_left_out_and_counted(path, bad):
@@ -172,6 +172,7 @@ def test_rounds_in_one_scan_equal_rounds_one_by_one():
     assert relative_difference(state.public, together.public) <= 1e-6
 
 
+@pytest.mark.slow
 def test_stateful_client_optimizer_keeps_its_state_per_client():
     state, _ = after(2, client__optimizer="adam", server__clients_per_round=5)
     counts = np.asarray(jax.tree.leaves(state.private.opt_state)[0])

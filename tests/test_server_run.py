@@ -31,6 +31,7 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_a_server_that_was_killed_goes_on_after_its_last_round(tmp_path):
     tree = federation_settings(host__name="fcf", variant="base", rounds=3, eval__every=2)
     silos = {node: make_silo(tree, tmp_path / str(node), users, f"silo{node}") for node, users in SILOS.items()}

@@ -64,6 +64,7 @@ OPTUNA = {
 }
 
 
+@pytest.mark.slow
 def test_optuna_is_told_the_validation_of_every_point_and_asks_again_for_the_same(monkeypatch, tmp_path, counted):
     told, built = [], []
     monkeypatch.setitem(sys.modules, "optuna", fake_optuna(told))

@@ -79,6 +79,7 @@ def _numbers(state, k=...):
     return jax.tree.map(lambda x: x[k], (state.public.params, state.private.params))
 
 
+@pytest.mark.slow
 def test_sixteen_points_side_by_side_equal_one_after_the_other(monkeypatch, tmp_path):
     together = sweep(monkeypatch, tmp_path / "on", RATES, "--vmap=on", variant="base")
     alone = sweep(monkeypatch, tmp_path / "off", RATES, "--vmap=off", variant="base")

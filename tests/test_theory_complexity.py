@@ -40,10 +40,12 @@ def test_106_of_112_cells_agree_and_a_width_explains_the_others(cells):
     assert complexity.as_described(cells)
 
 
+@pytest.mark.slow
 def test_closed_forms_equal_the_counted_pytrees_in_every_cell(cells):
     assert [(c.model, c.dataset) for c in cells if c.closed_form != c.counted] == []
 
 
+@pytest.mark.slow
 def test_a_wrong_count_is_not_as_described(cells):
     assert not complexity.as_described([cells[0]._replace(counted=cells[0].counted + 1), *cells[1:]])
     assert not complexity.as_described([cells[0]._replace(width=None), *cells[1:]])

@@ -212,6 +212,7 @@ def test_nothing_of_an_upload_is_lost_between_message_and_memory(sparse):
     np.testing.assert_allclose(memory["views"][untouched], 0.1, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_memory_is_the_private_state_of_the_clients_that_took_part(sparse):
     (first, _), (second, _) = (after(count, **SPARSE) for count in (1, 2))
     remembers = [np.asarray(state.private.memory[0]["views"]).any(axis=(1, 2, 3)) for state in (first, second)]

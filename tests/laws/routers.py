@@ -128,8 +128,8 @@ LAWS = {
     it_is_pure: (),
     padding_is_inert: (),
     the_closed_form_equals_plain_steps: (),
-    # Public with own parameters, and another way to read, stand in for the others.
+    # Another way to read stands in for the others.
     fedvlr_trains_on_all_paths: (
-        *("mlp", "bias", "uniform", "common", "shared", "shared_low_rank", "statistics_bias"),
+        *("mlp", "bias", "uniform", "common", "shared", "shared_low_rank", "shared_bias", "statistics_bias"),
     ),
 }
