@@ -10,7 +10,7 @@ import numpy as np
 from fedvlr_jax.agreed import Prior
 from fedvlr_jax.assembly import parse_names
 from fedvlr_jax.federated import noisy_prior, prior
-from fedvlr_jax.federated.held_back import HeldBack, mean_ndcg
+from fedvlr_jax.federated.held_back import HeldBack, hold_back, mean_ndcg
 from fedvlr_jax.federated.prior_choice import choose_prior, without_order
 from fedvlr_jax.federated.view_maps import without_modalities
 from fedvlr_jax.privacy.accounting import guarantee_of
@@ -42,14 +42,26 @@ class ConfiguredPrior(NamedTuple):
     def _chosen(
         self, dataset: Dataset, features: Sequence[np.ndarray | None], fields: prior.PriorSettings
     ) -> prior.Shrunk:
-        """With settings that the run chooses, with the order of time unless validation prefers a prior without it."""
+        """With settings that the run chooses, with the order of time unless validation prefers a prior without it.
+
+        Where users are left out, those who stay have no validation rows: their held-back train items decide.
+        """
         starts = [(dataset, fields)] + [without_order(dataset, fields)] * (dataset.train_age is not None)
-        made = []
-        for histories, start in starts:
-            chosen = choose_prior(histories, features, start)
-            weights = prior.federate(histories, chosen, features)
-            made.append(prior.shrink(weights.weight_ii, weights.count_i, features, chosen))
-        return made[0] if len(made) == 1 else _best_on_validation(made, dataset)
+        chosen = [choose_prior(histories, features, start) for histories, start in starts]
+
+        def formed(histories: Dataset) -> list[prior.Shrunk]:
+            known = [histories, without_order(histories, fields)[0]][: len(starts)]
+            return [_formed(*one, features) for one in zip(known, chosen, strict=True)]
+
+        made, held = formed(dataset), HeldBack(dataset, valid_targets(dataset))
+        if len(made) == 1:
+            return made[0]
+        judged = made
+        if not (held.target_um >= 0).any():
+            held = hold_back(dataset)
+            judged = formed(held.inner)
+        values = [mean_ndcg(np.asarray(one.of(held.inner).score_ui), held) for one in judged]
+        return made[values.index(max(values))]
 
     def of(self, dataset: Dataset) -> Prior:
         """`formed`, for the histories of `dataset` itself."""
@@ -116,9 +128,6 @@ def _features(settings: Mapping[str, Any], dataset: Dataset) -> Sequence[np.ndar
     return [x if letter in on else None for letter, x in (("V", dataset.V), ("C", dataset.C))]
 
 
-def _best_on_validation(made: Sequence[prior.Shrunk], dataset: Dataset) -> prior.Shrunk:
-    """The first of those with the best validation NDCG@50, each by itself."""
-    ranked = dataset.ranked
-    held = HeldBack(ranked, valid_targets(ranked))
-    values = [mean_ndcg(np.asarray(one.of(ranked).score_ui), held) for one in made]
-    return made[values.index(max(values))]
+def _formed(histories: Dataset, fields: prior.PriorSettings, features: Sequence[np.ndarray | None]) -> prior.Shrunk:
+    weights = prior.federate(histories, fields, features)
+    return prior.shrink(weights.weight_ii, weights.count_i, features, fields)
