@@ -21,6 +21,8 @@ import jax
 import pytest
 from same_programs import share_jitted, share_programs, world
 
+from fedvlr_jax import compiling
+
 gc.set_threshold(200_000, 50, 50)  # tracing makes many objects and little garbage: a fifth of the time is saved
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -30,6 +32,7 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / os.environ.get("JAX_COMPILA
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+compiling.LIGHTLY.clear()  # level 0 is lighter
 share_programs()
 share_jitted()
 world.watch(pytest.MonkeyPatch)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from configs.base import get_config
+from fedvlr_jax.benchmark.published import PAPER_VARIANTS
 from fedvlr_jax.federated.bucket_plan import plan_buckets
 from fedvlr_jax.models.hosts import HOSTS
 from fedvlr_jax.models.variants import VARIANTS
@@ -19,6 +20,11 @@ from fedvlr_jax.types import Bucket, ClientData, Content, Dataset
 
 HOST_NAMES = tuple(HOSTS)
 VARIANT_NAMES = tuple(VARIANTS)
+MODELS = (
+    *((host, variant) for host in HOST_NAMES for variant in PAPER_VARIANTS),
+    *(("fcf", variant) for variant in VARIANT_NAMES if variant not in PAPER_VARIANTS),
+)
+"""Every host in the paper's variants, and one host in the others."""
 
 SMALL = {
     "fusion__dim": 8,

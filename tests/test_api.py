@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 from commands import without_clocks
-from problems import HOST_NAMES, VARIANT_NAMES, spread, tiny_dataset
+from problems import HOST_NAMES, MODELS, spread, tiny_dataset
 from test_data_arrays import numbered_rows
 
 import fedvlr_jax
@@ -247,10 +247,7 @@ def test_the_command_writes_items_of_some_users_by_their_ids(fitted, workdir):
     assert [tuple(json.loads(line).values()) for line in lines] == expected.tolist()
 
 
-COMBINATIONS = [(host, variant) for host in HOST_NAMES for variant in VARIANT_NAMES]
-
-
-@pytest.mark.parametrize(("host", "variant"), spread(COMBINATIONS, [("fcf", "base"), ("fedrap", "mlp")]))
+@pytest.mark.parametrize(("host", "variant"), spread(MODELS, [("fcf", "base"), ("fedrap", "mlp")]))
 def test_preferences_are_shares_for_every_host_and_variant(host, variant):
     fitted = fedvlr_jax.fit(DATASET, SMALL | {"host.name": host, "variant": variant, "rounds": 3})
     share_um = fedvlr_jax.preferences(fitted)

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from laws.rounds import DATASET, late_state
 from problems import (
-    HOST_NAMES,
-    VARIANT_NAMES,
+    MODELS,
     client_data,
     planned,
     relative_difference,
@@ -30,10 +29,9 @@ from fedvlr_jax.federated.private_state import gather_clients
 from fedvlr_jax.federated.transforms import make_clip, upload_norm
 
 ROUND = 12  # late enough for curricula
-LINEAR = [name for name in HOST_NAMES if name != "fedncf"]
-UNTAUGHT = [name for name in VARIANT_NAMES if name != "gfmfr"]
+UNTAUGHT = [model for model in MODELS if "fedncf" not in model and "gfmfr" not in model]
 CASES = [
-    *itertools.product(LINEAR, UNTAUGHT, ["bce"], ["mlp"]),
+    *((*model, "bce", "mlp") for model in UNTAUGHT),
     *itertools.product(["fcf", "fedrap"], ["fedvlr", "vbpr"], ["softmax"], ["mlp"]),
     *itertools.product(["fcf"], ["fedvlr"], ["squared", "bpr"], ["statistics_bias", "shared_low_rank", "bias"]),
 ]

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import HOST_NAMES, VARIANT_NAMES, settings, spread, tiny_dataset
+from problems import MODELS, settings, spread, tiny_dataset
 
 from fedvlr_jax.federated.score_views import VIEWS
 from fedvlr_jax.inference.parts import CONSTANT, PRIOR, coalitions, score_parts, view_history_parts
@@ -38,7 +38,7 @@ def problem(host: str, variant: str, **case):
     return experiment, params, Bucket(bucket.user[1:2], bucket.history[1:2])
 
 
-@pytest.mark.parametrize(("host", "variant"), spread(itertools.product(HOST_NAMES, VARIANT_NAMES), FAST))
+@pytest.mark.parametrize(("host", "variant"), spread(MODELS, FAST))
 def test_parts_sum_to_the_score(host, variant):
     experiment, params, slot = problem(host, variant)
     algorithm = experiment.algorithm
