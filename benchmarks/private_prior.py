@@ -25,8 +25,8 @@ from fedvlr_jax import load_dataset
 from fedvlr_jax.federated.held_back import HeldBack, mean_ndcg
 from fedvlr_jax.fields import with_fields
 from fedvlr_jax.privacy.accounting import guarantee_of
+from fedvlr_jax.training.all_views import valid_targets
 from fedvlr_jax.training.priors import NoisedPrior
-from fedvlr_jax.training.score_views import valid_targets
 from fedvlr_jax.types import Dataset, given
 
 FIXED = {

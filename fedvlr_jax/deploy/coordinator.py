@@ -216,16 +216,13 @@ class Coordinator:
     ) -> tuple[Aggregate, list[int]]:
         """The sums over a cohort from its uploads, one by one; and who is in them."""
         number = int(state.public.round)
-        question = self._question(TRAIN, broadcast, state, {"round": number})
+        whole = self._question(TRAIN, broadcast, state, {"round": number})
         for _ in range(EMPTY_ROUNDS):
             self.silos.refresh(self._timing.round_seconds, tally)
-            users = cohort
+            question, users = whole, cohort
             if self._rows:
                 ids = self._asked_rows(state, cohort, tally)
-                question, users = (
-                    with_rows(self._question(TRAIN, broadcast, state, {"round": number}), ids),
-                    list(ids),
-                )
+                question, users = with_rows(whole, ids), list(ids)
             uploads = self.silos.train(question, users, self._timing.round_seconds, tally)
             if uploads:
                 return self._aggregate(broadcast, uploads, len(cohort)), list(uploads)

@@ -14,7 +14,7 @@ from fedvlr_jax.federated.held_back import HeldBack, hold_back, mean_ndcg
 from fedvlr_jax.federated.prior_choice import choose_prior, without_order
 from fedvlr_jax.federated.view_maps import without_modalities
 from fedvlr_jax.privacy.accounting import guarantee_of
-from fedvlr_jax.training.score_views import valid_targets
+from fedvlr_jax.training.all_views import valid_targets
 from fedvlr_jax.types import Dataset
 
 
@@ -36,8 +36,7 @@ class ConfiguredPrior(NamedTuple):
         features, fields = _features(self.settings, dataset), prior.PriorSettings(**self.settings["prior"])
         if self.settings["host"]["choose_prior"]:
             return self._chosen(dataset, features, fields)
-        weights = self.weights or prior.federate(dataset, fields, features)
-        return prior.shrink(weights.weight_ii, weights.count_i, features, fields)
+        return _formed(dataset, fields, features, self.weights)
 
     def _chosen(
         self, dataset: Dataset, features: Sequence[np.ndarray | None], fields: prior.PriorSettings
@@ -124,10 +123,16 @@ def configured_prior(settings: Mapping[str, Any], dataset: Dataset) -> Configure
 
 
 def _features(settings: Mapping[str, Any], dataset: Dataset) -> Sequence[np.ndarray | None]:
-    on = parse_names(settings["fusion"]["modalities"])
-    return [x if letter in on else None for letter, x in (("V", dataset.V), ("C", dataset.C))]
+    used = without_modalities(dataset, parse_names(settings["fusion"]["modalities"]))
+    return used.V, used.C
 
 
-def _formed(histories: Dataset, fields: prior.PriorSettings, features: Sequence[np.ndarray | None]) -> prior.Shrunk:
-    weights = prior.federate(histories, fields, features)
+def _formed(
+    histories: Dataset,
+    fields: prior.PriorSettings,
+    features: Sequence[np.ndarray | None],
+    weights: prior.ItemWeights | None = None,
+) -> prior.Shrunk:
+    """The prior of some histories, with what is solved already where `weights` are given."""
+    weights = weights or prior.federate(histories, fields, features)
     return prior.shrink(weights.weight_ii, weights.count_i, features, fields)
