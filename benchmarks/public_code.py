@@ -28,6 +28,7 @@ sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1]), str(pathlib.Pa
 
 import jax
 import measure
+from throughput import ROUNDS, advance
 
 from configs.base import get_config
 from fedvlr_jax.algorithm import make_algorithm
@@ -49,7 +50,6 @@ NAMES = {
 }
 """What the public code calls a method."""
 
-ROUNDS = 5  # in one call of our program
 ROUND = re.compile(r"\[Train\] Time: ([\d.]+)s")
 SCRIPT = "import json, sys; from utils.quick_start import quick_start; quick_start(**json.loads(sys.argv[1]))"
 
@@ -98,7 +98,8 @@ def public_seconds(arguments: argparse.Namespace, model: str) -> Sequence[float]
         **{"eval_step": 10 * arguments.rounds, "local_epochs": 5, "hyper_parameters": [], "early_stop": False},
         **{"lr": 0.01, "l2_reg": 1e-6},
         **{"id_mode": "None", "txt_mode": "None", "vis_mode": "None", "fusion_module": "moe"},
-        **{"save_model": False, "save_results": False, "type": "speed", "comment": "speed", "gpu_id": 0},
+        **{"save_model": False, "save_results": False, "type": "speed", "gpu_id": 0},
+        "comment": f"{time.time_ns()}",  # what has a result under its name already is not run again
     }
     call = {"model": model, "dataset": arguments.set, "config_dict": given, "save_model": False}
     folder = pathlib.Path(arguments.folder).resolve()
@@ -129,15 +130,8 @@ def own_seconds(name: str, method: str, repeats: int) -> tuple[measure.Timing, f
     algorithm, data = make_algorithm(settings, dataset), jax.device_put(make_client_data(dataset))
     holder = [jax.jit(algorithm.init)(jax.random.key(0))]
     run = jax.jit(algorithm.run, static_argnames="num_rounds", donate_argnames="state")
-    begin = time.perf_counter()
-    program, _ = compile_ahead(run, holder[0], data, num_rounds=ROUNDS)
-    compiled = time.perf_counter() - begin
-
-    def advance() -> object:
-        holder[0], _ = program(holder[0], data)
-        return holder[0]
-
-    timing = measure.interleaved({"": advance}, repeats)[""]
+    program, compiled = compile_ahead(run, holder[0], data, num_rounds=ROUNDS)
+    timing = measure.interleaved({"": lambda: advance(program, holder, data)}, repeats)[""]
     return measure.Timing(*(x / ROUNDS for x in timing)), compiled
 
 

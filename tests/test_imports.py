@@ -110,6 +110,7 @@ PLACES = {  # foreign packages beyond these, by the start of a file's path
     "configs/": {"ml_collections", "absl", "configs"},
     "benchmarks/": {"configs", "tabulate", "measure", "numpy_client", "random_data"},
     "benchmarks/accelerator": {"catalogue", "growth", "throughput"},
+    "benchmarks/public_code": {"throughput"},
     "benchmarks/encoders": {"PIL"},
     "fedvlr_jax/commands/": {"ml_collections", "absl"},
     "fedvlr_jax/commands/prepare": {"tabulate"},
