@@ -43,7 +43,10 @@ def main() -> None:
     for name, default in (("users", 204), ("rate", 200), ("seconds", 20)):
         parser.add_argument(f"--{name}", type=int, default=default)
     asked = parser.parse_args()
-    delays = 1e3 * asyncio.run(load(asked.url, asked.users, asked.rate, asked.seconds))
+    try:
+        delays = 1e3 * asyncio.run(load(asked.url, asked.users, asked.rate, asked.seconds))
+    except ConnectionRefusedError as error:
+        raise SystemExit(f"{asked.url}: expected a service there, found {error}; see --help") from None
     shown = ", ".join(f"{100 * q:g} % within {np.quantile(delays, q):.1f} ms" for q in (0.5, 0.95, 0.99))
     print(f"{len(delays):,} requests, {asked.rate} a second: {shown}")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -9,11 +11,12 @@ from federations import COHORT, DATASET, SILOS, Federation, cohorts, federation_
 from problems import relative_difference, spread
 
 from fedvlr_jax.algorithm import make_algorithm
+from fedvlr_jax.commands import federation as federation_command
 from fedvlr_jax.deploy.export import flat
 from fedvlr_jax.deploy.messages import CLIENT_BYTES, ID_BYTES, ROWS, TRAIN, Message, num_bytes, pack, unpack
 from fedvlr_jax.deploy.partial_rows import make_order, rows_to_ask, with_rows
 from fedvlr_jax.deploy.silo_programs import shared_settings, sizes_of
-from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.errors import ConfigError, TrainingError
 from fedvlr_jax.types import content_of
 
 EACH, ROUNDS = 20, 2
@@ -170,3 +173,22 @@ def test_a_number_that_some_history_may_outgrow_is_refused_when_a_silo_joins(tmp
     fields = {**sizes_of(DATASET)._asdict(), "settings": shared_settings(tree)}
     answer = silo.answer(Message("join", fields, {}))
     assert "client.download_rows: expected 0 (all), or 16 or more" in answer.fields["reason"]
+
+
+def test_a_server_that_waits_says_once_why_a_silo_refuses_and_again_in_the_end(tmp_path):
+    federation = Federation(federation_settings(**{**SMALL, "client__download_rows": 15}), tmp_path)
+    coordinator, asked = federation.coordinate(start_seconds=2), []
+    federation.transport.spoil = lambda node, question, content: [asked.append(node), content][1:]
+    reason = r"client.download_rows: expected 0 \(all\), or 16 or more"
+    with pytest.raises(TrainingError, match=f"expected 6 users within 2 s, found 0; node 11: {reason}.*node 33: "):
+        coordinator.wait_for_users()
+    assert len(asked) > len(SILOS)  # each was asked again
+    assert sorted(line.split(": ")[1] for line in federation.lines) == [f"node {node}" for node in SILOS]
+
+
+@pytest.mark.filterwarnings("ignore:the load_module")
+def test_a_federation_on_one_machine_is_not_started_with_too_few_rows(tmp_path, monkeypatch, capsys):
+    words = ["--config=configs/federation.py", "--config.client.download_rows=7", f"--workdir={tmp_path / 'w'}"]
+    monkeypatch.setattr(sys, "argv", ["federation", *words])
+    assert federation_command.main() == 2
+    assert "client.download_rows: expected 0 (all), or " in capsys.readouterr().err

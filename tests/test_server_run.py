@@ -23,7 +23,8 @@ from fedvlr_jax.deploy.server_run import prepare_server, run_server
 from fedvlr_jax.deploy.silo import silo_key
 from fedvlr_jax.deploy.states import silo_secret
 from fedvlr_jax.errors import CheckpointError, ConfigError
-from fedvlr_jax.io.files import read_arrays
+from fedvlr_jax.io.files import read_arrays, write_json
+from fedvlr_jax.io.lock import hold
 from fedvlr_jax.io.writers import read_metrics
 
 
@@ -59,7 +60,13 @@ def test_a_server_that_was_killed_goes_on_after_its_last_round(tmp_path):
     assert [line["valid"] is not None for line in rounds[0]] == [False, True, True]
     assert found["test"]["HR@50"] == 1.0  # of 24 items
 
-    prepare_server(whole, tree | {"seed": 1}, Timing(), DATASET)
+    before = (whole / "config.json").read_bytes()
+    with pytest.raises(CheckpointError, match="seed: checkpoint 0, now 1\nchoose another --workdir, or delete"):
+        prepare_server(whole, tree | {"seed": 1}, Timing(), DATASET)
+    assert (whole / "config.json").read_bytes() == before
+    with hold(whole), pytest.raises(ConfigError, match="in use"):
+        prepare_server(whole, tree, Timing(), DATASET)
+    write_json(whole / "config.json", tree | {"seed": 1})
     with pytest.raises(CheckpointError, match="seed: checkpoint 0, now 1"):
         run_server(whole, LocalTransport(silos), lines.append)
     (whole / "federation.json").unlink()

@@ -153,6 +153,7 @@ class Coordinator:
             if time.monotonic() > end:
                 raise TrainingError(
                     f"expected {wanted} users within {self._timing.start_seconds:g} s, found {len(self.silos.users)}"
+                    + "".join(f"; node {node}: {why}" for node, why in sorted(self.silos.unjoined.items()))
                 )
             self.silos.refresh(self._timing.round_seconds, new_tally())
             if len(self.silos.users) < wanted:

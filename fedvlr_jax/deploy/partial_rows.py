@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from fedvlr_jax.deploy.messages import Layout, Message, Spec, require_layout
+from fedvlr_jax.deploy.people import padded
 from fedvlr_jax.errors import MessageError
 from fedvlr_jax.types import Array
 
@@ -26,16 +27,17 @@ def num_rows(num_clients: int, each: int, num_items: int) -> int:
     return min(num_clients * each, num_items)
 
 
-def require_enough(client: Mapping[str, Any], width: int, num_items: int) -> None:
-    """Refuses a number of rows that a client with a padded history of this width may not get by with.
+def require_enough(client: Mapping[str, Any], histories: Iterable[np.ndarray], num_items: int) -> None:
+    """Refuses a number of rows that one of these clients, whose histories are padded, may not get by with.
 
     Raises:
       MessageError: it is below the positives and the negatives of all steps.
     """
-    each, most = client["download_rows"], min(width * (1 + client["steps"] * client["negatives"]), num_items)
-    if each < most:
+    each, width = client["download_rows"], max((padded(x, num_items).size for x in histories), default=0)
+    most = min(width * (1 + client["steps"] * client["negatives"]), num_items)
+    if each and each < most:
         raise MessageError(
-            f"join: client.download_rows: expected 0 (all), or {most} or more, which a user of this silo with a "
+            f"client.download_rows: expected 0 (all), or {most} or more, which a user of this silo with a "
             f"history of up to {width} items may touch in a round, found {each}"
         )
 

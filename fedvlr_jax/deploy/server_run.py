@@ -39,12 +39,20 @@ def prepare_server(workdir: pathlib.Path, settings: Mapping[str, Any], timing: T
       settings: nested, with all fields.
       timing: how long the server waits.
       dataset: its name, sizes and features are written.
+
+    Raises:
+      CheckpointError: another federation, or another run, has its checkpoints there; nothing is written.
+      ConfigError: its server runs now.
     """
     features = {name: x for name, x in (("V", dataset.V), ("C", dataset.C)) if x is not None}
-    write_arrays(workdir / CATALOGUE, features)
     sizes = {"name": dataset.name, "num_users": dataset.num_users, "num_items": dataset.num_items}
-    write_json(workdir / ABOUT, {"catalogue": sizes, "timing": timing._asdict()})
-    write_json(workdir / "config.json", settings)
+    with hold(workdir), Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+        record = checkpoints.record()
+        if record is not None:
+            _require_same(record, settings, dataset)
+        write_arrays(workdir / CATALOGUE, features)
+        write_json(workdir / ABOUT, {"catalogue": sizes, "timing": timing._asdict()})
+        write_json(workdir / "config.json", settings)
 
 
 def run_server(
@@ -86,7 +94,7 @@ def run_server(
         progress: dict[str, Any] = {"best_round": None, "best_value": None, "seconds": 0.0}
         totals: collections.Counter[str] = collections.Counter()
         if record is not None:
-            require_same_run(record, **identity)
+            _require_same(record, settings, dataset)
             state = checkpoints.restore(record["round"], jax.tree.map(_shape, state))
             progress = {name: record[name] for name in progress}
             totals.update(record["totals"])
@@ -114,6 +122,12 @@ def run_server(
         result = _result(coordinator, state, settings, dataset, progress, totals)
         write_json(workdir / "result.json", result)
     return result
+
+
+def _require_same(record: Mapping[str, Any], settings: Mapping[str, Any], dataset: Dataset) -> None:
+    """Refuses to go on with a federation of other settings or sizes."""
+    remedy = "choose another --workdir, or delete that one to start again"
+    require_same_run(record, settings, sizes_of(dataset)._asdict(), remedy=remedy)
 
 
 def _result(

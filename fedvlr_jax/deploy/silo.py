@@ -101,9 +101,8 @@ class Silo:
 
     def _join(self, question: Message) -> Message:
         num_items = self._prepared(question).sizes.num_items
-        if self._each:
-            longest = max((person.history for person in self._people.values()), key=len)
-            require_enough(self._settings["client"], padded(longest, num_items).size, num_items)
+        histories = (person.history for person in self._people.values())
+        require_enough(self._settings["client"], histories, num_items)
         return Message(JOIN, {"silo": self._name}, {"user": np.array(sorted(self._people), np.int32)})
 
     def _rows(self, question: Message) -> Message:

@@ -86,6 +86,7 @@ class Silos:
         self._node_of: dict[int, int] = {}  # of a user
         self._asked: set[int] = set()
         self._owner_of: dict[int, str] = {}  # the first silo that came with a user
+        self.unjoined: dict[int, str] = {}  # by node, why it was not taken when it was asked last
 
     @property
     def users(self) -> set[int]:
@@ -97,6 +98,7 @@ class Silos:
         here = set(self._transport.nodes())
         self._asked &= here
         self._node_of = {user: node for user, node in self._node_of.items() if node in here}
+        self.unjoined = {node: why for node, why in self.unjoined.items() if node in here}
         new = sorted(here - self._asked)
         if not new:
             return
@@ -218,14 +220,15 @@ class Silos:
             answer = _checked(answer, kind)
             if isinstance(answer, Failure):
                 failed.add(node)
-                self.fault(tally, answer.fault, f"node {node}: {answer.reason}", weight[node])
+                self._missed(node, kind, answer.fault, answer.reason, tally, weight[node])
             else:
                 tally.size["up"] += num_bytes(answer.arrays)
                 answers[node] = answer
         for node in questions.keys() - answers.keys() - failed:
-            self.fault(tally, "late", f"node {node}: no answer to {kind} within {seconds:g} s", weight[node])
+            self._missed(node, kind, "late", f"no answer to {kind} within {seconds:g} s", tally, weight[node])
         if kind == JOIN:  # who did not answer is asked again
             self._asked -= questions.keys() - answers.keys()
+            self.unjoined = {node: why for node, why in self.unjoined.items() if node not in answers}
         return answers
 
     def _take(self, node: int, name: str, users: Sequence[int], tally: Tally) -> None:
@@ -240,6 +243,14 @@ class Silos:
                 )
             else:
                 self._node_of[user] = node
+
+    def _missed(self, node: int, kind: str, fault: str, reason: str, tally: Tally, count: int) -> None:
+        """Counts a question without an answer. A node is asked to join again and again: its reason is said once."""
+        if kind == JOIN and self.unjoined.get(node) == reason:
+            tally.faults[fault] += count
+            return
+        self.unjoined |= {node: reason} if kind == JOIN else {}
+        self.fault(tally, fault, f"node {node}: {reason}", count)
 
     def fault(self, tally: Tally, fault: str, reason: str, count: int = 1) -> None:
         """Counts a fault of some clients, and says why."""

@@ -53,13 +53,20 @@ def differences(
     ]
 
 
-def require_same_run(record: Mapping[str, Any], settings: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+def require_same_run(
+    record: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    data: Mapping[str, Any],
+    *,
+    remedy: str = "choose another --workdir, or --noresume to delete that run and start again",
+) -> None:
     """Refuse to continue a checkpoint with other settings (but `FREE_SETTINGS`) or other data.
 
     Args:
       record: the checkpoint's JSON record, with ``settings`` and ``data``.
       settings: nested settings of this run.
       data: ``data.fingerprint`` of this run's data set.
+      remedy: what the user can do about another one.
 
     Raises:
       CheckpointError: naming every field that differs, with both values.
@@ -74,7 +81,7 @@ def require_same_run(record: Mapping[str, Any], settings: Mapping[str, Any], dat
         raise CheckpointError(
             "the workdir holds a checkpoint of another configuration or data set:\n  "
             + "\n  ".join(lines)
-            + "\nchoose another --workdir, or --noresume to delete that run and start again"
+            + f"\n{remedy}"
         )
 
 
