@@ -11,14 +11,17 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from commands import without_clocks
-from problems import HOST_NAMES, MODELS, spread, tiny_dataset
+from problems import HOST_NAMES, MODELS, client_data, settings, spread, tiny_dataset
 from test_data_arrays import numbered_rows
 
 import fedvlr_jax
+from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.errors import CheckpointError, ConfigError, DataError
+from fedvlr_jax.inference.preferences import learned_preferences
 from fedvlr_jax.training.job import evaluate_job
 
 DATASET = tiny_dataset()
@@ -247,10 +250,30 @@ def test_the_command_writes_items_of_some_users_by_their_ids(fitted, workdir):
     assert [tuple(json.loads(line).values()) for line in lines] == expected.tolist()
 
 
+def moved(state):
+    """A state whose numbers were moved at random, as rounds move them."""
+    rng = np.random.default_rng(0)
+
+    def move(x):
+        return x + 0.1 * rng.normal(size=x.shape).astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    params, private = jax.tree.map(move, (state.public.params, state.private))
+    return state.replace(public=state.public.replace(params=params), private=private)
+
+
+def preferences_of(host, variant):
+    """The preferences of a model whose numbers were moved at random; of a fitted one where clients need a prior."""
+    if host in ("fedprior", "fedblend"):
+        fitted = fedvlr_jax.fit(DATASET, SMALL | {"host.name": host, "variant": variant, "rounds": 3})
+        return fedvlr_jax.preferences(fitted)
+    algorithm = make_algorithm(settings(host__name=host, variant=variant, fusion__dim=4), DATASET)
+    clients, state = client_data(DATASET), moved(jax.jit(algorithm.init)(jax.random.key(0)))
+    return learned_preferences(algorithm, [(state, clients.buckets[0])], clients, DATASET.num_users)
+
+
 @pytest.mark.parametrize(("host", "variant"), spread(MODELS, [("fcf", "base"), ("fedrap", "mlp")]))
 def test_preferences_are_shares_for_every_host_and_variant(host, variant):
-    fitted = fedvlr_jax.fit(DATASET, SMALL | {"host.name": host, "variant": variant, "rounds": 3})
-    share_um = fedvlr_jax.preferences(fitted)
+    share_um = preferences_of(host, variant)
     assert share_um.shape == (DATASET.num_users, 3)
     assert (share_um >= 0).all()
     total_u = share_um.sum(axis=1)

@@ -8,6 +8,8 @@ import pathlib
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,28 +45,23 @@ for case in json.loads(sys.argv[1]):
 
 
 def trained(*runs: tuple[pathlib.Path, int], **overrides) -> list[dict[str, np.ndarray]]:
-    """State and ranks after each run (its folder, its number of devices), in one process that feigns eight."""
-    cases = []
-    for folder, devices in runs:
+    """State and ranks after each run (its folder, its number of devices)."""
+    return run_cases({folder: overrides | {"compute__devices": devices} for folder, devices in runs})
+
+
+def run_cases(cases: Mapping[pathlib.Path, Mapping[str, Any]]) -> list[dict[str, np.ndarray]]:
+    """State and ranks after each run (its folder, its settings), in one process that feigns eight devices."""
+    common = {"rounds": 20, "eval__every": 5, "eval__patience": 0}
+    for folder in cases:
         folder.mkdir(exist_ok=True)
-        case = {
-            "rounds": 20,
-            "eval__every": 5,
-            "eval__patience": 0,
-            "compute__devices": devices,
-            "folder": str(folder),
-        }
-        cases.append(case | overrides)
+    told = [common | dict(case) | {"folder": str(folder)} for folder, case in cases.items()]
     code = SCRIPT.format(root=str(ROOT), tests=str(ROOT / "tests"))
-    environment = os.environ | {
-        "XLA_FLAGS": f"{FLAGS}=8",
-        "JAX_PLATFORMS": "cpu",
-    }
+    environment = os.environ | {"XLA_FLAGS": f"{FLAGS}=8", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(cases)], env=environment, capture_output=True, text=True, timeout=500
+        [sys.executable, "-c", code, json.dumps(told)], env=environment, capture_output=True, text=True, timeout=500
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return [read_arrays(folder / "state.npz") for folder, _ in runs]
+    return [read_arrays(folder / "state.npz") for folder in cases]
 
 
 def read_arrays(file: pathlib.Path) -> dict[str, np.ndarray]:
@@ -90,19 +87,25 @@ def test_eight_devices_and_then_three_equal_one_after_twenty_rounds(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("aggregator", AGGREGATORS)
-def test_two_and_four_devices_join_uploads_as_one_does(tmp_path, aggregator):
-    common = {
-        "rounds": 4,
-        "variant": "base",
-        "server__clients_per_round": 6,
-        "aggregation__aggregator": aggregator,
-        "aggregation__transforms": "clip",
-        "aggregation__clip_norm": 0.2,
+def test_four_devices_join_uploads_as_one_does_with_every_aggregator(tmp_path):
+    """All in one process, whose programs for the first state and for ranks are the same."""
+    cases = {
+        tmp_path / f"{aggregator}_{devices}": {
+            "rounds": 4,
+            "variant": "base",
+            "server__clients_per_round": 6,
+            "aggregation__aggregator": aggregator,
+            "aggregation__transforms": "clip",
+            "aggregation__clip_norm": 0.2,
+            "compute__devices": devices,
+        }
+        for aggregator in AGGREGATORS
+        for devices in (1, 4)
     }
-    one, *several = trained(*((tmp_path / str(devices), devices) for devices in (1, 2, 4)), **common)
-    for other in several:
-        assert_same(other, one, tolerance=1e-5)
+    found = dict(zip(cases, run_cases(cases), strict=True))
+    for aggregator in AGGREGATORS:
+        one, four = (found[tmp_path / f"{aggregator}_{devices}"] for devices in (1, 4))
+        assert_same(four, one, tolerance=1e-5)
 
 
 @pytest.mark.slow
