@@ -24,6 +24,7 @@ FROZEN = {  # nothing is learned, so that norms stay nearly the same
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["factors", "uploads"])
 def test_the_bound_goes_to_the_quantile_of_the_norms(path):
     """From far above it; 9 of 13 uploads are then within it."""

@@ -95,6 +95,7 @@ def trained():
     return experiment, train_in_memory(experiment)
 
 
+@pytest.mark.slow
 def test_own_weights_give_the_ranks_of_the_run_and_others_do_not(trained):
     experiment, run = trained
     w_uj = make_weigh(experiment)(run.state, experiment.dataset)
@@ -152,6 +153,7 @@ def test_movement_names_every_block():
     assert rows == {"private['none']": (0, 0, 0), "private['theta']['w']": (1, 0.5, 1.5), "public['D']": (2, 1, 3)}
 
 
+@pytest.mark.slow
 def test_figure_2_has_all_users_then_those_of_every_group(trained):
     experiment, run = trained
     preference_um = np.tile([0.5, 0.3, 0.2], (13, 1))

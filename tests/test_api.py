@@ -101,6 +101,7 @@ def test_resume_false_starts_again(tmp_path):
     assert fedvlr_jax.train(DATASET, SMALL | {"seed": 3}, tmp_path, resume=False).metrics["seed"] == 3
 
 
+@pytest.mark.slow
 def test_a_workdir_of_the_synthetic_set_needs_no_data_set(tmp_path):
     changes = {f"data.synthetic.{name}": value for name, value in SYNTHETIC.items()}
     dataset = fedvlr_jax.load_dataset(synthetic=SYNTHETIC)
@@ -118,6 +119,7 @@ def test_ids_change_nothing(fitted, own):
         assert own.metrics[name] == pytest.approx(fitted.metrics[name], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_baselines_on_demand():
     fitted = fedvlr_jax.fit(DATASET, SMALL | {"rounds": 1}, baselines=True)
     assert "popularity" in {row["name"] for row in fitted.baselines}
@@ -385,6 +387,7 @@ def test_controls_have_other_features():
 # ---- the package
 
 
+@pytest.mark.slow
 def test_importing_the_package_loads_no_jax():
     code = "import sys, fedvlr_jax; assert not {'jax', 'numpy'} & set(sys.modules); fedvlr_jax.fit; import jax"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=pathlib.Path(fedvlr_jax.__file__).parents[1])

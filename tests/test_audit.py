@@ -89,6 +89,7 @@ def test_defences_bound_noise_and_sum_what_is_seen():
     np.testing.assert_allclose(summed(seen.rows_uif, 10**6, seed=1)[4], seen.rows_uif.sum(axis=0), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_is_seen_is_what_a_device_sends():
     algorithm = make_algorithm(settings(), DATASET)
     state, data = late_state(algorithm, 2), client_data(DATASET, widths=(4, 16))
@@ -153,6 +154,7 @@ def test_the_strongest_attack_is_the_farthest_from_chance_on_either_side():
     assert strongest(rows)["m", 0]["none"]["attack"] == "norm"
 
 
+@pytest.mark.slow
 def test_kinds_of_audits_give_rows_and_a_table():
     plan = {"noise_multipliers": (1.0,), "delta": 1e-2, "trials": 100, "confidence": 0.99, "seed": 0}
     kind = make_kind(plan | {"kind": "canaries"})

@@ -165,6 +165,7 @@ def test_test_labels_change_no_choice():
     assert moved > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["item_knn", "ease", "content_knn", "content_ease"])
 def test_rounding_breaks_no_tie_whatever_the_order_of_items(monkeypatch, ku, name):
     """Other item ids give sums another order and the factor other pivots; exact ties must not notice."""

@@ -42,6 +42,7 @@ def test_the_sum_of_the_blocks_is_the_gram_matrix_to_the_bit(shape):
     np.testing.assert_array_equal(federated_factor(dataset), gram_factor(naive_ii))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ease", "content_ease"])
 def test_the_federated_model_is_the_centralised_one_to_the_bit(monkeypatch, ku_folder, name):
     dataset = load_real(ku_folder)
@@ -106,6 +107,7 @@ def test_a_noisy_sum_is_replaced_by_the_nearest_matrix_without_negative_eigenval
     np.testing.assert_allclose(factor_ri.T @ factor_ri, nearest_ii, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fed_ease", "fed_content_ease"])
 def test_noise_is_chosen_with_the_grid_and_hurts_more_the_more_there_is(monkeypatch, ku_folder, name):
     dataset, found = load_real(ku_folder), {}

@@ -43,6 +43,7 @@ def values(outcome):
     return (outcome.progress.best_round, [p.valid for p in outcome.curve], *ranks)
 
 
+@pytest.mark.slow
 def test_a_group_gives_each_run_what_it_gets_alone(programs):
     together = trained(programs, RUNS)
     alone = [trained(programs, [run])[0] for run in RUNS]
@@ -63,6 +64,7 @@ def test_lists_of_a_group_are_those_of_each_run(tmp_path):
     assert outcomes[0].lists != outcomes[1].lists
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [0, 2])
 def test_a_run_equals_the_training_command_with_the_same_settings(programs, tmp_path, k):
     run = RUNS[k]

@@ -61,12 +61,14 @@ def workdir(methods, dataset, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_every_file_is_there_and_nothing_half_written(workdir):
     assert sorted(p.relative_to(workdir).as_posix() for p in workdir.rglob("*") if p.is_file()) == sorted(
         [*FILES, *(f"plots/{name}" for name in PICTURES)]
     )
 
 
+@pytest.mark.slow
 def test_the_csv_table_reads_back_to_the_bit(workdir, methods, some_rows):
     lines = read_csv(workdir / "table.csv")
     assert tuple(lines[0]) == TABLE_COLUMNS == ("method", "metric", "mean", "std", "ci_low", "ci_high", "published")
@@ -83,6 +85,7 @@ def test_the_csv_table_reads_back_to_the_bit(workdir, methods, some_rows):
     assert 0 < read["ease", "HR@50"][2] < read["ease", "HR@50"][0] < read["ease", "HR@50"][3] < 1
 
 
+@pytest.mark.slow
 def test_tests_and_groups_are_written_for_machines_too(workdir):
     tests, groups = read_csv(workdir / "tests.csv"), read_csv(workdir / "groups.csv")
     assert len(tests) == 5 * 4 + 2 + 1
@@ -91,6 +94,7 @@ def test_tests_and_groups_are_written_for_machines_too(workdir):
     assert "local_mlp" not in {g["method"] for g in groups}
 
 
+@pytest.mark.slow
 def test_the_markdown_table_says_what_everything_is(workdir, methods, some_rows):
     text = (workdir / "table.md").read_text()
     head, *lines = [line for line in text.splitlines() if line.startswith("|")]
@@ -124,6 +128,7 @@ def test_the_markdown_table_says_what_everything_is(workdir, methods, some_rows)
     assert set(widths) == {11, 8, 4, 9}  # results, tests, shorter lists, settings
 
 
+@pytest.mark.slow
 def test_latex_is_escaped_and_every_row_has_every_column(workdir):
     text = (workdir / "table.tex").read_text()
     body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
@@ -151,6 +156,7 @@ def test_cells_cannot_break_a_table():
     assert r"x \textbar{} y z & \textbf{\textless{}b\textgreater{}5\_\%} \\" in latex(table).replace("\n", " ")
 
 
+@pytest.mark.slow
 def test_the_page_is_complete_and_needs_no_network(workdir):
     text = (workdir / "report.html").read_text()
     page = read_page(text, workdir)
@@ -166,6 +172,7 @@ def test_the_page_is_complete_and_needs_no_network(workdir):
     assert {"table.csv", "tests.csv", "groups.csv"} <= set(page.targets)
 
 
+@pytest.mark.slow
 def test_the_page_has_the_data_and_the_commit_in_its_head_and_chosen_settings_at_their_row(workdir, some_rows):
     text = (workdir / "report.html").read_text()
     head = text[: text.index("<nav>")]
@@ -185,6 +192,7 @@ def test_columns_without_any_number_are_not_on_the_page(dataset, tmp_path):
     assert "published (see note)" in (tmp_path / "table.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PICTURES)
 def test_pictures_are_small_and_not_empty(workdir, name):
     content = (workdir / "plots" / name).read_bytes()
@@ -195,6 +203,7 @@ def test_pictures_are_small_and_not_empty(workdir, name):
         assert np.asarray(image.convert("L")).std() > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PICTURES)
 def test_pictures_keep_their_colours_apart(name, workdir):
     with Image.open(workdir / "plots" / name) as image:
@@ -250,6 +259,7 @@ def one_seed_left(dataset):
     return dataset, [method._replace(ranks=(infinite,)), control]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "said"),
     [

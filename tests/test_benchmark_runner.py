@@ -66,6 +66,7 @@ def copied(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "copy")
 
 
+@pytest.mark.slow
 def test_it_writes_one_folder_a_run_and_all_reports(finished):
     runs = {path.name for path in (finished / "runs" / "fcf+base").iterdir()}
     assert {f"point{k}-seed0" for k in range(4)} <= runs
@@ -75,6 +76,7 @@ def test_it_writes_one_folder_a_run_and_all_reports(finished):
     assert len(list((finished / "plots").glob("*.png"))) >= 3
 
 
+@pytest.mark.slow
 def test_the_table_holds_the_means_of_the_runs_at_the_point_that_validation_chose(finished):
     folders = sorted((finished / "runs" / "fcf+base").iterdir())
     read = {f.name: json.loads((f / "result.json").read_text()) for f in folders}
@@ -85,6 +87,7 @@ def test_the_table_holds_the_means_of_the_runs_at_the_point_that_validation_chos
     assert float(row["ci_low"]) <= mean <= float(row["ci_high"])
 
 
+@pytest.mark.slow
 def test_a_gradient_trained_baseline_searches_its_points_and_runs_its_seeds(finished):
     folders = sorted((finished / "runs" / "bpr_mf").iterdir())
     read = {f.name: json.loads((f / "result.json").read_text()) for f in folders}
@@ -122,6 +125,7 @@ def test_points_of_a_bounded_grid_are_spread_evenly():
     assert central._spread(grid, 0) == central._spread(grid, 9) == grid
 
 
+@pytest.mark.slow
 def test_a_closed_form_that_is_computed_federated_counts_its_one_round(finished):
     results = {
         m: json.loads((finished / "runs" / m / "all" / "result.json").read_text()) for m in ("fed_ease", "constant")
@@ -132,6 +136,7 @@ def test_a_closed_form_that_is_computed_federated_counts_its_one_round(finished)
     assert "fed_ease" in (finished / "table.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_finished_benchmark_is_not_run_again(copied, monkeypatch):
     before, text = result_files(copied), (copied / "table.csv").read_text()
 
@@ -145,6 +150,7 @@ def test_a_finished_benchmark_is_not_run_again(copied, monkeypatch):
     assert (copied / "table.csv").read_text() == text
 
 
+@pytest.mark.slow
 def test_a_benchmark_goes_on_where_a_setting_was_added_since(copied, monkeypatch):
     for path in [copied / "benchmark.json", *copied.glob("runs/fcf+*/*/config.json")]:
         stored = json.loads(path.read_text())
@@ -157,6 +163,7 @@ def test_a_benchmark_goes_on_where_a_setting_was_added_since(copied, monkeypatch
     assert (copied / "table.csv").read_text() == text
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_run_and_nothing_else(copied, monkeypatch):
     before, text = result_files(copied), (copied / "table.csv").read_text()
     shutil.rmtree(copied / "runs" / "fcf+vbpr")
@@ -167,6 +174,7 @@ def test_what_is_missing_is_run_and_nothing_else(copied, monkeypatch):
     assert (copied / "table.csv").read_text() == text  # the same seeds give the same numbers
 
 
+@pytest.mark.slow
 def test_a_crashed_run_marks_its_row_and_the_table_is_still_written(copied, monkeypatch, capsys):
     shutil.rmtree(copied / "runs" / "fcf+vbpr")
 
@@ -183,6 +191,7 @@ def test_a_crashed_run_marks_its_row_and_the_table_is_still_written(copied, monk
     assert "out of luck" not in (copied / "table.md").read_text()
 
 
+@pytest.mark.slow
 def test_test_labels_choose_neither_points_nor_rounds(finished, tmp_path, monkeypatch):
     @functools.wraps(generator.generate)
     def other_test_items(**arguments):
@@ -204,6 +213,7 @@ def test_test_labels_choose_neither_points_nor_rounds(finished, tmp_path, monkey
     assert means[0] != means[1]  # the labels did change
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

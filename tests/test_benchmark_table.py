@@ -65,6 +65,7 @@ def naive_values(method, dataset, name: str) -> list[list[float]]:
     return [[gain(int(r.greater[t, u]), int(r.tied[t, u]), kind, int(k)) for u in users] for r in method.ranks]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["own+fedvlr", "fcf+fedvlr, without V", "constant", "bm3"])
 def test_every_number_equals_a_loop_over_seeds_and_users(rows, dataset, name):
     row = rows[name]

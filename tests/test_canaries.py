@@ -39,6 +39,7 @@ def test_sound_rounds_pass():
     assert variance_bounds(TRIALS, CONFIDENCE) == (found.variance_low, found.variance_high)
 
 
+@pytest.mark.slow
 def test_noise_of_half_the_size_is_seen(monkeypatch):
     make = transforms.make_noise
     half = lambda *, noise_multiplier, **options: make(noise_multiplier=noise_multiplier / 2, **options)  # noqa: E731

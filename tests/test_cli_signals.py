@@ -12,7 +12,7 @@ import time
 import pytest
 from commands import arguments, finish, results, run_here, start
 
-LONG = {"rounds": 6000, "eval__every": 50, "checkpoint__seconds": 0.05}
+LONG = {"rounds": 3000, "eval__every": 50, "checkpoint__seconds": 0.05}
 
 
 def wait_for_evaluation(process, workdir: pathlib.Path, timeout: float = 120.0) -> bool:
@@ -50,7 +50,7 @@ def test_a_signal_saves_says_how_to_go_on_and_the_run_ends_with_the_same_bits(tm
 
 @pytest.mark.slow
 def test_a_run_killed_at_ten_random_moments_ends_with_the_same_bits(tmp_path):
-    long = LONG | {"rounds": 40_000}
+    long = LONG | {"rounds": 12_000}
     found, _, err = finish(start("train", *arguments(tmp_path / "undisturbed", **long)), timeout=300)
     assert found == 0, err
     rng, kills = random.Random(0), 0
@@ -60,7 +60,7 @@ def test_a_run_killed_at_ten_random_moments_ends_with_the_same_bits(tmp_path):
             time.sleep(rng.uniform(0.0, 4.0))  # also while it starts, restores and compiles
         else:
             assert wait_for_evaluation(process, tmp_path / "killed"), finish(process)[2]
-            time.sleep(rng.uniform(0.0, 0.5))
+            time.sleep(rng.uniform(0.0, 0.25))  # some five checkpoints
         assert process.poll() is None, "the run ended before it could be killed ten times"
         process.kill()
         finish(process)

@@ -184,6 +184,7 @@ def test_dot_equals_fused_rows_times_query(w_j):
     np.testing.assert_allclose(items.dot(q), items.fused() @ q, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", spread(HOST_NAMES, ["fcf", "fedncf", "fedrap", "fedblend"]))
 def test_scores_are_personal_finite_and_follow_an_item_permutation(host):
     algorithm = make_algorithm(settings(host__name=host), DATASET)
@@ -197,6 +198,7 @@ def test_scores_are_personal_finite_and_follow_an_item_permutation(host):
     assert (s_ui.std(axis=1) > 1e-4).all()
 
 
+@pytest.mark.slow
 def test_pfedrec_tuning_moves_only_the_rows_a_client_trains_on():
     def scores(steps):
         algorithm = make_algorithm(

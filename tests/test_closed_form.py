@@ -22,6 +22,7 @@ def after(rounds: int, **overrides):
 CASES = [("fcf", "gathered"), ("pfedrec", "fused"), ("fedrap", "uploads"), ("fedncf", "picked")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("host", "path"), spread(CASES, [("fcf", "gathered")]))
 def test_closed_form_equals_plain_steps(host, path):
     with jax.enable_x64(True):

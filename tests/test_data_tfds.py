@@ -177,6 +177,7 @@ def test_the_cache_of_a_read_only_root_is_the_users(tmp_path, monkeypatch):
     assert not (tmp_path / "root" / ".tfds").exists()
 
 
+@pytest.mark.slow
 def test_nothing_is_printed_and_tensorflow_is_not_imported(tmp_path):
     folder = write_folder(tmp_path / "tiny")
     program = (

@@ -41,6 +41,7 @@ def rounds():
     return found
 
 
+@pytest.mark.slow
 def test_a_round_is_that_of_the_survivors(rounds):
     before, state, info, users = next(x for x in rounds if not x[2].failed and x[2].num_lost)
     assert (info.num_clients, info.num_lost) == (13, 13 - len(users))

@@ -23,10 +23,11 @@ def run(name, *flags, **changes):
     return done.returncode, done.stdout.decode("ascii", "replace"), done.stderr.decode("ascii", "replace")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        pytest.param({"JAX_PLATFORMS": "cuda"}, "JAX has no device of cuda (JAX_PLATFORMS)", marks=pytest.mark.slow),
+        ({"JAX_PLATFORMS": "cuda"}, "JAX has no device of cuda (JAX_PLATFORMS)"),
         (
             {"JAX_PLATFORMS": "nonsense"},
             "JAX has no device of nonsense (JAX_PLATFORMS): Unable to initialize backend",

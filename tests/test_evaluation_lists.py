@@ -67,6 +67,7 @@ def test_lists_are_the_mean_over_all_orders_of_tied_items(name, size):
         assert -np.expm1(found.missed_ki[k]).mean() == pytest.approx(expected["Coverage"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_an_empty_slot_exposes_nothing():
     more = Bucket(np.append(BUCKET.user, 3), np.vstack([BUCKET.history, BUCKET.history[:1]]))
     alone = lists_of(SCORES["constant"], item_facts(DATASET))
@@ -182,6 +183,7 @@ def scores_of(fitted):
     return score_ui
 
 
+@pytest.mark.slow
 def test_a_run_judges_the_lists_of_its_best_round(fitted):
     dataset = fitted.dataset
     judged = jax.jit(lambda p: list_all(table, p, one_bucket(dataset), item_facts(dataset), num_users=13, chunk=13))
@@ -207,6 +209,7 @@ def test_best_items_have_the_ranks_of_evaluation_with_ties_too():
         assert ranks.greater[t, user] <= place < ranks.greater[t, user] + ranks.tied[t, user]
 
 
+@pytest.mark.slow
 def test_recommendations_have_the_ranks_of_evaluation(fitted):
     """A row whose item is listed stands within its tie group, behind all that evaluation counts as better."""
     dataset, ranks = fitted.dataset, fitted.trained.ranks

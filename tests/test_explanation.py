@@ -39,6 +39,7 @@ def explained(fitted):
     return explain(make_explainer(fitted.experiment, fitted.state, k=4), USERS)
 
 
+@pytest.mark.slow
 def test_the_best_items_are_the_recommended_ones_and_their_parts_sum_to_the_scores(fitted, explained):
     rows = fedvlr_jax.recommend(fitted, k=4)
     found = [(user["user"], item["rank"], item["item"]) for user in explained["users"] for item in user["items"]]
@@ -50,6 +51,7 @@ def test_the_best_items_are_the_recommended_ones_and_their_parts_sum_to_the_scor
     json.dumps(explained)
 
 
+@pytest.mark.slow
 def test_weights_stand_beside_those_of_the_average_user(explained):
     weights = {view: [] for view in ("sum", "mlp")}
     for user in explained["users"]:
@@ -61,6 +63,7 @@ def test_weights_stand_beside_those_of_the_average_user(explained):
         np.testing.assert_allclose(average, own.mean(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_left_out_item_is_charged_with_what_a_new_user_loses_without_it(fitted, explained):
     """Against histories that were shortened by hand."""
     experiment, user = fitted.experiment, 4
@@ -94,12 +97,14 @@ def test_of_a_long_history_the_newest_are_left_out(fitted, monkeypatch):
         assert {row["item"] for row in item["history"]} == set(newest)
 
 
+@pytest.mark.slow
 def test_an_unknown_user_is_refused_with_the_nearest_id(fitted):
     explainer = make_explainer(fitted.experiment, fitted.state, k=1)
     with pytest.raises(DataError, match="--user: expected an id of a user of tiny, found 'u3'; did you mean u03"):
         explain(explainer, ["u3"])
 
 
+@pytest.mark.slow
 def test_a_page_shows_titles_as_text_and_needs_no_network(explained, tmp_path):
     (tmp_path / "i03.png").write_bytes(b"small")
     (tmp_path / "i04.png").write_bytes(bytes(MOST_BYTES + 1))

@@ -39,6 +39,7 @@ ROUNDS = 3
 CASES = [("fcf", "fedvlr", ""), ("fedrap", "base", "clip,noise"), ("pfedrec", "vbpr", ""), ("fedncf", "mlp", "clip")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("host", "variant", "transforms"), spread(CASES, CASES[:1]))
 def test_a_federation_equals_a_simulation_also_where_a_silo_drops_out(tmp_path, host, variant, transforms):
     tree = federation_settings(
@@ -81,6 +82,7 @@ def test_a_federation_equals_a_simulation_also_where_a_silo_drops_out(tmp_path, 
         assert metrics[split] == pytest.approx(summary[split], rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_several", [{0: (3, 1)}, {0: (3, 1), 5: (0, 2)}])
 def test_several_held_out_rows_of_a_user_are_ranked_as_in_a_simulation(tmp_path, with_several):
     """Of validation and test; the silos differ in whether somebody has several."""

@@ -96,6 +96,7 @@ def dense(graph: Graph) -> np.ndarray:
     return forward
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modes", spread(MODES, ["C"]))
 def test_mgcn_equals_a_dense_forward_pass(modes):
     dataset = problem(modes)
@@ -108,6 +109,7 @@ def test_mgcn_equals_a_dense_forward_pass(modes):
     assert float(loss) == pytest.approx(mgcn_loss_oracle(params, dataset, batch, HYPER), rel=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "modes"), spread(itertools.product(("local", "global"), MODES), [("local", "C"), ("global", "C")])
 )
@@ -147,6 +149,7 @@ def test_lightgcn_equals_a_dense_forward_pass():
     assert float(loss) == pytest.approx(ranking + HYPER["reg"] * norm, rel=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modes", MODES)
 def test_freedom_equals_a_dense_forward_pass(modes):
     """Scores come from all interactions, the loss from those of the epoch."""
@@ -188,6 +191,7 @@ def test_multvae_equals_a_dense_forward_pass(monkeypatch):
     assert float(loss) == pytest.approx((expected * weight).sum() / weight.sum(), rel=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("learner", "static", "modes"), GRADIENT_CASES)
 def test_gradients_equal_finite_differences(learner, static, modes):
     """Along a random direction of every parameter array."""

@@ -63,6 +63,7 @@ def ranked(method: MethodRuns, dataset: Dataset) -> MethodRuns:
     return method._replace(ranks=tuple(found))
 
 
+@pytest.mark.slow
 def test_a_benchmark_has_one_value_a_user(tmp_path):
     dataset = with_several(random_dataset(0, 60, 90, density=0.15))
     methods = [

@@ -186,6 +186,7 @@ def fitted(dataset=DATASET, learner=bpr_mf, points=({"lr": 0.05, "reg": 0.01},),
     return fit_learner(learner, dataset, one_bucket(dataset), points, seeds, **(QUICK | changes))
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run_and_another_one_another():
     first, again, other = fitted()[0], fitted()[0], fitted(seeds=(1,))[0]
     assert first.curve[-1].valid == again.curve[-1].valid

@@ -146,6 +146,7 @@ def test_other_newcomers_leave_the_trained_state_to_the_bit():
 # ---- their private part and their scores
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", spread(HOST_NAMES, ["fcf"]))
 def test_newcomers_are_scored_after_local_rounds_of_their_own(host):
     """Against one client after the other, through the function that runs on a device."""

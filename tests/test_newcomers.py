@@ -71,6 +71,7 @@ def test_a_file_of_histories_that_has_to_be_mended(tmp_path, content, message):
         read_histories(tmp_path / "no-such.csv")
 
 
+@pytest.mark.slow
 def test_new_users_do_not_depend_on_each_others_histories(fitted):
     both = fedvlr_jax.recommend_new(fitted, {"a": [1, 5, 9], "b": [2, 3]}, k=3)
     other = fedvlr_jax.recommend_new(fitted, {"a": [1, 5, 9], "b": [30, 31, 8, 9]}, k=3)
@@ -86,6 +87,7 @@ def test_new_users_do_not_depend_on_each_others_histories(fitted):
 # ---- new items
 
 
+@pytest.mark.slow
 def test_a_new_item_with_the_features_of_another_has_its_score(fitted):
     grown = fedvlr_jax.add_items(fitted, 3 * DATASET.V[[7, 20]], DATASET.C[[7, 20]], ids=["new 7", "new 20"])
     rows = fedvlr_jax.recommend(grown, k=42)

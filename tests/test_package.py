@@ -183,6 +183,7 @@ def helped(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_starts_in_a_checkout_from_anywhere(helped, name):
     code, out, err = ((helped / f"{name}.py.{what}").read_text() for what in ("code", "out", "err"))
@@ -216,6 +217,7 @@ def run_installed(site, cwd, name, *flags, first=()):
 MINE = "from configs import base\n\n\ndef get_config():\n    return base.get_config()\n"
 
 
+@pytest.mark.slow
 def test_an_installed_command_explains_itself_by_its_name(installed, tmp_path):
     done = run_installed(installed, tmp_path, "train", "--help")
     assert (done.returncode, done.stderr) == (0, "")
@@ -249,6 +251,7 @@ def test_a_package_configs_of_the_users_is_kept_apart(installed, tmp_path):
     assert "expected one of fedavg+base" in done.stderr
 
 
+@pytest.mark.slow
 def test_an_installed_package_has_no_commit(installed, tmp_path):
     """Even if it lies in a repository of the user's."""
     repository = tmp_path / "project"

@@ -177,10 +177,10 @@ def test_a_number_that_some_history_may_outgrow_is_refused_when_a_silo_joins(tmp
 
 def test_a_server_that_waits_says_once_why_a_silo_refuses_and_again_in_the_end(tmp_path):
     federation = Federation(federation_settings(**{**SMALL, "client__download_rows": 15}), tmp_path)
-    coordinator, asked = federation.coordinate(start_seconds=2), []
+    coordinator, asked = federation.coordinate(start_seconds=1), []
     federation.transport.spoil = lambda node, question, content: [asked.append(node), content][1:]
     reason = r"client.download_rows: expected 0 \(all\), or 16 or more"
-    with pytest.raises(TrainingError, match=f"expected 6 users within 2 s, found 0; node 11: {reason}.*node 33: "):
+    with pytest.raises(TrainingError, match=f"expected 6 users within 1 s, found 0; node 11: {reason}.*node 33: "):
         coordinator.wait_for_users()
     assert len(asked) > len(SILOS)  # each was asked again
     assert sorted(line.split(": ")[1] for line in federation.lines) == [f"node {node}" for node in SILOS]

@@ -26,6 +26,7 @@ def joined(num_promoters: int):
     return attacked.finish(carry, jnp.float32(5)), like, of
 
 
+@pytest.mark.slow
 def test_without_promoters_the_mean_is_that_of_the_honest():
     found, _, of = joined(0)
     plain = make_aggregator("weighted_mean")

@@ -51,6 +51,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("host", "variant", "path"), spread(CASES, CASES[2:3]))
 def test_rounding_moves_scores_a_little_and_no_type(host, variant, path):
     data, common = client_data(DATASET), {"host__name": host, "variant": variant, "compute__path": path}

@@ -183,6 +183,7 @@ def finished(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_training_writes_a_page_and_the_command_writes_it_again(monkeypatch, capsys, finished):
     page = finished / "report.html"
     before = page.read_text()
@@ -195,6 +196,7 @@ def test_training_writes_a_page_and_the_command_writes_it_again(monkeypatch, cap
     assert page.read_text() == before
 
 
+@pytest.mark.slow
 def test_a_run_outlives_a_page_that_cannot_be_written(monkeypatch, finished):
     def fail(*_):
         raise RuntimeError("no page today")

@@ -55,6 +55,7 @@ def round_with_liars(name: str, value: float) -> tuple[np.ndarray, np.ndarray]:
     return flat(made.finish(carry, jnp.float32(12))), honest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [-10.0, 1e30, -3e38])
 @pytest.mark.parametrize("name", ROBUST)
 def test_a_quarter_of_liars_does_not_move_it_far(name, value):
@@ -66,6 +67,7 @@ def test_a_quarter_of_liars_does_not_move_it_far(name, value):
         assert np.linalg.norm(moved - honest) > 20 * spread
 
 
+@pytest.mark.slow
 def test_trimmed_rows_leave_out_those_who_push_one_row_together():
     """Honest rows that cancel, and four of forty that pull row 4 together and send rows of their own elsewhere."""
     half = np.random.default_rng(0).normal(size=(18, 6, 2, 3))
@@ -83,6 +85,7 @@ def test_trimmed_rows_leave_out_those_who_push_one_row_together():
     assert np.abs(row_4("weighted_mean", pull) - row_4("weighted_mean", other)).max() > 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", HOSTS)
 def test_trimmed_rows_take_what_clients_of_every_host_send(host):
     model = make_algorithm(settings(host__name=host, variant="fedvlr"), DATASET).model

@@ -317,6 +317,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_any_data_set_trains_and_ranks(fault):
     dataset = dataclasses.replace(DATASET, **FAULTS[fault])

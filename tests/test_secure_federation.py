@@ -94,6 +94,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "case"), list(enumerate(CASES)))
 def test_a_round_is_that_of_the_words_of_the_survivors_to_the_bit(secret, plain, number, case):
     lost, survivors = CASES[case]
@@ -108,6 +109,7 @@ def test_a_round_is_that_of_the_words_of_the_survivors_to_the_bit(secret, plain,
     assert report.tally.faults == ({"late": sum(len(USERS[node]) for node in lost)} if lost else {})
 
 
+@pytest.mark.slow
 def test_rounds_are_those_of_a_simulation_with_secret_sums(secret):
     secret.transport.spoil = losing({})
     simulated = jax.jit(secret.algorithm.init)(jax.random.key(0))

@@ -89,6 +89,7 @@ def started(state):
 CASES = [("statistics_bias", "fused"), ("statistics_bias", "uploads"), ("shared_low_rank", "picked")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("router", "path"), spread(CASES, CASES[:1]))
 def test_a_round_with_public_router_parameters_equals_algorithm_1(router, path):
     with jax.enable_x64(True):

@@ -9,6 +9,7 @@ import warnings
 
 import pytest
 from commands import arguments, run_here
+from problems import spread
 
 from fedvlr_jax.errors import ConfigError, RunWarning
 from fedvlr_jax.io import environment
@@ -37,6 +38,7 @@ def train(monkeypatch, capsys, workdir, **overrides):
     return code, capsys.readouterr().err.splitlines()
 
 
+@pytest.mark.slow
 def test_a_finished_run_asked_for_fewer_rounds_says_so(monkeypatch, capsys, copied):
     before = (copied / "result.json").read_bytes()
     with pytest.warns(RunWarning, match="the run has 20 rounds, more than the 10 asked for"):
@@ -44,10 +46,12 @@ def test_a_finished_run_asked_for_fewer_rounds_says_so(monkeypatch, capsys, copi
     assert (copied / "result.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_finished_run_asked_for_the_same_says_nothing(monkeypatch, capsys, copied):
     assert train(monkeypatch, capsys, copied)[0] == 0  # a warning would be an error
 
 
+@pytest.mark.slow
 def test_going_on_under_other_code_says_so_and_keeps_both_environments(monkeypatch, capsys, copied):
     first = read_json(copied / "environment.json")
     for commit, rounds in (("a" * 40, 30), ("b" * 40, 40)):
@@ -68,7 +72,7 @@ def test_going_on_under_other_code_says_so_and_keeps_both_environments(monkeypat
 BROKEN = ["", "{", '{"rounds": 20', "[]", "null", "3", '"x"', "{}", "\x00\xff"]
 
 
-@pytest.mark.parametrize("content", BROKEN)
+@pytest.mark.parametrize("content", spread(BROKEN, BROKEN[1:4]))
 @pytest.mark.parametrize("command", ["train", "evaluate"])
 @pytest.mark.parametrize("name", ["config.json", "result.json", "baselines.json", "environment.json"])
 def test_a_broken_file_is_one_line_or_no_obstacle(monkeypatch, capsys, copied, name, command, content):

@@ -71,6 +71,7 @@ def require_equal(programs: StoreBackend, device: tuple) -> None:
     jax.tree.map(np.testing.assert_array_equal, programs.rank(state, hide_test=False), device[2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", spread(["memory", "disk"], ["disk"]))
 def test_a_store_gives_the_numbers_of_the_device(tmp_path, monkeypatch, on_the_device, store):
     monkeypatch.setattr("fedvlr_jax.training.store_backend.DIRTY_BYTES", 100)  # everything goes through segment files
@@ -99,6 +100,7 @@ def test_every_kind_of_model_gives_the_numbers_of_the_device(tmp_path, overrides
     require_equal(StoreBackend(experiment("disk", **overrides), tmp_path, eval_chunk=4), device)
 
 
+@pytest.mark.slow
 def test_an_evaluation_block_by_block_gives_the_ranks_of_one_block(tmp_path, monkeypatch, on_the_device):
     monkeypatch.setattr("fedvlr_jax.training.store_backend.BLOCK_CLIENTS", 2)
     programs = StoreBackend(experiment("disk", **PLAIN), tmp_path, eval_chunk=2)
@@ -170,6 +172,7 @@ def undisturbed(tmp_path_factory):
     return outcome(trained), workdir, trained
 
 
+@pytest.mark.slow
 def test_a_run_ends_like_a_run_on_the_device(undisturbed, tmp_path):
     stored, device = undisturbed[2], train(experiment("device", **RUN), tmp_path)
     assert stored.progress.best_round == device.progress.best_round
@@ -194,6 +197,7 @@ def crash_after(monkeypatch, count: int) -> None:
     monkeypatch.setattr(loop, "_report", crash)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("store", "count", "seconds"),
     spread([("disk", 2, 0.0), ("disk", 3, 1e9), ("memory", 3, 0.0)], [("disk", 2, 0.0)]),
@@ -207,6 +211,7 @@ def test_a_crash_changes_nothing(undisturbed, tmp_path, monkeypatch, store, coun
     assert outcome(train(run, tmp_path)) == undisturbed[0]
 
 
+@pytest.mark.slow
 def test_only_segments_of_the_latest_and_the_best_round_are_kept(undisturbed):
     _, workdir, _ = undisturbed
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:

@@ -34,6 +34,7 @@ def swept(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_the_page_is_whole_and_has_every_point(swept):
     page = read_page((swept / "report.html").read_text(), swept)
     words = "".join(page.words)
@@ -50,6 +51,7 @@ def copied(swept, tmp_path):
     return shutil.copytree(swept, tmp_path / "copy")
 
 
+@pytest.mark.slow
 def test_it_writes_a_folder_a_run_the_tables_the_best_point_and_a_picture(swept):
     assert set(finished_runs(swept)) == {f"point{k}-seed{s}" for k in range(4) for s in (0, 1)}
     assert (swept / "parallel.png").read_bytes().startswith(b"\x89PNG")
@@ -73,6 +75,7 @@ def test_the_table_ranks_points_by_mean_validation_and_shows_the_test_of_the_fir
     assert {row[name] for row in others for name in row if name.startswith("test ")} == {""}
 
 
+@pytest.mark.slow
 def test_the_best_point_is_trained_again_by_its_arguments(swept, monkeypatch, tmp_path):
     found = best(swept)
     command = [f"--config={ROOT}/configs/quickstart.py", *found["arguments"], f"--workdir={tmp_path}/own"]
@@ -104,6 +107,7 @@ def test_noresume_starts_again_and_touches_nothing_else(copied, monkeypatch, cou
     assert (copied / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_shards_in_one_workdir_give_the_table_of_the_whole(swept, monkeypatch, tmp_path, counted):
     assert run_here(monkeypatch, "sweep", *flags(tmp_path / "w", "--shard=2/3")) == 0
     half = rows(tmp_path / "w")

@@ -160,6 +160,7 @@ def test_the_faster_way_is_chosen_where_measuring_pays(monkeypatch, rounds, seco
     assert ("not measured" in choice.why) == (compiled == [1])
 
 
+@pytest.mark.slow
 def test_a_sweep_takes_the_faster_way_and_notes_it(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(side_by_side, "PAYS", 0)
     monkeypatch.setattr(side_by_side, "_seconds_a_round", lambda programs, plan, runs, _: 1.0 / len(runs))

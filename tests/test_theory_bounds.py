@@ -104,6 +104,7 @@ def test_lemma_3_without_bias_is_an_equality():
     np.testing.assert_allclose(bounds.second_moment(0.1, 1, 10, 4, c, gradient2=5.0), expected, rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("steps", "cohort"), [(1, 2), (4, 2), (4, 6), (3, 3)])
 def test_every_bound_holds_for_a_simulated_quadratic(steps, cohort):
     problem, eta, rounds, seeds = quadratic(), 0.9 / steps, 12, 60

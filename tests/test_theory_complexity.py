@@ -57,6 +57,7 @@ def test_the_parts_of_the_closed_forms():
     assert parameters.ncf_parameters(64) == 10_945
 
 
+@pytest.mark.slow
 def test_messages_count_views_and_touched_rows(settings):
     dataset = tiny_dataset()
     found = {(m.host, m.variant): m for m in messages(settings, dataset)}

@@ -74,6 +74,7 @@ def test_the_probe_plays_the_round_that_the_library_plays(cohort, host):
     np.testing.assert_allclose(np.where(chosen_u, found.drift_au[-1][np.argsort(order_u)], 0), drift_u, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_probe_at_one_step_is_exact_where_the_lemmas_are_equalities():
     problem = problem_of()
     state = jax.jit(problem.algorithm.init)(jax.random.key(0))

@@ -112,6 +112,7 @@ def test_the_clocks_run(undisturbed):
     assert progress.updates_per_second == pytest.approx(progress.client_updates / progress.seconds_train)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("after", "seconds"), spread([(1, 0.0), (2, 0.0), (2, 1e9), (3, 1e9)], [(2, 0.0), (3, 1e9)]))
 def test_a_crash_after_any_evaluation_changes_nothing(undisturbed, tmp_path, monkeypatch, after, seconds):
     experiment, calls = toy_experiment(**SMALL, checkpoint__seconds=seconds), []
@@ -204,6 +205,7 @@ def test_a_finished_run_trains_nothing_more(undisturbed, tmp_path):
     assert outcome(rank_best(experiment, tmp_path)) == undisturbed[0]
 
 
+@pytest.mark.slow
 def test_more_rounds_go_on_where_the_run_ended(tmp_path):
     train(toy_experiment(**SMALL | {"rounds": 20}), tmp_path)
     train(toy_experiment(**SMALL | {"rounds": 40}), tmp_path)

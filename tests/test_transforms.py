@@ -89,6 +89,7 @@ def test_rounding_to_8_bits_is_right_on_average_and_never_off_by_more_than_a_ste
         assert (np.abs(np.mean(found, axis=0) - x) <= 6 * 0.5 * step / np.sqrt(len(keys)) + 1e-6).all()
 
 
+@pytest.mark.slow
 def test_a_row_is_rounded_alike_whatever_else_is_sent():
     sent = upload(seed=3)
     alone = Upload(sent.ids_n[1:2], jax.tree.map(lambda x: x[1:2], sent.rows), sent.head)
@@ -191,6 +192,7 @@ def sparse(monkeypatch):
     monkeypatch.setitem(TRANSFORMS, "sparse", make_sparse)
 
 
+@pytest.mark.slow
 def test_nothing_of_an_upload_is_lost_between_message_and_memory(sparse):
     algorithm = make_algorithm(settings(**SPARSE), DATASET)
     start, data = late_state(algorithm, 0), client_data(DATASET)

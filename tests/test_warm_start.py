@@ -107,6 +107,7 @@ def test_what_does_not_fit_is_refused_and_named(source, changes, message):
         warm_start(start, settings, load_configured(settings["data"], settings["seed"]))
 
 
+@pytest.mark.slow
 def test_public_parameters_go_to_other_users(source, best):
     changes = {"data__synthetic__num_users": 14, "init_from": str(source), "init_parts": "public"}
     experiment = experiment_of(**changes)

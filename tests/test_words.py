@@ -61,6 +61,7 @@ def joined(of, chunks, devices=1):
     return made.finish(jax.tree.map(lambda x: x[0], merged), jnp.float32(5))
 
 
+@pytest.mark.slow
 def test_the_mean_is_that_of_numbers_to_a_step_and_the_same_in_any_order():
     of = sent(1)._replace(alpha_c=jnp.ones(5))
     expected, step = weighted_mean(of), 10.0 / (1 << 19)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from laws import aggregators, hosts, objectives
+from laws import aggregators
 
 from broken import models, outside, rounds
 
@@ -21,13 +21,3 @@ BROKEN = {
 
 PLACES = {aggregators.it_equals_a_dense_computation: "weighted_mean"}
 """Laws that know rows by name; their broken row takes the place of one."""
-
-SLOW = {
-    hosts.padding_has_no_influence,
-    hosts.a_device_goes_on_where_it_stopped,
-    hosts.a_round_equals_algorithm_1,
-    hosts.paths_agree,
-    hosts.layout_changes_nothing,
-    objectives.paths_agree,
-}
-"""Laws whose broken rows are left to the slow tests, since they train."""
