@@ -17,10 +17,12 @@ class Prior(NamedTuple):
       score_ui: float32 [u, i], each client's own row of prior scores; a client never sees another's.
       blend_ii: float32 [i, i], rows sum to one: how far an item's trained score is its own, and how far that of the
         items with features like its own.
+      choice: float32 [] by name, what it was formed with.
     """
 
     score_ui: Array
     blend_ii: Array
+    choice: dict[str, Array]
 
 
 class Evidence(NamedTuple):

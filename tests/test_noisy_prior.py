@@ -142,6 +142,8 @@ def test_everything_of_a_noised_prior_is_made_of_the_release(monkeypatch):
     other = dataclasses.replace(DATASET, train_item=DATASET.train_item[::-1].copy())
     first, second = (configured_prior(settings(**SHARED), DATASET).formed(data) for data in (DATASET, other))
     assert first.mixture == second.mixture == {"co-occurrence": 1.0, "visual": 0.3}
+    weights = {"weight co-occurrence": 1.0, "weight popularity": 0.0, "weight visual": 0.3, "weight text": 0.0}
+    assert {name: float(x) for name, x in first.of(DATASET).choice.items()} == pytest.approx(weights)
     for name in first.maps:
         np.testing.assert_array_equal(first.maps[name], second.maps[name])
 

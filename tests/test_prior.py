@@ -17,6 +17,7 @@ from fedvlr_jax.federated.prior import PriorSettings
 from fedvlr_jax.federated.prior_choice import choose_prior
 from fedvlr_jax.models.hosts.fedprior import standardise
 from fedvlr_jax.training.experiment import make_experiment
+from fedvlr_jax.training.job import run_job
 from fedvlr_jax.training.priors import configured_prior
 
 RNG = np.random.default_rng(0)
@@ -241,6 +242,16 @@ def test_validation_decides_whether_a_chosen_prior_reads_the_order_of_time(order
 def next_on_the_ring(dataset):
     """What follows the newest item of every user."""
     return ((dataset.train_item[dataset.train_age == 0] + 1) % dataset.num_items).astype(np.int32)
+
+
+def test_a_run_says_and_keeps_what_its_prior_was_formed_with(ordered, tmp_path):
+    lines = []
+    tree = settings(host__name="fedprior", variant="base", host__choose_prior=True, rounds=1)
+    experiment = make_experiment(tree, ordered)
+    result = run_job(experiment, tmp_path, command=["train"], note=lines.append).result
+    chosen = configured_prior(tree, ordered).formed(ordered).settings
+    assert result["prior"] == pytest.approx(chosen._asdict(), rel=1e-5)
+    assert any(line.startswith(f"prior with reach {chosen.reach:g}, decay ") for line in lines)
 
 
 def test_choosing_starts_from_the_settings_and_ends_in_the_table(ordered):

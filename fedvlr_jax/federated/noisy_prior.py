@@ -37,6 +37,7 @@ SHARES = (0.8, 0.2)
 """Squared weights of co-occurrence and popularity in what a client sends."""
 
 CO_OCCURRENCE, POPULARITY = "co-occurrence", "popularity"
+MAPS = (CO_OCCURRENCE, POPULARITY, "visual", "text")
 
 KERNEL = "cubed"
 """Of item features, see `view_maps.KERNELS`."""
@@ -112,7 +113,7 @@ def release(dataset: Dataset, settings: PriorSettings, noise: float, seed: int) 
 def megabytes_once(dataset: Dataset) -> float:
     """10^6 bytes: each client sends its pairs, popularity and values of mixtures, and is handed both noised sums."""
     length_u = np.bincount(dataset.train_user, minlength=dataset.num_users).astype(np.int64)
-    values = len(mixtures((CO_OCCURRENCE, POPULARITY, "visual", "text")))
+    values = len(mixtures(MAPS))
     given_out = dataset.num_items * (dataset.num_items + 1) // 2
     return 4e-6 * float((length_u * (length_u + 1) // 2 + given_out + values).sum())
 
@@ -202,7 +203,8 @@ class Blend(NamedTuple):
 
     def of(self, histories: Dataset) -> Prior:
         """The prior of the users of `histories`, on the device; trained logits are not drawn to those of others."""
-        return Prior(jnp.asarray(self.scores(histories), jnp.float32), jnp.eye(histories.num_items))
+        weights = {f"weight {name}": jnp.float32(self.mixture.get(name, 0)) for name in MAPS}
+        return Prior(jnp.asarray(self.scores(histories), jnp.float32), jnp.eye(histories.num_items), weights)
 
 
 def _weights(name: str, histories: Dataset, settings: PriorSettings) -> np.ndarray:

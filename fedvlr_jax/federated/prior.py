@@ -200,7 +200,8 @@ class Shrunk(NamedTuple):
 
     def of(self, histories: Dataset) -> Prior:
         """The prior of the users of `histories`, on the device."""
-        return Prior(*(jnp.asarray(x, jnp.float32) for x in (self.scores(histories), self.blend_ii)))
+        score_ui, blend_ii = (jnp.asarray(x, jnp.float32) for x in (self.scores(histories), self.blend_ii))
+        return Prior(score_ui, blend_ii, {name: jnp.float32(x) for name, x in self.settings._asdict().items()})
 
 
 def shrink(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedvlr_jax.agreed import ScoreViews
+from fedvlr_jax.agreed import Prior, ScoreViews
 from fedvlr_jax.baselines import run_baselines
 from fedvlr_jax.data import load_configured
 from fedvlr_jax.data.buckets import make_buckets
@@ -94,8 +94,8 @@ def run_job(
     if result is None:
         write_json(workdir / "config.json", experiment.settings)
         write_environment(workdir, describe_environment(command, workdir))
-        if note is not None and isinstance(experiment.clients.prior, ScoreViews):
-            note(chosen_line(experiment.clients.prior))
+        if note is not None and experiment.clients.prior is not None:
+            note(_agreed_line(experiment.clients.prior))
         with Trackers(experiment.settings["writers"], workdir, experiment.settings) as trackers:
             trained = train(
                 experiment, workdir, interrupt=interrupt, on_progress=on_progress, note=note, trackers=trackers
@@ -232,7 +232,20 @@ def _result(
     result = make_result(settings, dataset, cost, progress, trained.ranks, learned_um, judged)
     if isinstance(clients.prior, ScoreViews):
         result["score_views"] = describe_views(algorithm, trained.state.public.params, clients.prior)
+    elif clients.prior is not None:
+        result["prior"] = _formed_with(clients.prior)
     return json_ready(result)
+
+
+def _formed_with(prior: Prior) -> dict[str, float]:
+    return {name: float(f"{float(x):.6g}") for name, x in prior.choice.items()}
+
+
+def _agreed_line(agreed: Prior | ScoreViews) -> str:
+    """What a run agreed on before its first round, in one line."""
+    if isinstance(agreed, ScoreViews):
+        return chosen_line(agreed)
+    return "prior with " + ", ".join(f"{name} {x:g}" for name, x in _formed_with(agreed).items())
 
 
 def lists_of(experiment: Experiment, trained: Trained) -> dict[str, Any]:
