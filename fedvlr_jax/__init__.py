@@ -18,6 +18,7 @@ __version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from fedvlr_jax.algorithm import make_algorithm
+    from fedvlr_jax.analysis.judging import judge_scores
     from fedvlr_jax.api import (
         Fitted,
         evaluate,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "algorithm": ("make_algorithm",),
+    "analysis.judging": ("judge_scores",),
     "api": (
         "Fitted",
         "evaluate",
@@ -110,6 +112,7 @@ __all__ = [
     "fit",
     "from_arrays",
     "from_frame",
+    "judge_scores",
     "leave_users_out",
     "load_dataset",
     "make_algorithm",

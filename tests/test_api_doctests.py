@@ -8,6 +8,7 @@ import pytest
 
 import fedvlr_jax
 from fedvlr_jax import api, newcomers
+from fedvlr_jax.analysis import judging
 from fedvlr_jax.data import arrays
 
 
@@ -17,8 +18,9 @@ def fitted():
     return fedvlr_jax.fit(dataset, {"variant": "base", "rounds": 2})
 
 
-@pytest.mark.parametrize("module", [fedvlr_jax, api, arrays, newcomers])
+@pytest.mark.parametrize("module", [fedvlr_jax, api, arrays, newcomers, judging])
 def test_examples_give_what_they_say(module, fitted):
-    found = doctest.testmod(module, extraglobs={"fitted": fitted}, optionflags=doctest.ELLIPSIS)
+    names = {"fitted": fitted, "load_dataset": fedvlr_jax.load_dataset}
+    found = doctest.testmod(module, extraglobs=names, optionflags=doctest.ELLIPSIS)
     assert found.attempted > 0
     assert found.failed == 0

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from ranking_oracle import random_dataset, rank_of
 
+import fedvlr_jax
 from fedvlr_jax.analysis.judging import compare_with, judge, run_of
 from fedvlr_jax.data.score_files import ForeignScores, read_scores
 from fedvlr_jax.errors import CheckpointError, DataError
@@ -232,3 +233,12 @@ def test_what_is_no_file_of_scores_is_said(tmp_path):
     ):
         with pytest.raises(DataError, match=message):
             read_scores(tmp_path / name, PLAIN)
+
+
+def test_a_matrix_in_memory_has_the_result_of_its_file(tmp_path):
+    np.save(tmp_path / "scores.npy", SCORES_UI)
+    in_memory = fedvlr_jax.judge_scores(PLAIN, SCORES_UI)
+    assert in_memory == fedvlr_jax.judge_scores(PLAIN, str(tmp_path / "scores.npy"))
+    assert in_memory == judge(read_scores(tmp_path / "scores.npy", PLAIN), PLAIN).result
+    with pytest.raises(DataError, match=r"scores: expected numbers \[users, items\] = .*it may be transposed"):
+        fedvlr_jax.judge_scores(PLAIN, SCORES_UI.T)

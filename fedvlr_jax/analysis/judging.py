@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ import numpy as np
 from fedvlr_jax.baselines.base import merge_buckets
 from fedvlr_jax.baselines.judging import judged_lists
 from fedvlr_jax.data.buckets import heldout_targets, make_buckets
-from fedvlr_jax.data.score_files import ForeignScores
+from fedvlr_jax.data.score_files import ForeignScores, matrix_scores, read_scores
 from fedvlr_jax.errors import CheckpointError
 from fedvlr_jax.evaluation.comparison import Comparison, compare, holm
 from fedvlr_jax.evaluation.foreign import listed, score_listed
@@ -76,6 +77,30 @@ def judge(scores: ForeignScores, dataset: Dataset) -> Judged:
         "lists": judged_lists(score, lists, buckets, dataset),
     }
     return Judged(ranks, result)
+
+
+def judge_scores(dataset: Dataset, scores: np.ndarray | str | os.PathLike[str]) -> dict[str, Any]:
+    """What scores of any other library are worth on a data set: tie-exact, train items left out, as for every run.
+
+    >>> dataset = load_dataset("synthetic")
+    >>> by_popularity = np.tile(np.bincount(dataset.train_item, minlength=dataset.num_items), (dataset.num_users, 1))
+    >>> round(judge_scores(dataset, by_popularity)["test"]["NDCG@50"], 4)
+    0.073
+
+    Args:
+      dataset: with held-out rows.
+      scores: [u, i], larger is better, in the order of the numbers of users and items; or a file, as `read_scores`
+        reads it.
+
+    Returns:
+      ``Judged.result``.
+
+    Raises:
+      DataError: as of `data.score_files.read_scores`.
+    """
+    if isinstance(scores, (str, os.PathLike)):
+        return judge(read_scores(pathlib.Path(scores), dataset), dataset).result
+    return judge(matrix_scores(scores, dataset), dataset).result
 
 
 def run_of(workdir: pathlib.Path, dataset: Dataset) -> tuple[str, Judged]:

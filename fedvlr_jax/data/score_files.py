@@ -67,8 +67,23 @@ def read_scores(file: pathlib.Path, dataset: Dataset) -> ForeignScores:
     if file.suffix not in (*MATRICES, *LISTS):
         known = ", ".join((*MATRICES, *LISTS))
         raise DataError(f"{file}: expected one of {known}, found {file.suffix or 'no suffix'}")
-    form = "matrix" if file.suffix in MATRICES else "list"
-    rows = (_matrix_rows if form == "matrix" else _list_rows)(file, dataset)
+    if file.suffix in MATRICES:
+        return _checked(file, "matrix", _matrix_rows(file, _arrays_of(file), dataset), dataset)
+    return _checked(file, "list", _list_rows(file, dataset), dataset)
+
+
+def matrix_scores(scores_ui: np.ndarray, dataset: Dataset) -> ForeignScores:
+    """The scores of a matrix [users, items] in the order of the data set's numbers.
+
+    Raises:
+      DataError: as `read_scores`.
+    """
+    name = pathlib.Path("scores")  # what errors call it
+    return _checked(name, "matrix", _matrix_rows(name, {"scores": np.asarray(scores_ui)}, dataset), dataset)
+
+
+def _checked(file: pathlib.Path, form: str, rows: _Rows, dataset: Dataset) -> ForeignScores:
+    """The rows without those of train items."""
     _require_pairs_once(file, rows, dataset)
     _require_users(file, rows.user, dataset)
     pair = rows.user * dataset.num_items + rows.item
@@ -78,14 +93,18 @@ def read_scores(file: pathlib.Path, dataset: Dataset) -> ForeignScores:
     return ForeignScores(rows.user[left], rows.item[left], rows.value[left], form, len(pair) - len(left))
 
 
-def _matrix_rows(file: pathlib.Path, dataset: Dataset) -> _Rows:
-    """All cells of a matrix."""
+def _arrays_of(file: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of a file of NumPy; one alone is the scores."""
     try:
         with file.open("rb") as stream:
             loaded = np.load(stream)
-            arrays = {"scores": loaded} if isinstance(loaded, np.ndarray) else {n: loaded[n] for n in loaded.files}
+            return {"scores": loaded} if isinstance(loaded, np.ndarray) else {n: loaded[n] for n in loaded.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{file}: expected arrays of NumPy, found {error}") from error
+
+
+def _matrix_rows(file: pathlib.Path, arrays: Mapping[str, np.ndarray], dataset: Dataset) -> _Rows:
+    """All cells of a matrix."""
     if "scores" not in arrays:
         raise DataError(f"{file}: expected an array scores, found {', '.join(arrays) or 'no array'}")
     known_users = ids_or_numbers(dataset.user_ids, dataset.num_users)

@@ -169,8 +169,7 @@ def make_prior(
     Args:
       dataset: histories and their ages.
       weights: of `federate` for the same histories.
-      features: [i, dv] and [i, dc] with unit-norm rows, None where absent; without any, rare items are shrunk
-        towards the mean over all seen items.
+      features: [i, dv] and [i, dc] with unit-norm rows, None where absent: then rare items lean on all seen ones.
       settings: as for `weights`.
     """
     return shrink(weights.weight_ii, weights.count_i, features, settings).of(dataset)
@@ -200,8 +199,8 @@ class Shrunk(NamedTuple):
 
     def of(self, histories: Dataset) -> Prior:
         """The prior of the users of `histories`, on the device."""
-        score_ui, blend_ii = (jnp.asarray(x, jnp.float32) for x in (self.scores(histories), self.blend_ii))
-        return Prior(score_ui, blend_ii, {name: jnp.float32(x) for name, x in self.settings._asdict().items()})
+        choice = {name: jnp.float32(x) for name, x in self.settings._asdict().items()}
+        return Prior(*(jnp.asarray(x, jnp.float32) for x in (self.scores(histories), self.blend_ii)), choice)
 
 
 def shrink(
