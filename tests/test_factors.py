@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from laws.rounds import DATASET, late_state
 from problems import (
-    MODELS,
+    COVERING,
     client_data,
     planned,
     relative_difference,
@@ -29,7 +29,7 @@ from fedvlr_jax.federated.private_state import gather_clients
 from fedvlr_jax.federated.transforms import make_clip, upload_norm
 
 ROUND = 12  # late enough for curricula
-UNTAUGHT = [model for model in MODELS if "fedncf" not in model and "gfmfr" not in model]
+UNTAUGHT = [model for model in COVERING if "fedncf" not in model and "gfmfr" not in model]
 CASES = [
     *((*model, "bce", "mlp") for model in UNTAUGHT),
     *itertools.product(["fcf", "fedrap"], ["fedvlr", "vbpr"], ["softmax"], ["mlp"]),

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import MODELS, settings, spread, tiny_dataset
+from problems import COVERING, settings, spread, tiny_dataset
 
 from fedvlr_jax.federated.score_views import VIEWS
 from fedvlr_jax.inference.parts import CONSTANT, PRIOR, coalitions, score_parts, view_history_parts
@@ -39,7 +39,7 @@ def problem(host: str, variant: str, **case):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("host", "variant"), spread(MODELS, FAST))
+@pytest.mark.parametrize(("host", "variant"), spread(COVERING, FAST))
 def test_parts_sum_to_the_score(host, variant):
     experiment, params, slot = problem(host, variant)
     algorithm = experiment.algorithm

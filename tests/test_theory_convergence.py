@@ -27,6 +27,10 @@ TINY = {
 }
 
 
+FEW = {"check__cohorts": "(3,12)", "check__rounds": "(4,8)"}
+"""For a fault that shows in every cell of the grid."""
+
+
 def check(monkeypatch, workdir, **overrides) -> int:
     """Exit code of the command on a tiny grid."""
     fields = TINY | {name.replace("__", "."): value for name, value in overrides.items()}
@@ -75,7 +79,7 @@ def test_a_drift_that_is_three_times_too_long_is_seen(monkeypatch, tmp_path, cap
         return right(self, steps, eta)._replace(optimizer=optax.sgd(3 * eta))
 
     monkeypatch.setattr(problem.Problem, "local", wrong)
-    assert check(monkeypatch, tmp_path) == 1
+    assert check(monkeypatch, tmp_path, **FEW) == 1
     lines = [line for line in capsys.readouterr().out.splitlines() if "VIOLATED" in line]
     assert any("Lemma 1" in line for line in lines)
 
@@ -120,7 +124,7 @@ def test_a_training_config_is_refused(monkeypatch, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_settings_outside_the_assumptions_run_with_a_label(monkeypatch, tmp_path, capsys):
-    check(monkeypatch, tmp_path, fusion__activation="relu")
+    check(monkeypatch, tmp_path, fusion__activation="relu", **FEW)
     assert "OUTSIDE THE ASSUMPTIONS" in capsys.readouterr().out
 
 
