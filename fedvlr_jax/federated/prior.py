@@ -200,7 +200,7 @@ class Shrunk(NamedTuple):
     def of(self, histories: Dataset) -> Prior:
         """The prior of the users of `histories`, on the device."""
         choice = {name: jnp.float32(x) for name, x in self.settings._asdict().items()}
-        return Prior(*(jnp.asarray(x, jnp.float32) for x in (self.scores(histories), self.blend_ii)), choice)
+        return Prior(jnp.float32(self.scores(histories)), jnp.float32(self.blend_ii), choice)
 
 
 def shrink(
