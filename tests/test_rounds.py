@@ -23,7 +23,7 @@ PLACES = [(HOST_NAMES.index(host), VARIANT_NAMES.index(variant), host, variant) 
 CASES = [
     ("fused" if host == "fedrap" else PATHS[(h + v // 2) % 3], host, variant)
     for h, v, host, variant in PLACES
-    if (h + v) % 2 == 0
+    if (h + v) % 4 == 0 or (host, variant) in (("fcf", "fedvlr"), ("fedrap", "base"))
 ]
 COVERING = [("gathered", "fcf", "fedvlr"), ("fused", "fedrap", "base")]
 
@@ -61,11 +61,9 @@ def test_a_client_alone_gives_the_upload_it_gives_among_others(touched_rows, obj
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("host", "variant", "path"), [("fedavg", "fedvlr", "uploads"), ("fedrap", "fedvlr", "fused")]
-)
-def test_layout_changes_nothing(host, variant, path):
-    hosts.layout_changes_nothing(host, variant, path)
+def test_layout_changes_nothing():
+    """With a router and with whole uploads; tests/laws/hosts.py has every host without."""
+    hosts.layout_changes_nothing("fedrap", "fedvlr", "uploads")
 
 
 def test_only_the_cohort_moves_and_its_private_state_persists():

@@ -84,7 +84,8 @@ def judge_scores(dataset: Dataset, scores: np.ndarray | str | os.PathLike[str]) 
 
     >>> dataset = load_dataset("synthetic")
     >>> by_popularity = np.tile(np.bincount(dataset.train_item, minlength=dataset.num_items), (dataset.num_users, 1))
-    >>> round(judge_scores(dataset, by_popularity)["test"]["NDCG@50"], 4)
+    >>> on_test = judge_scores(dataset, by_popularity)["test"]
+    >>> round(on_test["NDCG@50"], 4)
     0.073
 
     Args:
