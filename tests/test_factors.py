@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from laws.rounds import DATASET, late_state
 from problems import (
-    COVERING,
+    MODELS,
     client_data,
     planned,
     relative_difference,
@@ -29,11 +29,7 @@ from fedvlr_jax.federated.private_state import gather_clients
 from fedvlr_jax.federated.transforms import make_clip, upload_norm
 
 ROUND = 12  # late enough for curricula
-UNTAUGHT = [
-    (host, variant)
-    for host, variant in COVERING
-    if host != "fedncf" and variant != "gfmfr" and (variant != "base" or host == "fcf")
-]
+UNTAUGHT = [model for model in MODELS if "fedncf" not in model and "gfmfr" not in model]
 CASES = [
     *((*model, "bce", "mlp") for model in UNTAUGHT),
     *itertools.product(["fcf", "fedrap"], ["fedvlr", "vbpr"], ["softmax"], ["mlp"]),
@@ -45,7 +41,6 @@ FAST = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("host", "variant", "objective", "router"), spread(CASES, FAST))
 def test_factors_give_the_norms_and_clipped_sums_of_uploads(host, variant, objective, router):
     with jax.enable_x64(True):

@@ -8,18 +8,19 @@ from laws.saving import require_saved, require_stored_rounds
 from problems import settings, spread
 
 from fedvlr_jax.algorithm import make_algorithm
+from fedvlr_jax.models.router import ROUTERS
 
 COMMON = {"fusion__operators": "id,visual", "server__clients_per_round": 5}
 
 
-@pytest.mark.parametrize("router", spread(["uniform", "mlp", "shared_low_rank", "statistics"], ["uniform"]))
+@pytest.mark.parametrize("router", spread(ROUTERS, ["uniform"]))
 def test_states_with_any_router_are_saved(tmp_path, router):
     state, _ = after(1, fusion__router=router, **COMMON)
     require_saved(tmp_path, state)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("router", ["bias", "shared_bias", "statistics_bias"])
+@pytest.mark.parametrize("router", ROUTERS)
 def test_rounds_with_client_states_in_files_take_any_router(tmp_path, router):
     require_stored_rounds(tmp_path, 2, fusion__router=router, **COMMON)
 

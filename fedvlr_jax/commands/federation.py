@@ -43,11 +43,11 @@ def define(values: flags.FlagValues) -> None:
 def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     """Write what the server reads, start everything, show what it says, end everything."""
     from fedvlr_jax.data import load_configured
+    from fedvlr_jax.data.histories import split_by_user
     from fedvlr_jax.deploy.coordinator import Timing
     from fedvlr_jax.deploy.flower.app import write_app, write_connection
     from fedvlr_jax.deploy.flower.loopback import loopback, shares
     from fedvlr_jax.deploy.partial_rows import require_enough
-    from fedvlr_jax.deploy.people import people_of
     from fedvlr_jax.deploy.server_run import prepare_server
     from fedvlr_jax.extras import require_extra
     from fedvlr_jax.io.files import prepare_workdir, read_json
@@ -67,8 +67,8 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
         write_connection(workdir / "flower", values.superlink, certificate=values.certificate)
         print(f"{workdir} is ready; with a superlink and supernodes: flwr run {workdir / 'app'} local --stream")
         return
-    histories = (person.history for person in people_of(dataset, range(num_users)).values())
-    require_enough(settings["client"], histories, dataset.num_items)  # every silo would refuse, and all would wait
+    # Every silo would refuse, and all would wait.
+    require_enough(settings["client"], split_by_user(dataset, dataset.train_item), dataset.num_items)
     with require_extra("flower", "a federation"):
         import flwr  # noqa: F401
     (workdir / "result.json").unlink(missing_ok=True)

@@ -33,9 +33,11 @@ def require_enough(client: Mapping[str, Any], histories: Iterable[np.ndarray], n
     Raises:
       MessageError: it is below the positives and the negatives of all steps.
     """
-    each, width = client["download_rows"], max((padded(x, num_items).size for x in histories), default=0)
+    if not (each := client["download_rows"]):
+        return
+    width = padded(max(histories, key=len), num_items).size
     most = min(width * (1 + client["steps"] * client["negatives"]), num_items)
-    if each and each < most:
+    if each < most:
         raise MessageError(
             f"client.download_rows: expected 0 (all), or {most} or more, which a user of this silo with a "
             f"history of up to {width} items may touch in a round, found {each}"
