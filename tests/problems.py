@@ -26,16 +26,6 @@ MODELS = (
 )
 """Every host in the paper's variants, and one host in the others."""
 
-OTHER_VARIANTS = [name for name in VARIANT_NAMES if name not in ("base", "fedvlr")]
-COVERING = tuple(
-    (host, variant)
-    for h, host in enumerate(HOST_NAMES)
-    for variant in VARIANT_NAMES
-    if host == "fcf" or variant in ("base", "fedvlr", OTHER_VARIANTS[-h % len(OTHER_VARIANTS)])
-)
-"""Hosts and variants are parts of their own, so some pairs stand for all: every host in three variants, one host in
-every variant."""
-
 SMALL = {
     "fusion__dim": 8,
     "fusion__heads": 2,

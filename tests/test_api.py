@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from commands import without_clocks
-from problems import COVERING, HOST_NAMES, client_data, settings, spread, tiny_dataset
+from problems import HOST_NAMES, MODELS, client_data, settings, spread, tiny_dataset
 from test_data_arrays import numbered_rows
 
 import fedvlr_jax
@@ -273,7 +273,7 @@ def preferences_of(host, variant):
     return learned_preferences(algorithm, [(state, clients.buckets[0])], clients, DATASET.num_users)
 
 
-@pytest.mark.parametrize(("host", "variant"), spread(COVERING, [("fcf", "base"), ("fedrap", "mlp")]))
+@pytest.mark.parametrize(("host", "variant"), spread(MODELS, [("fcf", "base"), ("fedrap", "mlp")]))
 def test_preferences_are_shares_for_every_host_and_variant(host, variant):
     share_um = preferences_of(host, variant)
     assert share_um.shape == (DATASET.num_users, 3)

@@ -41,6 +41,7 @@ FAST = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("host", "variant", "objective", "router"), spread(CASES, FAST))
 def test_factors_give_the_norms_and_clipped_sums_of_uploads(host, variant, objective, router):
     with jax.enable_x64(True):

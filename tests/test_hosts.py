@@ -207,7 +207,7 @@ def check_round(host, variant, *, item_lr=0.0, **overrides):
 
 
 TRAINED = [host for host in HOST_NAMES if host != "fedblend"]  # which learns from evidence, see test_score_views.py
-COVERING = [("fcf", "fedvlr"), ("fedncf", "base"), ("pfedrec", "mlp")]
+COVERING = [("fcf", "fedvlr"), ("fedncf", "base")]
 
 
 @pytest.mark.parametrize(("host", "variant"), spread(itertools.product(TRAINED, VARIANT_NAMES), COVERING))
@@ -216,6 +216,7 @@ def test_a_round_equals_algorithm_1_in_float64(host, variant):
         check_round(host, variant, compute__path="uploads")
 
 
+@pytest.mark.slow
 def test_a_teacher_learns_in_one_backward_pass_of_all_clients():
     with jax.enable_x64(True):
         check_round("fcf", "gfmfr", compute__path="fused")
@@ -247,6 +248,7 @@ def test_scores_equal_the_formulas_in_float64(host, variant):
             np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["bce", "softmax"])
 def test_pfedrec_scores_after_gradient_steps_on_its_own_rows(objective):
     with jax.enable_x64(True):

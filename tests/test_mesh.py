@@ -87,7 +87,7 @@ def test_eight_devices_and_then_three_equal_one_after_twenty_rounds(tmp_path):
 
 
 @pytest.mark.slow
-def test_four_devices_join_uploads_as_one_does_with_every_aggregator(tmp_path):
+def test_two_and_four_devices_join_uploads_as_one_does_with_every_aggregator(tmp_path):
     """All in one process, whose programs for the first state and for ranks are the same."""
     cases = {
         tmp_path / f"{aggregator}_{devices}": {
@@ -100,12 +100,13 @@ def test_four_devices_join_uploads_as_one_does_with_every_aggregator(tmp_path):
             "compute__devices": devices,
         }
         for aggregator in AGGREGATORS
-        for devices in (1, 4)
+        for devices in (1, 2, 4)
     }
     found = dict(zip(cases, run_cases(cases), strict=True))
     for aggregator in AGGREGATORS:
-        one, four = (found[tmp_path / f"{aggregator}_{devices}"] for devices in (1, 4))
-        assert_same(four, one, tolerance=1e-5)
+        one, *several = (found[tmp_path / f"{aggregator}_{devices}"] for devices in (1, 2, 4))
+        for other in several:
+            assert_same(other, one, tolerance=1e-5)
 
 
 @pytest.mark.slow

@@ -38,6 +38,7 @@ def problem(host: str, variant: str, **case):
     return experiment, params, Bucket(bucket.user[1:2], bucket.history[1:2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("host", "variant"), spread(MODELS, FAST))
 def test_parts_sum_to_the_score(host, variant):
     experiment, params, slot = problem(host, variant)
@@ -94,6 +95,7 @@ def test_items_of_a_history_sum_to_the_prior():
     np.testing.assert_allclose(rows_ri.sum(axis=0), experiment.clients.prior.score_ui[user], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_items_of_a_history_sum_to_what_score_views_add_beyond_the_constant_ones():
     experiment, params, slot = problem("fedblend", "base", host__fusion_weight=0.0)
     item_b = np.setdiff1d(np.arange(40), np.asarray(slot.history[0]))[:5]

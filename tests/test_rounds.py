@@ -33,6 +33,7 @@ def test_paths_equal_uploads_path(path, host, variant):
     hosts.paths_agree(host, variant, (path,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("touched_rows", "objective"),
     spread(itertools.product([True, False], ["bce", "softmax"]), [(False, "softmax")]),
@@ -89,6 +90,7 @@ def test_only_the_cohort_moves_and_its_private_state_persists():
     assert set(np.flatnonzero(differs_u)) == moved_once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "bad"),
     spread(
@@ -137,6 +139,7 @@ def test_moving_items_coincides_with_algorithm_1_for_one_local_step(host):
     assert relative_difference(several.public.params, plain.public.params) > 1e-4
 
 
+@pytest.mark.slow
 def test_aggregation_weights_sum_to_one():
     """Scaling all alpha_u by a constant changes nothing; FedAvg weighs by history length, FCF does not."""
     fedavg, _ = after(1, host__name="fedavg", variant="base")

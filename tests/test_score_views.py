@@ -477,7 +477,8 @@ OWN = {"fedblend": BLEND, "fedprior": PRIOR}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "kind"), [("KU", "rows"), ("KU", "random"), ("synthetic", "random")])
+@pytest.mark.parametrize("kind", ["rows", "random"])
+@pytest.mark.parametrize("name", ["KU", "synthetic"])
 @pytest.mark.parametrize("host", OWN)
 @pytest.mark.filterwarnings("ignore::fedvlr_jax.data.messages.DataWarning")  # repeated rows of KU
 def test_times_that_mean_nothing_do_not_push_a_host_below_ease(host, name, kind, request):

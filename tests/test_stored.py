@@ -86,9 +86,10 @@ def test_a_store_gives_the_numbers_of_the_device(tmp_path, monkeypatch, on_the_d
     [
         ({"variant": "fedvlr"}, 5),
         ({"variant": "fedvlr", "objective": "softmax"}, 0),
+        ({"host__name": "fedrap", "variant": "base"}, 0),
         ({"host__name": "fedrap", "variant": "mlp", "compute__path": "uploads", "client__optimizer": "adam"}, 5),
         ({"host__name": "pfedrec", "variant": "vbpr"}, 5),
-        ({"host__name": "fedncf", "variant": "base", "compute__path": "gathered", "server__optimizer": "adam"}, 0),
+        ({"host__name": "fedncf", "variant": "base", "compute__path": "gathered", "server__optimizer": "adam"}, 5),
     ],
 )
 def test_every_kind_of_model_gives_the_numbers_of_the_device(tmp_path, overrides, clients):

@@ -262,7 +262,7 @@ def wait_for_runs(process, workdir: pathlib.Path, count: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_a_stopped_or_killed_sweep_goes_on_and_repeats_nothing(tmp_path, number, code):
     process = start("sweep", *flags(tmp_path / "w", config=LONG))
     wait_for_runs(process, tmp_path / "w", 2)
