@@ -141,6 +141,16 @@ def test_methods_come_again_with_changed_settings_and_what_their_noise_is_worth(
         names(hosts="fcf", changed={"eps": {"privacy": {"epsilon": 1.0}}})
 
 
+def test_some_methods_alone_come_again_with_changed_settings():
+    changed = {"one": {"fusion": {"router": "common"}}}
+    found = names(hosts="fcf,fedavg", methods="*+*", changed=changed, changed_of="fcf+fed*, fedavg+mlp")
+    assert {name for name in found if ", one" in name} == {"fcf+fedvlr, one", "fedavg+mlp, one"}
+    said = r"changed_of: 'fcf\+fedvrl' fits no federated method; did you mean 'fcf\+fedvlr'"
+    with pytest.raises(ConfigError, match=said):
+        names(changed=changed, changed_of="fcf+fedvrl")
+    assert names(changed_of="fcf+fedvrl") == names()  # nothing comes again, so nothing is asked for
+
+
 def test_the_benchmark_of_privacy_has_each_method_under_each_budget():
     listed = list_methods(privacy_ku.get_config().to_dict(), DATASET)
     found = [method.name for method in listed.methods]

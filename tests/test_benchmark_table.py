@@ -207,6 +207,21 @@ def test_a_variant_that_is_not_the_papers_is_tested_against_base_and_fedvlr(data
     assert found == [("fcf+gfmfr", "fcf+base"), ("fcf+gfmfr", "fcf+fedvlr")]
 
 
+def test_a_method_with_changed_settings_is_tested_against_itself_and_what_changed_alike(dataset):
+    names = ("fcf+base", "fcf+mlp", "fcf+fedvlr", "fcf+base, eps 8", "fcf+fedvlr, eps 8", "fcf+fedvlr, eps 1")
+    control = make_method(dataset, "fcf+fedvlr, random features", CONTROL, seeds=SEEDS)
+    runs = [make_method(dataset, name, FEDERATED, seeds=SEEDS) for name in names]
+    found: dict[str, set[str]] = {}
+    for c in make_contrasts([*runs, control]):
+        found.setdefault(c.method, set()).add(c.against)
+    assert found == {
+        "fcf+fedvlr": {"fcf+base", "fcf+mlp", control.name},
+        "fcf+base, eps 8": {"fcf+base"},
+        "fcf+fedvlr, eps 8": {"fcf+fedvlr", "fcf+base, eps 8", "fcf+mlp"},
+        "fcf+fedvlr, eps 1": {"fcf+fedvlr", "fcf+base", "fcf+mlp"},
+    }
+
+
 def test_group_rows_add_up_to_the_whole(methods, dataset, rows):
     groupings = make_groups(methods, dataset)
     assert [groups.grouping for groups in groupings] == ["warmth", "history", "popularity"]

@@ -26,7 +26,7 @@ def flat(tree: dict, prefix: str = "") -> dict:
 SETS = [(ku, benchmark_ku), (ml, benchmark_ml)]
 
 
-@pytest.mark.parametrize("method", ["fedavg+fedvlr", "fedrap+base", "fedprior+fedvlr"])
+@pytest.mark.parametrize("method", ["fedavg+fedvlr", "fedrap+base", "fedprior+fedvlr", "fcf+fedvlr, one weighting"])
 @pytest.mark.parametrize(("chosen", "benchmark"), SETS)
 def test_a_data_set_trains_a_method_as_the_benchmark_does(chosen, benchmark, method):
     config = benchmark.get_config()

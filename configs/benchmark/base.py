@@ -35,7 +35,8 @@ def get_config() -> ConfigDict:
     # Settings and grids by pattern of method names; patterns apply in alphabetical order ("*" first), later ones win.
     config.settings = ConfigDict()
     config.grid = ConfigDict()
-    config.changed = ConfigDict()  # every federated method once more with these fields: {"eps 8": fields(...)}
+    config.changed = ConfigDict()  # federated methods once more with these fields: {"eps 8": fields(...)}
+    config.changed_of = "*"  # which of them: comma list of names or patterns
 
     config.train = base.get_config()  # what all federated methods share
     config.train.eval.every = 5
@@ -54,6 +55,9 @@ def fields(**dotted: object) -> ConfigDict:
         place[leaf] = value
     return ConfigDict(nested)
 
+
+# FedVLR's router without private parameters: one weight for each view and all users, an id view among them.
+ONE_WEIGHTING = fields(fusion__router="common", fusion__operators="id,sum,mlp,gate")
 
 # FedBlend learns a few weights in coordinates in which all matter alike: few rounds, and one rate for all sets.
 BLEND = fields(

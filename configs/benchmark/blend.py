@@ -18,7 +18,6 @@ def get_config() -> ConfigDict:
     config.own = "fedblend+base,fedprior+base"
     config.controls = "shuffled features, random features"
     config.methods = "fedblend+*, fedprior+base, ease, fed_ease, content_ease, fed_content_ease, popularity, item_knn"
-    config.train.compute.bucket_worth = 0  # as the tables in docs/reproduction.md were made
     config.train.rounds = 30
     config.settings = {
         "*": fields(client__lr=2.0, client__l2=0.02, client__steps=2),

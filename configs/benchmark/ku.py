@@ -10,19 +10,21 @@ client.holdout .2 to .8).
 from ml_collections import ConfigDict
 
 from configs.benchmark import base
-from configs.benchmark.base import BLEND, fields
+from configs.benchmark.base import BLEND, ONE_WEIGHTING, fields
+from fedvlr_jax.benchmark.published import PAPER_HOSTS
 
 
 def get_config() -> ConfigDict:
     """All methods on KU, four points each, five seeds, three of which judge the points."""
     config = base.get_config()
     config.own = "fcf+attention,fcf+gfmfr,fedprior+base,fedprior+fedvlr,fedblend+base"
+    config.changed["one weighting"] = ONE_WEIGHTING
+    config.changed_of = ",".join(f"{host}+fedvlr" for host in PAPER_HOSTS)
     config.train.data.name = "KU"
     config.train.data.expect.users = 204
     config.train.data.expect.items = 560
     config.train.data.expect.ratings = 3488
     config.search_seeds = 3
-    config.train.compute.bucket_worth = 0  # as the tables in docs/reproduction.md were made
     config.train.rounds = 100
     config.train.eval.patience = 6
     config.settings = {
@@ -37,8 +39,8 @@ def get_config() -> ConfigDict:
     }
     config.grid = {
         "*+*": fields(server__lr=(0.01, 0.03), server__l2=(0.0, 0.001)),
-        "*+gfmfr": fields(server__lr=(0.01, 0.03), fusion__distil=(0.1, 1.0)),
-        "fedprior+*": fields(host__model_weight=(0.003, 0.3), prior__reach=(0.0, 0.5)),
+        "*+gfmfr": fields(server__lr=(0.01, 0.03), fusion__distil=(0.01, 0.1)),
+        "fedprior+*": fields(host__model_weight=(0.003, 0.3), host__choose_prior=(False, True)),
         "fedblend+*": fields(host__deviation=(0.0, 0.01)),
         "local-only": fields(host__table_lr=(0.1, 1.0), client__l2=(0.01, 0.1)),
     }

@@ -6,7 +6,8 @@ python experiments/benchmark.py --config=configs/benchmark/ml.py
 from ml_collections import ConfigDict
 
 from configs.benchmark import base
-from configs.benchmark.base import BLEND, fields
+from configs.benchmark.base import BLEND, ONE_WEIGHTING, fields
+from fedvlr_jax.benchmark.published import PAPER_HOSTS
 
 
 def get_config() -> ConfigDict:
@@ -20,11 +21,12 @@ def get_config() -> ConfigDict:
     config.epochs = 40
     config.epochs_every = 8
     config.epochs_patience = 2
+    config.changed["one weighting"] = ONE_WEIGHTING
+    config.changed_of = ",".join(f"{host}+fedvlr" for host in PAPER_HOSTS)
     config.train.data.name = "ML"
     config.train.data.expect.users = 610
     config.train.data.expect.items = 3650
     config.train.data.expect.ratings = 90274
-    config.train.compute.bucket_worth = 0  # as the tables in docs/reproduction.md were made
     config.train.rounds = 60
     config.train.eval.every = 10
     config.train.eval.patience = 2
@@ -36,13 +38,13 @@ def get_config() -> ConfigDict:
         "fedncf+*": fields(**few, **longer),
         "fedrap+*": fields(**few, **longer),
         "local-only": fields(**few),
-        "fedprior+*": fields(server__l2=0.001),
+        "fedprior+*": fields(server__l2=0.001, host__choose_prior=True),
         "fedblend+*": BLEND,
         "*+gfmfr": fields(server__l2=0.001),
     }
     config.grid = {
         "*+*": fields(server__l2=(0.0003, 0.001)),
-        "*+gfmfr": fields(fusion__distil=(0.1, 1.0)),
+        "*+gfmfr": fields(fusion__distil=(0.01, 0.1)),
         "fedncf+*": fields(server__lr=(0.01, 0.03)),
         "fedrap+*": fields(server__lr=(0.01, 0.03)),
         "fedprior+*": fields(host__model_weight=(0.1, 0.3)),

@@ -43,7 +43,7 @@ def private(config: ConfigDict) -> ConfigDict:
     # is about exact priors. Without a budget the share changes nothing.
     config.settings["fedprior+*"].update(fields(privacy__prior_share=0.999, host__model_weight=0.0))
     config.grid["fedprior+*"] = fields(prior__reach=(0.0, 0.5))
-    config.changed = ConfigDict()
+    config.changed, config.changed_of = ConfigDict(), "*"
     config.changed["gradient noise"] = fields(
         aggregation__transforms="clip,local_noise",
         aggregation__noise_multiplier=0.15,

@@ -15,7 +15,7 @@ def tuned(benchmark: ConfigDict, chosen: dict[str, ConfigDict], method: str) -> 
     Args:
       benchmark: as configs/benchmark/<set>.py gives it.
       chosen: the chosen point by method, fields of a training configuration.
-      method: host+variant, as in "fcf+fedvlr".
+      method: host+variant, as in "fcf+fedvlr", or with a change of the benchmark, as in "fcf+fedvlr, one weighting".
 
     Raises:
       ValueError: a method that was not tuned.
@@ -23,10 +23,13 @@ def tuned(benchmark: ConfigDict, chosen: dict[str, ConfigDict], method: str) -> 
     if method not in chosen:
         raise ValueError(f"expected one of {', '.join(chosen)} after the colon, found {method!r}")
     config = benchmark.train.copy_and_resolve_references()
-    config.host.name, config.variant = method.split("+")
+    plain, _, change = method.partition(", ")
+    config.host.name, config.variant = plain.split("+")
     for pattern in sorted(benchmark.settings):
-        if fnmatch.fnmatchcase(method, pattern):
+        if fnmatch.fnmatchcase(plain, pattern):
             config.update(benchmark.settings[pattern])
+    if change:
+        config.update(benchmark.changed[change])
     config.update(chosen[method])
     config.baselines = True
     return config

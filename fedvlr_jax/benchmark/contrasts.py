@@ -2,14 +2,16 @@
 
 Tested is `SELECTION_METRIC` on the test rows. Every fedvlr method is compared with the base and the mlp variant of
 its host, every variant that is not the paper's with its base and fedvlr variants, and every method with its
-shuffled-feature and random-feature controls, and those of score views where it has any; of every further host, the
-method that validation prefers is compared with the centralised method that validation prefers. All these tests are
-corrected at once (Holm).
+shuffled-feature and random-feature controls, and those of score views where it has any. A method that comes again
+with changed settings ("fcf+fedvlr, eps 8") has no controls; it is compared with itself unchanged, and with the
+variants above under the same change or, where they do not come again, unchanged. Of every further host, the method
+that validation prefers is compared with the centralised method that validation prefers. All these tests are corrected
+at once (Holm).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import NamedTuple
 
 from fedvlr_jax.benchmark import order
@@ -62,8 +64,11 @@ def make_contrasts(methods: Sequence[MethodRuns]) -> list[Contrast]:
 
 def _pairs(methods: Sequence[MethodRuns]) -> Iterator[tuple[MethodRuns, MethodRuns]]:
     federated = [method for method in methods if method.family == FEDERATED]
+    names = {method.name for method in federated}
     for method in federated:
-        yield from ((method, other) for other in methods if _is_reference(other, method))
+        controls = {m.name for m in methods if _is_control_of(m, method)}
+        wanted = controls.union(_references(method, names)) - {method.name}
+        yield from ((method, other) for other in methods if other.name in wanted)
     strongest = order.best_on_validation(m for m in methods if m.family == CENTRALISED)
     for host in order.hosts_of(federated):
         if (
@@ -74,14 +79,23 @@ def _pairs(methods: Sequence[MethodRuns]) -> Iterator[tuple[MethodRuns, MethodRu
             yield best, strongest
 
 
-def _is_reference(other: MethodRuns, method: MethodRuns) -> bool:
-    """Whether `other` is what a gain of the method is measured from."""
-    if not method.host or other.host != method.host:
-        return False
-    if other.family == CONTROL:
-        return other.variant == method.variant and order.control_kind(other) in REFERENCES
+def _is_control_of(other: MethodRuns, method: MethodRuns) -> bool:
+    """Whether `other` is a control that the method's gain is measured from."""
+    return other.family == CONTROL and any(other.name == f"{method.name}, {kind}" for kind in REFERENCES)
+
+
+def _references(method: MethodRuns, names: Container[str]) -> Iterator[str]:
+    """Names of the federated methods that the method's gain is measured from."""
+    if not method.host:
+        return
+    plain, comma, change = method.name.partition(", ")
+    if comma:
+        yield plain
     if method.variant in PAPER_VARIANTS:
-        references: tuple[str, ...] = ("base", "mlp") if method.variant == "fedvlr" else ()
+        variants: tuple[str, ...] = ("base", "mlp") if method.variant == "fedvlr" else ()
     else:
-        references = ("base", "fedvlr")
-    return other.family == FEDERATED and other.variant in references
+        variants = ("base", "fedvlr")
+    for variant in variants:
+        name = f"{method.host}+{variant}"
+        changed = f"{name}, {change}"
+        yield changed if comma and changed in names else name

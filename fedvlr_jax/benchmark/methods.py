@@ -136,10 +136,14 @@ def _federated(config: Mapping[str, Any]) -> list[Method]:
 
 
 def _changed(config: Mapping[str, Any], methods: Sequence[Method]) -> list[Method]:
-    """Each method once more for every entry of ``config.changed``: the same grid with some settings changed."""
-    found = []
+    """Methods once more for every entry of ``config.changed``: the same grid with some settings changed."""
+    found, patterns = [], parse_names(config["changed_of"])
+    for pattern in patterns if config["changed"] else ():
+        if not any(fnmatchcase(method.name, pattern) for method in methods):
+            hint = suggest(pattern, [method.name for method in methods], "'", "'")
+            raise ConfigError(f"changed_of: {pattern!r} fits no federated method{hint}")
     for label in sorted(config["changed"], key=_natural):
-        for method in methods:
+        for method in (m for m in methods if any(fnmatchcase(m.name, pattern) for pattern in patterns)):
             name = f"{method.name}, {label}"
             settings = _checked(name, method.settings, dict(flatten(config["changed"][label])))
             found.append(method._replace(name=name, settings=settings))
