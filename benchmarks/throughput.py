@@ -15,8 +15,9 @@ negatives). Sides, all in one process and measured in turn:
 
 loop and numpy run `--clients` clients, spread over the lengths of histories, and pay neither for aggregation nor for
 the server. "share" is the time that a round's least operations and bytes take at the machine's ceilings, over the
-measured time: operations of the touched rows (score, gradient of the query, cotangent: 6 |rows| |G| d a step), of the
-fusion forward and backward, and of the router once; bytes of the private states read and written once.
+measured time: operations of the touched rows (score, gradient of the query, cotangent: 6 |rows| |G| d a step; for
+FedNCF also its layers behind the first, which alone can be applied to items before they are drawn), of the fusion
+forward and backward, and of the router once; bytes of the private states read and written once.
 """
 
 from __future__ import annotations
@@ -198,6 +199,8 @@ def least_seconds(
     analysis = compile_ahead(jax.jit(server), state.public.params, data.content, 1.0)[0].cost_analysis()
     local, num_rows = algorithm.local, len(dataset.train_item)
     row_width = algorithm.cost.bytes_per_row // 4
+    head = state.public.params["host"]["head"]
+    row_width += sum(head[name]["kernel"].size for name in ("layer_1", "layer_2") if name in head)
     per_step = dataset.num_users * dataset.num_items
     if not local.objective.all_items:
         per_step = num_rows * (1 + settings["client"]["negatives"])

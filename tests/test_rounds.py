@@ -14,8 +14,10 @@ from laws.rounds import DATASET, after
 from problems import HOST_NAMES, MODELS, VARIANT_NAMES, client_data, relative_difference, settings, spread
 
 from fedvlr_jax.algorithm import make_algorithm
+from fedvlr_jax.federated import executors
 from fedvlr_jax.federated.client import draw_batch, make_local_update
 from fedvlr_jax.federated.private_state import gather_clients
+from fedvlr_jax.models.model import derived
 
 PATHS = ("fused", "picked", "gathered")
 # Every host in two variants, the paths in turn; private item tables have one path beside uploads.
@@ -137,6 +139,24 @@ def test_moving_items_coincides_with_algorithm_1_for_one_local_step(host):
     several, _ = after(2, client__move_items=True, **(common | {"client__steps": 3}))
     plain, _ = after(2, **(common | {"client__steps": 3}))
     assert relative_difference(several.public.params, plain.public.params) > 1e-4
+
+
+@pytest.mark.parametrize("variant", ["base", "mlp", pytest.param("fedvlr", marks=pytest.mark.slow)])
+def test_what_a_host_derives_once_for_all_clients_changes_nothing(monkeypatch, variant):
+    with jax.enable_x64(True):
+        algorithm = make_algorithm(settings(host__name="fedncf", variant=variant, compute__path="picked"), DATASET)
+        data = client_data(DATASET)
+        state = jax.jit(algorithm.init)(jax.random.key(0))
+        once = jax.jit(algorithm.run, static_argnums=2)(state, data, 2)[0]
+        asked = []
+        monkeypatch.setattr(executors, "derived", lambda model, broadcast: asked.append(1) or broadcast)
+        by_each = jax.jit(lambda *x: algorithm.run(*x, 2))(state, data)[0]
+        assert asked
+        for side in ("public", "private"):
+            assert relative_difference(getattr(once, side).params, getattr(by_each, side).params) <= 1e-12
+        rows = derived(algorithm.model, algorithm.model.publish(state.public.params, data.content)).rows
+        assert "QW" in rows
+        assert "Q" not in rows
 
 
 @pytest.mark.slow

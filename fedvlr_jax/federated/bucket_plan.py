@@ -83,7 +83,7 @@ def _plan(
         return min(chunk or max(1, CHUNK_BYTES // _client_bytes(model, settings, path, rows)), slots)
 
     if path == "auto":
-        path = _path(model, settings, step_rows, num_items, chunk_of("picked"))
+        path = _path(model, settings, step_rows, num_items, settings.steps * chunk_of("picked"))
     return BucketPlan(chunk_of(path), path, touched_rows=touched < num_items)
 
 
@@ -102,8 +102,9 @@ def _prefers_factors(model: Model, settings: LocalSettings, length: int, num_ite
     return has_factors(model, settings) and num_items <= DENSE_FACTOR * touched
 
 
-def _path(model: Model, settings: LocalSettings, step_rows: int, num_items: int, chunk: int) -> str:
-    """The cheapest path for clients whose steps touch `step_rows` rows, with repetitions."""
+def _path(model: Model, settings: LocalSettings, step_rows: int, num_items: int, chunk_steps: int) -> str:
+    """The cheapest path for clients whose steps touch `step_rows` rows, with repetitions; a chunk has `chunk_steps`
+    of these steps."""
     if settings.move_items:
         return "uploads"
     # Where a host's own work on a row outweighs reading it, as an MLP's does, fewer rows are less work on any path.
@@ -112,8 +113,8 @@ def _path(model: Model, settings: LocalSettings, step_rows: int, num_items: int,
         return "fused"
     if model.host.private_item_table:
         return "uploads"
-    # A step of a chunk makes a table over all items, which costs about as much an item as the other path's a row.
-    return "picked" if num_items <= chunk * step_rows else "gathered"
+    # A chunk makes a table over all items, which costs about as much an item as a row costs more on the other path.
+    return "picked" if num_items <= chunk_steps * step_rows else "gathered"
 
 
 def _client_bytes(model: Model, settings: LocalSettings, path: str, rows: int) -> int:

@@ -11,6 +11,7 @@ over chunks has a dynamic length: partial participation costs what it trains.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -30,7 +31,7 @@ from fedvlr_jax.federated.private_state import gather_clients, scatter_clients
 from fedvlr_jax.federated.server import Aggregate
 from fedvlr_jax.federated.step_loss import LocalSettings
 from fedvlr_jax.federated.transforms import UploadTransform, upload_norm
-from fedvlr_jax.models.model import Broadcast, Model
+from fedvlr_jax.models.model import Broadcast, Model, derived
 from fedvlr_jax.types import NOWHERE, Array, Bucket, PrivateState, PyTree, given
 
 
@@ -90,7 +91,13 @@ def make_vmapped_executor(
     transform: UploadTransform,
     population: Population,
 ) -> ClientExecutor:
-    """Chunks of clients of one bucket, vmapped; `plan` has one entry for each bucket."""
+    """Chunks of clients of one bucket, vmapped; `plan` has one entry for each bucket.
+
+    Where nobody looks at single uploads, and clients leave the rows as they are, what all of them would make of the
+    broadcast is made once, and the sum of their cotangents is pulled back once.
+    """
+    looks = transform.client is not None or transform.by_norm is not None or not aggregator.linear
+    derives = model.host.derive is not None and not looks and not settings.move_items
 
     def train(
         broadcast: Broadcast,
@@ -103,12 +110,15 @@ def make_vmapped_executor(
     ) -> tuple[PrivateState, Aggregate]:
         client_key = sampling.stream(key, sampling.CLIENT, round_)
         zero = jnp.zeros(())
+        broadcast, pull_back = jax.vjp(functools.partial(derived, model), broadcast) if derives else (broadcast, None)
         carry = aggregator.init(broadcast, population.num_slots)
         total = Aggregate(carry, zero, zero, jnp.zeros((), jnp.int32), zero if transform.counts else None)
         for bucket, bucket_plan in zip(buckets, plan, strict=True):
             chunk = _Chunk(model, settings, bucket_plan, aggregator, transform, population.num_items)
             step = chunk.trainer(broadcast, key, client_key, round_, evidence)
             private, total = _over_bucket(step, bucket, bucket_plan.chunk, population, selected_u, private, total)
+        if pull_back is not None:
+            total = total._replace(carry=pull_back(total.carry)[0])
         return private, total
 
     return train

@@ -137,6 +137,7 @@ def local_steps(
     *,
     each: Each = alone,
     collect: Callable[[PyTree], PyTree] | None = None,
+    add_rows: Callable[[PyTree, PyTree, Draw], PyTree] | None = None,
 ) -> tuple[PrivateState, Download, Array]:
     """A local steps of one client, or of a chunk of clients at once.
 
@@ -148,7 +149,9 @@ def local_steps(
       draw: ``draw.negative_aln`` has its step axis leading.
       each: as in `begin`.
       collect: where the cotangents of the rows are those of each step's rows alone: joins them, ``[a, b, ...]`` to
-        rows shaped like the download's. None where they already have that shape: they are added step by step.
+        rows shaped like the download's. None: they are added step by step.
+      add_rows: ``(total, cotangent, draw of the step) -> total`` of the rows where a cotangent is of the step's rows
+        alone. None where it has the shape of the download's.
 
     Returns:
       The stepped state, the cotangent of the download summed over steps, and the losses by step.
@@ -173,7 +176,11 @@ def local_steps(
         apart = None
         if collect is not None:
             apart, cotangent = cotangent.rows, cotangent._replace(rows=None)
-        return (state, jax.tree.map(jnp.add, total, cotangent)), (loss, apart)
+        if add_rows is None:
+            return (state, jax.tree.map(jnp.add, total, cotangent)), (loss, apart)
+        rows = add_rows(total.rows, cotangent.rows, step_draw)
+        rest = jax.tree.map(jnp.add, total._replace(rows=None), cotangent._replace(rows=None))
+        return (state, rest._replace(rows=rows)), (loss, apart)
 
     summed = download if collect is None else download._replace(rows=None)
     zero = jax.tree.map(jnp.zeros_like, summed)
@@ -194,16 +201,22 @@ def own_gradients(loss: StepLoss, rows_of: Callable[[Draw], PyTree] | None) -> G
     return gradients
 
 
-def summed_gradients(loss: StepLoss, weight_c: Array) -> Gradients:
+def summed_gradients(
+    loss: StepLoss, weight_c: Array, rows_of: Callable[[PyTree, Draw], PyTree] | None = None
+) -> Gradients:
     """Gradients of a chunk with one backward pass for private and public parameters.
 
     The losses are pulled back with the weights alpha_c: the cotangent of the shared download is then the weighted
     sum over clients, and a client's private gradient comes out multiplied by its weight, which is divided off.
+    With `rows_of` a client's loss is of the rows of its step; their cotangents [c, b, ...] are weighted, not summed.
     """
-    loss_of_each = jax.vmap(loss, in_axes=PER_CLIENT)
+    own_rows = (PER_CLIENT[0]._replace(rows=_OWN), *PER_CLIENT[1:])
+    loss_of_each = jax.vmap(loss, in_axes=PER_CLIENT if rows_of is None else own_rows)
     inverse_c = jnp.where(weight_c > 0, 1 / jnp.where(weight_c > 0, weight_c, 1.0), 0.0)
 
     def gradients(download: Download, params_c: PyTree, draw_c: Draw) -> tuple[Array, Download, PyTree]:
+        if rows_of is not None:
+            download = download._replace(rows=rows_of(download.rows, draw_c))
         loss_c, pull_loss = jax.vjp(lambda dl, p: loss_of_each(dl, p, draw_c), download, params_c)
         cotangent, gradient_c = pull_loss(weight_c)
         return loss_c, cotangent, jax.tree.map(lambda g: over_leaf(inverse_c, g) * g, gradient_c)

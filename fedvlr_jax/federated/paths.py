@@ -27,8 +27,9 @@ import jax.numpy as jnp
 from fedvlr_jax.federated.client import ClientBatch, make_gathered_update, make_local_update
 from fedvlr_jax.federated.factors import Factors, make_factored_update
 from fedvlr_jax.federated.local_steps import begin, keep_clients, local_steps, summed_gradients
-from fedvlr_jax.federated.step_loss import LocalSettings, make_loss
-from fedvlr_jax.models.model import Broadcast, Model, Upload
+from fedvlr_jax.federated.objectives import Draw
+from fedvlr_jax.federated.step_loss import LocalSettings, make_loss, make_step_loss, step_positions
+from fedvlr_jax.models.model import Broadcast, Model, Upload, take_rows
 from fedvlr_jax.types import Array, PrivateState, PyTree
 
 
@@ -124,15 +125,22 @@ def _train_summed(
     if draw_c.negative_aln is not None:
         draw_c = draw_c._replace(negative_aln=jnp.swapaxes(draw_c.negative_aln, 0, 1))
     begun = begin(model, settings, broadcast.rows, broadcast.head, draw_c, state_c, jax.vmap)
-    loss = make_loss(begun.model, settings, round_, all_items=not path.step_rows)
+    rows_of: Any = None
+    add_rows: Any = None
+    if path.step_rows:
+        loss, rows_of, add_rows = make_step_loss(begun.model, settings, round_), _rows_of_steps, _add_rows_of_steps
+    else:
+        loss = make_loss(begun.model, settings, round_, all_items=True)
 
     def attempt(carry: tuple[Array, Array, Any]) -> tuple[Array, Array, Any]:
         _, alive_c, _ = carry
         # A client that is left out must not get into the sums: zero times NaN is NaN.
         safe_c, pooled_c = keep_clients(alive_c, (begun.state, begun.download.pooled_jd))
-        gradients = summed_gradients(loss, jnp.where(alive_c, alpha_c, 0.0))
+        gradients = summed_gradients(loss, jnp.where(alive_c, alpha_c, 0.0), rows_of)
         download = begun.download._replace(pooled_jd=pooled_c)
-        moved_c, total, loss_ac = local_steps(gradients, begun, settings, download, safe_c, draw_c, each=jax.vmap)
+        moved_c, total, loss_ac = local_steps(
+            gradients, begun, settings, download, safe_c, draw_c, each=jax.vmap, add_rows=add_rows
+        )
         good_c = alive_c & finite_rows((moved_c, loss_ac.T))
         sum_finite = jnp.all(finite_rows(jax.tree.map(lambda x: x[None], total)))
         done = sum_finite & jnp.all(good_c == alive_c)
@@ -147,6 +155,17 @@ def _train_summed(
     _, alive_c, (moved_c, total, loss_ac) = jax.lax.while_loop(lambda carry: ~carry[0], attempt, start)
     state_c, rows = begun.finish(moved_c, total, alive_c)
     return ChunkResult(state_c, None, Broadcast(rows, total.head), jnp.mean(loss_ac, axis=0), alive_c)
+
+
+def _rows_of_steps(rows: PyTree, draw_c: Draw) -> PyTree:
+    """The rows of every client's step, [c, b, ...]."""
+    return take_rows(rows, jax.vmap(step_positions)(draw_c))
+
+
+def _add_rows_of_steps(total: PyTree, rows_cb: PyTree, draw_c: Draw) -> PyTree:
+    """Tables with the cotangents of every client's step added, row by row: a step costs nothing for other rows."""
+    position_cb = jax.vmap(step_positions)(draw_c)
+    return jax.tree.map(lambda table, x: table.at[position_cb].add(x, mode="drop"), total, rows_cb)
 
 
 def finite_rows(tree: PyTree) -> Array:

@@ -114,6 +114,19 @@ def make_model(host: Host, variant: Variant, num_items: int, dim: int, rounded: 
     return Model(init_public, init_private, publish, penalty, host, variant, rounded)
 
 
+def derived(model: Model, broadcast: Broadcast) -> Broadcast:
+    """The broadcast with what the host makes of it for all clients alike (`Host.derive`) in place of its rows.
+
+    Differentiable: the sum of the clients' cotangents of the result, pulled back, is the sum of those of `broadcast`.
+    Its rows are not for bfloat16, which rounds what was broadcast.
+    """
+    derive = model.host.derive
+    if derive is None or model.rounded is not None:
+        return broadcast
+    weighed = model.variant.router is not None
+    return broadcast._replace(rows=derive(broadcast.rows, host_head(model, broadcast.head), weighed))
+
+
 def _default_float(params: PyTree) -> PyTree:
     """Parameters in JAX's default float, so that the whole model runs in float64 where that is enabled."""
     return jax.tree.map(lambda x: x.astype(float), params)

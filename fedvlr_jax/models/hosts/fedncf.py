@@ -4,7 +4,8 @@ s = out([MLP([q_u, Q_i + g_i]), p_u * (P_i + g_i)]) with layers 2d -> d -> d/2 -
 d/4 + d -> 1; at d = 64 these are 10,945 numbers. In the variant `base` g_i is absent.
 
 The first layer and the product p_u * (P_i + g_i) are linear in the item's row, so their item halves are formed apart
-from the user's: with rows that all clients share they are computed once, or become one matrix product.
+from the user's: with rows that all clients share they are computed once, or become one matrix product. Where a
+simulation has many clients of one broadcast, `derive` computes the first layer's half once for all of them.
 """
 
 from __future__ import annotations
@@ -51,27 +52,45 @@ def make(num_items: int, *, dim: int, init_scale: float, **_: Any) -> Host:
         p_d, q_d = init_scale * jax.random.normal(key, (2, dim))
         return {"p": p_d, "q": q_d}
 
-    def hidden(q_d: Array, head: PyTree, items: ItemRows) -> Array:
-        """The MLP's last hidden layer, [b, d/4]."""
-        rounded = items.tables["Q"].dtype
-        user_dh, item_dh = jnp.split(head["layer_0"]["kernel"], 2)
-        x_bh = product(items.tables["Q"], item_dh) + (q_d @ user_dh + head["layer_0"]["bias"])[None]
-        if items.views_bjd is not None:
-            x_bh = x_bh + items.project(item_dh, shared=items.views_bjd.shape[0] == num_items)
-        for name in ("layer_1", "layer_2"):
-            x_bh = product(nn.relu(x_bh).astype(rounded), head[name]["kernel"]) + head[name]["bias"][None]
-        return nn.relu(x_bh)
+    def derive(tables: dict[str, Array], head: PyTree, weighed: bool) -> dict[str, Array]:
+        """Q_i W in place of Q_i; a single view without weights is added to P_i and Q_i before."""
+        _, item_dh = jnp.split(head["layer_0"]["kernel"], 2)
+        P_id, Q_id = tables["P"], tables["Q"]
+        rest = {name: rows for name, rows in tables.items() if name not in ("P", "Q")}
+        if "views" in rest and not weighed:
+            g_id = rest.pop("views")[:, 0]
+            P_id, Q_id = P_id + g_id, Q_id + g_id
+        return rest | {"P": P_id, "QW": Q_id @ item_dh}
 
     def score(theta: PyTree, head: PyTree, items: ItemRows) -> Array:
+        user_dh, item_dh = jnp.split(head["layer_0"]["kernel"], 2)
         of_hidden, of_product = jnp.split(head["out"]["kernel"][:, 0], (dim // 4,))
         weight_d = theta["p"] * of_product
-        s_b = hidden(theta["q"], head, items) @ of_hidden + product(items.tables["P"], weight_d) + head["out"]["bias"]
-        return s_b if items.views_bjd is None else s_b + items.dot(weight_d)
+        P_bd, Q_bd, QW_bh = (items.tables.get(name) for name in ("P", "Q", "QW"))
+        assert P_bd is not None
+        rounded, g_bd = P_bd.dtype, None
+        apart = items.views_bjd is not None and items.views_bjd.shape[0] == num_items
+        if items.views_bjd is not None and not apart:  # few rows: g_i is formed once, and joins P_i and Q_i
+            g_bd = items.fused().astype(rounded)
+            P_bd = P_bd + g_bd
+            Q_bd = g_bd if Q_bd is None else Q_bd + g_bd
+        x_bh = (theta["q"] @ user_dh + head["layer_0"]["bias"])[None]
+        if QW_bh is not None:
+            x_bh = x_bh + QW_bh
+        if Q_bd is not None:
+            x_bh = x_bh + product(Q_bd, item_dh)
+        if apart:
+            x_bh = x_bh + items.project(item_dh, shared=True)
+        for name in ("layer_1", "layer_2"):
+            x_bh = product(nn.relu(x_bh).astype(rounded), head[name]["kernel"]) + head[name]["bias"][None]
+        s_b = nn.relu(x_bh) @ of_hidden + product(P_bd, weight_d) + head["out"]["bias"]
+        return s_b + items.dot(weight_d) if apart else s_b
 
     return Host(
         init_private=init_private,
         score=score,
         init_public=init_public,
+        derive=derive,
         linear=False,
         has_item_tables=True,
     )

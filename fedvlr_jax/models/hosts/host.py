@@ -8,7 +8,7 @@ configuration and on the command line. The tests over that table judge it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
@@ -24,10 +24,6 @@ def product(rows: Array, weights: Array, contract: Callable[..., Array] = jnp.ma
     if rows.dtype != jnp.bfloat16:
         return contract(rows, weights)
     return contract(rows, weights.astype(rows.dtype), preferred_element_type=jnp.float32)
-
-
-def _mix(views_bjd: Array, w_j: Array, **options: Any) -> Array:
-    return jnp.einsum("j,bjd->bd", w_j, views_bjd, **options)
 
 
 class ItemRows(NamedTuple):
@@ -52,7 +48,10 @@ class ItemRows(NamedTuple):
         """g_i of every row, [b, d] (design: sum_j w_uj F_j,i plus the client's own offset)."""
         views_bjd = self.views_bjd
         assert views_bjd is not None
-        g_bd = views_bjd[:, 0] if self.w_j is None else product(views_bjd, self.w_j, _mix)
+        if self.w_j is None:
+            g_bd = views_bjd[:, 0]
+        else:  # a sum and no product: that of w_j's gradient, with two wide axes and few outputs, is slow on a CPU
+            g_bd = jnp.sum(self.w_j[None, :, None] * views_bjd.astype(self.w_j.dtype), axis=1)
         return g_bd if self.offset_bd is None else g_bd + self.offset_bd
 
     def dot(self, q_d: Array) -> Array:
@@ -108,6 +107,9 @@ class Host(NamedTuple):
       score: ``(theta, head, items) -> s_b``, logits of the rows in `items`.
       client_weight: ``(num_positives []) -> []``, alpha_u before normalisation over the cohort.
       init_public: ``(key) -> {"tables": {name: [i, d]}, "head": pytree}``, public beside D and gamma.
+      derive: ``(tables, head, weighed) -> tables``, what scoring makes of item rows and head whoever the client is; a
+        simulation makes it once for all clients (FedNCF's first layer). `weighed`: a router weighs the views. `score`
+        takes tables of either kind. None where it reads the rows as they are.
       regulariser: ``(theta, items, weight_b, round) -> []``, client-side; `weight_b` sums to one over the rows
         used in the step.
       server_penalty: ``(D_id, round) -> []``, terms of D outside the views, added on the server.
@@ -132,6 +134,7 @@ class Host(NamedTuple):
     score: Callable[[PyTree, PyTree, ItemRows], Array]
     client_weight: Callable[[Array], Array] = equal_weight
     init_public: Callable[[Array], PyTree] = no_public
+    derive: Callable[[dict[str, Array], PyTree, bool], dict[str, Array]] | None = None
     regulariser: Callable[[PyTree, ItemRows, Array, Array], Array] = no_regulariser
     server_penalty: Callable[[Array, Array], Array] = no_penalty
     solve: Callable[[PyTree, PyTree, ItemRows, Array], PyTree] | None = None
