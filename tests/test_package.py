@@ -30,6 +30,7 @@ DISTRIBUTIONS = {  # where they are called otherwise than what is imported
     "tensorflow_datasets": "tensorflow-datasets",
 }
 BEHIND_TFDS = {"array-record", "importlib-resources"}  # it needs them for these files, but does not require them
+BEHIND_JAX = {"zstandard"}  # it keeps compiled programs with it, and with zlib where it is not installed
 EXTRAS = ("tfds", "optuna", "prepare", "features", "secure", "deploy", "onnx", "serve", "flower", "wandb", "mlflow")
 SCRIPTS = (
     *("train", "evaluate", "judge", "analyze", "benchmark", "sweep", "prepare", "encode", "export", "serve"),
@@ -59,7 +60,8 @@ def imported(*folders: str) -> set[str]:
 
 def test_what_runs_is_required_and_nothing_else():
     extras = required(*(f"requirements/{name}.txt" for name in EXTRAS))
-    assert imported("fedvlr_jax", "configs", "experiments") | BEHIND_TFDS == required("requirements.txt") | extras
+    used = imported("fedvlr_jax", "configs", "experiments") | BEHIND_TFDS | BEHIND_JAX
+    assert used == required("requirements.txt") | extras
     assert not required("requirements.txt") & (extras | required("requirements/dev.txt"))
 
 
