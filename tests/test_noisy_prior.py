@@ -34,10 +34,12 @@ SHARED = {
 }
 
 
-@hypothesis.given(st.lists(st.integers(0, 10**6), max_size=30), st.sampled_from([0.0, 0.75, 20.0, 60.0]))
+@hypothesis.given(
+    st.lists(st.integers(0, 10**6), max_size=30), st.sampled_from([0.0, 0.75, 20.0, 60.0]), st.floats(0, 100)
+)
 @hypothesis.settings(deadline=None, max_examples=100)
-def test_a_client_moves_the_sum_by_one_at_most_whatever_it_has(ages, decay):
-    similar_nn, popular_n = noisy_prior.client_block((1.0 + np.array(ages)) ** -decay)
+def test_a_client_moves_the_sum_by_one_at_most_whatever_it_has(ages, decay, noise):
+    similar_nn, popular_n = noisy_prior.client_block((1.0 + np.array(ages)) ** -decay, noisy_prior.shares(noise))
     norm = math.hypot(np.linalg.norm(similar_nn), np.linalg.norm(popular_n))
     assert norm <= 1 + 1e-12
     if len(ages) > 1 and decay < 1:  # nothing of what a client may send is left unused
@@ -66,17 +68,18 @@ def test_a_client_more_or_less_moves_the_release_by_its_bound():
         **{x: getattr(DATASET, x)[DATASET.train_user != 3] for x in ("train_user", "train_item", "train_age")},
     )
     first, second = (noisy_prior.release(data, FIELDS, 0.0, seed=0) for data in (DATASET, without))
-    similar = np.linalg.norm(first.similar_ii - second.similar_ii) * math.sqrt(noisy_prior.SHARES[0])
-    popular = np.linalg.norm(first.popular_i - second.popular_i) * math.sqrt(noisy_prior.SHARES[1])
+    similar = np.linalg.norm(first.similar_ii - second.similar_ii) * math.sqrt(noisy_prior.shares(0.0)[0])
+    popular = np.linalg.norm(first.popular_i - second.popular_i) * math.sqrt(noisy_prior.shares(0.0)[1])
     assert 0 < math.hypot(similar, popular) <= 1 + 1e-12
 
 
 def test_noise_on_the_sum_has_its_size_on_every_free_number():
     """In coordinates of which the norm is Frobenius': sqrt(2) times each pair."""
+    shares = noisy_prior.shares(3.0)
     clean = noisy_prior.release(DATASET, FIELDS, 0.0, seed=0)
     noise = [noisy_prior.release(DATASET, FIELDS, 3.0, seed=k) for k in range(40)]
-    similar = np.array([x.similar_ii - clean.similar_ii for x in noise]) * math.sqrt(2 * noisy_prior.SHARES[0])
-    popular = np.array([x.popular_i - clean.popular_i for x in noise]) * math.sqrt(noisy_prior.SHARES[1])
+    similar = np.array([x.similar_ii - clean.similar_ii for x in noise]) * math.sqrt(2 * shares[0])
+    popular = np.array([x.popular_i - clean.popular_i for x in noise]) * math.sqrt(shares[1])
     np.testing.assert_array_equal(similar, np.swapaxes(similar, 1, 2))
     assert not np.diagonal(similar, axis1=1, axis2=2).any()
     upper = similar[:, *np.triu_indices(DATASET.num_items, 1)]
@@ -84,13 +87,28 @@ def test_noise_on_the_sum_has_its_size_on_every_free_number():
         assert np.std(drawn) == pytest.approx(3.0, rel=6 / math.sqrt(2 * drawn.size))
     for drawn in (upper, popular):  # of each number too: none is left without noise
         assert np.std(drawn, axis=0).min() > 3.0 * 0.5
-    assert noise[0].popular_noise == pytest.approx(3.0 / math.sqrt(noisy_prior.SHARES[1]))
+    assert noise[0].popular_noise == pytest.approx(3.0 / math.sqrt(shares[1]))
+    assert noise[0].similar_noise == pytest.approx(3.0 / math.sqrt(2 * shares[0]))
+
+
+def test_popularity_has_more_of_the_norm_where_there_is_more_noise():
+    found = np.array([noisy_prior.shares(noise) for noise in (0.0, 0.5, 1.0, 1.5, 2.0, 50.0)])
+    np.testing.assert_allclose(found.sum(axis=1), 1.0)
+    np.testing.assert_allclose(found[:, 1], [0.1, 0.125, 0.25, 0.375, 0.5, 0.5])
+
+
+def test_co_occurrence_below_its_noise_is_taken_for_noise():
+    similar_ii = np.array([[0.0, 2.0, -0.5], [2.0, 0.0, -3.0], [-0.5, -3.0, 0.0]])
+    released = noisy_prior.Release(similar_ii, np.full(3, 16.0), similar_noise=1.0, popular_noise=1.0)
+    found = noisy_prior.item_maps(released, dataclasses.replace(DATASET, V=None, C=None))[noisy_prior.CO_OCCURRENCE]
+    expected = 4 * np.array([[0.0, 1.3, 0.0], [1.3, 0.0, -2.3], [0.0, -2.3, 0.0]])  # the fourth root of 16, twice
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_a_budget_is_divided_and_spent():
     guarantee = guarantee_of(settings(**SHARED), 13)
     assert guarantee.choice_epsilon == pytest.approx(0.8)  # a tenth: there are few clients
-    assert guarantee_of(settings(**SHARED), 1000).choice_epsilon == pytest.approx(0.1)
+    assert guarantee_of(settings(**SHARED), 1000).choice_epsilon == pytest.approx(0.2)
     assert guarantee.epsilon(20) == pytest.approx(8.0, rel=1e-3)
     assert guarantee.epsilon(20) <= 8.0
     mu = math.hypot(math.sqrt(20) / guarantee.noise_multiplier, 1 / guarantee.prior_noise)

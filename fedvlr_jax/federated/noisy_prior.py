@@ -6,9 +6,10 @@ r_i = (1 + age_i)^-decay:
     co-occurrence  r r^T without its diagonal, at Frobenius norm 1: what is on the diagonal would not be used
     popularity     r, at L2 norm 1
 
-Weighted by `SHARES` their joint norm is 1 at most, whoever sends them, so one client more or less moves the sum by at
-most 1, and Gaussian noise on it is what is accounted. What is made of the noised sums, and of item features, which
-are public, costs nothing more: maps [i, i] from an item of a history to the scored item. A client scores them on its
+Weighted by `shares` their joint norm is 1 at most, whoever sends them, so one client more or less moves the sum by at
+most 1, and Gaussian noise on it is what is accounted. The more noise there is, the more of that norm is popularity's,
+which has fewer numbers. What is made of the noised sums, and of item features, which are public, costs nothing more:
+maps [i, i] from an item of a history to the scored item. A client scores them on its
 own history and adds them up, each standardised over the catalogue,
 
     s_ui = sum_v w_v z(sum_l h_l M_v[l, i]),      z(x) = (x - mean x) / std x
@@ -33,8 +34,11 @@ from fedvlr_jax.federated.prior import PriorSettings, recency
 from fedvlr_jax.federated.view_maps import centred_by_modality, content_kernel
 from fedvlr_jax.types import Dataset
 
-SHARES = (0.8, 0.2)
-"""Squared weights of co-occurrence and popularity in what a client sends."""
+POPULAR_SHARE, LEAST_SHARE, MOST_SHARE = 0.25, 0.1, 0.5
+"""Squared weight of popularity in what a client sends for each unit of the noise's deviation, and its bounds."""
+
+TRUSTED = 0.7
+"""Deviations of their noise by which co-occurrences shrink towards zero: what is smaller is mostly noise."""
 
 CO_OCCURRENCE, POPULARITY = "co-occurrence", "popularity"
 MAPS = (CO_OCCURRENCE, POPULARITY, "visual", "text")
@@ -56,25 +60,33 @@ class Release(NamedTuple):
     """The noised sums over all clients, in units of one client.
 
     Attributes:
-      similar_ii: float64 [i, i], symmetric, with a diagonal of zeros.
+      similar_ii: float64 [i, i], symmetric, with a diagonal of zeros; not shrunk.
       popular_i: float64 [i].
-      popular_noise: deviation of the noise on every number of the latter.
+      similar_noise, popular_noise: deviations of the noise on every number of these.
     """
 
     similar_ii: np.ndarray
     popular_i: np.ndarray
+    similar_noise: float
     popular_noise: float
 
 
-def client_block(weight_n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def shares(noise: float) -> tuple[float, float]:
+    """Squared weights of co-occurrence and popularity in what a client sends under noise of this deviation."""
+    popular = min(max(POPULAR_SHARE * noise, LEAST_SHARE), MOST_SHARE)
+    return 1 - popular, popular
+
+
+def client_block(weight_n: np.ndarray, shares: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
     """What a client adds before noise, ([n, n], [n]), of a joint norm of 1 at most.
 
     Args:
       weight_n: weights of its n train items, finite and not negative.
+      shares: squared weights of both, of a sum of 1.
     """
     pair_nn = np.outer(weight_n, weight_n)
     np.fill_diagonal(pair_nn, 0.0)
-    return math.sqrt(SHARES[0]) * _unit(pair_nn), math.sqrt(SHARES[1]) * _unit(weight_n)
+    return math.sqrt(shares[0]) * _unit(pair_nn), math.sqrt(shares[1]) * _unit(weight_n)
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
@@ -96,9 +108,10 @@ def release(dataset: Dataset, settings: PriorSettings, noise: float, seed: int) 
     size, rng = dataset.num_items, np.random.default_rng((seed, 17))
     similar_ii, popular_i = np.zeros((size, size)), np.zeros(size)
     weight_r = recency(dataset.train_age, settings, len(dataset.train_item))
+    weights = shares(noise)
     clients = zip(split_by_user(dataset, dataset.train_item), split_by_user(dataset, weight_r), strict=True)
     for ids_n, weight_n in clients:
-        similar_nn, popular_n = client_block(weight_n)
+        similar_nn, popular_n = client_block(weight_n, weights)
         similar_ii[np.ix_(ids_n, ids_n)] += similar_nn
         popular_i[ids_n] += popular_n
     # Every pair is sent once, times sqrt(2), so that the norm of what is sent is Frobenius' of the whole.
@@ -106,8 +119,8 @@ def release(dataset: Dataset, settings: PriorSettings, noise: float, seed: int) 
     similar_ii += upper_ii
     similar_ii += upper_ii.T
     popular_i += rng.normal(0, noise, size)
-    similar, popular = (math.sqrt(share) for share in SHARES)
-    return Release(similar_ii / similar, popular_i / popular, noise / popular)
+    similar, popular = (math.sqrt(share) for share in weights)
+    return Release(similar_ii / similar, popular_i / popular, noise / math.sqrt(2) / similar, noise / popular)
 
 
 def megabytes_once(dataset: Dataset) -> float:
@@ -121,14 +134,15 @@ def megabytes_once(dataset: Dataset) -> float:
 def item_maps(released: Release, features: Dataset) -> dict[str, np.ndarray]:
     """Maps by name, float32 [i, i] (row = item of the history), of the release and of features alone.
 
-    Co-occurrence is scaled by the fourth root of the popularity of both items: between items that few clients have it
-    is mostly noise.
+    Co-occurrence shrinks by `TRUSTED` deviations of its noise, and is scaled by the fourth root of the popularity of
+    both items: between items that few clients have it is mostly noise.
 
     Args:
       released: of `release`.
       features: a data set with the features to use, None where a modality is off.
     """
-    similar_ii, popular_i, popular_noise = released
+    similar_ii, popular_i, similar_noise, popular_noise = released
+    similar_ii = np.sign(similar_ii) * np.maximum(np.abs(similar_ii) - TRUSTED * similar_noise, 0)
     scale_i = np.maximum(popular_i, LEAST_POPULAR * popular_noise) ** 0.25
     return {
         CO_OCCURRENCE: (scale_i[:, None] * similar_ii * scale_i[None]).astype(np.float32),

@@ -28,7 +28,7 @@ NOT_COVERED = (
 )
 """What a run lets out beside the noised sums."""
 
-CHOICE_PRECISION, CHOICE_SHARE = 0.01, 0.1
+CHOICE_PRECISION, CHOICE_SHARE = 0.005, 0.1
 """The choice of what is made of the prior's noised sum: how precisely it reads a mean over clients of numbers within
 [0, 1], and the share of epsilon that it takes at most."""
 
