@@ -23,8 +23,9 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= 0
 # So is compiled Python, whatever the environment says: tests start two hundred processes.
 unexport PYTHONDONTWRITEBYTECODE
-# Only modules that are imported are compiled, when they are: all others would be half of the installation.
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Only modules that are imported are compiled, when they are: all others would be half of the installation.
+INSTALL := $(PIP) install --quiet --no-compile
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 
 .PHONY: train test test-fast test-slow style types federation docs wheel clean
@@ -63,19 +64,19 @@ wheel: $(RUN)
 $(RUN): requirements.txt
 	@test -n "$(PYTHON)" || { echo "expected python >= 3.11 on the path (or make PYTHON=...), found none" >&2; exit 2; }
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(PIP) install --quiet --no-compile -r requirements.txt
+	$(INSTALL) -r requirements.txt
 	touch $@
 
 $(DEV): $(RUN) requirements-dev.txt $(shell sed -n 's/^-r //p' requirements-dev.txt)
-	$(PIP) install --quiet --no-compile -r requirements.txt -r requirements-dev.txt
+	$(INSTALL) -r requirements.txt -r requirements-dev.txt
 	touch $@
 
 $(DOCS): $(RUN) requirements/docs.txt
-	$(PIP) install --quiet --no-compile -r requirements/docs.txt
+	$(INSTALL) -r requirements/docs.txt
 	touch $@
 
 $(FLOWER): $(RUN) requirements/flower.txt
-	$(PIP) install --quiet --no-compile -r requirements/flower.txt
+	$(INSTALL) -r requirements/flower.txt
 	touch $@
 
 clean:

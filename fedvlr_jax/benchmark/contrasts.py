@@ -17,7 +17,7 @@ from typing import NamedTuple
 from fedvlr_jax.benchmark import order
 from fedvlr_jax.benchmark.methods import VIEW_CONTROLS
 from fedvlr_jax.benchmark.published import PAPER_HOSTS, PAPER_VARIANTS
-from fedvlr_jax.benchmark.records import CENTRALISED, CONTROL, FEDERATED, MethodRuns
+from fedvlr_jax.benchmark.records import CENTRALISED, FEDERATED, MethodRuns
 from fedvlr_jax.evaluation.comparison import Comparison, compare, holm
 from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, seed_user_values
 
@@ -66,8 +66,7 @@ def _pairs(methods: Sequence[MethodRuns]) -> Iterator[tuple[MethodRuns, MethodRu
     federated = [method for method in methods if method.family == FEDERATED]
     names = {method.name for method in federated}
     for method in federated:
-        controls = {m.name for m in methods if _is_control_of(m, method)}
-        wanted = controls.union(_references(method, names)) - {method.name}
+        wanted = set(_references(method, names)) - {method.name}
         yield from ((method, other) for other in methods if other.name in wanted)
     strongest = order.best_on_validation(m for m in methods if m.family == CENTRALISED)
     for host in order.hosts_of(federated):
@@ -79,15 +78,11 @@ def _pairs(methods: Sequence[MethodRuns]) -> Iterator[tuple[MethodRuns, MethodRu
             yield best, strongest
 
 
-def _is_control_of(other: MethodRuns, method: MethodRuns) -> bool:
-    """Whether `other` is a control that the method's gain is measured from."""
-    return other.family == CONTROL and any(other.name == f"{method.name}, {kind}" for kind in REFERENCES)
-
-
 def _references(method: MethodRuns, names: Container[str]) -> Iterator[str]:
-    """Names of the federated methods that the method's gain is measured from."""
+    """Names that the method's gain is measured from, whether they ran or not; `names` are the federated methods."""
     if not method.host:
         return
+    yield from (f"{method.name}, {kind}" for kind in REFERENCES)
     plain, comma, change = method.name.partition(", ")
     if comma:
         yield plain

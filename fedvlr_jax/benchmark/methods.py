@@ -86,11 +86,8 @@ def list_methods(config: Mapping[str, Any], dataset: Dataset) -> Methods:
     candidates = [*baselines, *_federated(config), *_controls(config)]
     patterns = parse_names(config["methods"]) or ("*",)
     names = [method.name for method in candidates]
-    for pattern in (*patterns, *config["settings"], *config["grid"]):
-        if not any(fnmatchcase(name, pattern) for name in names):
-            hint = suggest(pattern, names, "'", "'")
-            raise ConfigError(f"methods: {pattern!r} fits no method{hint}; known are {'; '.join(names)}")
-    wanted = [m for m in candidates if any(fnmatchcase(m.name, p) for p in patterns)]
+    _check_patterns("methods", (*patterns, *config["settings"], *config["grid"]), names, "method")
+    wanted = [m for m in candidates if _fits(m.name, patterns)]
     missing = {m.follows for m in wanted if m.follows} - {m.name for m in wanted}
     wanted = [m for m in candidates if m in wanted or m.name in missing]
     notes, kept = _guarantees(wanted, dataset), []
@@ -100,6 +97,17 @@ def list_methods(config: Mapping[str, Any], dataset: Dataset) -> Methods:
         else:
             kept.append(method)
     return Methods(tuple(kept), tuple(notes))
+
+
+def _fits(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _check_patterns(field: str, patterns: Sequence[str], names: Sequence[str], what: str) -> None:
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            hint = suggest(pattern, names, "'", "'")
+            raise ConfigError(f"{field}: {pattern!r} fits no {what}{hint}; known are {'; '.join(names)}")
 
 
 def _guarantees(methods: Sequence[Method], dataset: Dataset) -> list[str]:
@@ -138,12 +146,10 @@ def _federated(config: Mapping[str, Any]) -> list[Method]:
 def _changed(config: Mapping[str, Any], methods: Sequence[Method]) -> list[Method]:
     """Methods once more for every entry of ``config.changed``: the same grid with some settings changed."""
     found, patterns = [], parse_names(config["changed_of"])
-    for pattern in patterns if config["changed"] else ():
-        if not any(fnmatchcase(method.name, pattern) for method in methods):
-            hint = suggest(pattern, [method.name for method in methods], "'", "'")
-            raise ConfigError(f"changed_of: {pattern!r} fits no federated method{hint}")
+    if config["changed"]:
+        _check_patterns("changed_of", patterns, [method.name for method in methods], "federated method")
     for label in sorted(config["changed"], key=_natural):
-        for method in (m for m in methods if any(fnmatchcase(m.name, pattern) for pattern in patterns)):
+        for method in (m for m in methods if _fits(m.name, patterns)):
             name = f"{method.name}, {label}"
             settings = _checked(name, method.settings, dict(flatten(config["changed"][label])))
             found.append(method._replace(name=name, settings=settings))

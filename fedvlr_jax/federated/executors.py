@@ -96,7 +96,7 @@ def make_vmapped_executor(
     Where nobody looks at single uploads, and clients leave the rows as they are, what all of them would make of the
     broadcast is made once, and the sum of their cotangents is pulled back once.
     """
-    looks = transform.client is not None or transform.by_norm is not None or not aggregator.linear
+    looks = transform.client is not None or not aggregator.linear
     derives = model.host.derive is not None and not looks and not settings.move_items
 
     def train(

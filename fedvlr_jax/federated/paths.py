@@ -28,7 +28,7 @@ from fedvlr_jax.federated.client import ClientBatch, make_gathered_update, make_
 from fedvlr_jax.federated.factors import Factors, make_factored_update
 from fedvlr_jax.federated.local_steps import begin, keep_clients, local_steps, summed_gradients
 from fedvlr_jax.federated.objectives import Draw
-from fedvlr_jax.federated.step_loss import LocalSettings, make_loss, make_step_loss, step_positions
+from fedvlr_jax.federated.step_loss import LocalSettings, add_rows, make_loss, make_step_loss, step_positions
 from fedvlr_jax.models.model import Broadcast, Model, Upload, take_rows
 from fedvlr_jax.types import Array, PrivateState, PyTree
 
@@ -126,9 +126,9 @@ def _train_summed(
         draw_c = draw_c._replace(negative_aln=jnp.swapaxes(draw_c.negative_aln, 0, 1))
     begun = begin(model, settings, broadcast.rows, broadcast.head, draw_c, state_c, jax.vmap)
     rows_of: Any = None
-    add_rows: Any = None
+    add: Any = None
     if path.step_rows:
-        loss, rows_of, add_rows = make_step_loss(begun.model, settings, round_), _rows_of_steps, _add_rows_of_steps
+        loss, rows_of, add = make_step_loss(begun.model, settings, round_), _rows_of_steps, _add_rows_of_steps
     else:
         loss = make_loss(begun.model, settings, round_, all_items=True)
 
@@ -139,7 +139,7 @@ def _train_summed(
         gradients = summed_gradients(loss, jnp.where(alive_c, alpha_c, 0.0), rows_of)
         download = begun.download._replace(pooled_jd=pooled_c)
         moved_c, total, loss_ac = local_steps(
-            gradients, begun, settings, download, safe_c, draw_c, each=jax.vmap, add_rows=add_rows
+            gradients, begun, settings, download, safe_c, draw_c, each=jax.vmap, add_rows=add
         )
         good_c = alive_c & finite_rows((moved_c, loss_ac.T))
         sum_finite = jnp.all(finite_rows(jax.tree.map(lambda x: x[None], total)))
@@ -164,8 +164,7 @@ def _rows_of_steps(rows: PyTree, draw_c: Draw) -> PyTree:
 
 def _add_rows_of_steps(total: PyTree, rows_cb: PyTree, draw_c: Draw) -> PyTree:
     """Tables with the cotangents of every client's step added, row by row: a step costs nothing for other rows."""
-    position_cb = jax.vmap(step_positions)(draw_c)
-    return jax.tree.map(lambda table, x: table.at[position_cb].add(x, mode="drop"), total, rows_cb)
+    return add_rows(total, rows_cb, jax.vmap(step_positions)(draw_c))
 
 
 def finite_rows(tree: PyTree) -> Array:

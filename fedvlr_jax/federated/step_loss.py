@@ -200,7 +200,12 @@ def step_positions(draw: Draw) -> Array:
 
 def put_rows(rows_b: PyTree, position_b: Array, size: int) -> PyTree:
     """The transpose of `take_rows`: rows added up in tables of `size` rows; padding is dropped."""
-    return jax.tree.map(lambda x: jnp.zeros((size, *x.shape[1:]), x.dtype).at[position_b].add(x, mode="drop"), rows_b)
+    return add_rows(jax.tree.map(lambda x: jnp.zeros((size, *x.shape[1:]), x.dtype), rows_b), rows_b, position_b)
+
+
+def add_rows(tables: PyTree, rows_b: PyTree, position_b: Array) -> PyTree:
+    """Tables with rows added at their positions; padding is dropped."""
+    return jax.tree.map(lambda table, x: table.at[position_b].add(x, mode="drop"), tables, rows_b)
 
 
 def _usage(draw: Draw) -> tuple[Array, Array]:

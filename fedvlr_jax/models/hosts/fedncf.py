@@ -80,7 +80,7 @@ def make(num_items: int, *, dim: int, init_scale: float, **_: Any) -> Host:
         if Q_bd is not None:
             x_bh = x_bh + product(Q_bd, item_dh)
         if apart:
-            x_bh = x_bh + items.project(item_dh, shared=True)
+            x_bh = x_bh + items.project(item_dh)
         for name in ("layer_1", "layer_2"):
             x_bh = product(nn.relu(x_bh).astype(rounded), head[name]["kernel"]) + head[name]["bias"][None]
         s_b = nn.relu(x_bh) @ of_hidden + product(P_bd, weight_d) + head["out"]["bias"]

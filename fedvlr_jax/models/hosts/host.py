@@ -16,14 +16,14 @@ from fedvlr_jax.agreed import Evidence, ViewBasis
 from fedvlr_jax.types import Array, PyTree
 
 
-def product(rows: Array, weights: Array, contract: Callable[..., Array] = jnp.matmul) -> Array:
-    """``contract(rows, weights)`` in the type of the rows; from bfloat16 it is summed and returned in float32.
+def product(rows: Array, weights: Array) -> Array:
+    """``rows @ weights`` in the type of the rows; from bfloat16 it is summed and returned in float32.
 
     A score that were itself rounded to bfloat16 would tie with many others.
     """
     if rows.dtype != jnp.bfloat16:
-        return contract(rows, weights)
-    return contract(rows, weights.astype(rows.dtype), preferred_element_type=jnp.float32)
+        return rows @ weights
+    return jnp.matmul(rows, weights.astype(rows.dtype), preferred_element_type=jnp.float32)
 
 
 class ItemRows(NamedTuple):
@@ -66,13 +66,12 @@ class ItemRows(NamedTuple):
         s_b = product(views_bjd.reshape(views_bjd.shape[0], -1), q_jd.reshape(-1))
         return s_b if self.offset_bd is None else s_b + self.offset_bd @ q_d
 
-    def project(self, weight_dh: Array, *, shared: bool) -> Array:
-        """g_i W for every row, [b, h].
+    def project(self, weight_dh: Array) -> Array:
+        """g_i W for every row, [b, h], of rows that all clients share.
 
-        With rows that all clients share, the views are multiplied before they are mixed: under vmap over clients
-        that product is computed once. The value is the same.
+        The views are multiplied before they are mixed: under vmap over clients that product is computed once.
         """
-        if not shared or self.w_j is None:
+        if self.w_j is None:
             return product(self.fused(), weight_dh)
         assert self.views_bjd is not None
         g_bh = jnp.einsum("j,bjh->bh", self.w_j, product(self.views_bjd, weight_dh))
