@@ -47,7 +47,7 @@ def test_factors_give_the_norms_and_clipped_sums_of_uploads(host, variant, objec
     with jax.enable_x64(True):
         overrides = {"host__name": host, "variant": variant, "objective": objective, "fusion__router": router}
         dataset = tiny_dataset(dtype=np.float64)
-        algorithm = make_algorithm(settings(host__additive_weight=0.3, **overrides), dataset)
+        algorithm = make_algorithm(settings(host__additive_weight=0.3, client__l2=0.05, **overrides), dataset)
         model, local, data = algorithm.model, algorithm.local, client_data(dataset)
         state, (bucket,) = late_state(algorithm, ROUND), data.buckets
 
@@ -69,7 +69,7 @@ def test_factors_give_the_norms_and_clipped_sums_of_uploads(host, variant, objec
             zero = jax.tree.map(jnp.zeros_like, broadcast)
             sums = (
                 add_uploads(zero, clipped_c, alpha_c),
-                add_factors(zero, factors_c, alpha_c * clip.by_norm(factors_c.norm)),
+                add_factors(zero, factors_c, alpha_c * clip.by_norm(factors_c.norm), broadcast.rows.get("D")),
             )
             return norm_c, factors_c.norm, sums, (moved, loss_ca), (moved_too, loss_too_ca)
 
@@ -87,7 +87,7 @@ def test_a_norm_is_never_below_that_of_the_upload_where_its_terms_cancel():
         e_i, q_f = rng.normal(size=50), rng.normal(size=8)
         e_ai = np.stack([e_i, -e_i + scale * rng.normal(size=50)]).astype(np.float32)
         query_af = np.stack([q_f, q_f]).astype(np.float32)
-        factors = Factors(e_ai, {"views": query_af}, np.zeros(0, np.int32), {}, {}, {}, np.zeros(()))
+        factors = Factors(e_ai, {"views": query_af}, np.zeros(0, np.int32), {}, None, {}, np.zeros(()))
         true = np.linalg.norm(e_ai.astype(np.float64).T @ query_af.astype(np.float64))
         assert float(upper_norm(jax.tree.map(jnp.asarray, factors))) >= true
 

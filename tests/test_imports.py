@@ -29,7 +29,7 @@ BASE = (
     ("federated.mesh", "federated.score_views"),
 )
 ALGORITHM = (
-    ("models.router_logits",),
+    ("models.router_logits", "models.own_table"),
     ("models.fusion", "models.router", "federated.sampling"),
     ("models.group_fusion",),
     ("federated.objectives",),

@@ -23,6 +23,11 @@ DENSE_FACTOR = 8
 Two CPU cores, 139 clients, 560 items, rows of 192: scoring all items and pulling back 9.6 ns an item, gathering and
 scattering 75 ns a row (benchmarks/throughput.py has both paths)."""
 
+OWN_TABLES = 4
+"""Clients with private item tables in a chunk of the path `factors`, at least, with empty slots if need be.
+
+They share passes over public rows. For a single one XLA would read its table in place, and copy all tables first."""
+
 
 def plan_buckets(
     model: Model,
@@ -80,7 +85,8 @@ def _plan(
     def chunk_of(path: str) -> int:
         confined = min(touched, num_items)
         rows = {"picked": step_rows, "gathered": touched, "uploads": confined}.get(path, num_items)
-        return min(chunk or max(1, CHUNK_BYTES // _client_bytes(model, settings, path, rows)), slots)
+        wanted = min(chunk or max(1, CHUNK_BYTES // _client_bytes(model, settings, path, rows)), slots)
+        return max(wanted, OWN_TABLES) if path == "factors" and model.host.private_item_table else wanted
 
     if path == "auto":
         path = _path(model, settings, step_rows, num_items, settings.steps * chunk_of("picked"))
@@ -110,7 +116,7 @@ def _path(model: Model, settings: LocalSettings, step_rows: int, num_items: int,
     # Where a host's own work on a row outweighs reading it, as an MLP's does, fewer rows are less work on any path.
     factor = DENSE_FACTOR if model.host.linear else 1
     if settings.objective.all_items or num_items <= factor * step_rows:
-        return "fused"
+        return "factors" if model.host.private_item_table and has_factors(model, settings) else "fused"
     if model.host.private_item_table:
         return "uploads"
     # A chunk makes a table over all items, which costs about as much an item as a row costs more on the other path.
@@ -127,7 +133,7 @@ def _client_bytes(model: Model, settings: LocalSettings, path: str, rows: int) -
     size = 2 * sum(x.size for x in jax.tree.leaves(private))
     dim = 1 if own is None else own.shape[1]
     if path == "factors":
-        return 4 * (size + rows * (4 + settings.steps + (0 if own is None else (3 + settings.steps) * dim)))
+        return 4 * (size + rows * (4 + settings.steps + (0 if own is None else 3 * dim + 5 * settings.steps)))
     if path == "fused":
         return 4 * (size + rows * (4 + (3 * dim if own is not None else 0)))
     return 4 * (size + 4 * rows * max(dim, 64))

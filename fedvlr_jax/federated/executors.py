@@ -210,7 +210,7 @@ class _Chunk(NamedTuple):
             alpha_c = jnp.where(active_c, weight_c, 0.0)
             result = train_chunk(path, model, self.settings, broadcast, state_c, batch_c, alpha_c, round_)
             alpha_c = jnp.where(result.alive_c, alpha_c, 0.0)
-            state_c, carry = self._joined(result, total.carry, alpha_c, clients.user, key, round_)
+            state_c, carry = self._joined(result, total.carry, alpha_c, clients.user, key, round_, broadcast)
             row_c = jnp.where(result.alive_c, clients.state_row, NOWHERE)
             return scatter_clients(private, row_c, batch_c.ids_n, state_c), Aggregate(
                 carry,
@@ -227,7 +227,14 @@ class _Chunk(NamedTuple):
         return draw_batch(self.settings, self.num_items, history_l, key, touched_rows=touched_rows)
 
     def _joined(
-        self, result: ChunkResult, carry: PyTree, alpha_c: Array, user_c: Array, key: Array, round_: Array
+        self,
+        result: ChunkResult,
+        carry: PyTree,
+        alpha_c: Array,
+        user_c: Array,
+        key: Array,
+        round_: Array,
+        broadcast: Broadcast,
     ) -> tuple[PrivateState, PyTree]:
         """The states with what transforms remember, and the carry with what the clients of the chunk send."""
         uploads, transform = result.uploads, self.transform
@@ -235,7 +242,7 @@ class _Chunk(NamedTuple):
             return result.state, jax.tree.map(jnp.add, carry, result.total)
         if isinstance(uploads, Factors):
             weight_c = alpha_c if transform.by_norm is None else alpha_c * transform.by_norm(uploads.norm)
-            return result.state, add_factors(carry, uploads, weight_c)
+            return result.state, add_factors(carry, uploads, weight_c, broadcast.rows.get("D"))
         if transform.client is None:
             return result.state, self.aggregator.add(carry, uploads, alpha_c)
         key_c = sampling.entity_keys(sampling.stream(key, sampling.TRANSFORM, round_), user_c)

@@ -21,6 +21,7 @@ from fedvlr_jax.federated.objectives import Draw
 from fedvlr_jax.federated.private_state import trainable
 from fedvlr_jax.federated.step_loss import LocalSettings, StepLoss
 from fedvlr_jax.models.model import ITEM_TABLE, Download, Model, host_head, item_rows, pool
+from fedvlr_jax.models.own_table import step_table
 from fedvlr_jax.types import Array, PrivateState, PyTree
 
 Gradients = Callable[[Download, PyTree, Draw], tuple[Array, Download, PyTree]]
@@ -243,7 +244,7 @@ def make_update(settings: LocalSettings) -> Callable[[PyTree, PrivateState], Pri
         updates = _scale_router(updates, settings.router.lr)
         params = optax.apply_updates(params, updates)
         if ITEM_TABLE in state.params:
-            table = state.params[ITEM_TABLE] - settings.table_lr * gradient[ITEM_TABLE]
+            table = step_table(state.params[ITEM_TABLE], gradient[ITEM_TABLE], settings.table_lr)
             params = params | {ITEM_TABLE: table}
         return state.replace(params=params, opt_state=opt_state)
 

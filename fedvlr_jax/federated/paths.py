@@ -12,7 +12,8 @@ no upload is ever formed. Which rows? Scoring a row inside a matrix product is m
 long as a step needs a fair share of them.
 
 A fifth path, `factors`, reads all rows and forms no upload either, but knows the norm of each (`factors.py`): a clip
-needs no more.
+needs no more. A private item table is not written between its steps (`models/own_table.py`), so a host with one takes
+this path where another would take `fused`.
 
 On all paths, a client whose loss, state or upload is not finite is left out, and its private state stays as it was.
 """
@@ -106,7 +107,8 @@ def _train_apart(
         make = make_gathered_update if path.step_rows else make_factored_update
     update = jax.vmap(make(model, settings), in_axes=(None, 0, 0, None))
     state_c, upload_c, loss_ca = update(broadcast, state_c, batch_c, round_)
-    finite_c = finite_rows((state_c, upload_c, loss_ca))
+    sent_c = upload_c._replace(norm=None) if path.factored else upload_c  # a norm is formed where it is needed
+    finite_c = finite_rows((state_c, sent_c, loss_ca))
     return ChunkResult(state_c, upload_c, None, jnp.mean(loss_ca, axis=1), (alpha_c > 0) & finite_c)
 
 

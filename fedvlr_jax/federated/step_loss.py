@@ -183,7 +183,7 @@ def make_finish(
         if not objectives.is_off(settings.l2):
             value = value + 0.5 * settings.l2 * optax.tree.norm(trainable(private), squared=True)
             if ITEM_TABLE in private:
-                value = value + 0.5 * settings.l2 * jnp.sum(usage_b * jnp.sum(given(items.table_bd) ** 2, axis=-1))
+                value = value + 0.5 * settings.l2 * jnp.sum(usage_b * given(items.own).square())
         if model.variant.router is not None and not objectives.is_off(router.l2):
             value = value + 0.5 * router.l2 * optax.tree.norm(private["variant"]["phi"], squared=True)
         if items.w_j is not None and not objectives.is_off(router.spread):

@@ -28,6 +28,7 @@ from fedvlr_jax.federated.score_views import VIEWS, history_views, shaped, whole
 from fedvlr_jax.federated.scoring import Ready, Snapshot, make_ready, score_items, view_weights
 from fedvlr_jax.models.hosts.host import ItemRows
 from fedvlr_jax.models.model import ITEM_TABLE, Download, Model, item_rows, score
+from fedvlr_jax.models.own_table import TableRows
 from fedvlr_jax.types import Array, Bucket, given
 
 CONSTANT, TUNED, PRIOR = "constant", "fine-tuning", "prior"
@@ -114,7 +115,7 @@ def _switches(algorithm: Algorithm, params: Snapshot, one: Ready) -> tuple[tuple
             if name in tables:
                 some.tables[name] = items.tables[name] * mask_p[place]
             else:
-                some = some._replace(table_bd=given(items.table_bd) * mask_p[place])
+                some = some._replace(own=TableRows(one.private[ITEM_TABLE] * mask_p[place]))
         return score(model, one.private, download.head, some)
 
     return names, scores
@@ -126,7 +127,7 @@ def part_names(algorithm: Algorithm, model: Model, items: ItemRows) -> tuple[str
     if items.views_bjd is not None:
         views = algorithm.views or ("items",)
     tables = [name for name in items.tables if name not in ("views", "D")]
-    return (*views, *tables, *(() if items.table_bd is None else ("own table",)))
+    return (*views, *tables, *(() if items.own is None else ("own table",)))
 
 
 def coalitions(size: int, *, linear: bool) -> tuple[np.ndarray, np.ndarray]:

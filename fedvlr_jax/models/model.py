@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from fedvlr_jax.models.hosts.host import Host, ItemRows
+from fedvlr_jax.models.own_table import OwnRows, SpannedTable, TableRows
 from fedvlr_jax.models.router import Phi
 from fedvlr_jax.models.router_logits import mean_rows
 from fedvlr_jax.models.variants import Variant
@@ -166,15 +167,16 @@ def item_rows(
     private: PyTree,
     download: Download,
     rows_b: PyTree,
-    table_bd: Array | None = None,
+    own: Array | SpannedTable | None = None,
     offset_bd: Array | None = None,
 ) -> ItemRows:
-    """The given rows as the client sees them: its router weights and its private rows attached."""
+    """The given rows as the client sees them: its router weights and its private rows (`own` [b, d]) attached."""
     router = model.variant.router
     w_j = None if router is None else router.weights(phi_of(model, private, download.head), download.pooled_jd)
     if model.rounded is not None:
         rows_b = jax.tree.map(lambda x: x.astype(model.rounded), rows_b)
-    return ItemRows(rows_b.get("views"), w_j, rows_b, table_bd, offset_bd)
+    rows: OwnRows | None = own if own is None or isinstance(own, SpannedTable) else TableRows(own, rows_b.get("D"))
+    return ItemRows(rows_b.get("views"), w_j, rows_b, rows, offset_bd)
 
 
 def score(model: Model, private: PyTree, head: PyTree, items: ItemRows) -> Array:

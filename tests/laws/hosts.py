@@ -18,6 +18,7 @@ from fedvlr_jax.federated.score_views import weight_names
 from fedvlr_jax.federated.step_loss import put_rows
 from fedvlr_jax.models.hosts import HOSTS
 from fedvlr_jax.models.hosts.host import Host, ItemRows
+from fedvlr_jax.models.own_table import TableRows
 from fedvlr_jax.types import Array, PrivateState, PyTree
 from laws.algorithm_1 import naive_round
 from laws.judging import require_close, require_equal, require_finite
@@ -60,7 +61,7 @@ def _example(name: str, row: Any) -> Example:
         normal = lambda *shape: jax.random.normal(next(keys), shape)  # noqa: E731
         public = host.init_public(next(keys))
         tables = public["tables"] | ({"D": normal(NUM_ITEMS, DIM)} if host.reads_D else {})
-        own = normal(NUM_ITEMS, DIM) if host.private_item_table else None
+        own = TableRows(normal(NUM_ITEMS, DIM), tables.get("D")) if host.private_item_table else None
         items = ItemRows(normal(NUM_ITEMS, 3, DIM), jax.nn.softmax(normal(3)), tables, own)
         return host.init_private(next(keys)), public["head"], items
 
@@ -101,7 +102,7 @@ def scores_are_row_local(name: str) -> None:
 
 
 def a_linear_score_is_linear(name: str) -> None:
-    """Affine in g_i, as `bucket_plan` assumes where the row says linear."""
+    """Affine in g_i, and in the client's private row, as `bucket_plan` assumes where the row says linear."""
     host, theta, head, items, score = example(name)
     if not host.linear:
         return
@@ -110,6 +111,14 @@ def a_linear_score_is_linear(name: str) -> None:
         score(theta, head, items._replace(views_bjd=x)) for x in (*views, (views[0] + views[1]) / 2)
     )
     message = f"host {name}: linear is set, but the score is not linear in g_i"
+    require_close(message, middle, (first + second) / 2, rtol=1e-4, atol=1e-4)
+    if items.own is None:
+        return
+    own = [items.own.table_bd, 10 * items.own.table_bd[::-1]]
+    first, second, middle = (
+        score(theta, head, items._replace(own=TableRows(x))) for x in (*own, (own[0] + own[1]) / 2)
+    )
+    message = f"host {name}: linear is set, but the score is not linear in private rows"
     require_close(message, middle, (first + second) / 2, rtol=1e-4, atol=1e-4)
 
 

@@ -27,11 +27,10 @@ def make(
     """`additive_weight` is lambda, `sparsity_weight` is mu; the private table starts at zero."""
 
     def score(theta: PyTree, head: PyTree, items: ItemRows) -> Array:
-        return items.dot(theta["w"]) + given(items.table_bd) @ theta["w"] + theta["b"]
+        return items.dot(theta["w"]) + given(items.own).dot(theta["w"]) + theta["b"]
 
     def regulariser(theta: PyTree, items: ItemRows, weight_b: Array, round_: Array) -> Array:
-        distance_b = jnp.sum((given(items.table_bd) - items.tables["D"]) ** 2, axis=-1)
-        return -additive_weight * curriculum(round_) * jnp.sum(weight_b * distance_b)
+        return -additive_weight * curriculum(round_) * jnp.sum(weight_b * given(items.own).distance())
 
     def server_penalty(D_id: Array, round_: Array) -> Array:
         return sparsity_weight * curriculum(round_) * jnp.sum(jnp.abs(D_id))

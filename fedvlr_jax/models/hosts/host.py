@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from fedvlr_jax.agreed import Evidence, ViewBasis
+from fedvlr_jax.models.own_table import OwnRows
 from fedvlr_jax.types import Array, PyTree
 
 
@@ -34,14 +35,14 @@ class ItemRows(NamedTuple):
         variant adds nothing.
       w_j: [j], the client's router weights, or None for a single view with weight one.
       tables: the public row tables [b, d] of the host, by name.
-      table_bd: [b, d], rows of the client's private item table, or None.
+      own: rows of the client's private item table, or None.
       offset_bd: [b, d], what local fine-tuning added to g_i, or None.
     """
 
     views_bjd: Array | None
     w_j: Array | None
     tables: dict[str, Array]
-    table_bd: Array | None = None
+    own: OwnRows | None = None
     offset_bd: Array | None = None
 
     def fused(self) -> Array:
@@ -113,10 +114,11 @@ class Host(NamedTuple):
         used in the step.
       server_penalty: ``(D_id, round) -> []``, terms of D outside the views, added on the server.
       solve: ``(theta, head, items, positive_i) -> theta``, exact minimiser over all items, or None.
-      linear: whether the score is linear in g_i (decides which computation is cheap, never the result).
+      linear: whether the score is linear in g_i, and in the client's private row (decides which computation is cheap,
+        never the result).
       has_item_tables: the host has item tables of its own, so the variant `base` broadcasts no view.
-      reads_D: broadcast the rows of D as table ``"D"`` beside the views (for a regulariser).
-      private_item_table: every client keeps a table [i, d] (``items.table_bd``).
+      reads_D: broadcast the rows of D as table ``"D"`` beside the views (for the distance of private rows from them).
+      private_item_table: every client keeps a table [i, d], read as ``items.own``.
       alternate: within a local step the private parameters move first, and the gradient of the public
         ones is taken at the moved point.
       combine: ``(s_i, prior_i) -> s_i`` [i], joins the trained logits of a client with its row of prior scores, or
