@@ -93,6 +93,13 @@ def test_a_modality_that_everybody_likes_alike_has_no_correlation():
     assert found["mean"] == found["id"]
 
 
+def test_a_model_of_one_modality_has_no_preferences():
+    rng = np.random.default_rng(3)
+    learned_um = np.zeros((40, 3))
+    learned_um[:, 0] = rng.random(40) < 0.7  # of users whose own items lose, and of others
+    assert set(rank_correlations(learned_um, rng.normal(size=(40, 3))).values()) == {None}
+
+
 def test_planted_data_adds_the_correlation():
     planted = dataclasses.replace(DATASET, planted=np.random.default_rng(0).dirichlet([1, 1, 1], DATASET.num_users))
     result = result_of(make_ranks(), learned_um=planted.planted, dataset=planted)

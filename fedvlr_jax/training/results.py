@@ -110,12 +110,14 @@ def ranks_of(arrays: Mapping[str, np.ndarray]) -> Ranks:
 def rank_correlations(learned_um: np.ndarray, planted_um: np.ndarray) -> dict[str, float | None]:
     """Spearman's rank correlation over users for each modality, and the mean of the modalities that have one.
 
-    A modality for which all users have one learned preference has no correlation (None).
+    A modality for which all users have one learned preference has no correlation (None), and none has where the model
+    reads a single one: there is nothing to prefer it to, and its share says who is served at all.
     """
+    several = np.count_nonzero(np.any(learned_um != 0, axis=0)) > 1
     values: dict[str, float | None] = {}
     for m, name in enumerate(MODALITIES.values()):
         learned_u, planted_u = learned_um[:, m], planted_um[:, m]
-        varies = np.isfinite(learned_u).all() and np.ptp(learned_u) > 0 and np.ptp(planted_u) > 0
+        varies = several and np.isfinite(learned_u).all() and np.ptp(learned_u) > 0 and np.ptp(planted_u) > 0
         values[name] = _spearman(learned_u, planted_u) if varies else None
     known = [value for value in values.values() if value is not None]
     return {**values, "mean": float(np.mean(known)) if known else None}
