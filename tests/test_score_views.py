@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -247,6 +248,22 @@ def test_only_the_gradient_of_the_weights_leaves_a_client_in_a_round():
     broadcast = algorithm.model.publish(public.params, client_data(DATASET).content)
     assert broadcast.rows == {}
     assert [x.shape for x in jax.tree.leaves(broadcast.head)] == [(SIZE,)]
+
+
+def test_each_sum_is_dropped_where_it_is_read_no_more():
+    """A matrix over a large catalogue is a tenth of the memory of a run."""
+    gram_ii, ordered = view_maps.federate(DATASET)
+    alive = {"gram": gram_ii, "past": ordered.past_ii, "next": ordered.next_ii, "similar": ordered.similar_ii}
+    alive = {name: weakref.ref(x) for name, x in alive.items()}
+    handed = [view_maps.ViewSums(gram_ii, ordered)]
+    del gram_ii, ordered
+    left = {
+        name: {of for of, found in alive.items() if found() is not None}
+        for name, _ in view_maps.form(handed.pop(), DATASET, CHOICE)
+    }
+    assert left["collective"] == {"gram", "past", "next", "similar"}
+    assert left["next"] == {"similar"}
+    assert left["prior"] == set()
 
 
 def test_before_the_rounds_only_sums_over_clients_leave_them():

@@ -12,7 +12,7 @@ What a map is formed with is chosen by its view alone (`view_choice.py`). The su
 held-back items to fit weights and to choose, and with them to rank; a server learns these sums, the numbers that
 choices go by, and nothing else.
 
-Maps are formed one after the other, in float32, and at most seven matrices [i, i] are alive at a time.
+Maps are formed one after the other, in float32, and at most six matrices [i, i] are alive at a time.
 """
 
 from __future__ import annotations
@@ -105,7 +105,9 @@ def form(
       co_occurrence: False leaves out all maps but the kernels.
       known: maps of the same sums and choice that need not be formed again.
     """
-    centred, ordered, found = centred_by_modality(features), sums.ordered, known or {}
+    centred, found = centred_by_modality(features), known or {}
+    gram_ii, ordered = sums
+    del sums  # a caller that keeps no sums itself has the memory of each back where it is read no more
 
     def get(name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
         return found[name] if name in found else make()
@@ -116,21 +118,23 @@ def form(
         return
     if centred:
         how = (centred, choice.strength, choice.ridge_collective)
-        yield "collective", get("collective", functools.partial(collective, sums.gram_ii, *how))
-    following_ii = get("ease", functools.partial(prior.ease, sums.gram_ii, choice.ridge))
+        yield "collective", get("collective", functools.partial(collective, gram_ii, *how))
+    following_ii = get("ease", functools.partial(prior.ease, gram_ii, choice.ridge))
+    del gram_ii
     yield "ease", following_ii
+    seen_i, similar_ii = ordered.count_i > 0, ordered.similar_ii
     if ordered.next_ii.any():
         next_ii = get("next", functools.partial(prior.next_map, ordered, choice.ridge_next))
+        del ordered
         yield "next", next_ii
-        near_ii = get("prior", functools.partial(prior.ease, ordered.similar_ii, choice.ridge_near))
+        near_ii = get("prior", functools.partial(prior.ease, similar_ii, choice.ridge_near))
+        del similar_ii
         if "prior" not in found:
             near_ii += choice.near_weight * next_ii
         yield "prior", near_ii
         del near_ii
         following_ii = following_ii + choice.next_weight * next_ii
         del next_ii
-    seen_i = ordered.count_i > 0
-    del sums, ordered  # a caller that keeps no sums itself has their memory back
     for modality, x in centred.items():
         alike_ii = _alike(x, seen_i)
         targets_ii = np.empty_like(following_ii)

@@ -159,8 +159,10 @@ class ConfiguredViews:
         held = hold_back(histories)
         sums = view_maps.federate(held.inner)
         choice, known = view_choice.choose(sums, held, features)
-        inner = self._views(held.inner, sums, features, choice, known)
-        del sums, known  # before those of whole histories are formed
+        handed = [sums]
+        del sums  # nobody but `form` keeps them
+        inner = self._views(held.inner, handed.pop(), features, choice, known)
+        del known  # before those of whole histories are formed
         whole = self._views(histories, view_maps.federate(histories), features, choice)
         inner, whole = inner.tabled(), whole.tabled()  # the sums are no more
         valid_um = valid_targets(dataset)
