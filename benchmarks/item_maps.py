@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import argparse
 import pathlib
-import resource
 import sys
 import time
 
-sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1])]
+sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1]), str(pathlib.Path(__file__).resolve().parent)]
 
+import measure
 import numpy as np
+from random_data import random_features
 
 from configs.benchmark.base import BLEND
 from fedvlr_jax.settings import default_settings, override
@@ -46,8 +47,7 @@ def main() -> None:
 def popular_items(num_users: int, num_items: int, num_rows: int, width: int, seed: int = 0) -> Dataset:
     """`num_rows` train rows for every user, as the module says."""
     rng = np.random.default_rng(seed)
-    features = [rng.normal(size=(num_items, width)).astype(np.float32) for _ in range(2)]
-    V, C = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in features)
+    V, C = random_features(rng, num_items, width)
     share_i = 1 / np.arange(1, num_items + 1) ** 0.7
     share_i /= share_i.sum()
     drawn_un = np.stack([rng.choice(num_items, num_rows + 2, replace=False, p=share_i) for _ in range(num_users)])
@@ -67,9 +67,8 @@ def popular_items(num_users: int, num_items: int, num_rows: int, width: int, see
 
 def report(part: str, start: float) -> None:
     """What it took up to here."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # kilobytes on Linux
-    now, processor = time.perf_counter() - start, time.process_time()
-    print(f"{part}: {now:.0f} s, {processor:.0f} s of the processor, peak {peak:.2f} GB", flush=True)
+    seconds, processor, peak = time.perf_counter() - start, time.process_time(), measure.peak_gigabytes()
+    print(f"{part}: {seconds:.0f} s, {processor:.0f} s of the processor, peak {peak:.2f} GB", flush=True)
 
 
 if __name__ == "__main__":

@@ -35,8 +35,7 @@ def random_dataset(
         if not again.size:
             break
         key[again] = key[again] // num_items * num_items + rng.integers(0, num_items, again.size)
-    features = [rng.normal(size=(num_items, width)).astype(np.float32) for _ in range(2)]
-    V, C = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in features)
+    V, C = random_features(rng, num_items, width)
     held_out = np.full(num_users, -1, np.int32)
     return Dataset(
         name=name,
@@ -49,3 +48,9 @@ def random_dataset(
         V=V,
         C=C,
     )
+
+
+def random_features(rng: np.random.Generator, num_items: int, width: int) -> list[np.ndarray]:
+    """V and C, float32 [i, width], with rows of norm one."""
+    features = [rng.normal(size=(num_items, width)).astype(np.float32) for _ in range(2)]
+    return [x / np.linalg.norm(x, axis=1, keepdims=True) for x in features]

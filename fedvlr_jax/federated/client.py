@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from fedvlr_jax.agreed import Evidence
 from fedvlr_jax.federated.local_steps import begin, local_steps, own_gradients
 from fedvlr_jax.federated.objectives import Draw
+from fedvlr_jax.federated.private_state import change_table
 from fedvlr_jax.federated.step_loss import (
     LocalSettings,
     make_loss,
@@ -105,13 +106,12 @@ def make_client_round(
     ) -> tuple[PrivateState, Upload, Array]:
         batch = draw_batch(settings, num_items, history_l, key, touched_rows=touched_rows)
         batch = batch._replace(draw=batch.draw._replace(evidence=evidence))
-        table = state.params.get(ITEM_TABLE)
-        if table is not None and batch.ids_n is not None:
-            state = state.replace(params=state.params | {ITEM_TABLE: take_rows(table, batch.ids_n)})
+        table, ids_n = state.params.get(ITEM_TABLE), batch.ids_n
+        if ids_n is not None:
+            state = change_table(state, lambda table: take_rows(table, ids_n))
         state, upload, loss_a = local_update(broadcast, state, batch, round_)
-        if table is not None and batch.ids_n is not None:
-            table = table.at[batch.ids_n].set(state.params[ITEM_TABLE], mode="drop")
-            state = state.replace(params=state.params | {ITEM_TABLE: table})
+        if ids_n is not None:
+            state = change_table(state, lambda rows: given(table).at[ids_n].set(rows, mode="drop"))
         if transform.client is not None:
             upload, memory = transform.client(transform_key, upload, state.memory)
             state = state.replace(memory=memory)

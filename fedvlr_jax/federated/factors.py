@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from fedvlr_jax.federated.client import ClientBatch
 from fedvlr_jax.federated.local_steps import begin, keep_clients, local_steps, over_leaf
 from fedvlr_jax.federated.objectives import Draw
+from fedvlr_jax.federated.private_state import change_table
 from fedvlr_jax.federated.step_loss import LocalSettings, make_loss
 from fedvlr_jax.models.model import ITEM_TABLE, Broadcast, Download, Model, item_rows, score, take_rows
 from fedvlr_jax.models.own_table import SpannedRows, SpannedTable, SpanStep, span, sum_rows
@@ -86,12 +87,12 @@ def make_factored_update(model: Model, settings: LocalSettings) -> FactoredUpdat
         begun = begin(model, settings, rows_l, broadcast.head, own_draw, state)
         download = begun.download._replace(rows=broadcast.rows)
         gradients = _step_factors(begun.model, settings, round_)
-        start = _with_table(begun.state, lambda table_id: span(table_id, broadcast.rows["D"], settings.steps))
+        start = change_table(begun.state, lambda table_id: span(table_id, broadcast.rows["D"], settings.steps))
         moved, total, loss_a = local_steps(
             gradients, begun, settings, download, start, draw, collect=lambda steps: steps
         )
         steps, table = total.rows, moved.params.get(ITEM_TABLE)
-        moved = _with_table(moved, SpannedTable.rows)
+        moved = change_table(moved, SpannedTable.rows)
         moved, pulled = begun.finish(moved, total._replace(rows=jax.tree.map(jnp.zeros_like, rows_l)))
         factors = Factors(
             e_ai=steps.e_i,
@@ -105,13 +106,6 @@ def make_factored_update(model: Model, settings: LocalSettings) -> FactoredUpdat
         return moved, factors._replace(norm=upper_norm(factors, broadcast.rows.get("D"))), loss_a
 
     return factored_update
-
-
-def _with_table(state: PrivateState, change: Callable[[Any], Any]) -> PrivateState:
-    """The state with its private item table changed, where it has one."""
-    if ITEM_TABLE not in state.params:
-        return state
-    return state.replace(params=state.params | {ITEM_TABLE: change(state.params[ITEM_TABLE])})
 
 
 def _step_factors(model: Model, settings: LocalSettings, round_: Array) -> Callable[..., Any]:

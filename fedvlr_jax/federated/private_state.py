@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -17,6 +17,13 @@ OFFSET = "offset"
 def trainable(private: Mapping[str, Any]) -> dict[str, Any]:
     """The private parameters that the client optimizer steps (everything but tables over items)."""
     return {name: value for name, value in private.items() if name not in (ITEM_TABLE, OFFSET)}
+
+
+def change_table(state: PrivateState, change: Callable[[Any], Any]) -> PrivateState:
+    """The state of one client with its private item table changed, where it has one."""
+    if ITEM_TABLE not in state.params:
+        return state
+    return state.replace(params=state.params | {ITEM_TABLE: change(state.params[ITEM_TABLE])})
 
 
 def gather_clients(private: PrivateState, row_c: Array, ids_cn: Array | None) -> PrivateState:

@@ -109,12 +109,12 @@ class SpannedTable(NamedTuple):
         """The table after a step of SGD: T <- keep T + towards D - along q."""
         keep_i, towards_i = 1 - 2 * rate * (step.distance_i + step.square_i), 2 * rate * step.distance_i
         along_i, place = rate * step.e_i, self.step + 2
-        own_i, public_i = self.dot(step.query_d), self.public_id @ step.query_d  # the first is known from the score
-        moved_i = towards_i * self.public_i - along_i * public_i  # (T_new - keep T) . D
+        table_q_i, public_q_i = self.dot(step.query_d), self.public_id @ step.query_d  # XLA has both from the score
+        moved_i = towards_i * self.public_i - along_i * public_q_i  # (T_new - keep T) . D
         square_i = (
             keep_i**2 * self.square_i
-            + 2 * keep_i * (towards_i * self.both_i - along_i * own_i)
-            + towards_i * (moved_i - along_i * public_i)
+            + 2 * keep_i * (towards_i * self.both_i - along_i * table_q_i)
+            + towards_i * (moved_i - along_i * public_q_i)
             + along_i**2 * (step.query_d @ step.query_d)
         )
         return self._replace(
@@ -128,7 +128,7 @@ class SpannedTable(NamedTuple):
 
     def rows(self) -> Array:
         """T, [i, d]."""
-        return self.pulled()._replace(x_ki=self.t_ki).rows(self.public_id)
+        return SpannedRows(self.start_id, self.t_ki, self.query_ad).rows(self.public_id)
 
     def pulled(self) -> SpannedRows:
         """The sum over steps of the derivative of the loss in D."""

@@ -106,20 +106,14 @@ def a_linear_score_is_linear(name: str) -> None:
     host, theta, head, items, score = example(name)
     if not host.linear:
         return
-    views = [items.views_bjd, 10 * items.views_bjd[::-1]]
-    first, second, middle = (
-        score(theta, head, items._replace(views_bjd=x)) for x in (*views, (views[0] + views[1]) / 2)
-    )
-    message = f"host {name}: linear is set, but the score is not linear in g_i"
-    require_close(message, middle, (first + second) / 2, rtol=1e-4, atol=1e-4)
-    if items.own is None:
-        return
-    own = [items.own.table_bd, 10 * items.own.table_bd[::-1]]
-    first, second, middle = (
-        score(theta, head, items._replace(own=TableRows(x))) for x in (*own, (own[0] + own[1]) / 2)
-    )
-    message = f"host {name}: linear is set, but the score is not linear in private rows"
-    require_close(message, middle, (first + second) / 2, rtol=1e-4, atol=1e-4)
+    rows = {"g_i": (items.views_bjd, lambda x: items._replace(views_bjd=x))}
+    if items.own is not None:
+        rows["private rows"] = (items.own.table_bd, lambda x: items._replace(own=TableRows(x)))
+    for of, (x, put) in rows.items():
+        y = 10 * x[::-1]
+        first, second, middle = (score(theta, head, put(z)) for z in (x, y, (x + y) / 2))
+        message = f"host {name}: linear is set, but the score is not linear in {of}"
+        require_close(message, middle, (first + second) / 2, rtol=1e-4, atol=1e-4)
 
 
 def weights_of_clients_are_positive(name: str) -> None:
