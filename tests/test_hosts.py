@@ -206,7 +206,7 @@ def check_round(host, variant, *, item_lr=0.0, **overrides):
     assert (int(end.public.round), int(info.num_clients[0]), int(info.num_dropped[0])) == (ROUND + 1, 3, 0)
 
 
-TRAINED = [host for host in HOST_NAMES if host != "fedblend"]  # which learns from evidence, see test_score_views.py
+TRAINED = [host for host in HOST_NAMES if host != "fedblend"]  # which learns from evidence, see test_fedblend.py
 COVERING = [("fcf", "fedvlr"), ("fedncf", "base")]
 
 
