@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -203,6 +204,10 @@ def test_figure_3_refuses_what_cannot_be_averaged(tmp_path):
         modality_rows([tmp_path])
     write_run(tmp_path / "a", 0.2)
     write_run(tmp_path / "b", 0.3, client__lr=0.7)
+    with pytest.raises(ConfigError, match=r"b and .*a: .* found other settings in client\.lr;"):
+        modality_rows([tmp_path])
+    shutil.rmtree(tmp_path / "b")
+    write_run(tmp_path / "b", 0.3, client__lr=0.7, fusion__modalities="D,C")
     with pytest.raises(ConfigError, match=r"b and .*a: .* found other settings in client\.lr;"):
         modality_rows([tmp_path])
     (tmp_path / "b" / "config.json").write_text("{}")

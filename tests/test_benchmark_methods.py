@@ -10,7 +10,7 @@ from problems import tiny_dataset
 from configs.benchmark import base, privacy_ku
 from configs.benchmark.base import fields
 from fedvlr_jax.baselines import BASELINES
-from fedvlr_jax.benchmark.methods import CONTROLS, list_methods, split_point
+from fedvlr_jax.benchmark.methods import CONTROLS, left_open, list_methods, split_point
 from fedvlr_jax.benchmark.published import PAPER_HOSTS, PAPER_VARIANTS, published
 from fedvlr_jax.benchmark.records import CENTRALISED, FEDERATED
 from fedvlr_jax.errors import ConfigError
@@ -139,6 +139,20 @@ def test_methods_come_again_with_changed_settings_and_what_their_noise_is_worth(
     assert note.startswith("eps 8: epsilon 7.99")
     with pytest.raises(ConfigError, match=r"fcf\+base, eps: configs/base.py has no field"):
         names(hosts="fcf", changed={"eps": {"privacy": {"epsilon": 1.0}}})
+
+
+def test_what_makes_a_method_is_no_axis_of_its_grid():
+    grid = {"*": fields(server__lr=(0.01, 0.03), client__lr=(1.0, 2.0)).to_dict()}
+    changed = {"no server": {"server": {"lr": 0.0}}}
+    listed = list_methods(configured(hosts="fcf", own="fedblend+base", changed=changed, grid=grid), DATASET)
+    found = {method.name: method for method in listed.methods}
+    assert len(found["fcf+base"].grid) == 4
+    for name in ("fcf+base, no server", "local-only"):
+        assert found[name].grid == ({"client.lr": 1.0}, {"client.lr": 2.0})
+        assert found[name].settings["server"]["lr"] == 0.0
+    alone = found["fedblend+base, best view alone"]
+    assert alone.grid == found["fedblend+base"].grid  # among which it finds the point that it follows
+    assert left_open(alone.grid[0], alone.fixed) == {}
 
 
 def test_some_methods_alone_come_again_with_changed_settings():

@@ -15,7 +15,7 @@ import pytest
 from commands import ROOT, TINY, finish, run_here, start
 
 from fedvlr_jax.baselines import BASELINES
-from fedvlr_jax.benchmark import central, federated
+from fedvlr_jax.benchmark import central, federated, searching
 from fedvlr_jax.benchmark.budget import Extent
 from fedvlr_jax.benchmark.methods import Method
 from fedvlr_jax.benchmark.runner import run_benchmark
@@ -111,6 +111,30 @@ def test_a_single_baseline_may_try_more_points_than_the_others(tmp_path, monkeyp
     for name in ("bpr_mf", "vbpr"):
         central._learned(task, Method(name, "centralised", "", "", {}, ()), BASELINES[name])
     assert [len(requested[name]) for name in ("bpr_mf", "vbpr")] == [3, 2]
+
+
+@pytest.mark.parametrize("minutes", [0.0, 5.0])
+def test_a_control_takes_of_the_chosen_point_what_it_leaves_open(minutes, monkeypatch):
+    task = types.SimpleNamespace(config={"minutes": minutes}, extent=Extent(0, 1, 1))
+    grid = tuple({"server.lr": rate, "client.lr": 1.0} for rate in (0.01, 0.03))
+    fixed = {"server.lr": 0.0}
+    control = Method("fcf+base, still", "control", "fcf", "base", {}, grid, "fcf+base", fixed)
+    tried = []
+    monkeypatch.setattr(federated, "_run_all", lambda task, method, points, wanted, cache: tried.append(points) or {})
+    followed = types.SimpleNamespace(hyper=grid[1], seeds=(0,))
+    assert federated.run_method(task, control, followed, {}).hyper == {"client.lr": 1.0}
+    assert all(point == {"client.lr": 1.0} for points in tried for point in points.values())
+
+
+def test_sizes_are_those_of_the_chosen_point(monkeypatch):
+    class Run(types.SimpleNamespace):
+        curve, ranks = (), None
+
+    monkeypatch.setattr(searching, "Stored", Run)
+    results = {k: {"seconds": 1.0, "best_round": 1, "num_public": size} for k, size in ((0, 160), (1, 2560))}
+    tried = {(k, 0): Run(result=result) for k, result in results.items()}
+    method = Method("fcf+base", "federated", "fcf", "base", {}, ({}, {}))
+    assert searching.collect(method, {}, 2, tried, {(1, 0): tried[1, 0]}).num_public == 2560
 
 
 def test_points_of_what_has_no_grid_to_train_are_refused():

@@ -15,7 +15,7 @@ from fedvlr_jax.benchmark import order
 from fedvlr_jax.benchmark.contrasts import LEVEL, make_contrasts
 from fedvlr_jax.benchmark.groups import long_rows, make_groups
 from fedvlr_jax.benchmark.records import CONTROL, FEDERATED
-from fedvlr_jax.benchmark.table import CONSTANT_RATE, TIE_RATE, Estimate, make_rows, metric_columns
+from fedvlr_jax.benchmark.table import CONSTANT_RATE, TIE_RATE, Estimate, make_rows, megabytes_of, metric_columns
 from fedvlr_jax.evaluation.comparison import compare
 from fedvlr_jax.evaluation.intervals import mean_intervals
 from fedvlr_jax.types import Dataset
@@ -102,6 +102,9 @@ def test_flags_costs_and_published_numbers(rows):
     assert "constant" in below
     own = rows["own+fedvlr"]
     assert own.megabytes == pytest.approx(own.method.megabytes_per_round * (100 + 105 + 110) / 3)
+    before = tuple(tuple(p._replace(megabytes=p.megabytes + 7.0) for p in curve) for curve in own.method.curves)
+    assert megabytes_of(own.method._replace(curves=before)) == pytest.approx(own.megabytes + 7.0)
+    assert megabytes_of(own.method._replace(curves=((),) * 3)) == pytest.approx(own.megabytes)  # a single exchange
     assert rows["ease"].megabytes is None
     assert rows["fcf+fedvlr"].scores["HR@50"].published == 0.5539
     assert rows["fcf+fedvlr"].scores["HR@10"].published is None

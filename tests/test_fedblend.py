@@ -8,12 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import client_data, settings
+from problems import client_data, histories, settings
 from score_view_problem import AGES, DATASET, PLAIN, SHARED_ONLY, SIZE
 
 from fedvlr_jax.algorithm import make_algorithm
+from fedvlr_jax.benchmark.programs import MethodPrograms
+from fedvlr_jax.evaluation.metrics import ndcg
+from fedvlr_jax.federated.held_back import HeldBack, mean_ndcg
 from fedvlr_jax.federated.score_views import VIEWS, coordinates, whole_views
-from fedvlr_jax.training import all_views
+from fedvlr_jax.settings import override
+from fedvlr_jax.training import all_views, score_views
 from fedvlr_jax.training.experiment import make_experiment
 from fedvlr_jax.training.loop import train_in_memory
 from fedvlr_jax.training.score_views import ConfiguredViews
@@ -195,3 +199,88 @@ def test_uploads_of_a_head_alone_are_clipped_joined_and_made_noisy(aggregation):
     state, info = jax.jit(algorithm.run, static_argnums=2)(algorithm.init(jax.random.key(0)), clients, 2)
     assert np.isfinite(state.public.params["host"]["head"]["y"]).all()
     assert (info.update_norm > 0).all()
+
+
+def test_swapped_clients_rank_with_the_deviation_of_the_next_one_however_many_are_ranked_at_once():
+    tree = settings(**(SHARED_ONLY | {"host__deviation": 1.0}), client__lr=2.0)
+    algorithm, clients = make_experiment(tree, DATASET)[3:1:-1]
+    state, _ = jax.jit(algorithm.run, static_argnums=2)(algorithm.init(jax.random.key(0)), clients, 20)
+    swapped = make_experiment(override(tree, {"host.swapped": True}), DATASET).algorithm
+    shifted = jax.tree.map(lambda x: jnp.roll(x, -1, axis=0), state.private)
+    (bucket,) = client_data(DATASET).buckets
+
+    def scores(algorithm, private, clients_c):
+        params = algorithm.snapshot(state.replace(private=private), clients.content, clients.prior)
+        return np.asarray(algorithm.score(params, jax.tree.map(lambda x: x[clients_c], bucket)))
+
+    everybody = np.arange(DATASET.num_users)
+    own = scores(algorithm, state.private, everybody)
+    expected = scores(algorithm, shifted, everybody)
+    assert np.abs(own - expected).max() > 1e-2
+    np.testing.assert_allclose(scores(swapped, state.private, everybody), expected, rtol=1e-5, atol=1e-5)
+    for user in everybody:
+        alone = scores(swapped, state.private, everybody[user : user + 1])
+        np.testing.assert_allclose(alone, expected[user : user + 1], rtol=1e-4, atol=1e-4)
+
+
+def test_without_times_every_seed_holds_back_items_of_its_own():
+    plain = dataclasses.replace(DATASET, train_age=None)
+    configured = ConfiguredViews(settings(**SHARED_ONLY), plain)
+    held = [configured.formed(plain, seed).formed.target_um for seed in (0, 1, 0)]
+    np.testing.assert_array_equal(held[0], held[2])
+    assert (held[0] != held[1]).any()
+
+
+def test_what_a_run_draws_it_draws_by_its_own_seed(monkeypatch):
+    """Where the order of time is in question, too; what does not depend on it is formed once."""
+    seeds = []
+
+    def noted(views, target_um, candidates, seed):
+        seeds.append(seed)
+        return all_views.draw_candidates(views, target_um, candidates, seed)
+
+    monkeypatch.setattr(score_views, "draw_candidates", noted)
+    ConfiguredViews(settings(**(SHARED_ONLY | {"host__choose_order": True})), DATASET).formed(DATASET, 3)
+    assert seeds == [3, 3, 3]  # two trials, and what clients learn from
+    timed = ConfiguredViews(settings(**SHARED_ONLY), DATASET)
+    assert timed.formed(DATASET, 0).formed is timed.formed(DATASET, 1).formed
+
+
+@pytest.mark.parametrize("kind", ["no times", "times that mean nothing"])
+def test_a_run_of_a_benchmark_has_the_views_of_the_training_command(kind):
+    dataset = dataclasses.replace(DATASET, train_age=None if kind == "no times" else AGES)
+    tree = settings(**(SHARED_ONLY | {"host__choose_order": True, "host__candidates": 12}), rounds=2)
+    programs = MethodPrograms(tree, dataset, client_data(dataset))
+    for seed in (0, 3):
+        found = programs.group([{}], None, [seed]).clients.prior
+        expected = make_experiment(override(tree, {"seed": seed}), dataset).clients.prior
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_the_quality_of_a_view_is_the_metric_of_its_ranking_with_several_rows_of_a_user():
+    """Every view alone on validation, where the other rows of a user are no candidates."""
+    free = [np.setdiff1d(np.arange(DATASET.num_items), items)[:4] for items in histories(DATASET)]
+    several = dataclasses.replace(
+        DATASET,
+        held_user=np.repeat(np.arange(DATASET.num_users), 4).astype(np.int32),
+        valid_item=np.concatenate(free).astype(np.int32),
+        test_item=np.full(4 * DATASET.num_users, -1, np.int32),
+    )
+    experiment = make_experiment(settings(**SHARED_ONLY), several)
+    z_uiv = np.array(experiment.clients.prior.z_uiv)
+    found = [float(experiment.clients.prior.choice[f"quality {name}"]) for name in VIEWS]
+    targets = np.array(free)
+    expected = np.zeros(len(VIEWS))
+    for u, items in enumerate(histories(DATASET)):
+        out = np.union1d(items, targets[u])
+        rest_v = np.delete(z_uiv[u], out, axis=0)
+        for target in targets[u]:
+            above_v = (rest_v > z_uiv[u, target]).sum(axis=0)
+            tied_v = 1 + (rest_v == z_uiv[u, target]).sum(axis=0)
+            expected += ndcg(above_v, tied_v, 50) / targets.size
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    held = HeldBack(several, np.array(free, np.int32))
+    for v in range(len(VIEWS)):
+        assert mean_ndcg(z_uiv[..., v].copy(), held, alone=True) == pytest.approx(expected[v])
+    assert mean_ndcg(z_uiv[..., 0].copy(), held) < expected[0]

@@ -83,7 +83,7 @@ def test_every_field_says_what_it_is_and_only_numbers_have_bounds(name):
 def test_numbers_that_change_no_shape_are_traceable():
     rates = {"client.lr", "client.item_lr", "server.lr", "host.tune_lr", "host.table_lr"}
     weights = {"client.l2", "server.l2", "host.additive_weight", "host.model_weight", "host.sparsity_weight"}
-    views = {"host.loss_power", "host.deviation"}
+    views = {"host.deviation"}
     others = {"client.holdout", "client.init_scale", "server.init_scale", "host.confidence", "host.ridge"}
     router = {"router.lr", "router.l2", "router.spread", "router.spread_rounds", "fusion.first_odds", "fusion.distil"}
     assert traceable_fields() == rates | weights | views | others | router

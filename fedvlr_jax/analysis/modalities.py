@@ -46,17 +46,19 @@ def modality_rows(folders: Sequence[pathlib.Path]) -> list[ModalityRow]:
     """The rows of all finished runs of variant fedvlr in some folders and below them.
 
     Raises:
-      ConfigError: if there are none, if one has no settings, or if runs that would be averaged differ in more than
-        their seeds.
+      ConfigError: if there are none, if one has no settings, or if runs of one host on one data set differ in more
+        than their modalities and seeds.
     """
     found: defaultdict[tuple[str, str, str], dict[pathlib.Path, Run]] = defaultdict(dict)
+    first: dict[tuple[str, str], tuple[pathlib.Path, Run]] = {}
     for file in sorted(file for folder in folders for file in folder.rglob("result.json")):
         result, settings = stored_result(file.parent), _settings_of(file.parent)
         if result is None or result["variant"] != "fedvlr":
             continue
         runs = found[result["dataset"], result["host"], _label(settings["fusion.modalities"])]
         runs[file.parent] = result, settings
-        _require_seeds_alone(next(iter(runs.items())), (file.parent, runs[file.parent]))
+        own = file.parent, runs[file.parent]
+        _require_same_settings(first.setdefault((result["dataset"], result["host"]), own), own)
     if not found:
         where = ", ".join(map(str, folders))
         raise ConfigError(f"--runs: expected finished runs of variant fedvlr, found none in {where} or below")
@@ -67,10 +69,11 @@ def modality_rows(folders: Sequence[pathlib.Path]) -> list[ModalityRow]:
     ]
 
 
-def _require_seeds_alone(first: tuple[pathlib.Path, Run], second: tuple[pathlib.Path, Run]) -> None:
-    """Refuses two runs that differ in more than their seeds."""
+def _require_same_settings(first: tuple[pathlib.Path, Run], second: tuple[pathlib.Path, Run]) -> None:
+    """Refuses two runs that differ in more than their modalities and seeds."""
     (folder, (_, settings)), (other, (_, others)) = first, second
-    differing = sorted(name for name in settings if name != "seed" and settings[name] != others.get(name))
+    varied = ("fusion.modalities", "seed")
+    differing = sorted(name for name in settings if name not in varied and settings[name] != others.get(name))
     if differing:
         raise ConfigError(
             f"{other} and {folder}: expected runs that differ in host, modalities and seed alone, found other "

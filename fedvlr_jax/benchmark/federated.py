@@ -12,7 +12,7 @@ import jax
 from fedvlr_jax.benchmark import storage
 from fedvlr_jax.benchmark.budget import points_within
 from fedvlr_jax.benchmark.group import Outcome, Run, train_group
-from fedvlr_jax.benchmark.methods import Method, split_point
+from fedvlr_jax.benchmark.methods import Method, left_open, split_point
 from fedvlr_jax.benchmark.programs import MethodPrograms
 from fedvlr_jax.benchmark.records import MethodRuns
 from fedvlr_jax.benchmark.searching import Key, Tried, choose_point, collect
@@ -47,7 +47,7 @@ def run_method(task: Task, method: Method, followed: MethodRuns | None, cache: d
     points, within = method.grid, points_within(task.extent, len(method.grid))
     if method.follows:  # under a budget, another call may choose another point
         within = [points.index(followed.hyper)] if task.config["minutes"] else [0]
-        points = {within[0]: dict(followed.hyper)}
+        points = {within[0]: left_open(followed.hyper, method.fixed)}
     searched = range(task.extent.search_seeds) if len(within) > 1 else ()
     tried: Tried = {}
     for _, group in _by_program(points, within):

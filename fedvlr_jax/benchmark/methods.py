@@ -53,6 +53,7 @@ class Method(NamedTuple):
       grid: the points among which validation chooses; dotted fields for federated methods, hyper-parameters for
         baselines.
       follows: a control takes the point of its grid that was chosen for this method.
+      fixed: dotted fields that make a control what it is, whatever the point says.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Method(NamedTuple):
     settings: Mapping[str, Any]
     grid: tuple[dict[str, Any], ...]
     follows: str = ""
+    fixed: Mapping[str, Any] = {}
 
 
 class Methods(NamedTuple):
@@ -144,15 +146,16 @@ def _federated(config: Mapping[str, Any]) -> list[Method]:
 
 
 def _changed(config: Mapping[str, Any], methods: Sequence[Method]) -> list[Method]:
-    """Methods once more for every entry of ``config.changed``: the same grid with some settings changed."""
+    """Methods once more for every entry of ``config.changed``: the same grid but for the settings that it changes."""
     found, patterns = [], parse_names(config["changed_of"])
     if config["changed"]:
         _check_patterns("changed_of", patterns, [method.name for method in methods], "federated method")
     for label in sorted(config["changed"], key=_natural):
         for method in (m for m in methods if _fits(m.name, patterns)):
             name = f"{method.name}, {label}"
-            settings = _checked(name, method.settings, dict(flatten(config["changed"][label])))
-            found.append(method._replace(name=name, settings=settings))
+            fixed = dict(flatten(config["changed"][label]))
+            settings = _checked(name, method.settings, fixed)
+            found.append(method._replace(name=name, settings=settings, grid=_without_axes(method.grid, fixed)))
     return found
 
 
@@ -176,7 +179,18 @@ def _method(config: Mapping[str, Any], name: str, host: str, variant: str, fixed
             raise ConfigError(f"grid: {field} of {name} has no values; expected at least one")
         _checked(name, settings, {field: values[0]})
     grid = tuple(dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values()))
-    return Method(name, FEDERATED, host, variant, settings, grid)
+    return Method(name, FEDERATED, host, variant, settings, _without_axes(grid, fixed))
+
+
+def _without_axes(grid: Sequence[dict[str, Any]], fixed: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+    """A grid without the fields that are fixed, each point that is left once."""
+    points = [left_open(point, fixed) for point in grid]
+    return tuple(point for k, point in enumerate(points) if point not in points[:k])
+
+
+def left_open(point: Mapping[str, Any], fixed: Mapping[str, Any]) -> dict[str, Any]:
+    """What a point of a grid says of a method of which some fields are fixed."""
+    return {field: value for field, value in point.items() if field not in fixed}
 
 
 def _controls(config: Mapping[str, Any]) -> list[Method]:
@@ -192,7 +206,8 @@ def _controls(config: Mapping[str, Any]) -> list[Method]:
         common = {name: CONTROLS[name] for name in requested} if views or m.variant == "fedvlr" else {}
         for name, changes in (common | views).items():
             settings = _checked(m.name, m.settings, changes)
-            found.append(Method(f"{m.name}, {name}", CONTROL, m.host, m.variant, settings, m.grid, follows=m.name))
+            control = Method(f"{m.name}, {name}", CONTROL, m.host, m.variant, settings, m.grid, m.name, changes)
+            found.append(control)
     return found
 
 

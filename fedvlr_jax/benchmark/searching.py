@@ -39,7 +39,8 @@ def collect(method: Method, hyper: Mapping[str, Any], num_points: int, tried: Tr
     done = {seed: run for (_, seed), run in final.items() if isinstance(run, Stored)}
     everything = tried | final
     finished = [run for run in everything.values() if isinstance(run, Stored)]
-    first = finished[0].result if finished else {}
+    first = next(iter([*done.values(), *finished]), None)  # sizes may depend on the point: those of the chosen one
+    sizes = first.result if first else {}
     return MethodRuns(
         name=method.name,
         family=method.family,
@@ -52,9 +53,9 @@ def collect(method: Method, hyper: Mapping[str, Any], num_points: int, tried: Tr
         best_rounds=tuple(run.result["best_round"] for run in done.values()),
         curves=tuple(run.curve for run in done.values()),
         seconds=sum(run.result["seconds"] for run in finished),
-        megabytes_per_round=first.get("megabytes_per_round"),
-        num_public=first.get("num_public"),
-        num_private_per_client=first.get("num_private_per_client"),
+        megabytes_per_round=sizes.get("megabytes_per_round"),
+        num_public=sizes.get("num_public"),
+        num_private_per_client=sizes.get("num_private_per_client"),
         lists=tuple(run.result["lists"] for run in done.values() if "lists" in run.result),
         failures=tuple(
             f"point {k}, seed {seed}: {run}" for (k, seed), run in everything.items() if isinstance(run, str)

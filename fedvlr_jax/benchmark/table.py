@@ -176,15 +176,28 @@ def _row(
         scores[name] = _spread([lists.get(name) for lists in method.lists])
     scores[TIE_RATE] = _spread([_tie_rate(ranks) for ranks in method.ranks])
     scores[CONSTANT_RATE] = _spread([float(np.mean(ranks.constant)) for ranks in method.ranks])
-    moved, ndcg = method.megabytes_per_round, scores[SELECTION_METRIC].mean
+    ndcg = scores[SELECTION_METRIC].mean
     return TableRow(
         method=method,
         block=order.block_of(method),
         scores=scores,
         nonfinite_users=_spread([float(np.count_nonzero(ranks.nonfinite)) for ranks in method.ranks]).mean or 0.0,
         below_popularity=floor is not None and ndcg is not None and ndcg < floor,
-        megabytes=moved * float(np.mean(method.best_rounds)) if moved is not None and method.seeds else None,
+        megabytes=megabytes_of(method),
     )
+
+
+def megabytes_of(method: MethodRuns) -> float | None:
+    """10^6 bytes until the best round, mean over seeds: as its curve says, with what moved before the first round."""
+    if method.megabytes_per_round is None or not method.seeds:
+        return None
+    if not any(method.curves):  # a single exchange
+        return method.megabytes_per_round * float(np.mean(method.best_rounds))
+    at_best = [
+        next((point.megabytes for point in curve if point.round == best), method.megabytes_per_round * best)
+        for curve, best in zip(method.curves, method.best_rounds, strict=True)
+    ]
+    return float(np.mean(at_best))
 
 
 def _spread(value_s: Sequence[float | None] | np.ndarray) -> Estimate:

@@ -135,9 +135,11 @@ def _with_views(
     host, s_ci = model.host, None
     if host.trains_items:
         s_ci = score_items(model, snapshot, make_ready(model, settings, num_items, snapshot, chunk))
-    weight_ck = view_weights(model, snapshot.private, snapshot.broadcast.head, views.basis, chunk)
-    if host.swaps:
-        weight_ck = jnp.roll(weight_ck, 1, axis=0)
+    whose = chunk
+    if host.swaps:  # all states are at hand, in the order of ids
+        num_states = jax.tree.leaves(snapshot.private.params["theta"])[0].shape[0]
+        whose = chunk._replace(row=(chunk.state_row + 1) % num_states)
+    weight_ck = view_weights(model, snapshot.private, snapshot.broadcast.head, views.basis, whose)
     blended_ci = jnp.einsum("cik,ck->ci", shaped(whole_views(views, chunk)), weight_ck)
     return blended_ci if s_ci is None else jax.vmap(given(host.combine))(s_ci, blended_ci)
 

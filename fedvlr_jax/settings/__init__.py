@@ -106,6 +106,11 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             f"aggregation.clip_quantile: expected compute.store device and compute.devices 1 with a bound that "
             f"moves, found {store} and {devices}"
         )
+    if found["host.swapped"] and (store != "device" or devices != 1):
+        raise ConfigError(
+            f"host.swapped: expected compute.store device and compute.devices 1, where every client can be given the "
+            f"state of another, found {store} and {devices}"
+        )
     if store != "device" and devices != 1:
         raise ConfigError(f"compute.devices: expected 1 with compute.store {store}, found {devices}")
 

@@ -103,6 +103,8 @@ def own_quality(
 ) -> np.ndarray:
     """[h, v], NDCG@50 of each view alone on some items, for the clients that have any: the mean over a client's own.
 
+    As in `evaluation.metrics`, the other items of a client are no candidates when one of them is ranked.
+
     Args:
       views: of all clients.
       target_um: int32 [u, m], the items or -1.
@@ -128,9 +130,11 @@ def _places(z_civ: Array, candidate_ci: Array, target_cm: Array) -> tuple[Array,
     """How many candidates each view ranks above each target, and how many level with it, [c, m, v]."""
 
     def one(z_iv: Array, candidate_i: Array, target_m: Array) -> tuple[Array, Array]:
-        s_iv = jnp.where(candidate_i[:, None], z_iv, -jnp.inf)
+        out_m = jnp.where(target_m < 0, candidate_i.size, target_m)
+        s_iv = jnp.where(candidate_i.at[out_m].set(False, mode="drop")[:, None], z_iv, -jnp.inf)
         at_mv = z_iv.at[target_m].get(mode="clip")
-        return jnp.sum(s_iv[None] > at_mv[:, None], axis=1), jnp.sum(s_iv[None] == at_mv[:, None], axis=1)
+        above_mv = jnp.sum(s_iv[None] > at_mv[:, None], axis=1)
+        return above_mv, 1 + jnp.sum(s_iv[None] == at_mv[:, None], axis=1)
 
     return jax.vmap(one)(z_civ, candidate_ci, target_cm)
 
@@ -139,7 +143,7 @@ def _quality(z_civ: Array, candidate_ci: Array, target_cm: np.ndarray) -> np.nda
     """Mean NDCG@50 over a client's targets, [c, v]."""
     greater_cmv, tied_cmv = (np.asarray(x) for x in _places(z_civ, candidate_ci, target_cm))
     is_cm1 = (target_cm >= 0)[..., None]
-    found_cmv = np.where(is_cm1, ndcg(greater_cmv, np.maximum(tied_cmv, 1), CUTOFF), 0)
+    found_cmv = np.where(is_cm1, ndcg(greater_cmv, tied_cmv, CUTOFF), 0)
     return found_cmv.sum(axis=1) / np.maximum(is_cm1.sum(axis=1), 1)
 
 

@@ -59,7 +59,7 @@ class ConfiguredPrior(NamedTuple):
         if not (held.target_um >= 0).any():
             held = hold_back(dataset)
             judged = formed(held.inner)
-        values = [mean_ndcg(np.asarray(one.of(held.inner).score_ui), held) for one in judged]
+        values = [mean_ndcg(np.asarray(one.of(held.inner).score_ui), held, alone=True) for one in judged]
         return made[values.index(max(values))]
 
     def of(self, dataset: Dataset) -> Prior:
@@ -96,7 +96,7 @@ class NoisedPrior(NamedTuple):
         found, ranked = noisy_prior.mixtures(maps), dataset.ranked
         scores, held = noisy_prior.view_scores(maps, ranked, fields), HeldBack(ranked, valid_targets(ranked))
         count = np.count_nonzero((held.target_um >= 0).any(axis=1))  # of clients who add a number within [0, 1]
-        values = [count * mean_ndcg(noisy_prior.blended(scores, mixture), held) for mixture in found]
+        values = [count * mean_ndcg(noisy_prior.blended(scores, mixture), held, alone=True) for mixture in found]
         chosen = found[noisy_prior.choose(values, self.choice_epsilon, seed)]
         return noisy_prior.Blend({name: maps[name] for name in chosen}, chosen, fields)
 

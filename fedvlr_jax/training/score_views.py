@@ -31,6 +31,7 @@ class Formed(NamedTuple):
 
     Attributes:
       order: whether they read the order of time.
+      seed: what was drawn by to form them, held-back items without times among it; None where nothing was.
       choice: of the maps.
       inner, whole: the views of inner and of whole histories.
       target_um: int32 [u, m], the held-back items or -1.
@@ -40,6 +41,7 @@ class Formed(NamedTuple):
     """
 
     order: bool
+    seed: int | None
     choice: view_maps.Choice
     inner: AllViews
     whole: AllViews
@@ -69,7 +71,7 @@ class FormedViews(NamedTuple):
       learned: what these users learn from.
       basis: chosen for them.
       host: settings of the host.
-      seed: of the draw of candidates.
+      seed: of the draws: of candidates, and of held-back items where there are no times.
     """
 
     dataset: Dataset
@@ -85,7 +87,7 @@ class FormedViews(NamedTuple):
         whole = formed.whole
         if histories is not self.dataset:
             histories = _timed(histories, formed.order)
-            held = hold_back(histories)
+            held = hold_back(histories, self.seed)
             whole = whole.of(histories).tabled()
             inner = formed.inner.of(held.inner)
             learned = draw_candidates(inner, held.target_um, self.host["candidates"], self.seed)
@@ -104,7 +106,7 @@ class FormedViews(NamedTuple):
 
 
 class ConfiguredViews:
-    """Score views of one set of histories; the last features that they were formed with are remembered.
+    """Score views of one set of histories; those that were formed last are remembered.
 
     Args:
       settings: nested, with all fields.
@@ -128,11 +130,13 @@ class ConfiguredViews:
 
         Args:
           dataset: interactions and features.
-          seed: of the draw of candidates; None = that of the settings.
+          seed: of the draws; None = that of the settings.
         """
-        if self._last is None or self._last[0] is not dataset:
-            self._last = dataset, self._form(dataset)
-        formed, seed = self._last[1], self._seed if seed is None else seed
+        seed = self._seed if seed is None else seed
+        if self._last is None or self._last[0] is not dataset or self._last[1].seed not in (None, seed):
+            self._last = None  # before others are formed
+            self._last = dataset, self._form(dataset, seed)
+        formed = self._last[1]
         learned, basis = self._learn(formed, seed)
         return FormedViews(dataset, formed, learned, basis, self._host, seed)
 
@@ -141,22 +145,23 @@ class ConfiguredViews:
         return learned, choose_basis(learned, formed.quality_v)
 
     @threadpool_limits.wrap(limits=1, user_api="blas")  # LAPACK waits for its threads where cores are shared
-    def _form(self, dataset: Dataset) -> Formed:
+    def _form(self, dataset: Dataset, seed: int) -> Formed:
         """With the order of time, unless validation prefers a blend without it; single views may show its worth."""
-        formed = self._form_with(dataset, self._host["order"])
+        formed = self._form_with(dataset, self._host["order"], seed)
         if not (self._host["choose_order"] and formed.order) or formed.needs_order():
             return formed
-        without = self._form_with(dataset, order=False)
+        without = self._form_with(dataset, order=False, seed=seed)
         self.megabytes = self._trial
-        return without if self._trial_quality(without) > self._trial_quality(formed) else formed
+        better = self._trial_quality(without, seed) > self._trial_quality(formed, seed)
+        return without if better else formed._replace(seed=seed)
 
-    def _trial_quality(self, formed: Formed) -> float:
-        learned, basis = self._learn(formed, self._seed)
+    def _trial_quality(self, formed: Formed, seed: int) -> float:
+        learned, basis = self._learn(formed, seed)
         return trial_quality(formed.judged, _evidence(learned, basis), basis, self._host["loss_power"])
 
-    def _form_with(self, dataset: Dataset, order: bool) -> Formed:
+    def _form_with(self, dataset: Dataset, order: bool, seed: int) -> Formed:
         features, histories = view_maps.without_modalities(dataset, self._on), _timed(dataset, order)
-        held = hold_back(histories)
+        held = hold_back(histories, seed)
         sums = view_maps.federate(held.inner)
         choice, known = view_choice.choose(sums, held, features)
         handed = [sums]
@@ -168,7 +173,8 @@ class ConfiguredViews:
         valid_um = valid_targets(dataset)
         judged = (whole, valid_um) if (valid_um >= 0).any() else (inner, held.target_um)
         in_order = histories.train_age is not None
-        return Formed(in_order, choice, inner, whole, held.target_um, judged, own_quality(*judged))
+        drawn_by = None if in_order else seed
+        return Formed(in_order, drawn_by, choice, inner, whole, held.target_um, judged, own_quality(*judged))
 
     def _views(
         self,

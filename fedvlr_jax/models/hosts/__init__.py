@@ -84,8 +84,10 @@ HOSTS: dict[str, Callable[..., Host]] = {
     "fedblend": HostFactory(
         ".fedblend",
         {
-            "loss_power": _number(
-                0.5, "fedblend: q of the loss (1 - p^q) / q of a held-back item's probability p; 0 = -log p"
+            "loss_power": Field(  # read before the rounds, too, so that a program cannot take it as an argument
+                0.5,
+                "fedblend: q of the loss (1 - p^q) / q of a held-back item's probability p; 0 = -log p",
+                NOT_NEGATIVE,
             ),
             "order": Field(True, "fedblend: use the order of time; False forms all views as without timestamps"),
             "choose_order": Field(

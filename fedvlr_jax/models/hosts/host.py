@@ -126,7 +126,7 @@ class Host(NamedTuple):
       evidence_loss: ``(theta, head, evidence) -> []``, added to the objective where the client has a
         `agreed.Evidence`; None for hosts without score views.
       view_weights: ``(theta, head, basis) -> w_k`` [k], what such a host gives each view in each shape when it ranks.
-      swaps: rank clients with the private state of another: a control of what is personal.
+      swaps: rank clients with the private state of the next one by id: a control of what is personal.
       trains_items: the client trains on items by the objective; else the evidence is all that it learns from.
       tune_steps, tune_lr: local fine-tuning of the client's own copy of its rows before scoring; 0 = none.
     """
