@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -13,12 +14,20 @@ from commands import run_here
 from problems import settings, tiny_dataset
 
 from fedvlr_jax.analysis import report, routing
-from fedvlr_jax.analysis.diagnosis import both_rows, compare_rankings, gains_by_history, movement, weightings
+from fedvlr_jax.analysis.diagnosis import (
+    both_rows,
+    compare_rankings,
+    diagnose,
+    gains_by_history,
+    movement,
+    weightings,
+)
 from fedvlr_jax.analysis.modalities import draw as draw_modalities
 from fedvlr_jax.analysis.modalities import modality_rows
 from fedvlr_jax.analysis.preferences import draw, group_rows
 from fedvlr_jax.analysis.reweighing import make_rerank, make_weigh
 from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.evaluation.metrics import summarise, warm_items
 from fedvlr_jax.fields import flatten
 from fedvlr_jax.training.experiment import make_experiment
 from fedvlr_jax.training.loop import train_in_memory
@@ -129,7 +138,7 @@ def test_gains_are_those_of_the_users_of_a_group_who_have_both_rows():
     item = np.array([[1, 2, -1, 4], [3, 0, 1, 2]], np.int32)
     good = Ranks(item, np.zeros((2, 4), np.int32), np.ones((2, 4), np.int32), np.zeros(4, bool), np.zeros(4, int))
     bad = good._replace(greater=np.array([[60, 60, 0, 60], [60, 0, 0, 0]], np.int32))
-    both = both_rows(tiny_dataset(num_users=4), {"own": good, "another user's": bad, "mean over users": good})
+    both = both_rows({"own": good, "another user's": bad, "mean over users": good})
     np.testing.assert_array_equal(both.user, [0, 1, 3])
     np.testing.assert_array_equal(both.valid_ku, [[1, 1, 1], [0, 0, 0], [1, 1, 1]])
     np.testing.assert_array_equal(both.test_ku, [[1, 1, 1], [0, 1, 1], [1, 1, 1]])
@@ -137,6 +146,42 @@ def test_gains_are_those_of_the_users_of_a_group_who_have_both_rows():
     assert (short["group"], short["users"], short["another user's"]) == ("0-10", 1, -1)
     assert (longer["group"], longer["users"], longer["another user's"], longer["own"]) == ("11-20", 2, 0, 1)
     assert short["chosen"] == short["best_for_all"] == short["biased"] == 1
+
+
+def test_rows_of_a_user_count_as_one_user():
+    """Three validation rows of user 0, one of user 1; user 2 has a test row alone."""
+    item = np.array([[1, 2, 3, 4, -1], [0, -1, -1, 2, 1]], np.int32)
+    user, flags = np.array([0, 0, 0, 1, 2], np.int32), np.zeros(3, bool)
+    good = Ranks(item, np.zeros((2, 5), np.int32), np.ones((2, 5), np.int32), flags, np.zeros(3, int), user=user)
+    greater = np.array([[60, 60, 60, 0, 60], [60, 60, 60, 60, 60]], np.int32)
+    bad = good._replace(greater=greater)
+    rows = compare_rankings({"own": bad, "uniform": bad}, np.ones(5, bool))
+    assert rows[0]["NDCG@50"] == pytest.approx(0.5)  # not 0.25, the mean over rows
+    both = both_rows({"own": bad})
+    np.testing.assert_array_equal(both.user, [0, 1])
+    np.testing.assert_array_equal(both.valid_ku, [[0, 1]])
+    np.testing.assert_array_equal(both.test_ku, [[0, 0]])
+
+
+@pytest.mark.slow
+def test_a_run_with_several_rows_of_a_user_is_diagnosed():
+    plain = tiny_dataset()
+    rows = np.repeat(np.arange(plain.num_users), 2).astype(np.int32)
+    new = [np.setdiff1d(np.arange(plain.num_items), plain.train_item[plain.train_user == u])[:4] for u in range(13)]
+    several = dataclasses.replace(
+        plain,
+        held_user=rows,
+        valid_item=np.concatenate([items[:2] for items in new]).astype(np.int32),
+        test_item=np.concatenate([items[2:] for items in new]).astype(np.int32),
+    )
+    tree = settings(fusion__operators="id,mlp", rounds=2, eval__every=2, data__name="tiny")
+    experiment = make_experiment(tree, several)
+    run = train_in_memory(experiment)
+    found = diagnose(experiment, run.state)
+    summary = summarise(run.ranks, warm_items(several.train_item, several.num_items))
+    (own,) = (row for row in found["rankings"] if (row["split"], row["weighting"]) == ("test", "own"))
+    assert own["NDCG@50"] == pytest.approx(summary["test"]["NDCG@50"])
+    assert own["warm NDCG@50"] == pytest.approx(summary["test_warm"]["NDCG@50"])
 
 
 def test_movement_names_every_block():

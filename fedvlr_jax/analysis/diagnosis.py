@@ -13,9 +13,18 @@ from fedvlr_jax.analysis import routing
 from fedvlr_jax.analysis.reweighing import Rerank, make_rerank, make_weigh, with_phi
 from fedvlr_jax.evaluation.comparison import compare
 from fedvlr_jax.evaluation.groups import history_groups
-from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, TEST, VALID, main_metrics, row_values, warm_items
+from fedvlr_jax.evaluation.metrics import (
+    SELECTION_METRIC,
+    TEST,
+    VALID,
+    main_metrics,
+    row_users,
+    summarise,
+    user_values,
+    warm_items,
+)
 from fedvlr_jax.training.experiment import Experiment
-from fedvlr_jax.types import Dataset, FedState, PyTree, Ranks
+from fedvlr_jax.types import FedState, PyTree, Ranks
 
 OWN, ANOTHER, MEAN = "own", "another user's", "mean over users"
 RANDOM_WEIGHTINGS = 16
@@ -40,7 +49,7 @@ def diagnose(experiment: Experiment, state: FedState) -> dict[str, Any]:
     several_u = np.bincount(dataset.train_user, minlength=dataset.num_users) > 1
     ranked = {name: rerank(weights_uj) for name, weights_uj in weightings(w_uj, algorithm.views).items()}
     ranked["mean parameters"] = rerank(weigh(_with_mean_phi(state), dataset))
-    seed, both = experiment.settings["seed"], both_rows(dataset, {**ranked, **random_weightings(rerank, w_uj)})
+    seed, both = experiment.settings["seed"], both_rows({**ranked, **random_weightings(rerank, w_uj)})
     start = jax.jit(algorithm.init)(jax.random.key(seed))
     return {
         "view_names": list(algorithm.views),
@@ -70,21 +79,20 @@ def weightings(w_uj: np.ndarray, views: tuple[str, ...]) -> dict[str, np.ndarray
 def compare_rankings(ranked: Mapping[str, Ranks], warm_i: np.ndarray) -> list[dict[str, Any]]:
     """A row for each weighting and split: means of the main metrics, on warm items too, and the test against `OWN`.
 
-    `difference` is that of `SELECTION_METRIC` to the router's own weights, with the two-sided p-value of the paired
-    permutation test over users, not corrected for the number of comparisons.
+    All are means over a user's rows, then over users, as of `summarise`. `difference` is that of `SELECTION_METRIC`
+    to the router's own weights, with the two-sided p-value of the paired permutation test over users, not corrected
+    for the number of comparisons.
     """
     rows = []
     for split, name in ((VALID, "validation"), (TEST, "test")):
-        item_u = np.asarray(ranked[OWN].item[split])
-        warm_r = warm_i[item_u[item_u >= 0]]
-        if not warm_r.size:
+        if not (np.asarray(ranked[OWN].item[split]) >= 0).any():
             continue
-        own_r = row_values(ranked[OWN], SELECTION_METRIC, split=split)
+        own_u = user_values(ranked[OWN], SELECTION_METRIC, split=split)
         for weighting, ranks in ranked.items():
-            values = {metric: row_values(ranks, metric, split=split) for metric in main_metrics()}
-            means = {metric: float(value_r.mean()) for metric, value_r in values.items()}
-            warm = {f"warm {m}": float(v_r[warm_r].mean()) if warm_r.any() else None for m, v_r in values.items()}
-            test = compare(values[SELECTION_METRIC][None], own_r[None])
+            summary, key = summarise(ranks, warm_i), "valid" if split == VALID else "test"
+            means = {metric: summary[key][metric] for metric in main_metrics()}
+            warm = {f"warm {metric}": summary[f"{key}_warm"][metric] for metric in main_metrics()}
+            test = compare(user_values(ranks, SELECTION_METRIC, split=split)[None], own_u[None])
             more = {"difference": test.difference, "p_value": None if weighting == OWN else test.p_value}
             rows.append({"split": name, "weighting": weighting, **means, **warm, **more})
     return rows
@@ -111,16 +119,16 @@ class BothRows(NamedTuple):
     test_ku: np.ndarray
 
 
-def both_rows(dataset: Dataset, ranked: Mapping[str, Ranks]) -> BothRows:
-    """What every weighting is worth to every user with both rows."""
-    item_th = np.asarray(next(iter(ranked.values())).item)
-    both_h = (item_th[VALID] >= 0) & (item_th[TEST] >= 0)
-    place = np.flatnonzero(both_h)
+def both_rows(ranked: Mapping[str, Ranks]) -> BothRows:
+    """What every weighting is worth to every user with both kinds of rows: the means over his rows."""
+    first = next(iter(ranked.values()))
+    users = [np.unique(row_users(first, split=split)) for split in (VALID, TEST)]
+    user = np.intersect1d(users[0], users[1])
     values = [
-        np.stack([row_values(r, SELECTION_METRIC, split=t)[both_h[item_th[t] >= 0]] for r in ranked.values()])
-        for t in (VALID, TEST)
+        np.stack([user_values(r, SELECTION_METRIC, split=split)[np.isin(whose, user)] for r in ranked.values()])
+        for split, whose in zip((VALID, TEST), users, strict=True)
     ]
-    return BothRows(tuple(ranked), place if dataset.held_user is None else dataset.held_user[place], *values)
+    return BothRows(tuple(ranked), user, *values)
 
 
 def gains_by_history(both: BothRows, length_u: np.ndarray) -> list[dict[str, Any]]:

@@ -46,7 +46,7 @@ def make_rerank(experiment: Experiment, state: FedState) -> Rerank:
       state: of the run.
     """
     settings, dataset, clients, algorithm = experiment
-    model, target_tu = with_given_weights(algorithm.model), heldout_targets(dataset)
+    model, targets = with_given_weights(algorithm.model), jax.tree.map(jnp.asarray, heldout_targets(dataset))
     tuning = local_settings(settings, dataset.num_items, max(model.host.tune_steps, 1))
 
     def score(params: PyTree, chunk: Bucket) -> Array:
@@ -55,7 +55,7 @@ def make_rerank(experiment: Experiment, state: FedState) -> Rerank:
     @jax.jit
     def rank(state: FedState, clients: ClientData, w_uj: Array) -> Ranks:
         params = algorithm.snapshot(with_phi(state, {"w_j": w_uj}), clients.content, clients.prior)
-        return rank_all(score, params, clients.buckets, jnp.asarray(target_tu), chunk=settings["eval"]["chunk"])
+        return rank_all(score, params, clients.buckets, targets, chunk=settings["eval"]["chunk"])
 
     return lambda w_uj: jax.device_get(rank(state, clients, jnp.asarray(w_uj, jnp.float32)))
 
