@@ -56,7 +56,8 @@ def make_result(
         "num_dropped": progress.num_dropped,
     }
     if settings["init_from"]:
-        result["init_from"] = {"workdir": settings["init_from"], "parts": settings["init_parts"]}
+        origin = progress.origin or {}
+        result["init_from"] = {"workdir": settings["init_from"], "parts": settings["init_parts"], **origin}
     if lists is not None:
         result["lists"] = lists
     if (new := dataset.newcomers) is not None:
