@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from commands import ROOT, TINY, arguments, run_here
 
+import fedvlr_jax
 from fedvlr_jax.data import fingerprint, load_configured
 from fedvlr_jax.data.user_split import leave_users_out
 from fedvlr_jax.errors import ConfigError, RunWarning
@@ -239,6 +240,26 @@ def test_a_run_says_where_it_started_and_goes_on_from_there_alone(monkeypatch, c
     capsys.readouterr()
     assert run_here(monkeypatch, "train", *arguments(tmp_path / "run", rounds=20, writers="")) == 2
     assert "init_from: checkpoint" in capsys.readouterr().err
+
+
+NOISED = {"aggregation.transforms": "clip,noise", "privacy.target_epsilon": 4.0, "privacy.delta": 1e-3}
+
+
+def test_a_start_from_another_run_is_not_covered_by_a_guarantee(tmp_path, source):
+    """No part of a budget is for the parameters that a run starts from."""
+    dataset, short = experiment_of().dataset, TINY | NOISED | {"rounds": 2, "eval.every": 2, "writers": ""}
+    first = tmp_path / "first"
+    with pytest.warns(RunWarning, match="init_from: the guarantee is about the rounds of this run alone"):
+        found = fedvlr_jax.train(dataset, short | {"init_from": str(source)}, first).metrics
+    said = f"parameters that the run started from ({source}, made without a guarantee)"
+    assert said in found["privacy"]["not_covered"]
+    assert found["init_from"]["privacy"] == {str(source): None}
+    assert fedvlr_jax.evaluate(first, dataset)["privacy"] == found["privacy"]
+    with pytest.warns(RunWarning, match=r"first, made with epsilon 3.999 at delta 0.001 in 2 rounds: both add up"):
+        again = fedvlr_jax.fit(dataset, short | {"init_from": str(first)}).metrics
+    assert again["init_from"]["privacy"][str(first)]["epsilon"] == pytest.approx(found["privacy"]["epsilon"])
+    assert said in again["privacy"]["not_covered"]  # the run further back
+    assert "started" not in str(fedvlr_jax.fit(dataset, short).metrics["privacy"]["not_covered"])
 
 
 def test_where_runs_make_their_own_states_it_is_refused(monkeypatch, capsys, tmp_path):

@@ -14,6 +14,7 @@ from fedvlr_jax.data.heldout import held_users
 from fedvlr_jax.data.ids import ids_or_numbers, numbers_of_text
 from fedvlr_jax.errors import ConfigError, RunWarning, UserError
 from fedvlr_jax.io.checkpoint import Checkpoints
+from fedvlr_jax.privacy.accounting import guarantee_of
 from fedvlr_jax.training.stored import stored_settings
 from fedvlr_jax.types import Dataset
 
@@ -43,7 +44,19 @@ def source_at(workdir: pathlib.Path) -> Source:
         return Source(workdir, settings, checkpoints.require_record())
 
 
-def compare_sources(source: Source, dataset: Dataset, parts: tuple[str, ...]) -> dict[str, str]:
+class Compared(NamedTuple):
+    """What is known of a run behind a start.
+
+    Attributes:
+      users: in words, how its users were compared with those of this run.
+      spent: ``epsilon``, ``delta`` and ``rounds`` up to now, None without a guarantee of privacy.
+    """
+
+    users: str
+    spent: dict[str, Any] | None = None
+
+
+def compare_sources(source: Source, dataset: Dataset, parts: tuple[str, ...]) -> dict[str, Compared]:
     """Refuses a source that is of other items, or was trained on rows that are held out here, be it by the runs that
     it started from itself.
 
@@ -53,23 +66,24 @@ def compare_sources(source: Source, dataset: Dataset, parts: tuple[str, ...]) ->
       parts: of `types.FedState`, the parameters that are taken.
 
     Returns:
-      By workdir of each of these runs, in words how its users were compared with those of this run.
+      What is known of each of these runs, by its workdir.
 
     Raises:
       ConfigError: naming what differs, or how many rows are held out here, and one of them.
       DataError: the data set of the source is another one than this run's, and cannot be loaded to compare.
     """
     where = f"init_from={source.workdir}"
-    said = {str(source.workdir): _compared(_dataset_of(source, dataset, parts, where), dataset, where)}
+    other = _dataset_of(source, dataset, parts, where)
+    said = {str(source.workdir): Compared(_compared(other, dataset, where), _spent(source))}
     while (older := source.settings["init_from"]) and older not in said:
         where = f"{where}, which started from {older}"
         try:
             source = source_at(pathlib.Path(older))
             other = _dataset_of(source, dataset, ("public",), where)
         except UserError as error:
-            said[older] = _not_compared(where, f"it cannot be read ({error})")
+            said[older] = Compared(_not_compared(where, f"it cannot be read ({error})"))
             break
-        said[older] = _compared(other, dataset, where)
+        said[older] = Compared(_compared(other, dataset, where), _spent(source))
     return said
 
 
@@ -118,6 +132,14 @@ def _compared(other: Dataset, dataset: Dataset, where: str) -> str:
             stacklevel=4,
         )
     return f"{known} of {len(number_u)} users are there too; no row that is held out here is a train row there"
+
+
+def _spent(source: Source) -> dict[str, Any] | None:
+    guarantee = guarantee_of(source.settings, source.record["data"]["num_users"])
+    if guarantee is None:
+        return None
+    said = guarantee.describe(source.record["round"])
+    return {name: said[name] for name in ("epsilon", "delta", "rounds")}
 
 
 def _not_compared(where: str, why: str) -> str:

@@ -11,8 +11,10 @@ import numpy as np
 
 from fedvlr_jax.errors import ConfigError, require_one_of
 from fedvlr_jax.io.checkpoint import Checkpoints, describe_arrays
+from fedvlr_jax.privacy.accounting import guarantee_of
 from fedvlr_jax.training.schedule import RunProgress
 from fedvlr_jax.training.sources import compare_sources, source_at
+from fedvlr_jax.training.uncovered import warn_of_start
 from fedvlr_jax.types import Dataset, PyTree
 
 PARTS = {"public": ("public",), "private": ("private",), "both": ("public", "private")}
@@ -43,7 +45,11 @@ def warm_start(state: PyTree, settings: Mapping[str, Any], dataset: Dataset) -> 
         store = settings["compute"]["store"]
         raise ConfigError(f"init_parts: expected public with compute.store {store}, found {settings['init_parts']}")
     source = source_at(workdir)
-    origin = {"compared": compare_sources(source, dataset, parts)}
+    found = compare_sources(source, dataset, parts)
+    origin: dict[str, Any] = {"compared": {older: known.users for older, known in found.items()}}
+    if guarantee_of(settings, dataset.num_users) is not None:
+        origin["privacy"] = {older: known.spent for older, known in found.items()}
+        warn_of_start(origin["privacy"])
     prefixes = tuple(f"{part}/params/" for part in parts)
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         best = checkpoints.require_record()["best_round"]
