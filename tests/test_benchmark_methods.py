@@ -14,6 +14,7 @@ from fedvlr_jax.benchmark.methods import CONTROLS, list_methods, split_point
 from fedvlr_jax.benchmark.published import PAPER_HOSTS, PAPER_VARIANTS, published
 from fedvlr_jax.benchmark.records import CENTRALISED, FEDERATED
 from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.privacy.accounting import epsilon_of
 from fedvlr_jax.settings import traceable_fields
 
 DATASET = tiny_dataset()
@@ -139,6 +140,25 @@ def test_methods_come_again_with_changed_settings_and_what_their_noise_is_worth(
     assert note.startswith("eps 8: epsilon 7.99")
     with pytest.raises(ConfigError, match=r"fcf\+base, eps: configs/base.py has no field"):
         names(hosts="fcf", changed={"eps": {"privacy": {"epsilon": 1.0}}})
+
+
+def test_what_noise_is_worth_is_said_of_each_method_where_they_differ():
+    noisy = fields(aggregation__transforms="clip,noise", aggregation__noise_multiplier=5.0, privacy__delta=1e-3)
+    config = configured(
+        hosts="fcf,fedavg",
+        variants="base",
+        methods="*+base*",
+        changed={"noisy": noisy.to_dict()},
+        settings={"fedavg+*": {"rounds": 10}, "fcf+*": {"rounds": 200}},
+        grid={"fcf+*": {"client": {"lr": (0.1, 0.2)}}, "fedavg+*": {"rounds": (10, 40)}},
+    )
+    notes = list_methods(config, DATASET).notes
+    worth = {note.partition(": epsilon")[0]: float(note.split("epsilon ")[1].split()[0]) for note in notes}
+    assert worth == {
+        "fcf+base, noisy": pytest.approx(epsilon_of(5.0, 1.0, 200, 1e-3), rel=1e-3),
+        "fedavg+base, noisy at rounds=10": pytest.approx(epsilon_of(5.0, 1.0, 10, 1e-3), rel=1e-3),
+        "fedavg+base, noisy at rounds=40": pytest.approx(epsilon_of(5.0, 1.0, 40, 1e-3), rel=1e-3),
+    }
 
 
 def test_some_methods_alone_come_again_with_changed_settings():
