@@ -13,9 +13,10 @@ from fedvlr_jax.baselines import BASELINES
 from fedvlr_jax.benchmark.methods import CONTROLS, list_methods, split_point
 from fedvlr_jax.benchmark.published import PAPER_HOSTS, PAPER_VARIANTS, published
 from fedvlr_jax.benchmark.records import CENTRALISED, FEDERATED
-from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.errors import ConfigError, RunWarning
 from fedvlr_jax.privacy.accounting import epsilon_of
 from fedvlr_jax.settings import traceable_fields
+from fedvlr_jax.training.uncovered import EXACT_SUMS
 
 DATASET = tiny_dataset()
 
@@ -161,6 +162,18 @@ def test_what_noise_is_worth_is_said_of_each_method_where_they_differ():
     }
 
 
+def test_no_epsilon_of_exact_sums_is_said_without_a_word_about_them():
+    budget = fields(aggregation__transforms="clip,noise", privacy__target_epsilon=8.0, privacy__delta=1e-3)
+    config = configured(hosts="fcf,fedprior", own="fedblend+base", variants="base", methods="*+base*", controls="")
+    config["changed"] = {"eps 8": budget.to_dict()}
+    with pytest.warns(RunWarning, match="hosts fedblend and fedprior form exact sums") as warned:
+        exact, noised = sorted(list_methods(config, DATASET).notes, key=lambda note: EXACT_SUMS not in note)
+    assert len(warned) == 1
+    assert exact.startswith("fedprior+base, eps 8; fedblend+base, eps 8: epsilon 7.99")
+    assert noised.startswith("fcf+base, eps 8: epsilon 7.99")
+    assert EXACT_SUMS not in noised
+
+
 def test_some_methods_alone_come_again_with_changed_settings():
     changed = {"one": {"fusion": {"router": "common"}}}
     found = names(hosts="fcf,fedavg", methods="*+*", changed=changed, changed_of="fcf+fed*, fedavg+mlp")
@@ -171,6 +184,7 @@ def test_some_methods_alone_come_again_with_changed_settings():
     assert names(changed_of="fcf+fedvrl") == names()  # nothing comes again, so nothing is asked for
 
 
+@pytest.mark.filterwarnings("ignore:privacy.prior_share")
 def test_the_benchmark_of_privacy_has_each_method_under_each_budget():
     listed = list_methods(privacy_ku.get_config().to_dict(), DATASET)
     found = [method.name for method in listed.methods]
@@ -182,5 +196,8 @@ def test_the_benchmark_of_privacy_has_each_method_under_each_budget():
         f"fcf+base{label}"
         for label in (*("", *(f", eps {epsilon}" for epsilon in privacy_ku.EPSILONS)), ", gradient noise")
     ]
-    assert len(listed.notes) == len(labels) - 1
+    assert len(listed.notes) == len(labels)  # under gradient noise the sums of fedprior are exact
+    assert [note.partition(":")[0] for note in listed.notes if EXACT_SUMS in note] == [
+        "fedprior+base, gradient noise"
+    ]
     assert published("KU", "fcf+fedvlr, gradient noise") == {"HR@50": 0.5378, "NDCG@50": 0.1402}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fedvlr_jax.fields import with_fields
 from fedvlr_jax.io.identity import is_covered
 from fedvlr_jax.privacy.accounting import guarantee_of
+from fedvlr_jax.training.uncovered import leaves_out_sums, not_covered, warn_of_sums
 from fedvlr_jax.types import Dataset
 
 if TYPE_CHECKING:
@@ -20,10 +21,13 @@ DECIDE = ("privacy.", "aggregation.", "rounds", "server.clients_per_round", "ser
 def worth_of_noise(methods: Sequence[Method], dataset: Dataset) -> list[str]:
     """One sentence for each kind of guarantee; it names its methods where a label stands for several kinds.
 
+    Methods whose host forms exact sums before the rounds are of a kind of their own, and warned about once.
+
     Raises:
       ConfigError: a budget of privacy that cannot be had.
     """
     of_kind: dict[tuple[str, str], list[str]] = {}
+    warn_of_sums(method.host for method in methods if method.settings and leaves_out_sums(method.settings, dataset))
     for method in methods:
         _, _, label = method.name.partition(", ")
         for point in _deciding(method.grid) if method.settings else ():
@@ -51,8 +55,8 @@ def _said(settings: Mapping[str, Any], dataset: Dataset) -> str | None:
     """What the noise under these settings is worth, None where there is no guarantee."""
     if (guarantee := guarantee_of(settings, dataset.num_users)) is None:
         return None
-    said = guarantee.describe(settings["rounds"])
+    said, uncovered = guarantee.describe(settings["rounds"]), not_covered(settings, dataset)
     return (
         f"epsilon {said['epsilon']:.4g} at delta {said['delta']:g} after {said['rounds']} rounds ({said['mode']}; "
-        f"{said['neighbours']}), not covering points and rounds chosen on validation"
+        f"{said['neighbours']}), not covering {'; '.join(['points and rounds chosen on validation', *uncovered])}"
     )

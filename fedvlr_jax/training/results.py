@@ -73,7 +73,7 @@ def make_result(
     if learned_um is not None:
         result["planted_rank_correlation"] = rank_correlations(learned_um, dataset.planted)
     if (guarantee := guarantee_of(settings, dataset.num_users)) is not None:
-        result["privacy"] = guarantee.describe(progress.round, not_covered(settings, progress.origin))
+        result["privacy"] = guarantee.describe(progress.round, not_covered(settings, dataset, progress.origin))
     return result
 
 

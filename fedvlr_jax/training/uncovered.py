@@ -3,23 +3,50 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from fedvlr_jax.assembly import configured_host
 from fedvlr_jax.errors import RunWarning
+from fedvlr_jax.privacy.accounting import guarantee_of
+from fedvlr_jax.types import Dataset
+
+EXACT_SUMS = "exact sums over all histories, formed before the rounds"
 
 Spent = Mapping[str, Mapping[str, Any] | None]
 """By workdir of the runs behind a start: ``epsilon``, ``delta`` and ``rounds`` there, None without a guarantee."""
 
 
-def not_covered(settings: Mapping[str, Any], origin: Mapping[str, Any] | None) -> list[str]:
+def leaves_out_sums(settings: Mapping[str, Any], dataset: Dataset) -> bool:
+    """Whether there is a guarantee, and the host forms sums over histories before the rounds that it is not about."""
+    guarantee = guarantee_of(settings, dataset.num_users)
+    if guarantee is None or guarantee.prior_noise is not None:
+        return False
+    host = configured_host(settings, dataset.num_items)
+    return host.combine is not None or host.view_weights is not None
+
+
+def warn_of_sums(hosts: Iterable[str]) -> None:
+    """A `RunWarning` that names the hosts (`leaves_out_sums`); none where there are none."""
+    if names := sorted(set(hosts)):
+        who = f"host {names[0]} forms" if len(names) == 1 else f"hosts {' and '.join(names)} form"
+        warnings.warn(
+            f"privacy.prior_share: the guarantee is about rounds; {who} exact sums over all histories before them, "
+            "which are not covered",
+            RunWarning,
+            stacklevel=3,
+        )
+
+
+def not_covered(settings: Mapping[str, Any], dataset: Dataset, origin: Mapping[str, Any] | None = None) -> list[str]:
     """In words, everything that this run lets out beside its noised sums and is not let out by every run.
 
     Args:
-      settings: nested, with all fields.
+      settings: nested, with all fields, of a run under a guarantee.
+      dataset: its data.
       origin: `schedule.RunProgress.origin`.
     """
-    found = []
+    found = [EXACT_SUMS] if leaves_out_sums(settings, dataset) else []
     if settings["init_from"]:
         found += _of_start((origin or {}).get("privacy") or {settings["init_from"]: None})
     return found
