@@ -25,6 +25,7 @@ NOT_COVERED = (
     "the choice of the round and of settings on validation items",
     "losses, metrics and counts of clients in files and on the screen",
     "baselines printed beside the result",
+    "other runs: budgets add up, and runs with the same seed share their noise",
 )
 """What every run lets out beside the noised sums."""
 
