@@ -20,6 +20,7 @@ from fedvlr_jax.federated.step_loss import LocalSettings, RouterSettings
 from fedvlr_jax.federated.transforms import make_transform
 from fedvlr_jax.federated.words import make_fixed_point, make_word_sum
 from fedvlr_jax.models.hosts import HOSTS
+from fedvlr_jax.models.hosts.host import Host
 from fedvlr_jax.models.model import Model, make_model
 from fedvlr_jax.models.router import ACTIVATIONS, ROUTERS
 from fedvlr_jax.models.variants import VARIANTS
@@ -50,15 +51,20 @@ def parse_names(value: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(name.strip() for part in parts for name in part.split(",") if name.strip())
 
 
-def configured_model(settings: Mapping[str, Any], content: Content, num_items: int) -> Model:
-    """The host in the variant of ``config.host`` and ``config.variant``."""
-    fusion, host_settings, client = settings["fusion"], settings["host"], settings["client"]
-    objective = settings["objective"]
+def configured_host(settings: Mapping[str, Any], num_items: int) -> Host:
+    """The host of ``config.host``."""
+    host_settings, objective = settings["host"], settings["objective"]
     make_host = choose(HOSTS, "host.name", host_settings["name"])
     if objective == "squared" and host_settings["name"] != "fcf":
         raise ConfigError(f"objective: squared has its closed form in host fcf only, found {host_settings['name']}")
     options = {k: v for k, v in host_settings.items() if k != "name"}
-    host = make_host(num_items, dim=fusion["dim"], init_scale=client["init_scale"], objective=objective, **options)
+    sizes = {"dim": settings["fusion"]["dim"], "init_scale": settings["client"]["init_scale"]}
+    return make_host(num_items, **sizes, objective=objective, **options)
+
+
+def configured_model(settings: Mapping[str, Any], content: Content, num_items: int) -> Model:
+    """The host in the variant of ``config.host`` and ``config.variant``."""
+    fusion, client, host = settings["fusion"], settings["client"], configured_host(settings, num_items)
     rounded = choose(PRECISIONS, "compute.precision", settings["compute"]["precision"])
     make_variant = choose(VARIANTS, "variant", settings["variant"])
     variant = make_variant(

@@ -13,8 +13,10 @@ from fedvlr_jax.baselines import BASELINES
 from fedvlr_jax.benchmark.methods import CONTROLS, left_open, list_methods, split_point
 from fedvlr_jax.benchmark.published import PAPER_HOSTS, PAPER_VARIANTS, published
 from fedvlr_jax.benchmark.records import CENTRALISED, FEDERATED
-from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.errors import ConfigError, RunWarning
+from fedvlr_jax.privacy.accounting import epsilon_of
 from fedvlr_jax.settings import traceable_fields
+from fedvlr_jax.training.uncovered import EXACT_SUMS
 
 DATASET = tiny_dataset()
 
@@ -155,6 +157,37 @@ def test_what_makes_a_method_is_no_axis_of_its_grid():
     assert left_open(alone.grid[0], alone.fixed) == {}
 
 
+def test_what_noise_is_worth_is_said_of_each_method_where_they_differ():
+    noisy = fields(aggregation__transforms="clip,noise", aggregation__noise_multiplier=5.0, privacy__delta=1e-3)
+    config = configured(
+        hosts="fcf,fedavg",
+        variants="base",
+        methods="*+base*",
+        changed={"noisy": noisy.to_dict()},
+        settings={"fedavg+*": {"rounds": 10}, "fcf+*": {"rounds": 200}},
+        grid={"fcf+*": {"client": {"lr": (0.1, 0.2)}}, "fedavg+*": {"rounds": (10, 40)}},
+    )
+    notes = list_methods(config, DATASET).notes
+    worth = {note.partition(": epsilon")[0]: float(note.split("epsilon ")[1].split()[0]) for note in notes}
+    assert worth == {
+        "fcf+base, noisy": pytest.approx(epsilon_of(5.0, 1.0, 200, 1e-3), rel=1e-3),
+        "fedavg+base, noisy at rounds=10": pytest.approx(epsilon_of(5.0, 1.0, 10, 1e-3), rel=1e-3),
+        "fedavg+base, noisy at rounds=40": pytest.approx(epsilon_of(5.0, 1.0, 40, 1e-3), rel=1e-3),
+    }
+
+
+def test_no_epsilon_of_exact_sums_is_said_without_a_word_about_them():
+    budget = fields(aggregation__transforms="clip,noise", privacy__target_epsilon=8.0, privacy__delta=1e-3)
+    config = configured(hosts="fcf,fedprior", own="fedblend+base", variants="base", methods="*+base*", controls="")
+    config["changed"] = {"eps 8": budget.to_dict()}
+    with pytest.warns(RunWarning, match="hosts fedblend and fedprior form exact sums") as warned:
+        exact, noised = sorted(list_methods(config, DATASET).notes, key=lambda note: EXACT_SUMS not in note)
+    assert len(warned) == 1
+    assert exact.startswith("fedprior+base, eps 8; fedblend+base, eps 8: epsilon 7.99")
+    assert noised.startswith("fcf+base, eps 8: epsilon 7.99")
+    assert EXACT_SUMS not in noised
+
+
 def test_some_methods_alone_come_again_with_changed_settings():
     changed = {"one": {"fusion": {"router": "common"}}}
     found = names(hosts="fcf,fedavg", methods="*+*", changed=changed, changed_of="fcf+fed*, fedavg+mlp")
@@ -165,6 +198,7 @@ def test_some_methods_alone_come_again_with_changed_settings():
     assert names(changed_of="fcf+fedvrl") == names()  # nothing comes again, so nothing is asked for
 
 
+@pytest.mark.filterwarnings("ignore:privacy.prior_share")
 def test_the_benchmark_of_privacy_has_each_method_under_each_budget():
     listed = list_methods(privacy_ku.get_config().to_dict(), DATASET)
     found = [method.name for method in listed.methods]
@@ -176,5 +210,8 @@ def test_the_benchmark_of_privacy_has_each_method_under_each_budget():
         f"fcf+base{label}"
         for label in (*("", *(f", eps {epsilon}" for epsilon in privacy_ku.EPSILONS)), ", gradient noise")
     ]
-    assert len(listed.notes) == len(labels) - 1
+    assert len(listed.notes) == len(labels)  # under gradient noise the sums of fedprior are exact
+    assert [note.partition(":")[0] for note in listed.notes if EXACT_SUMS in note] == [
+        "fedprior+base, gradient noise"
+    ]
     assert published("KU", "fcf+fedvlr, gradient noise") == {"HR@50": 0.5378, "NDCG@50": 0.1402}

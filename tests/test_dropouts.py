@@ -61,6 +61,18 @@ def test_a_round_with_too_few_survivors_changes_nothing_and_is_counted(rounds):
                 jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+def test_a_round_that_fails_by_clients_that_are_not_finite_changes_nothing():
+    """These were not lost on the way, so that the others have trained."""
+    algorithm = make_algorithm(settings(**COMMON), DATASET)
+    state = algorithm.init(jax.random.key(1))
+    broken = jax.tree.map(lambda x: x.at[:7].set(jnp.nan), state.private.params)
+    before = state.replace(private=state.private.replace(params=broken))
+    found, info = jax.jit(algorithm.run, static_argnums=2)(before, client_data(DATASET), 1)
+    assert (int(info.failed[0]), int(info.num_dropped[0])) == (1, 7)
+    jax.tree.map(np.testing.assert_array_equal, found.private, before.private)
+    jax.tree.map(np.testing.assert_array_equal, found.public, before.public.replace(round=found.public.round))
+
+
 def test_losses_are_counted_and_are_no_divergence():
     info = RoundInfo(*(np.array(x) for x in ([0.5, 0.0], [9, 9], [0, 0], [1.0, 0.0], [2, 9], [0, 1])))
     progress = count_rounds(RunProgress(num_lost=1), info, 1.0)

@@ -19,6 +19,7 @@ from fedvlr_jax.privacy.accounting import Guarantee, epsilon_of, guarantee_of
 from fedvlr_jax.privacy.gaussian import gaussian_delta
 from fedvlr_jax.training.experiment import make_experiment
 from fedvlr_jax.training.priors import NoisedPrior, configured_prior
+from fedvlr_jax.training.uncovered import EXACT_SUMS, not_covered
 
 TINY = tiny_dataset()
 AGE = np.random.default_rng(0).integers(0, 5, len(TINY.train_item)).astype(np.int32)
@@ -203,6 +204,9 @@ def test_noise_and_choice_follow_the_seed():
 def test_an_exact_prior_under_a_guarantee_is_warned_about():
     with pytest.warns(RunWarning, match="host fedprior forms exact sums over all histories before them"):
         make_experiment(settings(**SHARED | {"privacy__prior_share": 0.0}), DATASET)
+    for host, share, exact in (("fedprior", 0.7, 0), ("fedprior", 0.0, 1), ("fedblend", 0.0, 1), ("fcf", 0.0, 0)):
+        found = not_covered(settings(**SHARED | {"host__name": host, "privacy__prior_share": share}), DATASET)
+        assert found == exact * [EXACT_SUMS]
     assert Guarantee(1.0, 1.0, 1e-5).prior_noise is None
     assert {"prior_noise", "choice_epsilon"} < guarantee_of(settings(**SHARED), 13).describe(20).keys()
 

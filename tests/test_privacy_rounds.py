@@ -28,9 +28,40 @@ from fedvlr_jax.io.checkpoint import Checkpoints
 from fedvlr_jax.io.interrupt import Interrupted
 from fedvlr_jax.io.progress import ProgressEvent
 from fedvlr_jax.models.model import Broadcast, Upload
-from fedvlr_jax.privacy.accounting import epsilon_of
+from fedvlr_jax.privacy.accounting import epsilon_of, guarantee_of
 from fedvlr_jax.training import loop
 from fedvlr_jax.training.loop import train
+from fedvlr_jax.types import given
+
+# ---- the noise of a seed
+
+
+def noised(sigma, seed):
+    """The public parameters after one round whose sum has noise of this size, and what a result says of that."""
+    tree = settings(
+        host__name="fcf",
+        variant="base",
+        aggregation__transforms="clip,noise",
+        aggregation__noise_multiplier=sigma,
+        privacy__delta=1e-3,
+    )
+    algorithm = make_algorithm(tree, DATASET)
+    start = algorithm.init(jax.random.key(0))
+    state, _ = jax.jit(algorithm.run, static_argnums=2)(
+        start.replace(key=jax.random.key(seed)), client_data(DATASET), 1
+    )
+    said = given(guarantee_of(tree, DATASET.num_users)).describe(1)["not_covered"]
+    return np.asarray(state.public.params["variant"]["D"], np.float64), said
+
+
+def test_two_runs_of_one_seed_share_their_noise_and_a_result_says_so():
+    """Two budgets take the noise off together. Simulations rest on seeds that do so, and a result has to say it."""
+    (one, said), (two, _), (exact, _), (other, _) = noised(5.0, 0), noised(2.5, 0), noised(1e-6, 0), noised(2.5, 1)
+    step = np.abs(one - exact).max()
+    assert np.abs((2 * two - one) - exact).max() < 1e-4 * step
+    assert np.abs((2 * other - one) - exact).max() > 0.1 * step
+    assert any("runs with the same seed share their noise" in entry for entry in said)
+
 
 # ---- what one client can move
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import types
 
 import pytest
 from commands import ROOT
 
 from configs.base import get_config
 from configs.sweeps import base, random, rates
-from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.errors import ConfigError, RunWarning
 from fedvlr_jax.fields import flatten
+from fedvlr_jax.settings import default_settings, override
+from fedvlr_jax.sweep import runner
 from fedvlr_jax.sweep.layout import describe, group_by_program, numbers, points_of_shard, read_shard, traced
+from fedvlr_jax.sweep.runs import Datasets, SweepStore
 from fedvlr_jax.sweep.space import Range, expand, read_sweep, seeds_of
 
 KNOWN = dict(base.get_sweep().items())
@@ -33,6 +37,17 @@ def test_a_grid_is_the_product_in_the_order_of_the_file_and_in_the_types_of_the_
         {"server.lr": 0.5, "fusion.operators": "gate"},
     ]
     assert all(type(point["server.lr"]) is float for point in points)
+
+
+def test_exact_sums_under_a_guarantee_are_warned_about_once(monkeypatch, tmp_path):
+    budget = {"aggregation.transforms": "clip,noise", "privacy.target_epsilon": 8.0, "privacy.delta": 1e-3}
+    settings = override(default_settings(), {"variant": "base", "rounds": 5} | budget)
+    fields = {"host.name": ["fcf", "fedprior"], "server.lr": [0.1, 0.2], "variant": ["base", "mlp"]}
+    store = SweepStore(settings, read(fields=fields), tmp_path, Datasets())
+    monkeypatch.setattr(runner, "_run", lambda *_: {})
+    with pytest.warns(RunWarning, match="host fedprior forms exact sums over all") as warned:
+        runner.run_sweep(types.SimpleNamespace(store=store))
+    assert len([w for w in warned if "exact sums" in str(w.message)]) == 1
 
 
 def test_nested_and_dotted_fields_are_the_same():

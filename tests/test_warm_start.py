@@ -5,18 +5,23 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import warnings
 
 import jax
 import numpy as np
 import pytest
 from commands import ROOT, TINY, arguments, run_here
 
-from fedvlr_jax.data import load_configured
-from fedvlr_jax.errors import ConfigError
+import fedvlr_jax
+from fedvlr_jax.data import fingerprint, load_configured
+from fedvlr_jax.data.user_split import leave_users_out
+from fedvlr_jax.errors import ConfigError, RunWarning
 from fedvlr_jax.settings import default_settings, override
+from fedvlr_jax.training import sources
 from fedvlr_jax.training.experiment import make_experiment
 from fedvlr_jax.training.loop import restore_best
-from fedvlr_jax.training.warm_start import refuse_warm_start, require_same_ids, warm_start
+from fedvlr_jax.training.sources import require_same_ids
+from fedvlr_jax.training.warm_start import refuse_warm_start, warm_start
 
 READER = re.search(r"<!-- reader -->\n```python\n(.*?)```", (ROOT / "docs/guides/results.md").read_text(), re.DOTALL)[
     1
@@ -60,7 +65,7 @@ def same(a, b):
 def test_the_parts_that_were_asked_for_come_from_there_and_nothing_else(source, best, parts, from_there):
     experiment = experiment_of(init_from=str(source), init_parts=parts)
     start = fresh(experiment)
-    state = warm_start(start, experiment.settings, experiment.dataset)
+    state, _ = warm_start(start, experiment.settings, experiment.dataset)
     for part, there in zip(("public", "private"), from_there, strict=True):
         found, expected = getattr(state, part), getattr(best if there else start, part)
         assert same(found.params, expected.params)
@@ -73,7 +78,7 @@ def test_the_parts_that_were_asked_for_come_from_there_and_nothing_else(source, 
 def test_without_it_nothing_changes(source):
     experiment = experiment_of()
     start = fresh(experiment)
-    assert warm_start(start, experiment.settings, experiment.dataset) is start
+    assert warm_start(start, experiment.settings, experiment.dataset)[0] is start
 
 
 def test_rows_of_padding_stay_zero(source, best):
@@ -83,7 +88,7 @@ def test_rows_of_padding_stay_zero(source, best):
     own = jax.device_get(start.private.params)
     padded = jax.tree.map(lambda x: np.pad(x, [(0, 3), *[(0, 0)] * (x.ndim - 1)]), own)
     start = start.replace(private=start.private.replace(params=jax.device_put(padded)))
-    found = warm_start(start, experiment.settings, experiment.dataset).private.params
+    found = warm_start(start, experiment.settings, experiment.dataset)[0].private.params
     assert same(jax.tree.map(lambda x: x[:12], found), best.private.params)
     assert not any(np.asarray(x[12:]).any() for x in jax.tree.leaves(found))
 
@@ -111,8 +116,79 @@ def test_what_does_not_fit_is_refused_and_named(source, changes, message):
 def test_public_parameters_go_to_other_users(source, best):
     changes = {"data__synthetic__num_users": 14, "init_from": str(source), "init_parts": "public"}
     experiment = experiment_of(**changes)
-    state = warm_start(fresh(experiment), experiment.settings, experiment.dataset)
+    with pytest.warns(RunWarning, match="12 users of synthetic there and 14 of synthetic here have no ids"):
+        state, progress = warm_start(fresh(experiment), experiment.settings, experiment.dataset)
     assert same(state.public.params, best.public.params)
+    assert progress.origin["compared"][str(source)].startswith("not compared: 12 users")
+
+
+def split_anew(dataset):
+    """The same interactions; every user's test item and first train item change places."""
+    first = np.unique(dataset.train_user, return_index=True)[1]
+    train, test = dataset.train_item.copy(), dataset.test_item.copy()
+    has = test >= 0
+    train[first[has]], test[has] = dataset.test_item[has], dataset.train_item[first[has]]
+    order = np.lexsort((train, dataset.train_user))
+    return dataclasses.replace(dataset, train_item=train[order], test_item=test)
+
+
+def named(dataset, first):
+    """With ids of the users: "u0", "u1", ..., from some number on."""
+    return dataclasses.replace(
+        dataset, user_ids=np.array([f"u{number}" for number in range(first, first + dataset.num_users)])
+    )
+
+
+@pytest.mark.parametrize("parts", ["public", "both"])
+def test_a_run_that_was_trained_on_what_is_held_out_here_is_refused(source, parts):
+    experiment = experiment_of(init_from=str(source), init_parts=parts)
+    start, other = fresh(experiment), split_anew(experiment.dataset)
+    with pytest.raises(ConfigError, match=r"found 0 of 12 validation rows and 12 of 12 test rows .* as user 0 w"):
+        warm_start(start, experiment.settings, other)
+    mixed = dataclasses.replace(other, valid_item=other.test_item, test_item=other.valid_item)
+    with pytest.raises(ConfigError, match=r"found 12 of 12 validation rows and 0 of 12 test rows"):
+        warm_start(start, experiment.settings, mixed)
+
+
+def test_users_are_compared_by_their_ids(monkeypatch, source):
+    """Numbers say nothing where both data sets have ids."""
+    experiment = experiment_of(init_from=str(source), init_parts="public")
+    start, here = fresh(experiment), split_anew(experiment.dataset)
+    monkeypatch.setattr(sources, "load_configured", lambda *_, **__: named(experiment.dataset, 0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RunWarning)
+        _, progress = warm_start(start, experiment.settings, named(here, 12))  # other people
+    assert progress.origin["compared"][str(source)].startswith("0 of 12 users are there too")
+    with pytest.raises(ConfigError, match=r"12 of 12 test rows .* such as user u0 with item"):
+        warm_start(start, experiment.settings, named(here, 0))
+    monkeypatch.setattr(sources, "load_configured", lambda *_, **__: experiment.dataset)
+    with pytest.warns(RunWarning, match="have no ids that both data sets know them by, so nobody can tell"):
+        warm_start(start, experiment.settings, named(here, 0))
+
+
+def test_users_who_are_left_out_are_compared_too(source):
+    """The histories of new users were trained there with everybody's, and their test rows were not."""
+    experiment = experiment_of(init_from=str(source), init_parts="public")
+    start, here = fresh(experiment), leave_users_out(experiment.dataset, 0.5)
+    with pytest.warns(RunWarning, match="6 of 6 users who are left out of training here were trained there"):
+        warm_start(start, experiment.settings, here)
+    here = leave_users_out(split_anew(experiment.dataset), 0.5)
+    with pytest.raises(ConfigError, match="3 of 3 validation rows and 3 of 3 test rows"):
+        warm_start(start, experiment.settings, here)
+
+
+def test_runs_further_back_are_compared_too(monkeypatch, tmp_path, source):
+    """The first run trained on everything but its own held-out rows, the second one on what is trained here."""
+    experiment = experiment_of(init_from=str(source), init_parts="public")
+    here = split_anew(experiment.dataset)
+    second = sources.source_at(source)
+    second = second._replace(workdir=tmp_path, settings=second.settings | {"init_from": str(source)})
+    second = second._replace(record=second.record | {"data": fingerprint(here)})
+    with pytest.raises(ConfigError, match=rf"init_from={tmp_path}, which started from {source}: expected a run that"):
+        sources.compare_sources(second, here, ("public",))
+    gone = second._replace(settings=second.settings | {"init_from": str(tmp_path / "gone")})
+    with pytest.warns(RunWarning, match="gone: it cannot be read"):
+        assert len(sources.compare_sources(gone, here, ("public",))) == 2
 
 
 def test_catalogues_are_compared_by_their_own_ids():
@@ -156,13 +232,34 @@ def test_a_run_says_where_it_started_and_goes_on_from_there_alone(monkeypatch, c
     flags = arguments(tmp_path / "run", rounds=10, writers="", init_from=source)
     assert run_here(monkeypatch, "train", *flags) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["init_from"] == {"workdir": str(source), "parts": "both"}
+    compared = {str(source): "the same data set and split"}
+    assert result["init_from"] == {"workdir": str(source), "parts": "both", "compared": compared}
     first = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
     cold = json.loads((source / "metrics.jsonl").read_text().splitlines()[0])
     assert first["loss"] < cold["loss"]
     capsys.readouterr()
     assert run_here(monkeypatch, "train", *arguments(tmp_path / "run", rounds=20, writers="")) == 2
     assert "init_from: checkpoint" in capsys.readouterr().err
+
+
+NOISED = {"aggregation.transforms": "clip,noise", "privacy.target_epsilon": 4.0, "privacy.delta": 1e-3}
+
+
+def test_a_start_from_another_run_is_not_covered_by_a_guarantee(tmp_path, source):
+    """No part of a budget is for the parameters that a run starts from."""
+    dataset, short = experiment_of().dataset, TINY | NOISED | {"rounds": 2, "eval.every": 2, "writers": ""}
+    first = tmp_path / "first"
+    with pytest.warns(RunWarning, match="init_from: the guarantee is about the rounds of this run alone"):
+        found = fedvlr_jax.train(dataset, short | {"init_from": str(source)}, first).metrics
+    said = f"parameters that the run started from ({source}, made without a guarantee)"
+    assert said in found["privacy"]["not_covered"]
+    assert found["init_from"]["privacy"] == {str(source): None}
+    assert fedvlr_jax.evaluate(first, dataset)["privacy"] == found["privacy"]
+    with pytest.warns(RunWarning, match=r"first, made with epsilon 3.999 at delta 0.001 in 2 rounds: both add up"):
+        again = fedvlr_jax.fit(dataset, short | {"init_from": str(first)}).metrics
+    assert again["init_from"]["privacy"][str(first)]["epsilon"] == pytest.approx(found["privacy"]["epsilon"])
+    assert said in again["privacy"]["not_covered"]  # the run further back
+    assert "started" not in str(fedvlr_jax.fit(dataset, short).metrics["privacy"]["not_covered"])
 
 
 def test_where_runs_make_their_own_states_it_is_refused(monkeypatch, capsys, tmp_path):

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 from fedvlr_jax.assembly import parse_names
 from fedvlr_jax.baselines import BASELINES
+from fedvlr_jax.benchmark.guarantees import worth_of_noise
 from fedvlr_jax.benchmark.programs import TracedPoint
 from fedvlr_jax.benchmark.published import PAPER_HOSTS, PAPER_VARIANTS
 from fedvlr_jax.benchmark.records import CENTRALISED, CONTROL, FEDERATED
 from fedvlr_jax.errors import ConfigError, suggest
 from fedvlr_jax.fields import flatten, with_fields
-from fedvlr_jax.privacy.accounting import guarantee_of
 from fedvlr_jax.types import Dataset
 
 LOCAL_ONLY = "local-only"
@@ -92,7 +92,7 @@ def list_methods(config: Mapping[str, Any], dataset: Dataset) -> Methods:
     wanted = [m for m in candidates if _fits(m.name, patterns)]
     missing = {m.follows for m in wanted if m.follows} - {m.name for m in wanted}
     wanted = [m for m in candidates if m in wanted or m.name in missing]
-    notes, kept = _guarantees(wanted, dataset), []
+    notes, kept = worth_of_noise(wanted, dataset), []
     for method in wanted:
         if reason := _impossible(method, dataset):
             notes.append(f"{method.name} is left out: {reason}")
@@ -110,22 +110,6 @@ def _check_patterns(field: str, patterns: Sequence[str], names: Sequence[str], w
         if not any(fnmatchcase(name, pattern) for name in names):
             hint = suggest(pattern, names, "'", "'")
             raise ConfigError(f"{field}: {pattern!r} fits no {what}{hint}; known are {'; '.join(names)}")
-
-
-def _guarantees(methods: Sequence[Method], dataset: Dataset) -> list[str]:
-    """What the noise of methods with changed settings is worth, one sentence for each kind."""
-    found = {}
-    for method in methods:
-        _, _, label = method.name.partition(", ")
-        if label in found or not method.settings:
-            continue
-        if (guarantee := guarantee_of(method.settings, dataset.num_users)) is not None:
-            said = guarantee.describe(method.settings["rounds"])
-            found[label] = (
-                f"{label}: epsilon {said['epsilon']:.4g} at delta {said['delta']:g} after {said['rounds']} rounds "
-                f"({said['mode']}; {said['neighbours']}), not covering points and rounds chosen on validation"
-            )
-    return list(found.values())
 
 
 def _family(baseline: str) -> str:

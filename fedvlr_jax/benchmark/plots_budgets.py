@@ -49,5 +49,6 @@ def draw_budgets(rows: Sequence[TableRow]) -> tuple[str, str, str, bytes] | None
     axes.set_xlabel("epsilon of all rounds")
     axes.set_ylabel(f"test {SELECTION_METRIC} in percent")
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9)
-    caption = "Dashed: the same method without noise. Dotted: what clients have without any federation."
+    caption = "Dashed: the same method without noise. Dotted: what clients have without any federation. "
+    caption += "What epsilon does not cover is in the notes."
     return "budgets.png", "Utility against epsilon", caption, png_of(figure)

@@ -1,7 +1,8 @@
 """Clients that are lost in a round of a secure sum: who is, and what becomes of the round.
 
 A client that is lost has sent nothing: the sum is that of the survivors, and its private state is that before the
-round. With fewer survivors than the shares of masks ask for there is no sum, and the round changes nothing.
+round. With fewer survivors than the shares of masks ask for there is no sum, and the round changes nothing: clients
+that trained go back to what they had.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from fedvlr_jax.federated import sampling
-from fedvlr_jax.types import Array, Bucket, PublicState
+from fedvlr_jax.types import Array, Bucket, PrivateState, PublicState
 
 
 class Dropouts(NamedTuple):
@@ -60,6 +61,9 @@ class Dropouts(NamedTuple):
         return left_u & self.enough(num_left, cohort), cohort - num_left
 
 
-def unless_failed(done: Array, new: PublicState, old: PublicState) -> PublicState:
-    """The new public state, or the old one in the next round where nothing was `done`, [] bool."""
-    return jax.tree.map(lambda a, b: jnp.where(done, a, b), new, old.replace(round=new.round))
+def unless_failed(
+    done: Array, new: tuple[PublicState, PrivateState], old: tuple[PublicState, PrivateState]
+) -> tuple[PublicState, PrivateState]:
+    """The new states, or the old ones in the next round where nothing was `done`, [] bool."""
+    old = old[0].replace(round=new[0].round), old[1]
+    return jax.tree.map(lambda a, b: jnp.where(done, a, b), new, old)

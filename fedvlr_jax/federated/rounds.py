@@ -141,7 +141,8 @@ def make_round(
             public = public.replace(memory=bound)
         if dropouts is not None:
             done = dropouts.enough(cohort - num_lost - total.num_dropped, cohort)
-            public, failed = unless_failed(done, public, state.public), jnp.asarray(~done, jnp.int32)
+            public, private = unless_failed(done, (public, private), (state.public, state.private))
+            failed = jnp.asarray(~done, jnp.int32)
         info = RoundInfo(
             loss=total.loss / jnp.maximum(total.weight, 1e-30),
             num_clients=cohort,

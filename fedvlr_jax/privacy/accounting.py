@@ -1,7 +1,7 @@
 """From settings to a guarantee: which noise a budget asks for, and how much of the budget rounds have spent.
 
 What is accounted is the sum of clipped uploads of every round, with noise on it: user-level, central, for clients
-that are added or removed. Everything else that a run lets out is listed in `NOT_COVERED`.
+that are added or removed. Everything else that every run lets out is listed in `NOT_COVERED`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,8 +25,9 @@ NOT_COVERED = (
     "the choice of the round and of settings on validation items",
     "losses, metrics and counts of clients in files and on the screen",
     "baselines printed beside the result",
+    "other runs: budgets add up, and runs with the same seed share their noise",
 )
-"""What a run lets out beside the noised sums."""
+"""What every run lets out beside the noised sums."""
 
 CHOICE_PRECISION, CHOICE_SHARE = 0.005, 0.1
 """The choice of what is made of the prior's noised sum: how precisely it reads a mean over clients of numbers within
@@ -73,8 +74,13 @@ class Guarantee(NamedTuple):
         of_rounds = epsilon_of(self.noise_multiplier, self.rate, rounds, half)
         return self.choice_epsilon + of_rounds + gaussian_epsilon(half, 1 / self.prior_noise)
 
-    def describe(self, rounds: int) -> dict[str, Any]:
-        """What a result says about it, with everything that a reader needs to compute it again."""
+    def describe(self, rounds: int, not_covered: Sequence[str] = ()) -> dict[str, Any]:
+        """What a result says about it, with everything that a reader needs to compute it again.
+
+        Args:
+          rounds: so many were made.
+          not_covered: what this run lets out beside `NOT_COVERED`.
+        """
         full = self.rate == 1 or self.local
         of_prior = {"prior_noise": self.prior_noise, "choice_epsilon": self.choice_epsilon}
         return {
@@ -87,7 +93,7 @@ class Guarantee(NamedTuple):
             "neighbours": NEIGHBOURS_LOCAL if self.local else NEIGHBOURS,
             "sampling": "all clients in every round" if full else f"poisson, rate {self.rate:g}",
             "accountant": "exact Gaussian" if full else "privacy loss distribution, connect the dots",
-            "not_covered": list(NOT_COVERED),
+            "not_covered": [*NOT_COVERED, *not_covered],
         }
 
 

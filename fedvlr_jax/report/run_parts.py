@@ -150,6 +150,7 @@ def _results(found: RunFacts) -> Part:
     ]
     if privacy := result.get("privacy"):
         facts.append(("Differential privacy", f"epsilon {privacy['epsilon']:.4g} at delta {privacy['delta']:g}"))
+        facts.append(("Not covered by it", "; ".join(privacy["not_covered"])))
     table = Table("Results", about, ("", *headers[1:]), [block for block in blocks if block.rows])
     return Part("Results", about, table=without_empty_columns(table), facts=facts)
 

@@ -15,6 +15,7 @@ from fedvlr_jax.sweep.optuna_search import propose_points
 from fedvlr_jax.sweep.runs import SweepRuns, SweepStore, require_same_sweep
 from fedvlr_jax.sweep.space import SweepPoint, expand, name_of
 from fedvlr_jax.sweep.training import Trainer
+from fedvlr_jax.training.uncovered import leaves_out_sums, warn_of_sums
 from fedvlr_jax.training.warm_start import refuse_warm_start
 
 
@@ -50,16 +51,19 @@ def run_sweep(
         points = expand(store.sweep)
         programs = check_points(store, points)
         require_same_sweep(store)
+        _warn_of_privacy(store, points, set())
         on_start()
         return Found(points, _run(trainer, points, points_of_shard(programs, shard)))
     require_same_sweep(store)
     on_start()
     values: list[float | None] = []
+    told: set[str] = set()
     runs: SweepRuns = {}
 
     def score(points: Sequence[SweepPoint]) -> list[float | None]:
         nonlocal runs
         check_points(store, points)
+        _warn_of_privacy(store, points, told)
         runs = _run(trainer, points, range(len(values), len(points)))
         values[:] = [s.value for s in sorted(make_leaderboard(store.sweep, points, runs), key=lambda s: s.index)]
         return values
@@ -85,6 +89,14 @@ def check_points(store: SweepStore, points: Sequence[SweepPoint]) -> list[Progra
             except (ConfigError, DataError) as error:
                 raise type(error)(f"point {k} ({name_of(points[k])}): {error}") from error
     return programs
+
+
+def _warn_of_privacy(store: SweepStore, points: Sequence[SweepPoint], told: set[str]) -> None:
+    """Warns of hosts that form sums which no guarantee is about, but not of those in `told`, which grows."""
+    of_points = [store.settings_of(point) for point in points]
+    hosts = {x["host"]["name"] for x in of_points if leaves_out_sums(x, store.datasets.of(x))} - told
+    warn_of_sums(hosts)
+    told |= hosts
 
 
 def _run(trainer: Trainer, points: Sequence[SweepPoint], mine: Collection[int]) -> SweepRuns:

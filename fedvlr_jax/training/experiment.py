@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.assembly import parse_names
 from fedvlr_jax.data.buckets import make_client_data
-from fedvlr_jax.errors import ConfigError, RunWarning
+from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.federated.noisy_prior import Blend
 from fedvlr_jax.federated.prior import Shrunk
 from fedvlr_jax.models.hosts.host import Host
 from fedvlr_jax.privacy.accounting import guarantee_of, warn_of_a_weak_guarantee
 from fedvlr_jax.training.priors import ConfiguredPrior, NoisedPrior, configured_prior
 from fedvlr_jax.training.score_views import ConfiguredViews, FormedViews
+from fedvlr_jax.training.uncovered import leaves_out_sums, warn_of_sums
 from fedvlr_jax.types import ClientData, Dataset, content_of
 
 NEW_WORTH = 1 << 18
@@ -58,7 +58,7 @@ def make_experiment(settings: Mapping[str, Any], dataset: Dataset) -> Experiment
     else:
         clients = ClientData((), content_of(dataset))
     agreed = before_rounds(settings, dataset, algorithm.model.host)
-    _warn_of_privacy(settings, dataset, exact_sums=agreed is not None and not isinstance(agreed, NoisedPrior))
+    _warn_of_privacy(settings, dataset)
     formed = None if agreed is None else agreed.formed(dataset)
     if formed is not None:
         clients = clients._replace(prior=formed.of(dataset))
@@ -118,18 +118,12 @@ def _require_features(settings: Mapping[str, Any], dataset: Dataset) -> None:
         )
 
 
-def _warn_of_privacy(settings: Mapping[str, Any], dataset: Dataset, *, exact_sums: bool) -> None:
+def _warn_of_privacy(settings: Mapping[str, Any], dataset: Dataset) -> None:
     """Says what a guarantee is not worth."""
-    if (guarantee := guarantee_of(settings, dataset.num_users)) is None:
-        return
-    warn_of_a_weak_guarantee(guarantee, dataset.num_users)
-    if exact_sums:
-        warnings.warn(
-            f"privacy.prior_share: the guarantee is about rounds; host {settings['host']['name']} forms exact sums "
-            "over all histories before them, which are not covered",
-            RunWarning,
-            stacklevel=3,
-        )
+    if (guarantee := guarantee_of(settings, dataset.num_users)) is not None:
+        warn_of_a_weak_guarantee(guarantee, dataset.num_users)
+    if leaves_out_sums(settings, dataset):
+        warn_of_sums([settings["host"]["name"]])
 
 
 def before_rounds(

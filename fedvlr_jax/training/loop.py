@@ -91,7 +91,7 @@ def train(
         backend, progress = _programs(experiment, plan, workdir), read_progress(record)
         if not progress.is_finished(plan):
             if record is None:
-                state = warm_start(backend.init(plan.seed), experiment.settings, experiment.dataset)
+                state, progress = warm_start(backend.init(plan.seed), experiment.settings, experiment.dataset)
             else:
                 state = backend.restore(checkpoints, progress.round, read_only=False)
             saver = Saver(
@@ -126,8 +126,8 @@ def train_in_memory(experiment: Experiment, *, on_progress: OnProgress | None = 
         raise ConfigError(f"compute.store: expected device where there is no workdir, found {store!r}")
     with explained_memory(experiment, InMemory.kept):
         backend, recorder = DeviceBackend(experiment, eval_chunk=plan.eval_chunk), InMemory()
-        state = warm_start(backend.init(plan.seed), experiment.settings, experiment.dataset)
-        begun, guarantee = RunProgress(), _guarantee(experiment)
+        state, begun = warm_start(backend.init(plan.seed), experiment.settings, experiment.dataset)
+        guarantee = _guarantee(experiment)
         progress = _train_rounds(plan, backend, recorder, state, begun, None, on_progress, None, guarantee)
         return _finish(backend, recorder.best, progress)
 

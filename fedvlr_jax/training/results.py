@@ -13,6 +13,7 @@ from fedvlr_jax.evaluation.statistics import bootstrap_interval
 from fedvlr_jax.models.costs import CostReport
 from fedvlr_jax.privacy.accounting import guarantee_of
 from fedvlr_jax.training.schedule import RunProgress
+from fedvlr_jax.training.uncovered import not_covered
 from fedvlr_jax.types import MODALITIES, Dataset, Ranks
 
 VALID_LABEL, TEST_LABEL = 1, 2  # as in the column split_label of inter.csv
@@ -56,7 +57,8 @@ def make_result(
         "num_dropped": progress.num_dropped,
     }
     if settings["init_from"]:
-        result["init_from"] = {"workdir": settings["init_from"], "parts": settings["init_parts"]}
+        origin = progress.origin or {}
+        result["init_from"] = {"workdir": settings["init_from"], "parts": settings["init_parts"], **origin}
     if lists is not None:
         result["lists"] = lists
     if (new := dataset.newcomers) is not None:
@@ -71,7 +73,7 @@ def make_result(
     if learned_um is not None:
         result["planted_rank_correlation"] = rank_correlations(learned_um, dataset.planted)
     if (guarantee := guarantee_of(settings, dataset.num_users)) is not None:
-        result["privacy"] = guarantee.describe(progress.round)
+        result["privacy"] = guarantee.describe(progress.round, not_covered(settings, dataset, progress.origin))
     return result
 
 

@@ -50,6 +50,7 @@ class RunProgress:
       num_dropped: how many of them were not finite and left out.
       num_lost, failed_rounds: how many clients secure sums lost on the way, and rounds of which too few were left.
       epsilon: what these rounds have spent of a budget of differential privacy; None where nobody accounts for it.
+      origin: what result.json says about the runs that this one started from; None for random parameters.
       seconds_train, seconds_eval, seconds_compile: wall-clock time spent on each, over all restarts.
     """
 
@@ -62,6 +63,7 @@ class RunProgress:
     num_lost: int = 0
     failed_rounds: int = 0
     epsilon: float | None = None
+    origin: Mapping[str, Any] | None = None
     seconds_train: float = 0.0
     seconds_eval: float = 0.0
     seconds_compile: float = 0.0

@@ -9,18 +9,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedvlr_jax.data import fingerprint, load_configured
 from fedvlr_jax.errors import ConfigError, require_one_of
 from fedvlr_jax.io.checkpoint import Checkpoints, describe_arrays
-from fedvlr_jax.training.stored import stored_settings
+from fedvlr_jax.privacy.accounting import guarantee_of
+from fedvlr_jax.training.schedule import RunProgress
+from fedvlr_jax.training.sources import compare_sources, source_at
+from fedvlr_jax.training.uncovered import warn_of_start
 from fedvlr_jax.types import Dataset, PyTree
 
 PARTS = {"public": ("public",), "private": ("private",), "both": ("public", "private")}
 """By the value of ``init_parts``: the fields of `types.FedState` whose parameters come from the other run."""
 
 
-def warm_start(state: PyTree, settings: Mapping[str, Any], dataset: Dataset) -> PyTree:
-    """The state before the first round, with the parameters that ``init_from`` asks for in place of random ones.
+def warm_start(state: PyTree, settings: Mapping[str, Any], dataset: Dataset) -> tuple[PyTree, RunProgress]:
+    """State and progress before the first round, with the parameters of ``init_from`` in place of random ones.
 
     Optimizers, transforms and rounds start anew. Rows of padding, of states over several devices, stay.
 
@@ -31,25 +33,28 @@ def warm_start(state: PyTree, settings: Mapping[str, Any], dataset: Dataset) -> 
 
     Raises:
       CheckpointError: a workdir without an evaluated checkpoint.
-      ConfigError: other items, other users where private parameters are asked for, or parameters of other names,
-        shapes or types; all of them are named.
+      ConfigError: other items, other users where private parameters are asked for, parameters of other names, shapes
+        or types, or a run that was trained on rows that are held out here; all of them are named.
       DataError: the data set of the other run is another one than this run's, and cannot be loaded to compare.
     """
     if not settings["init_from"]:
-        return state
+        return state, RunProgress()
     require_one_of(PARTS, "init_parts", settings["init_parts"])
-    source, parts = pathlib.Path(settings["init_from"]), PARTS[settings["init_parts"]]
-    where = f"init_from={source}"
+    workdir, parts = pathlib.Path(settings["init_from"]), PARTS[settings["init_parts"]]
     if "private" in parts and settings["compute"]["store"] != "device":
         store = settings["compute"]["store"]
         raise ConfigError(f"init_parts: expected public with compute.store {store}, found {settings['init_parts']}")
-    stored = stored_settings(source)
-    with Checkpoints(source / "checkpoints", read_only=True) as checkpoints:
-        record = checkpoints.require_record()
-        other = _dataset_of(stored, record["data"], dataset, where)
-        _require_same_catalogue(other, dataset, parts, where)
-        best, prefixes = record["best_round"], tuple(f"{part}/params/" for part in parts)
-        _require_same_parameters(checkpoints.record_of(best)["arrays"], describe_arrays(state), prefixes, where)
+    source = source_at(workdir)
+    found = compare_sources(source, dataset, parts)
+    origin: dict[str, Any] = {"compared": {older: known.users for older, known in found.items()}}
+    if guarantee_of(settings, dataset.num_users) is not None:
+        origin["privacy"] = {older: known.spent for older, known in found.items()}
+        warn_of_start(origin["privacy"])
+    prefixes = tuple(f"{part}/params/" for part in parts)
+    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+        best = checkpoints.require_record()["best_round"]
+        there, here = checkpoints.record_of(best)["arrays"], describe_arrays(state)
+        _require_same_parameters(there, here, prefixes, f"init_from={workdir}")
         arrays = checkpoints.arrays_of(best, prefixes)
     for part in parts:
         params = jax.tree_util.tree_map_with_path(
@@ -57,7 +62,7 @@ def warm_start(state: PyTree, settings: Mapping[str, Any], dataset: Dataset) -> 
             getattr(state, part).params,
         )
         state = state.replace(**{part: getattr(state, part).replace(params=params)})
-    return state
+    return state, RunProgress(origin=origin)
 
 
 def refuse_warm_start(settings: Mapping[str, Any], what: str) -> None:
@@ -72,60 +77,6 @@ def refuse_warm_start(settings: Mapping[str, Any], what: str) -> None:
     """
     if settings["init_from"]:
         raise ConfigError(f"init_from: expected none in {what}, which starts its runs anew; train.py has it")
-
-
-def require_same_ids(
-    there: np.ndarray | None, here: np.ndarray | None, sizes: tuple[int, int], what: str, *, most: int = 3
-) -> None:
-    """Refuses two catalogues that differ, or number the same ids differently.
-
-    Args:
-      there, here: the original ids by number, None where the numbers are the ids.
-      sizes: how many there and here.
-      what: where they are from, for the message.
-      most: so many ids of each kind are named.
-
-    Raises:
-      ConfigError: saying how many ids only one of them has, and which.
-    """
-    old, new = (list(map(str, range(n) if ids is None else ids)) for ids, n in zip((there, here), sizes, strict=True))
-    if old == new:
-        return
-    only = [sorted(set(old) - set(new)), sorted(set(new) - set(old))]
-    if not any(only):
-        raise ConfigError(f"{what}: expected the same order of ids, found the same ids in another order")
-    shown = [f" ({', '.join(ids[:most])}{', ...' if len(ids) > most else ''})" if ids else "" for ids in only]
-    raise ConfigError(
-        f"{what}: expected the same ids there and here, found {len(old)} there and {len(new)} here; only there "
-        f"{len(only[0])}{shown[0]}, only here {len(only[1])}{shown[1]}"
-    )
-
-
-def _require_same_catalogue(other: Dataset, dataset: Dataset, parts: tuple[str, ...], where: str) -> None:
-    """Refuses other items, and other users where private parameters are asked for."""
-    named = {"items": (other.item_ids, dataset.item_ids, other.num_items, dataset.num_items)}
-    if "private" in parts:
-        named["users"] = (other.user_ids, dataset.user_ids, other.num_users, dataset.num_users)
-    for what, (there, here, num_there, num_here) in named.items():
-        if there is None and here is None and other.name != dataset.name:
-            raise ConfigError(
-                f"{where}, {what}: expected original ids, or the data set {other.name}, found {dataset.name} without "
-                "any; equal numbers of two data sets are not the same"
-            )
-        require_same_ids(there, here, (num_there, num_here), f"{where}, {what}")
-
-
-def _dataset_of(settings: Mapping[str, Any], stored: Mapping[str, Any], dataset: Dataset, where: str) -> Dataset:
-    """The data set of the other run: this one where they are the same, else loaded."""
-    if stored == fingerprint(dataset):
-        return dataset
-    other = load_configured(settings["data"], settings["seed"])
-    if fingerprint(other) != stored:
-        raise ConfigError(
-            f"{where}: expected its data set {settings['data']['name']} with the content that it was trained on, "
-            "found another, so that nobody can tell whose parameters it has"
-        )
-    return other
 
 
 def _require_same_parameters(
