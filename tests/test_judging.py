@@ -102,6 +102,8 @@ def test_every_form_says_the_same(form, tmp_path, matrix):
         text = {"user_ids": np.arange(12).astype(str), "item_ids": np.arange(30).astype(str)}
         again = read_scores(file, dataclasses.replace(PLAIN, **text))
         np.testing.assert_array_equal(again.value, read_scores(file, PLAIN).value)
+    ordered = "the order of the lines says" in judgement_text("x", judged.result, [], [])
+    assert ordered == (judged.result["form"] == "ordered list") == (form == "order")
     if form == "order":  # nothing is tied any more, and each item has one of the ranks that it had
         assert (judged.ranks.tied == 1).all()
         assert (judged.ranks.greater >= matrix.ranks.greater).all()
@@ -179,6 +181,11 @@ GOOD = [f"user-{u},B{i:03d},{i}" for u in range(12) for i in range(4)]
         (["user,item,score", *GOOD[:-8]], "field user: .*found none of 2 users .'user-10', 'user-11'."),
         (["user,item,score", "user-0,B001,nan", *GOOD], "line 2, field score: expected a number, found 'nan'"),
         (["user,item,rank", "user-0,B001,first", *GOOD], "line 2, field rank: expected a number, found 'first'"),
+        (
+            ["user,item,prediction", *GOOD],
+            "expected a column score or rank, or user and item alone, found prediction$",
+        ),
+        (["item,Score,user_id,user", "B001,2,x,user-0"], "expected .* and item alone, found Score, user_id$"),
         (["who,item,score", *GOOD], "expected a column user, found who, item, score"),
         (["user,item,score", *GOOD, "user-0,B009"], "line 50: expected 3 fields as in line 1, found 2"),
         ([], "expected a column user, found no column"),

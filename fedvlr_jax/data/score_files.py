@@ -3,7 +3,7 @@
 A matrix is ``.npy`` [users, items] in the order of the data set's numbers, or ``.npz`` with an array ``scores`` and,
 if its rows or columns stand for other users or items, or in another order, arrays ``users`` and ``items`` of their
 ids. A list is csv, tsv, jsonl or parquet with the columns user, item and one of score (larger is better) and rank
-(smaller is better); without either, the items of a user stand best first.
+(smaller is better); where user and item stand alone, the items of a user stand best first.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import csv
 import json
 import pathlib
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,7 +34,7 @@ class ForeignScores(NamedTuple):
     Attributes:
       user, item: int64 [rows], numbers; each pair once.
       value: float64 [rows], larger is better; float32 and integers keep their order in it.
-      form: "matrix" or "list".
+      form: "matrix", "list", or "ordered list" where the order of the lines says what is better.
       ignored: rows of train items, which are left out.
     """
 
@@ -69,7 +69,8 @@ def read_scores(file: pathlib.Path, dataset: Dataset) -> ForeignScores:
         raise DataError(f"{file}: expected one of {known}, found {file.suffix or 'no suffix'}")
     if file.suffix in MATRICES:
         return _checked(file, "matrix", _matrix_rows(file, _arrays_of(file), dataset), dataset)
-    return _checked(file, "list", _list_rows(file, dataset), dataset)
+    form, rows = _list_rows(file, dataset)
+    return _checked(file, form, rows, dataset)
 
 
 def matrix_scores(scores_ui: np.ndarray, dataset: Dataset) -> ForeignScores:
@@ -128,8 +129,8 @@ def _matrix_rows(file: pathlib.Path, arrays: Mapping[str, np.ndarray], dataset: 
     )
 
 
-def _list_rows(file: pathlib.Path, dataset: Dataset) -> _Rows:
-    """The rows of a list; a rank counts downwards."""
+def _list_rows(file: pathlib.Path, dataset: Dataset) -> tuple[str, _Rows]:
+    """The form and the rows of a list; a rank counts downwards."""
     try:
         columns, first = _LIST_READERS[file.suffix](file)
     except (OSError, ValueError, csv.Error) as error:
@@ -149,10 +150,18 @@ def _list_rows(file: pathlib.Path, dataset: Dataset) -> _Rows:
     user = numbers("user", dataset.user_ids, dataset.num_users)
     item = numbers("item", dataset.item_ids, dataset.num_items)
     if "score" in columns:
-        return _Rows(user, item, _values(file, "score", columns["score"], name), name)
+        return "list", _Rows(user, item, _values(file, "score", columns["score"], name), name)
     if "rank" in columns:
-        return _Rows(user, item, -_values(file, "rank", columns["rank"], name), name)
-    return _Rows(user, item, -np.arange(len(user), dtype=np.float64), name)  # best first
+        return "list", _Rows(user, item, -_values(file, "rank", columns["rank"], name), name)
+    _require_alone(file, columns)
+    return "ordered list", _Rows(user, item, -np.arange(len(user), dtype=np.float64), name)  # best first
+
+
+def _require_alone(file: pathlib.Path, columns: Collection[str]) -> None:
+    """Refuses a list whose scores may be in a column of another name: its order of lines may mean nothing."""
+    read = {next(name for name in names if name in columns) for names in COLUMNS.values()}
+    if others := [name for name in columns if name not in read]:
+        raise DataError(f"{file}: expected a column score or rank, or user and item alone, found {', '.join(others)}")
 
 
 def _values(file: pathlib.Path, field: str, values: list[Any], name: Callable[[int], str]) -> np.ndarray:
