@@ -355,6 +355,38 @@ def test_an_array_that_is_no_table_of_floats_is_refused(tmp_path, array):
         raw.features["image"](["0"])
 
 
+@pytest.mark.parametrize("text", ["itemID\na\nb\n", "a\n", "a\nb\nc\n"])
+def test_ids_of_another_number_than_rows_are_refused(tmp_path, text):
+    write_text(write_text(tmp_path, "x.csv", "userID,itemID\nu,a\nu,b\n"), "v.ids", text)
+    np.save(tmp_path / "v.npy", some_features(2))
+    raw = read("csv", tmp_path, image="v.npy", feature_ids="v.ids")
+    count = text.count("\n")
+    with pytest.raises(ValueError, match=rf"v\.ids: expected 2 ids, one for each row of v\.npy, found {count}"):
+        raw.features["image"](["a", "b"])
+
+
+def test_blank_lines_after_the_ids_of_rows_change_nothing(tmp_path):
+    write_text(write_text(tmp_path, "x.csv", "userID,itemID\nu,a\nu,b\n"), "v.ids", "b\na\n\n \n")
+    np.save(tmp_path / "v.npy", some_features(2))
+    found, there = read("csv", tmp_path, image="v.npy", feature_ids="v.ids").features["image"](["a", "b"])
+    assert there.all()
+    np.testing.assert_array_equal(found, some_features(2)[::-1])
+
+
+@pytest.mark.parametrize(("name", "features"), [("csv", {"image": "image_feat.npy"}), ("mmrec", {})])
+def test_rows_by_ids_that_count_from_one_are_refused(tmp_path, name, features):
+    file, between = ("x.csv", ",") if name == "csv" else ("x.inter", "\t")
+    write_text(tmp_path, file, lines([("userID", "itemID"), ("u", 1), ("u", 3), ("v", 2)], between))
+    for count, is_good in ((3, False), (2, True), (4, True)):  # of four rows the first may be that of no item
+        np.save(tmp_path / "image_feat.npy", some_features(count))
+        look_up = read(name, tmp_path, **features).features["image"]
+        if is_good:
+            assert look_up(["1", "2"])[1].tolist() == [True, count > 2]
+        else:
+            with pytest.raises(ValueError, match=r"feat\.npy: expected rows 0 to 2 as ids .* ids up to 3 and none 0"):
+                look_up(["1", "2"])
+
+
 def test_every_format_has_a_configuration():
     names = {file.stem for file in (ROOT / "configs" / "prepare").glob("*.py")}
     assert names == {*FORMATS, "base"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from fedvlr_jax.data.formats.careful import Layout
 from fedvlr_jax.data.formats.features import ids_of_rows, rows_of_array
@@ -45,7 +45,7 @@ def read(folder: pathlib.Path, options: Mapping[str, str]) -> RawData:
     return raw._replace(
         files=present([file, titles, ids, *arrays.values()]),
         titles=read_titles(titles, layout._replace(names=None), options["title_item"], options["title"]),
-        features=_features(arrays, ids),
+        features=_features(arrays, ids, raw.item.names),
     )
 
 
@@ -61,9 +61,11 @@ def _layout(options: Mapping[str, str]) -> Layout:
     return Layout(separator, options["encoding"], names, quoted)
 
 
-def _features(arrays: Mapping[str, pathlib.Path], ids: pathlib.Path | None) -> dict[str, FeatureSource]:
+def _features(
+    arrays: Mapping[str, pathlib.Path], ids: pathlib.Path | None, items: Sequence[str]
+) -> dict[str, FeatureSource]:
     row_of = ids_of_rows(ids) if ids else None
-    return {name: rows_of_array(file, row_of) for name, file in arrays.items()}
+    return {name: rows_of_array(file, row_of, ids=ids, every=items) for name, file in arrays.items()}
 
 
 FORMAT = Format("any text table; columns, separator and encoding are settings", read, OPTIONS)
