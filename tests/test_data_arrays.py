@@ -135,6 +135,37 @@ def test_titles_follow_their_items():
     assert dataset.item_titles.tolist() == ["C", "J", "P", "T"]
 
 
+@pytest.mark.parametrize("missing", [None, float("nan")])
+def test_a_title_that_is_missing_is_empty(missing):
+    for titles in (["C", missing, "P", "T"], {"cup": "C", "jug": missing, "pot": "P", "tea": "T"}):
+        assert kitchen(item_titles=titles).item_titles.tolist() == ["C", "", "P", "T"]
+
+
+def test_an_index_that_names_items_is_what_features_and_titles_are_joined_by():
+    pandas = pytest.importorskip("pandas", reason="needs pandas, which the package does not")
+    table = pandas.DataFrame.from_dict(VECTORS, orient="index")  # in another order than that of the ids
+    titles = pandas.Series({"tea": "T", "pot": None})
+    found = kitchen(visual=table, textual=pandas.Series(VECTORS), item_titles=titles)
+    assert_equal(found, kitchen(visual=VECTORS, textual=VECTORS, item_titles={"tea": "T"}))
+    assert_equal(kitchen(visual=table, item_ids=list(VECTORS)[::-1]), kitchen(visual=VECTORS))
+    counted, sorted_rows = table.reset_index(drop=True), table.sort_index().reset_index(drop=True)
+    assert_equal(kitchen(visual=counted, item_ids=list(VECTORS)), kitchen(visual=VECTORS))
+    assert_equal(kitchen(visual=sorted_rows), kitchen(visual=VECTORS))
+    numbered = table.set_index(pandas.Index([3, 5, 6, 9]))  # what is left of a longer table
+    assert_equal(
+        kitchen(visual=numbered, item_ids=pandas.Series([*VECTORS], numbered.index)), kitchen(visual=VECTORS)
+    )
+
+
+def test_an_index_that_names_no_items_or_one_twice_is_refused():
+    pandas = pytest.importorskip("pandas", reason="needs pandas, which the package does not")
+    table = pandas.DataFrame.from_dict(VECTORS, orient="index")
+    with pytest.raises(DataError, match=r"visual: expected ids of items as index, or 0 to 3 .*found 3 and none of"):
+        kitchen(visual=table.set_index(pandas.Index([3, 5, 6, 9])))
+    with pytest.raises(DataError, match="visual: expected every id in the index once, found 'tea' again"):
+        kitchen(visual=table.set_index(pandas.Index(["cup", "tea", "tea", "pot"])))
+
+
 def test_times_split_and_the_larger_of_two_items_at_one_time_counts_as_later():
     with pytest.warns(DataWarning, match="for 1 of 2 users equal timestamps .* .the first is user 'ben'"):
         dataset = kitchen(splits=None, timestamps=[1, 2, 2, 2, 9, 8, 7])
