@@ -284,6 +284,52 @@ def test_a_fault_of_json_lines_is_named_with_its_place(tmp_path, line, parts):
     refused("amazon2023", write_text(tmp_path, "x.jsonl", text), "x.jsonl", *parts)
 
 
+REVIEWS = "userID,itemID,t,review\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('1,1,1,"great\n1,2,2,ok\n1,3,3,bad" indeed\n1,4,4,x\n', "line 2"),  # not closed where it was opened
+        ('1,1,1,ok\n1,2,2,"great\n1,3,3,"bad"\n1,4,4,x\n', "line 3"),
+        ('1,1,1,"a \\"b\\" c"\n1,2,2,ok\n', "line 2"),  # another way to write a quote
+    ],
+)
+def test_a_stray_quote_is_refused_with_its_line(tmp_path, text, line):
+    write_text(tmp_path, "x.csv", REVIEWS + text)
+    refused("csv", tmp_path, "x.csv", line, "separated by ','", "--config.read.quoted=no", time="t")
+    assert len(rows_of(read("csv", tmp_path, time="t", quoted="no"))) == text.count("\n")
+
+
+def test_a_quote_inside_of_a_field_is_text(tmp_path):
+    write_text(tmp_path, "x.csv", REVIEWS + '1,2"a,1,a 5" pipe\n1,"3""b",2,"6"" tool"\n')
+    assert [row[1] for row in rows_of(read("csv", tmp_path, time="t"))] == ['2"a', '3"b']
+
+
+@pytest.mark.parametrize("time", [5, 5.5])
+@pytest.mark.parametrize("end", ["", ".gz"])
+def test_reviews_of_several_lines_are_read_in_files_of_any_size(tmp_path, time, end):
+    rows = [(f"u{k % 7}", f"i{k % 11}", k + time) for k in range(900)]
+    bodies = ["\n".join(["a1,b2,15,d"] * (k % 13 * 250)) for k in range(900)]  # lines that look like rows
+    text = REVIEWS + "".join(f'{u},{i},{t},"{body}"\n' for (u, i, t), body in zip(rows, bodies, strict=True))
+    assert len(text) > 1 << 23
+    raw = read("csv", write_text(tmp_path, f"x.csv{end}", text), time="t")
+    assert [row[:2] for row in rows_of(raw)] == [row[:2] for row in rows]
+    assert (raw.times.value / 10**raw.times.decimals).tolist() == [row[2] for row in rows]
+    several = sum("\n" in body for body in bodies)
+    assert raw.notes[0].startswith(
+        f"x.csv{end}: {several} rows go on over several lines in quotes, the first from line 3"
+    )
+
+
+def test_a_table_in_quotes_is_what_it_is_without(tmp_path):
+    folder = movielens(tmp_path / "a", [[f'"{field}"' for field in row] for row in ROWS])
+    raw, plain = read("movielens", folder), read("movielens", movielens(tmp_path / "b"))
+    assert rows_of(raw) == rows_of(plain) == ROWS
+    assert raw.notes == ()
+    assert raw.times.decimals == 0
+
+
 def test_latin_1_is_no_utf_8(tmp_path):
     write_text(tmp_path, "x.csv", "userID,itemID\na,b\né,b\n", "latin-1")
     refused("csv", tmp_path, "x.csv", "utf-8 text", "--config.read.encoding")

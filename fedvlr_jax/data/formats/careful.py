@@ -10,6 +10,8 @@ from typing import NamedTuple, TextIO
 
 from fedvlr_jax.data.messages import problem
 
+LONGEST = 1 << 23  # characters of a field
+
 
 class Layout(NamedTuple):
     """How a text table is written.
@@ -70,13 +72,15 @@ def walk(file: pathlib.Path, layout: Layout, *, short: bool = False) -> Iterator
         found = f"{error.reason} after line {line}; --config.read.encoding names another encoding where there is one"
         raise problem(file, f"{layout.encoding} text", found) from error
     except csv.Error as error:
-        raise problem(file, f"fields separated by {layout.separator!r}", str(error), line=line + 1) from error
+        found = f"{error}; --config.read.quoted=no takes quotes as text where there is such a setting"
+        raise problem(file, f"fields separated by {layout.separator!r}", found, line=line + 1) from error
     except (OSError, EOFError) as error:
         raise problem(file, "a whole file that can be read", str(error), line=line + 1) from error
 
 
 def _rows(stream: TextIO, layout: Layout) -> Iterator[tuple[int, list[str]]]:
     if layout.quoted:
+        csv.field_size_limit(max(csv.field_size_limit(), LONGEST))
         reader = csv.reader(stream, delimiter=layout.separator, strict=True)
         for row in reader:
             if row:

@@ -31,10 +31,10 @@ def read(folder: pathlib.Path, options: Mapping[str, str]) -> RawData:
     titles = _titles(listed) if listed else {}
     layout = Layout(names=("first", "second", "timestamp"))
     raw = read_interactions(file, layout, {"user": "first", "item": "second", "time": "timestamp"})
-    notes: tuple[str, ...] = ()
+    notes = raw.notes
     if not (order := options["columns"]):
         order = _find_order(file, raw.user, raw.item, titles)
-        notes = (f"{file.name}: the columns are {order}, as the ids of the file of items say",)
+        notes += (f"{file.name}: the columns are {order}, as the ids of the file of items say",)
     if order == ORDERS[1]:
         raw = raw._replace(user=raw.item, item=raw.user)
     filled = {item: title for item, title in titles.items() if title}
