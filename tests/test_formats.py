@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fedvlr_jax.data.formats import FORMATS
+from fedvlr_jax.data.formats.ninerec import ORDERS
 from tests.commands import ROOT
 from tests.raw_files import (
     ROWS,
@@ -112,10 +113,24 @@ def test_ninerec_takes_numbers_where_both_columns_are_listed(tmp_path):
 def test_ninerec_that_fits_both_ways_is_refused(tmp_path):
     folder = write_text(tmp_path, "KU_pair.csv", lines([(1, 2, 5), (2, 1, 6)]))
     write_text(folder, "KU_item.csv", "1,a\n2,b\n")
-    refused("ninerec", folder, "KU_pair.csv", "--config.read.columns", "both by the 2 ids")
+    refused("ninerec", folder, "KU_pair.csv", "--config.read.columns", "2 of 2 in user,item", "2 of 2 in item,user")
     assert rows_of(read("ninerec", folder, columns="item,user,timestamp"))[0] == ("2", "1", None, 5)
     (folder / "KU_item.csv").unlink()
-    refused("ninerec", folder, "neither by the 0 ids")
+    refused("ninerec", folder, "0 ids in the file of items", "0 of 2 in user,")
+
+
+@pytest.mark.parametrize("item_first", [False, True])
+def test_ninerec_whose_file_of_items_lacks_one_is_no_proof_of_the_other_order(tmp_path, item_first):
+    pairs = [(user, user + item) for user in range(1, 8) for item in range(0, 25, 8)]  # users are listed as items too
+    rows = [(*(pair[::-1] if item_first else pair), time) for time, pair in enumerate(pairs)]
+    folder = write_text(tmp_path, "KU_pair.csv", lines(rows))
+    write_text(folder, "KU_item.csv", "".join(f"{item},t\n" for item in range(1, 31)))
+    right, wrong = ORDERS[::-1] if item_first else ORDERS
+    shares = {right: f"27 of 28 in {right}", wrong: f"7 of 7 in {wrong}"}
+    refused("ninerec", folder, "--config.read.columns", "30 ids", *(shares[order] for order in ORDERS))
+    assert [row[:2] for row in rows_of(read("ninerec", folder, columns=right))] == [
+        (str(u), str(i)) for u, i in pairs
+    ]
 
 
 def test_microlens_pairs_with_times(tmp_path):

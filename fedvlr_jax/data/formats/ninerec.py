@@ -52,18 +52,21 @@ def _titles(file: pathlib.Path) -> dict[str, str]:
 def _find_order(file: pathlib.Path, first: Coded, second: Coded, items: Mapping[str, str]) -> str:
     """The order in which all items are listed; where both are, the one with as many items as are listed.
 
+    An order in which at least half of the items are listed may be the right one of a file that lacks some.
+
     Raises:
-      DataError: neither order fits, or both do.
+      DataError: neither order fits, or both do or may.
     """
-    columns = (second, first)  # the items of each order
-    fits = [
-        order for order, column in zip(ORDERS, columns, strict=True) if items and items.keys() >= set(column.names)
-    ]
+    columns = dict(zip(ORDERS, (second, first), strict=True))  # the items of each order
+    listed = {order: sum(name in items for name in column.names) for order, column in columns.items()}
+    fits = [order for order, column in columns.items() if items and listed[order] == len(column.names)]
     if len(fits) == 2:
-        fits = [order for order, column in zip(ORDERS, columns, strict=True) if len(column.names) == len(items)]
+        fits = [order for order in fits if listed[order] == len(items)]
+    elif any(2 * listed[order] >= len(column.names) for order, column in columns.items() if order not in fits):
+        fits = []
     if len(fits) != 1:
-        counts = f"{len(first.names)} and {len(second.names)} distinct values in the first two columns"
-        found = f"{'both' if fits else 'neither'} by the {len(items)} ids of the file of items; {counts}"
+        shares = (f"{listed[order]} of {len(column.names)} in {order}" for order, column in columns.items())
+        found = f"{len(items)} ids in the file of items, of the items {' and '.join(shares)}"
         raise problem(
             file, f"one of the orders {' and '.join(ORDERS)} to fit (choose with --config.read.columns)", found
         )
