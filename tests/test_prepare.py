@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import filecmp
 import json
 import os
@@ -12,11 +13,13 @@ import subprocess
 import sys
 import warnings
 from collections import Counter
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
 from fedvlr_jax.commands.prepare import describe
+from fedvlr_jax.data.folder import read_folder
 from fedvlr_jax.data.formats import read_raw
 from fedvlr_jax.data.messages import DataWarning
 from fedvlr_jax.data.prepare.pipeline import prepare
@@ -169,6 +172,38 @@ def test_the_unit_is_found_and_neighbouring_times_stay_apart(tmp_path, factor, u
     rows = [(user, item, rating, START * factor + time - START) for user, item, rating, time in ROWS]
     assert table(tmp_path, rows=rows).facts["time"]["unit"] == unit
     assert [row[4] for row in table_of(tmp_path / "out" / "inter.csv")[1:5]] == ["0", "0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("shift", "digits", "written"),
+    [
+        (0, "05", "1500000002.05"),
+        (0, "50", "1500000002.5"),
+        (0, "1234567", "1500000002.1234567"),
+        (0, "123456789", "1500000002.123456789"),  # more digits than float64 has
+        (-START - 7, "25", "-5.25"),
+        (0, "00", "1500000002"),
+    ],
+)
+def test_times_with_decimals_are_written_as_they_are_read_again(tmp_path, shift, digits, written):
+    rows = [(user, item, rating, f"{time + shift}.{digits}") for user, item, rating, time in ROWS]
+    done = table(tmp_path, rows=rows)
+    texts = [row[3] for row in table_of(tmp_path / "out" / "inter.csv")[1:]]
+    assert texts[0] == written
+    assert sorted(map(Fraction, texts)) == sorted(Fraction(row[3]) for row in rows)
+    dataset = read_folder(tmp_path / "out")
+    assert dataset.time_span == (min(map(float, texts)), max(map(float, texts)))
+    plain = table(tmp_path / "plain")
+    assert dataset.test_item.tolist() == read_folder(tmp_path / "plain" / "out").test_item.tolist()
+    assert done.facts["time"]["unit"] == (plain.facts["time"]["unit"] if not shift else "count")
+
+
+def test_dates_are_written_in_seconds(tmp_path):
+    start = datetime.datetime(2014, 7, 23, 9, 30)
+    rows = [(*row[:3], f"{start + datetime.timedelta(seconds=row[3] - START)}") for row in ROWS]
+    table(tmp_path, rows=rows)
+    times = [int(row[3]) for row in table_of(tmp_path / "out" / "inter.csv")[1:]]
+    assert min(times) == start.replace(tzinfo=datetime.UTC).timestamp() + 1
 
 
 def test_a_threshold_and_the_core_are_counted(tmp_path):

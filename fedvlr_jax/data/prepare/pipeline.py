@@ -24,7 +24,7 @@ from fedvlr_jax.data.prepare.statistics import Sizes, sizes, statistics
 from fedvlr_jax.data.prepare.writing import Prepared, earlier_facts, write
 from fedvlr_jax.errors import ConfigError, DataError
 
-VERSION = 1  # of the steps: raised whenever the same settings and files give another folder
+VERSION = 2  # of the steps: raised whenever the same settings and files give another folder
 TIE_RULE = "at equal times the row with the larger original item id is the later one"
 _WAYS_OUT = (
     "lower --config.split.valid and --config.split.test, or see --config.core",
