@@ -150,11 +150,11 @@ def test_microlens_sequences_are_in_order_of_time(tmp_path):
     write_text(folder, "MicroLens-x_titles.csv", "3,Tea\n")
     raw = read("microlens", folder)
     assert rows_of(raw) == [
-        ("u1", "5", None, 0),
-        ("u1", "3", None, 1),
-        ("u1", "4", None, 2),
-        ("u2", "3", None, 0),
-        ("u2", "5", None, 1),
+        ("u1", "5", None, 1),
+        ("u1", "3", None, 2),
+        ("u1", "4", None, 3),
+        ("u2", "3", None, 1),
+        ("u2", "5", None, 2),
     ]
     assert raw.titles == {"3": "Tea"}
 

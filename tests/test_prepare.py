@@ -206,6 +206,15 @@ def test_dates_are_written_in_seconds(tmp_path):
     assert min(times) == start.replace(tzinfo=datetime.UTC).timestamp() + 1
 
 
+def test_places_in_sequences_split_each_user_and_not_all_at_one_time(tmp_path):
+    folder = write_text(tmp_path / "raw", "m_pairs.tsv", "a\t1 2 3 4\nb\t2 3 1\nc\t4 3 2 1\n")
+    with pytest.raises(
+        ConfigError, match=r"split\.by=global-time: .* across users, found the places .* m_pairs\.tsv"
+    ):
+        prepared("microlens", folder, tmp_path / "out", {"split.by": "global-time"})
+    assert prepared("microlens", folder, tmp_path / "out", {"split.by": "ratio"}).facts["time"]["unit"] == "count"
+
+
 def test_a_threshold_and_the_core_are_counted(tmp_path):
     steps = table(tmp_path, {"min_rating": "3", "core.per_user": 3, "core.per_item": 2}).facts["steps"]
     assert [size["rows"] for size in steps.values()] == [14, 12, 12, 9, 9]

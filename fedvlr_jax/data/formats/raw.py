@@ -52,6 +52,7 @@ class RawData(NamedTuple):
       titles: title by original item id; may lack items, empty where there are no titles.
       features: by modality, "image" and "text"; empty where the files have none.
       notes: what the reader decided by itself, one sentence each.
+      only_ordered: whether the times are places among a user's rows, which say nothing across users.
     """
 
     files: tuple[pathlib.Path, ...]
@@ -64,6 +65,7 @@ class RawData(NamedTuple):
     titles: Mapping[str, str] = {}
     features: Mapping[str, FeatureSource] = {}
     notes: tuple[str, ...] = ()
+    only_ordered: bool = False
 
 
 class Format(NamedTuple):
