@@ -198,6 +198,14 @@ def test_times_with_decimals_are_written_as_they_are_read_again(tmp_path, shift,
     assert done.facts["time"]["unit"] == (plain.facts["time"]["unit"] if not shift else "count")
 
 
+def test_dates_have_one_unit_whenever_they_are(tmp_path):
+    dates = ["1969-12-31", "1972-05-01", "1999-01-01", "2514-01-01"]
+    rows = [(f"u{u}", f"i{k}", 1, date) for u in range(3) for k, date in enumerate(dates)]
+    assert table(tmp_path, rows=rows).facts["time"]["unit"] == "s"
+    assert table_of(tmp_path / "out" / "inter.csv")[1][3] == "-86400"
+    assert read_folder(tmp_path / "out").time_span[0] == -86400
+
+
 def test_dates_are_written_in_seconds(tmp_path):
     start = datetime.datetime(2014, 7, 23, 9, 30)
     rows = [(*row[:3], f"{start + datetime.timedelta(seconds=row[3] - START)}") for row in ROWS]

@@ -54,4 +54,6 @@ def _join(columns: Sequence[Coded]) -> Coded:
 def _join_times(times: Sequence[Times]) -> Times:
     """Exact times with as many decimals as the finest."""
     decimals = max(part.decimals for part in times)
-    return Times(np.concatenate([part.value * 10 ** (decimals - part.decimals) for part in times]), decimals)
+    units = {part.unit for part in times}
+    unit = units.pop() if len(units) == 1 else None
+    return Times(np.concatenate([part.value * 10 ** (decimals - part.decimals) for part in times]), decimals, unit)

@@ -31,10 +31,12 @@ class Times(NamedTuple):
     Attributes:
       value: int64 [rows].
       decimals: how many digits after the point the file has, 0 for whole numbers.
+      unit: what dates say themselves, "s" since 1970; None for numbers.
     """
 
     value: np.ndarray
     decimals: int
+    unit: str | None = None
 
 
 FeatureSource = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
