@@ -40,12 +40,14 @@ def test_movielens_csv_with_titles(tmp_path):
     assert [file.name for file in raw.files] == ["ratings.csv", "movies.csv"]
 
 
-def test_movielens_dat_with_two_colons_in_latin_1(tmp_path):
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
+def test_movielens_dat_with_two_colons_in_either_encoding(tmp_path, encoding):
     folder = write_text(tmp_path, "ratings.dat", lines(ROWS, "::"))
-    write_text(folder, "movies.dat", "10::Tea: green (1999)::A|B\n20::Café::C\n", "latin-1")
+    write_text(folder, "movies.dat", "10::Tea: green (1999)::A|B\n20::Café::C\n", encoding)
     raw = read("movielens", folder)
     assert rows_of(raw) == ROWS
     assert raw.titles == {"10": "Tea: green (1999)", "20": "Café"}
+    assert raw.notes == (f"movies.dat: read as {encoding}",)
 
 
 def test_movielens_100k(tmp_path):

@@ -48,6 +48,19 @@ def open_text(file: pathlib.Path, encoding: str, newline: str | None = "") -> Te
         raise problem(file, "a readable file", error.strerror or str(error)) from error
 
 
+def either_encoding(file: pathlib.Path, layout: Layout) -> Layout:
+    """The layout in UTF-8 where the whole file is that, else in latin-1, which every file is."""
+    try:
+        with open_text(file, "utf-8") as stream:
+            while stream.read(1 << 22):
+                pass
+    except UnicodeDecodeError:
+        return layout._replace(encoding="latin-1")
+    except (OSError, EOFError) as error:
+        raise problem(file, "a whole file that can be read", str(error)) from error
+    return layout._replace(encoding="utf-8")
+
+
 def walk(file: pathlib.Path, layout: Layout, *, short: bool = False) -> Iterator[tuple[int, list[str]]]:
     """(line number from 1, fields) of every row that is not blank, the header among them.
 
