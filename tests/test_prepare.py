@@ -93,6 +93,14 @@ def test_a_folder_has_all_that_is_promised(tmp_path):
     assert len(TITLES) == 4
 
 
+@pytest.mark.parametrize("gap", ["\r", "\n", "\r\n", "\t", "\u2028", "\x85", "  "])
+def test_a_title_is_written_on_one_line(tmp_path, gap):
+    folder = write_text(write_table(tmp_path / "raw"), "t.txt", f'itemID,title\n10,"Tea{gap}green"\n')
+    prepared("csv", folder, tmp_path / "out", COLUMNS | {"read.label": "", "read.titles": "t.txt"})
+    assert (tmp_path / "out" / "ids" / "items.csv").read_text().splitlines()[1] == "0,10,Tea green"
+    assert read_folder(tmp_path / "out").item_titles[0] == "Tea green"
+
+
 def test_a_second_call_changes_nothing_and_other_content_is_refused(tmp_path):
     assert table(tmp_path).is_new
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
