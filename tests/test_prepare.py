@@ -346,6 +346,16 @@ def test_a_damaged_archive_is_refused_and_leaves_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["x.zip"]
 
 
+@pytest.mark.parametrize(("at", "value", "found"), [((6, 8), 1, "encrypted"), ((8, 10), 9, "compression")])
+def test_an_archive_that_python_cannot_unpack_is_refused_in_one_line(tmp_path, at, value, found):
+    file = pathlib.Path(shutil.make_archive(str(tmp_path / "x"), "zip", write_table(tmp_path / "raw")))
+    content = bytearray(file.read_bytes())
+    content[at[0]] = content[content.index(b"PK\x01\x02") + at[1]] = value  # of the file's entry, and of the list
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=rf"x\.zip: expected an archive that can be unpacked, found .*{found}"):
+        prepared("csv", file, tmp_path / "out", TIMED)
+
+
 def test_an_archive_in_the_folder_is_pointed_at(tmp_path):
     shutil.make_archive(str(tmp_path / "raw" / "x"), "zip", write_table(tmp_path / "table"))
     with pytest.raises(DataError, match=f"give an archive itself, --raw={tmp_path}/raw/x.zip"):
