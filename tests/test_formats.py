@@ -429,6 +429,28 @@ def test_ids_of_another_number_than_rows_are_refused(tmp_path, text):
         raw.features["image"](["a", "b"])
 
 
+@pytest.mark.parametrize("end", ["", ".gz"])
+def test_ids_of_rows_are_in_the_encoding_of_the_table_and_may_be_compressed(tmp_path, end):
+    write_text(
+        write_text(tmp_path, "x.csv", "userID,itemID\nu,é\nu,b\n", "latin-1"), f"v.ids{end}", "b\r\né\r\n", "latin-1"
+    )
+    np.save(tmp_path / "v.npy", some_features(2))
+    settings = {"image": "v.npy", "feature_ids": "v.ids"}
+    found, _ = read("csv", tmp_path, encoding="latin-1", **settings).features["image"](["b", "é"])
+    np.testing.assert_array_equal(found, some_features(2))
+    write_text(tmp_path, "x.csv", "userID,itemID\nu,é\nu,b\n")
+    refused("csv", tmp_path, f"v.ids{end}", "utf-8 text with an id on each line", **settings)
+
+
+@pytest.mark.parametrize("field", ["file", "titles", "image", "feature_ids"])
+def test_a_path_that_is_not_below_the_raw_folder_is_refused(tmp_path, field):
+    write_text(tmp_path, "x.csv", "userID,itemID\na,b\n")
+    for path in (str(tmp_path / "x.csv"), "**.csv"):
+        refused(
+            "csv", tmp_path, str(tmp_path), "names of files below the raw folder, or patterns", path, **{field: path}
+        )
+
+
 def test_blank_lines_after_the_ids_of_rows_change_nothing(tmp_path):
     write_text(write_text(tmp_path, "x.csv", "userID,itemID\nu,a\nu,b\n"), "v.ids", "b\na\n\n \n")
     np.save(tmp_path / "v.npy", some_features(2))

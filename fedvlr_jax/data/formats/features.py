@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from fedvlr_jax.data.formats.careful import open_text
 from fedvlr_jax.data.formats.raw import FeatureSource
 from fedvlr_jax.data.messages import problem
 
@@ -39,20 +40,24 @@ def rows_of_array(
     return look_up
 
 
-def ids_of_rows(file: pathlib.Path) -> dict[str, int]:
+def ids_of_rows(file: pathlib.Path, encoding: str = "utf-8") -> dict[str, int]:
     """Row by original item id, from a text file with the id of each row of an array, one a line.
 
     Blank lines at the end belong to no row.
 
     Raises:
-      DataError: an id twice.
+      DataError: an id twice, or a file, compressed or not, that is no such text.
     """
+    try:
+        with open_text(file, encoding, newline=None) as stream:
+            texts = stream.read().rstrip().split("\n")
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise problem(file, f"{encoding} text with an id on each line", str(error)) from error
     row_of: dict[str, int] = {}
-    with open(file, encoding="utf-8-sig") as stream:
-        for row, text in enumerate(stream.read().rstrip().splitlines()):
-            if text.strip() in row_of:
-                raise problem(file, "every id once", repr(text.strip()), line=row + 1)
-            row_of[text.strip()] = row
+    for row, text in enumerate(texts):
+        if text.strip() in row_of:
+            raise problem(file, "every id once", repr(text.strip()), line=row + 1)
+        row_of[text.strip()] = row
     return row_of
 
 
