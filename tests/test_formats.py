@@ -347,6 +347,13 @@ def test_a_table_in_quotes_is_what_it_is_without(tmp_path):
     assert raw.times.decimals == 0
 
 
+@pytest.mark.parametrize("roles", [("user", "item"), ("rating", "time"), ("item", "rating", "label")])
+def test_a_column_in_two_roles_is_refused(tmp_path, roles):
+    write_text(tmp_path, "x.csv", "userID,itemID,t\na,b,1\n")
+    one = dict.fromkeys(roles, "t")
+    refused("csv", tmp_path, "x.csv", f"a column of its own for {' and '.join(roles)}", "'t' for all", **one)
+
+
 def test_latin_1_is_no_utf_8(tmp_path):
     write_text(tmp_path, "x.csv", "userID,itemID\na,b\né,b\n", "latin-1")
     refused("csv", tmp_path, "x.csv", "utf-8 text", "--config.read.encoding")

@@ -61,10 +61,11 @@ def read_interactions(file: pathlib.Path, layout: Layout, columns: Mapping[str, 
       columns: the column of each role: user, item, and any of rating, time and label.
 
     Raises:
-      DataError: a missing column, an empty or padded id, a rating or time that is no number, an unknown label, what
-        `careful.walk` finds; with file, line and field.
+      DataError: a missing column, one for two roles, an empty or padded id, a rating or time that is no number, an
+        unknown label, what `careful.walk` finds; with file, line and field.
     """
     require_columns(file, header_of(file, layout), list(columns.values()))
+    _require_own_columns(file, columns)
     quoted = layout.quoted and has_quotes(file)
     table, notes = read_quoted(file, layout, columns) if quoted else (_read(file, layout, columns), ())
     if not len(table["user"].code):
@@ -94,6 +95,12 @@ def read_interactions(file: pathlib.Path, layout: Layout, columns: Mapping[str, 
         locate=locate,
         notes=notes,
     )
+
+
+def _require_own_columns(file: pathlib.Path, columns: Mapping[str, str]) -> None:
+    for name in columns.values():
+        if len(roles := [role for role, of in columns.items() if of == name]) > 1:
+            raise problem(file, f"a column of its own for {' and '.join(roles)}", f"{name!r} for all of them", line=1)
 
 
 def read_titles(file: pathlib.Path | None, layout: Layout, item: str, title: str) -> dict[str, str]:
