@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fedvlr_jax.data.formats import FORMATS
+from fedvlr_jax.data.formats.files import COMPRESSED
 from fedvlr_jax.data.formats.ninerec import ORDERS
 from tests.commands import ROOT
 from tests.raw_files import (
@@ -384,6 +385,17 @@ def test_a_damaged_compressed_file_is_refused(tmp_path):
     content = (tmp_path / "ratings.csv.gz").read_bytes()
     (tmp_path / "ratings.csv.gz").write_bytes(content[:-12])
     refused("movielens", tmp_path, "ratings.csv.gz", "expected")
+
+
+@pytest.mark.parametrize("end", COMPRESSED[1:])
+def test_every_ending_that_is_promised_is_read(tmp_path, end):
+    pyarrow = pytest.importorskip("pyarrow")
+    for text in ("userID,itemID\na,b\n", 'userID,itemID\n"a",b\n'):
+        with pyarrow.output_stream(str(tmp_path / f"x.csv{end}"), compression="detect") as stream:
+            stream.write(text.encode())
+        assert (tmp_path / f"x.csv{end}").read_bytes() != text.encode()
+        assert rows_of(read("csv", tmp_path)) == [("a", "b", None, None)]
+    assert f"`{end}`" in (ROOT / "docs" / "guides" / "data.md").read_text()
 
 
 def test_leading_zeros_stay(tmp_path):

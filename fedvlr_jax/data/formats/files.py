@@ -10,7 +10,7 @@ from fedvlr_jax.data.formats.archives import is_archive
 from fedvlr_jax.data.messages import problem
 from fedvlr_jax.errors import DataError
 
-COMPRESSED = ("", ".gz", ".bz2", ".zst", ".lz4", ".br")
+COMPRESSED = ("", ".gz", ".bz2", ".zst", ".lz4")
 """Endings that the readers look through."""
 
 
