@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import datetime
+import re
 import time
 import warnings
 
@@ -308,6 +309,12 @@ def test_a_frame_is_named_by_its_columns():
         from_frame(FRAME)
     with pytest.raises(DataError, match="expected a column 'timestamp', found KeyError; give timestamp=None"):
         from_frame(FRAME, "who", "what")
+    for bad in (None, "x", True, [1]):
+        times = np.array([*TIMES[:4], None, *TIMES[5:]], object)
+        times[4] = bad
+        message = re.escape(f"frame, row 4, field when: expected numbers or datetime64, found {bad!r}")
+        with pytest.raises(DataError, match=message):
+            from_frame(FRAME | {"when": times}, "who", "what", "when")
     wrong = FRAME | {"part": Lazy([0, 0, 1, 9, 0, 1, 2])}
     with pytest.raises(DataError, match="frame, row 3, field part: expected one of 0"):
         from_frame(wrong, "who", "what", "when", "part")

@@ -20,6 +20,7 @@ from fedvlr_jax.types import Dataset
 Column = Sequence[Any] | np.ndarray
 """One value a row: a list, an array, or what has ``to_numpy()``, as columns of frames have."""
 
+TIMES = "numbers or datetime64"
 LABELS = {int(label): int(label) for label in SPLITS} | {name: int(label) for label, name in SPLITS.items()}
 
 
@@ -217,10 +218,9 @@ def _times(source: Source, values: np.ndarray) -> np.ndarray:
     dates = False
     if values.dtype.kind == "O":  # Python's datetimes, or numbers that some frames hand out as objects
         dates = isinstance(values.flat[0], datetime.datetime)
-        values = _nanoseconds(source, values) if dates else np.array([*values])
+        values = _nanoseconds(source, values) if dates else _numbers(source, values)
     if values.dtype.kind not in "iufM":
-        expected = "numbers or datetime64"
-        raise source.problem(expected, f"{shown(values.flat[0])} (dtype {values.dtype})", field=source.timestamp)
+        raise source.problem(TIMES, f"{shown(values.flat[0])} (dtype {values.dtype})", field=source.timestamp)
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
         raise source.problem("a finite time", f"{values[bad[0]]}", line=int(bad[0]), field=source.timestamp)
@@ -229,6 +229,14 @@ def _times(source: Source, values: np.ndarray) -> np.ndarray:
     if not dates:
         warn_of_mixed_units(f"{source.name}, field {source.timestamp}", values.astype(np.float64))
     return values
+
+
+def _numbers(source: Source, values: np.ndarray) -> np.ndarray:
+    """Objects that are numbers or datetime64, as an array."""
+    for line, value in enumerate(values):
+        if isinstance(value, bool) or not isinstance(value, int | float | np.number | np.datetime64):
+            raise source.problem(TIMES, shown(value), line=line, field=source.timestamp)
+    return np.array([*values])
 
 
 def _nanoseconds(source: Source, values: np.ndarray) -> np.ndarray:
