@@ -216,6 +216,14 @@ def test_recbole_split_in_three(tmp_path):
     assert raw.locate(10) == (tmp_path / "x.valid.inter", 3)
 
 
+def test_times_of_parts_that_do_not_fit_together_are_refused(tmp_path):
+    for name, time in (("train", "1600000000000"), ("valid", "0.12345678"), ("test", "5")):
+        write_text(
+            tmp_path, f"x.{name}.inter", f"user_id:token\titem_id:token\ttimestamp:float\nu\ti{name}\t{time}\n"
+        )
+    refused("recbole", tmp_path, "x.train.inter", "64 bits with 8 digits after the point", "1.6e+12")
+
+
 def test_csv_with_everything_named(tmp_path):
     rows = [
         (time, item, user, f'"{rating}"', part)
