@@ -171,6 +171,8 @@ def test_mixed_units_are_refused_unless_one_is_named(tmp_path):
     with pytest.raises(DataError, match=rf"x\.csv, line 16: .*s by line 2.*found {1000 * START}, a time in ms"):
         table(tmp_path, rows=rows)
     assert table(tmp_path, {"time.unit": "s"}, rows).is_new
+    with pytest.raises(DataError, match=rf"s by line 2, {START + 9}\.0.*found {1000 * START}\.5, a time in ms"):
+        table(tmp_path / "decimals", rows=[*ROWS, ("3", "60", "1.0", f"{1000 * START}.5")])
 
 
 @pytest.mark.parametrize(

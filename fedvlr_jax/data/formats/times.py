@@ -102,13 +102,17 @@ def find_unit(times: Times, locate: Callable[[int], tuple[pathlib.Path, int]]) -
     other = rows[unit_r[rows] != unit_r[rows[0]]]
     names = (COUNT, *UNITS)
     if other.size:
+
+        def written(row: np.intp) -> decimal.Decimal:
+            return decimal.Decimal(int(value[row])).scaleb(-times.decimals)
+
         file, line = locate(int(other[0]))
         first = locate(int(rows[0]))[1]
         raise problem(
             file,
-            f"times in one unit ({names[unit_r[rows[0]]]} by line {first}, {value[rows[0]]}), or the unit in "
+            f"times in one unit ({names[unit_r[rows[0]]]} by line {first}, {written(rows[0])}), or the unit in "
             "--config.time.unit",
-            f"{value[other[0]]}, a time in {names[unit_r[other[0]]]} ({other.size} such rows)",
+            f"{written(other[0])}, a time in {names[unit_r[other[0]]]} ({other.size} such rows)",
             line=line,
         )
     return names[unit_r[rows[0]]]
