@@ -165,6 +165,9 @@ def test_an_index_that_names_no_items_or_one_twice_is_refused():
         kitchen(visual=table.set_index(pandas.Index([3, 5, 6, 9])))
     with pytest.raises(DataError, match="visual: expected every id in the index once, found 'tea' again"):
         kitchen(visual=table.set_index(pandas.Index(["cup", "tea", "tea", "pot"])))
+    for titles in (table, table.reset_index(drop=True), table.to_numpy()):
+        with pytest.raises(DataError, match="item_titles: expected one text for each item, found rows of a table"):
+            kitchen(item_titles=titles)
 
 
 def test_times_split_and_the_larger_of_two_items_at_one_time_counts_as_later():

@@ -96,6 +96,8 @@ def titles_of(
     """The title of every item by number, "" where there is none (None, NaN, no entry); arguments as `features_of`."""
     if isinstance(titles, Mapping):
         titles = [titles.get(x, "") for x in order.tolist()]
+    if getattr(titles, "ndim", 1) != 1 or any(isinstance(title, np.ndarray) for title in titles):
+        raise DataError(f"{source.name}, item_titles: expected one text for each item, found rows of a table")
     if len(titles) != len(order):
         raise DataError(f"{source.name}, item_titles: expected {len(order)}, one for each item, found {len(titles)}")
     return np.array(["" if is_missing(title) else str(title) for title in titles])[numbers]
