@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import datetime
+import re
 import time
 import warnings
 
@@ -133,6 +134,40 @@ def test_titles_follow_their_items():
     }
     dataset = kitchen(item_titles=["T", "C", "P", "J"], item_ids=list(VECTORS))
     assert dataset.item_titles.tolist() == ["C", "J", "P", "T"]
+
+
+@pytest.mark.parametrize("missing", [None, float("nan")])
+def test_a_title_that_is_missing_is_empty(missing):
+    for titles in (["C", missing, "P", "T"], {"cup": "C", "jug": missing, "pot": "P", "tea": "T"}):
+        assert kitchen(item_titles=titles).item_titles.tolist() == ["C", "", "P", "T"]
+
+
+def test_an_index_that_names_items_is_what_features_and_titles_are_joined_by():
+    pandas = pytest.importorskip("pandas", reason="needs pandas, which the package does not")
+    table = pandas.DataFrame.from_dict(VECTORS, orient="index")  # in another order than that of the ids
+    titles = pandas.Series({"tea": "T", "pot": None})
+    found = kitchen(visual=table, textual=pandas.Series(VECTORS), item_titles=titles)
+    assert_equal(found, kitchen(visual=VECTORS, textual=VECTORS, item_titles={"tea": "T"}))
+    assert_equal(kitchen(visual=table, item_ids=list(VECTORS)[::-1]), kitchen(visual=VECTORS))
+    counted, sorted_rows = table.reset_index(drop=True), table.sort_index().reset_index(drop=True)
+    assert_equal(kitchen(visual=counted, item_ids=list(VECTORS)), kitchen(visual=VECTORS))
+    assert_equal(kitchen(visual=sorted_rows), kitchen(visual=VECTORS))
+    numbered = table.set_index(pandas.Index([3, 5, 6, 9]))  # what is left of a longer table
+    assert_equal(
+        kitchen(visual=numbered, item_ids=pandas.Series([*VECTORS], numbered.index)), kitchen(visual=VECTORS)
+    )
+
+
+def test_an_index_that_names_no_items_or_one_twice_is_refused():
+    pandas = pytest.importorskip("pandas", reason="needs pandas, which the package does not")
+    table = pandas.DataFrame.from_dict(VECTORS, orient="index")
+    with pytest.raises(DataError, match=r"visual: expected ids of items as index, or 0 to 3 .*found 3 and none of"):
+        kitchen(visual=table.set_index(pandas.Index([3, 5, 6, 9])))
+    with pytest.raises(DataError, match="visual: expected every id in the index once, found 'tea' again"):
+        kitchen(visual=table.set_index(pandas.Index(["cup", "tea", "tea", "pot"])))
+    for titles in (table, table.reset_index(drop=True), table.to_numpy()):
+        with pytest.raises(DataError, match="item_titles: expected one text for each item, found rows of a table"):
+            kitchen(item_titles=titles)
 
 
 def test_times_split_and_the_larger_of_two_items_at_one_time_counts_as_later():
@@ -277,6 +312,12 @@ def test_a_frame_is_named_by_its_columns():
         from_frame(FRAME)
     with pytest.raises(DataError, match="expected a column 'timestamp', found KeyError; give timestamp=None"):
         from_frame(FRAME, "who", "what")
+    for bad in (None, "x", True, [1]):
+        times = np.array([*TIMES[:4], None, *TIMES[5:]], object)
+        times[4] = bad
+        message = re.escape(f"frame, row 4, field when: expected numbers or datetime64, found {bad!r}")
+        with pytest.raises(DataError, match=message):
+            from_frame(FRAME | {"when": times}, "who", "what", "when")
     wrong = FRAME | {"part": Lazy([0, 0, 1, 9, 0, 1, 2])}
     with pytest.raises(DataError, match="frame, row 3, field part: expected one of 0"):
         from_frame(wrong, "who", "what", "when", "part")

@@ -183,6 +183,14 @@ def test_ids_may_be_a_text_file_or_integers(tmp_path):
     assert seal_table(["20"], tables[0]) != seal_table(["10"], tables[0])
 
 
+@pytest.mark.parametrize("text", ["\ufeffa\nb\nc\n", "a \n\tb\r\n c", "a\nb\nc\n\n \n"])
+def test_marks_and_blanks_around_ids_are_no_part_of_them(tmp_path, text):
+    np.save(tmp_path / "rows.npy", np.eye(3))
+    (tmp_path / "ids.txt").write_bytes(text.encode())
+    assert join(["a", "b", "c"], read_table(tmp_path / "rows.npy", tmp_path / "ids.txt")).present.all()
+    assert join(["a", "b", "c"], table(tmp_path, ("a ", " b", "c"), np.eye(3))).present.all()
+
+
 @pytest.mark.parametrize(
     ("ids", "rows", "message"),
     [

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from fedvlr_jax.data.formats import FORMATS
+from fedvlr_jax.data.formats.files import COMPRESSED
+from fedvlr_jax.data.formats.ninerec import ORDERS
 from tests.commands import ROOT
 from tests.raw_files import (
     ROWS,
@@ -39,12 +41,14 @@ def test_movielens_csv_with_titles(tmp_path):
     assert [file.name for file in raw.files] == ["ratings.csv", "movies.csv"]
 
 
-def test_movielens_dat_with_two_colons_in_latin_1(tmp_path):
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
+def test_movielens_dat_with_two_colons_in_either_encoding(tmp_path, encoding):
     folder = write_text(tmp_path, "ratings.dat", lines(ROWS, "::"))
-    write_text(folder, "movies.dat", "10::Tea: green (1999)::A|B\n20::Café::C\n", "latin-1")
+    write_text(folder, "movies.dat", "10::Tea: green (1999)::A|B\n20::Café::C\n", encoding)
     raw = read("movielens", folder)
     assert rows_of(raw) == ROWS
     assert raw.titles == {"10": "Tea: green (1999)", "20": "Café"}
+    assert raw.notes == (f"movies.dat: read as {encoding}",)
 
 
 def test_movielens_100k(tmp_path):
@@ -112,10 +116,31 @@ def test_ninerec_takes_numbers_where_both_columns_are_listed(tmp_path):
 def test_ninerec_that_fits_both_ways_is_refused(tmp_path):
     folder = write_text(tmp_path, "KU_pair.csv", lines([(1, 2, 5), (2, 1, 6)]))
     write_text(folder, "KU_item.csv", "1,a\n2,b\n")
-    refused("ninerec", folder, "KU_pair.csv", "--config.read.columns", "both by the 2 ids")
+    refused("ninerec", folder, "KU_pair.csv", "--config.read.columns", "2 of 2 in user,item", "2 of 2 in item,user")
     assert rows_of(read("ninerec", folder, columns="item,user,timestamp"))[0] == ("2", "1", None, 5)
     (folder / "KU_item.csv").unlink()
-    refused("ninerec", folder, "neither by the 0 ids")
+    refused("ninerec", folder, "0 ids in the file of items", "0 of 2 in user,")
+
+
+@pytest.mark.parametrize("item_first", [False, True])
+def test_ninerec_whose_file_of_items_lacks_one_is_no_proof_of_the_other_order(tmp_path, item_first):
+    pairs = [(user, user + item) for user in range(1, 8) for item in range(0, 25, 8)]  # users are listed as items too
+    rows = [(*(pair[::-1] if item_first else pair), time) for time, pair in enumerate(pairs)]
+    folder = write_text(tmp_path, "KU_pair.csv", lines(rows))
+    write_text(folder, "KU_item.csv", "".join(f"{item},t\n" for item in range(1, 31)))
+    right, wrong = ORDERS[::-1] if item_first else ORDERS
+    shares = {right: f"27 of 28 in {right}", wrong: f"7 of 7 in {wrong}"}
+    refused("ninerec", folder, "--config.read.columns", "30 ids", *(shares[order] for order in ORDERS))
+    assert [row[:2] for row in rows_of(read("ninerec", folder, columns=right))] == [
+        (str(u), str(i)) for u, i in pairs
+    ]
+
+
+def test_ninerec_numbers_of_many_users_are_not_taken_for_items(tmp_path):
+    """Three quarters of the users have numbers of items, and one item of the list has no rows."""
+    folder = write_text(tmp_path, "KU_pair.csv", lines([(user, 1 + user % 14, user) for user in range(1, 21)]))
+    write_text(folder, "KU_item.csv", "".join(f"{item},t\n" for item in range(1, 16)))
+    assert [row[:2] for row in rows_of(read("ninerec", folder))][:2] == [("1", "2"), ("2", "3")]
 
 
 def test_microlens_pairs_with_times(tmp_path):
@@ -135,11 +160,11 @@ def test_microlens_sequences_are_in_order_of_time(tmp_path):
     write_text(folder, "MicroLens-x_titles.csv", "3,Tea\n")
     raw = read("microlens", folder)
     assert rows_of(raw) == [
-        ("u1", "5", None, 0),
-        ("u1", "3", None, 1),
-        ("u1", "4", None, 2),
-        ("u2", "3", None, 0),
-        ("u2", "5", None, 1),
+        ("u1", "5", None, 1),
+        ("u1", "3", None, 2),
+        ("u1", "4", None, 3),
+        ("u2", "3", None, 1),
+        ("u2", "5", None, 2),
     ]
     assert raw.titles == {"3": "Tea"}
 
@@ -196,6 +221,14 @@ def test_recbole_split_in_three(tmp_path):
     assert rows_of(raw) == ROWS
     assert raw.label.tolist() == [0] * 9 + [1] * 2 + [2] * 3
     assert raw.locate(10) == (tmp_path / "x.valid.inter", 3)
+
+
+def test_times_of_parts_that_do_not_fit_together_are_refused(tmp_path):
+    for name, time in (("train", "1600000000000"), ("valid", "0.12345678"), ("test", "5")):
+        write_text(
+            tmp_path, f"x.{name}.inter", f"user_id:token\titem_id:token\ttimestamp:float\nu\ti{name}\t{time}\n"
+        )
+    refused("recbole", tmp_path, "x.train.inter", "64 bits with 8 digits after the point", "1.6e+12")
 
 
 def test_csv_with_everything_named(tmp_path):
@@ -284,6 +317,59 @@ def test_a_fault_of_json_lines_is_named_with_its_place(tmp_path, line, parts):
     refused("amazon2023", write_text(tmp_path, "x.jsonl", text), "x.jsonl", *parts)
 
 
+REVIEWS = "userID,itemID,t,review\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('1,1,1,"great\n1,2,2,ok\n1,3,3,bad" indeed\n1,4,4,x\n', "line 2"),  # not closed where it was opened
+        ('1,1,1,ok\n1,2,2,"great\n1,3,3,"bad"\n1,4,4,x\n', "line 3"),
+        ('1,1,1,"a \\"b\\" c"\n1,2,2,ok\n', "line 2"),  # another way to write a quote
+    ],
+)
+def test_a_stray_quote_is_refused_with_its_line(tmp_path, text, line):
+    write_text(tmp_path, "x.csv", REVIEWS + text)
+    refused("csv", tmp_path, "x.csv", line, "separated by ','", "--config.read.quoted=no", time="t")
+    assert len(rows_of(read("csv", tmp_path, time="t", quoted="no"))) == text.count("\n")
+
+
+def test_a_quote_inside_of_a_field_is_text(tmp_path):
+    write_text(tmp_path, "x.csv", REVIEWS + '1,2"a,1,a 5" pipe\n1,"3""b",2,"6"" tool"\n')
+    assert [row[1] for row in rows_of(read("csv", tmp_path, time="t"))] == ['2"a', '3"b']
+
+
+@pytest.mark.parametrize("time", [5, 5.5])
+@pytest.mark.parametrize("end", ["", ".gz"])
+def test_reviews_of_several_lines_are_read_in_files_of_any_size(tmp_path, time, end):
+    rows = [(f"u{k % 7}", f"i{k % 11}", k + time) for k in range(900)]
+    bodies = ["\n".join(["a1,b2,15,d"] * (k % 13 * 250)) for k in range(900)]  # lines that look like rows
+    text = REVIEWS + "".join(f'{u},{i},{t},"{body}"\n' for (u, i, t), body in zip(rows, bodies, strict=True))
+    assert len(text) > 1 << 23
+    raw = read("csv", write_text(tmp_path, f"x.csv{end}", text), time="t")
+    assert [row[:2] for row in rows_of(raw)] == [row[:2] for row in rows]
+    assert (raw.times.value / 10**raw.times.decimals).tolist() == [row[2] for row in rows]
+    several = sum("\n" in body for body in bodies)
+    assert raw.notes[0].startswith(
+        f"x.csv{end}: {several} rows go on over several lines in quotes, the first from line 3"
+    )
+
+
+def test_a_table_in_quotes_is_what_it_is_without(tmp_path):
+    folder = movielens(tmp_path / "a", [[f'"{field}"' for field in row] for row in ROWS])
+    raw, plain = read("movielens", folder), read("movielens", movielens(tmp_path / "b"))
+    assert rows_of(raw) == rows_of(plain) == ROWS
+    assert raw.notes == ()
+    assert raw.times.decimals == 0
+
+
+@pytest.mark.parametrize("roles", [("user", "item"), ("rating", "time"), ("item", "rating", "label")])
+def test_a_column_in_two_roles_is_refused(tmp_path, roles):
+    write_text(tmp_path, "x.csv", "userID,itemID,t\na,b,1\n")
+    one = dict.fromkeys(roles, "t")
+    refused("csv", tmp_path, "x.csv", f"a column of its own for {' and '.join(roles)}", "'t' for all", **one)
+
+
 def test_latin_1_is_no_utf_8(tmp_path):
     write_text(tmp_path, "x.csv", "userID,itemID\na,b\né,b\n", "latin-1")
     refused("csv", tmp_path, "x.csv", "utf-8 text", "--config.read.encoding")
@@ -316,6 +402,17 @@ def test_a_damaged_compressed_file_is_refused(tmp_path):
     refused("movielens", tmp_path, "ratings.csv.gz", "expected")
 
 
+@pytest.mark.parametrize("end", COMPRESSED[1:])
+def test_every_ending_that_is_promised_is_read(tmp_path, end):
+    pyarrow = pytest.importorskip("pyarrow")
+    for text in ("userID,itemID\na,b\n", 'userID,itemID\n"a",b\n'):
+        with pyarrow.output_stream(str(tmp_path / f"x.csv{end}"), compression="detect") as stream:
+            stream.write(text.encode())
+        assert (tmp_path / f"x.csv{end}").read_bytes() != text.encode()
+        assert rows_of(read("csv", tmp_path)) == [("a", "b", None, None)]
+    assert f"`{end}`" in (ROOT / "docs" / "guides" / "data.md").read_text()
+
+
 def test_leading_zeros_stay(tmp_path):
     write_text(tmp_path, "x.csv", "userID,itemID\n007,01\n7,1\n")
     assert [row[:2] for row in rows_of(read("csv", tmp_path))] == [("007", "01"), ("7", "1")]
@@ -330,6 +427,7 @@ def test_leading_zeros_stay(tmp_path):
         (["-5", "0", "5.0"], [-5, 0, 5], 0),
         (["2014-07-23 00:00:00.000001", "2014-07-23"], [1406073600000001, 1406073600000000], 6),
         (["2014-07-23T02:00:00+02:00", "2014-07-22T23:59:59Z"], [1406073600000000, 1406073599000000], 6),
+        (["2014-07-23 00:00:00.000001000", "2014-07-23T00:00:00.0000000"], [1406073600000001, 1406073600000000], 6),
         (["0001-01-01T00:00:00+05:00", "1970-01-01T00:00:00+00:00"], [-62135614800000000, 0], 6),
     ],
 )
@@ -353,6 +451,60 @@ def test_an_array_that_is_no_table_of_floats_is_refused(tmp_path, array):
     raw = read("csv", tmp_path, image="v.npy")
     with pytest.raises(ValueError, match=r"v\.npy: expected an array of floats"):
         raw.features["image"](["0"])
+
+
+@pytest.mark.parametrize("text", ["itemID\na\nb\n", "a\n", "a\nb\nc\n"])
+def test_ids_of_another_number_than_rows_are_refused(tmp_path, text):
+    write_text(write_text(tmp_path, "x.csv", "userID,itemID\nu,a\nu,b\n"), "v.ids", text)
+    np.save(tmp_path / "v.npy", some_features(2))
+    raw = read("csv", tmp_path, image="v.npy", feature_ids="v.ids")
+    count = text.count("\n")
+    with pytest.raises(ValueError, match=rf"v\.ids: expected 2 ids, one for each row of v\.npy, found {count}"):
+        raw.features["image"](["a", "b"])
+
+
+@pytest.mark.parametrize("end", ["", ".gz"])
+def test_ids_of_rows_are_in_the_encoding_of_the_table_and_may_be_compressed(tmp_path, end):
+    write_text(
+        write_text(tmp_path, "x.csv", "userID,itemID\nu,é\nu,b\n", "latin-1"), f"v.ids{end}", "b\r\né\r\n", "latin-1"
+    )
+    np.save(tmp_path / "v.npy", some_features(2))
+    settings = {"image": "v.npy", "feature_ids": "v.ids"}
+    found, _ = read("csv", tmp_path, encoding="latin-1", **settings).features["image"](["b", "é"])
+    np.testing.assert_array_equal(found, some_features(2))
+    write_text(tmp_path, "x.csv", "userID,itemID\nu,é\nu,b\n")
+    refused("csv", tmp_path, f"v.ids{end}", "utf-8 text with an id on each line", **settings)
+
+
+@pytest.mark.parametrize("field", ["file", "titles", "image", "feature_ids"])
+def test_a_path_that_is_not_below_the_raw_folder_is_refused(tmp_path, field):
+    write_text(tmp_path, "x.csv", "userID,itemID\na,b\n")
+    for path in (str(tmp_path / "x.csv"), "**.csv"):
+        refused(
+            "csv", tmp_path, str(tmp_path), "names of files below the raw folder, or patterns", path, **{field: path}
+        )
+
+
+def test_blank_lines_after_the_ids_of_rows_change_nothing(tmp_path):
+    write_text(write_text(tmp_path, "x.csv", "userID,itemID\nu,a\nu,b\n"), "v.ids", "b\na\n\n \n")
+    np.save(tmp_path / "v.npy", some_features(2))
+    found, there = read("csv", tmp_path, image="v.npy", feature_ids="v.ids").features["image"](["a", "b"])
+    assert there.all()
+    np.testing.assert_array_equal(found, some_features(2)[::-1])
+
+
+@pytest.mark.parametrize(("name", "features"), [("csv", {"image": "image_feat.npy"}), ("mmrec", {})])
+def test_rows_by_ids_that_count_from_one_are_refused(tmp_path, name, features):
+    file, between = ("x.csv", ",") if name == "csv" else ("x.inter", "\t")
+    write_text(tmp_path, file, lines([("userID", "itemID"), ("u", 1), ("u", 3), ("v", 2)], between))
+    for count, is_good in ((3, False), (2, True), (4, True)):  # of four rows the first may be that of no item
+        np.save(tmp_path / "image_feat.npy", some_features(count))
+        look_up = read(name, tmp_path, **features).features["image"]
+        if is_good:
+            assert look_up(["1", "2"])[1].tolist() == [True, count > 2]
+        else:
+            with pytest.raises(ValueError, match=r"feat\.npy: expected rows 0 to 2 as ids .* ids up to 3 and none 0"):
+                look_up(["1", "2"])
 
 
 def test_every_format_has_a_configuration():

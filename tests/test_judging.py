@@ -102,6 +102,8 @@ def test_every_form_says_the_same(form, tmp_path, matrix):
         text = {"user_ids": np.arange(12).astype(str), "item_ids": np.arange(30).astype(str)}
         again = read_scores(file, dataclasses.replace(PLAIN, **text))
         np.testing.assert_array_equal(again.value, read_scores(file, PLAIN).value)
+    ordered = "the order of the lines says" in judgement_text("x", judged.result, [], [])
+    assert ordered == (judged.result["form"] == "ordered list") == (form == "order")
     if form == "order":  # nothing is tied any more, and each item has one of the ranks that it had
         assert (judged.ranks.tied == 1).all()
         assert (judged.ranks.greater >= matrix.ranks.greater).all()
@@ -179,8 +181,14 @@ GOOD = [f"user-{u},B{i:03d},{i}" for u in range(12) for i in range(4)]
         (["user,item,score", *GOOD[:-8]], "field user: .*found none of 2 users .'user-10', 'user-11'."),
         (["user,item,score", "user-0,B001,nan", *GOOD], "line 2, field score: expected a number, found 'nan'"),
         (["user,item,rank", "user-0,B001,first", *GOOD], "line 2, field rank: expected a number, found 'first'"),
+        (
+            ["user,item,prediction", *GOOD],
+            "expected a column score or rank, or user and item alone, found prediction$",
+        ),
+        (["item,Score,user_id,user", "B001,2,x,user-0"], "expected .* and item alone, found Score, user_id$"),
         (["who,item,score", *GOOD], "expected a column user, found who, item, score"),
         (["user,item,score", *GOOD, "user-0,B009"], "line 50: expected 3 fields as in line 1, found 2"),
+        (["", "user,item,score", *GOOD, "", "user-0,B009,x", ""], "line 52, field score: .*found 'x'"),
         ([], "expected a column user, found no column"),
         ([""], "expected a column user, found no column"),
     ],
@@ -191,6 +199,36 @@ def test_a_fault_of_a_list_is_one_line_with_its_place(lines, message, tmp_path):
     with pytest.raises(DataError) as error:
         read_scores(file, NAMED)
     assert re.search(f"^{re.escape(str(file))},? ?:? ?{message}", str(error.value)), str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            '{"user": "user-0", "item"',
+            r'line 51: expected a JSON object, found {"user": "user-0", "item" \(Expecting',
+        ),
+        ("[1]", r"line 51: expected a JSON object, found \[1\]"),
+        ('{"user": "user-0"}', "line 51: expected an object with the fields of line 1, found {"),
+        ('{"user": "user-0", "item": "B009", "score": "x"}', "line 51, field score: expected a number, found 'x'"),
+        ("", ""),
+    ],
+)
+def test_blank_lines_change_nothing_and_a_fault_of_jsonl_has_its_line(line, message, tmp_path):
+    good = [json.dumps(dict(zip(("user", "item", "score"), row.split(","), strict=True))) for row in GOOD]
+    for name, lines in (
+        ("a.jsonl", good),
+        ("b.jsonl", [*good, "", " ", line, ""]),
+        ("c.csv", ["user,item,score", *GOOD, ""]),
+    ):
+        (tmp_path / name).write_text("".join(f"{text}\n" for text in lines))
+    expected = read_scores(tmp_path / "a.jsonl", NAMED)
+    np.testing.assert_array_equal(read_scores(tmp_path / "c.csv", NAMED).value, expected.value)
+    if message:
+        with pytest.raises(DataError, match=rf"b\.jsonl, {message}"):
+            read_scores(tmp_path / "b.jsonl", NAMED)
+    else:
+        np.testing.assert_array_equal(read_scores(tmp_path / "b.jsonl", NAMED).value, expected.value)
 
 
 def with_cell(value):
@@ -227,7 +265,7 @@ def test_what_is_no_file_of_scores_is_said(tmp_path):
     np.savez(tmp_path / "c.npz", other=SCORES_UI)
     for name, message in (
         ("a.npy", "expected arrays of NumPy"),
-        ("b.jsonl", "expected rows of jsonl"),
+        ("b.jsonl", r"b\.jsonl, line 1: expected a JSON object, found { \("),
         ("c.npz", "expected an array scores, found other"),
         ("d.csv", "expected a file of scores, found none"),
     ):

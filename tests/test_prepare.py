@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import filecmp
 import json
 import os
@@ -12,11 +13,13 @@ import subprocess
 import sys
 import warnings
 from collections import Counter
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
 from fedvlr_jax.commands.prepare import describe
+from fedvlr_jax.data.folder import read_folder
 from fedvlr_jax.data.formats import read_raw
 from fedvlr_jax.data.messages import DataWarning
 from fedvlr_jax.data.prepare.pipeline import prepare
@@ -90,6 +93,14 @@ def test_a_folder_has_all_that_is_promised(tmp_path):
     assert len(TITLES) == 4
 
 
+@pytest.mark.parametrize("gap", ["\r", "\n", "\r\n", "\t", "\u2028", "\x85", "  "])
+def test_a_title_is_written_on_one_line(tmp_path, gap):
+    folder = write_text(write_table(tmp_path / "raw"), "t.txt", f'itemID,title\n10,"Tea{gap}green"\n')
+    prepared("csv", folder, tmp_path / "out", COLUMNS | {"read.label": "", "read.titles": "t.txt"})
+    assert (tmp_path / "out" / "ids" / "items.csv").read_text().splitlines()[1] == "0,10,Tea green"
+    assert read_folder(tmp_path / "out").item_titles[0] == "Tea green"
+
+
 def test_a_second_call_changes_nothing_and_other_content_is_refused(tmp_path):
     assert table(tmp_path).is_new
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
@@ -160,6 +171,8 @@ def test_mixed_units_are_refused_unless_one_is_named(tmp_path):
     with pytest.raises(DataError, match=rf"x\.csv, line 16: .*s by line 2.*found {1000 * START}, a time in ms"):
         table(tmp_path, rows=rows)
     assert table(tmp_path, {"time.unit": "s"}, rows).is_new
+    with pytest.raises(DataError, match=rf"s by line 2, {START + 9}\.0.*found {1000 * START}\.5, a time in ms"):
+        table(tmp_path / "decimals", rows=[*ROWS, ("3", "60", "1.0", f"{1000 * START}.5")])
 
 
 @pytest.mark.parametrize(
@@ -169,6 +182,55 @@ def test_the_unit_is_found_and_neighbouring_times_stay_apart(tmp_path, factor, u
     rows = [(user, item, rating, START * factor + time - START) for user, item, rating, time in ROWS]
     assert table(tmp_path, rows=rows).facts["time"]["unit"] == unit
     assert [row[4] for row in table_of(tmp_path / "out" / "inter.csv")[1:5]] == ["0", "0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("shift", "digits", "written"),
+    [
+        (0, "05", "1500000002.05"),
+        (0, "50", "1500000002.5"),
+        (0, "1234567", "1500000002.1234567"),
+        (0, "123456789", "1500000002.123456789"),  # more digits than float64 has
+        (-START - 7, "25", "-5.25"),
+        (0, "00", "1500000002"),
+    ],
+)
+def test_times_with_decimals_are_written_as_they_are_read_again(tmp_path, shift, digits, written):
+    rows = [(user, item, rating, f"{time + shift}.{digits}") for user, item, rating, time in ROWS]
+    done = table(tmp_path, rows=rows)
+    texts = [row[3] for row in table_of(tmp_path / "out" / "inter.csv")[1:]]
+    assert texts[0] == written
+    assert sorted(map(Fraction, texts)) == sorted(Fraction(row[3]) for row in rows)
+    dataset = read_folder(tmp_path / "out")
+    assert dataset.time_span == (min(map(float, texts)), max(map(float, texts)))
+    plain = table(tmp_path / "plain")
+    assert dataset.test_item.tolist() == read_folder(tmp_path / "plain" / "out").test_item.tolist()
+    assert done.facts["time"]["unit"] == (plain.facts["time"]["unit"] if not shift else "count")
+
+
+def test_dates_have_one_unit_whenever_they_are(tmp_path):
+    dates = ["1969-12-31", "1972-05-01", "1999-01-01", "2514-01-01"]
+    rows = [(f"u{u}", f"i{k}", 1, date) for u in range(3) for k, date in enumerate(dates)]
+    assert table(tmp_path, rows=rows).facts["time"]["unit"] == "s"
+    assert table_of(tmp_path / "out" / "inter.csv")[1][3] == "-86400"
+    assert read_folder(tmp_path / "out").time_span[0] == -86400
+
+
+def test_dates_are_written_in_seconds(tmp_path):
+    start = datetime.datetime(2014, 7, 23, 9, 30)
+    rows = [(*row[:3], f"{start + datetime.timedelta(seconds=row[3] - START)}") for row in ROWS]
+    table(tmp_path, rows=rows)
+    times = [int(row[3]) for row in table_of(tmp_path / "out" / "inter.csv")[1:]]
+    assert min(times) == start.replace(tzinfo=datetime.UTC).timestamp() + 1
+
+
+def test_places_in_sequences_split_each_user_and_not_all_at_one_time(tmp_path):
+    folder = write_text(tmp_path / "raw", "m_pairs.tsv", "a\t1 2 3 4\nb\t2 3 1\nc\t4 3 2 1\n")
+    with pytest.raises(
+        ConfigError, match=r"split\.by=global-time: .* across users, found the places .* m_pairs\.tsv"
+    ):
+        prepared("microlens", folder, tmp_path / "out", {"split.by": "global-time"})
+    assert prepared("microlens", folder, tmp_path / "out", {"split.by": "ratio"}).facts["time"]["unit"] == "count"
 
 
 def test_a_threshold_and_the_core_are_counted(tmp_path):
@@ -284,6 +346,16 @@ def test_a_damaged_archive_is_refused_and_leaves_nothing(tmp_path):
     with pytest.raises(DataError, match=r"x\.zip: expected an archive that can be unpacked"):
         prepared("csv", tmp_path / "x.zip", tmp_path / "out", TIMED)
     assert [path.name for path in tmp_path.iterdir()] == ["x.zip"]
+
+
+@pytest.mark.parametrize(("at", "value", "found"), [((6, 8), 1, "encrypted"), ((8, 10), 9, "compression")])
+def test_an_archive_that_python_cannot_unpack_is_refused_in_one_line(tmp_path, at, value, found):
+    file = pathlib.Path(shutil.make_archive(str(tmp_path / "x"), "zip", write_table(tmp_path / "raw")))
+    content = bytearray(file.read_bytes())
+    content[at[0]] = content[content.index(b"PK\x01\x02") + at[1]] = value  # of the file's entry, and of the list
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=rf"x\.zip: expected an archive that can be unpacked, found .*{found}"):
+        prepared("csv", file, tmp_path / "out", TIMED)
 
 
 def test_an_archive_in_the_folder_is_pointed_at(tmp_path):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import datetime
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from fedvlr_jax.data.features import checked_features
+from fedvlr_jax.data.by_item import Features, by_index, features_of, titles_of
 from fedvlr_jax.data.ids import as_column, as_ids, distinct_ids, numbers_of
 from fedvlr_jax.data.interactions import SPLITS, Interactions, span_of
 from fedvlr_jax.data.messages import Source, shown
@@ -21,9 +20,7 @@ from fedvlr_jax.types import Dataset
 Column = Sequence[Any] | np.ndarray
 """One value a row: a list, an array, or what has ``to_numpy()``, as columns of frames have."""
 
-Features = np.ndarray | Sequence[Sequence[float]] | Mapping[Any, Any]
-"""An array with one row for each item, or a vector by item id."""
-
+TIMES = "numbers or datetime64"
 LABELS = {int(label): int(label) for label in SPLITS} | {name: int(label) for label, name in SPLITS.items()}
 
 
@@ -63,11 +60,12 @@ def from_arrays(
       timestamps: [rows], finite numbers, datetimes or datetime64; needed where there are no `splits`.
       splits: [rows], 0 or "train", 1 or "validation", 2 or "test".
       visual, textual: floats [i, d], rows in the order of `item_ids`, or by default of the sorted ids that occur; or
-        a mapping from ids to vectors [d]. An item of such a mapping that nobody took is an item too: nothing is known
-        of it but its features, and it can be recommended.
+        a mapping from ids to vectors [d], or a frame of pandas with the ids as its index. An item of such a mapping
+        that nobody took is an item too: nothing is known of it but its features, and it can be recommended.
       name: of the set, as it appears in results and messages.
       item_ids: all items there are, distinct; the default is those that occur in `items` and in mappings of features.
-      item_titles: what to call the items, in the order of `item_ids`, or by id ("" where there is none).
+      item_titles: what to call the items, in the order of `item_ids`, or by id: a mapping, or a series of pandas
+        with the ids as its index. "" where there is none.
 
     Raises:
       DataError: naming the argument, the index (from 0), the rule and what was found.
@@ -125,6 +123,7 @@ def _assemble(
 ) -> Dataset:
     """The data set of `from_arrays`; the columns have the names of fields of `Source`."""
     rows = _checked_rows(source, columns)
+    features, item_titles = _by_index(source, rows["item"], {**features, "item_titles": item_titles}, item_ids)
     user_ids = distinct_ids(source, source.user, rows["user"])
     order = _item_order(source, rows["item"], features, item_ids)
     item_ids = distinct_ids(source, source.item, order)
@@ -133,7 +132,7 @@ def _assemble(
     split = make_split(interactions, len(user_ids))
     # Row numbers[n] of what comes in the order of the ids belongs to item n.
     numbers = np.argsort(numbers_of(item_ids, order))
-    V, C = (_features(source, name, order, numbers, values) for name, values in features.items())
+    V, C = (features_of(source, name, order, numbers, values) for name, values in features.items())
     return Dataset(
         name=source.name,
         num_users=len(user_ids),
@@ -142,10 +141,18 @@ def _assemble(
         C=C,
         user_ids=_unless_numbers(user_ids),
         item_ids=_unless_numbers(item_ids),
-        item_titles=None if item_titles is None else _titles(source, order, numbers, item_titles),
+        item_titles=None if item_titles is None else titles_of(source, order, numbers, item_titles),
         **split._asdict(),
         time_span=interactions.span,
     )
+
+
+def _by_index(
+    source: Source, items: np.ndarray, known: Mapping[str, Any], item_ids: Column | None
+) -> tuple[dict[str, Features | None], Any]:
+    """Features by their argument, and titles: mappings where an index names the items."""
+    found = {name: by_index(source, name, values, items, item_ids) for name, values in known.items()}
+    return found, found.pop("item_titles")
 
 
 def _checked_rows(source: Source, columns: Mapping[str, Column | None]) -> dict[str, np.ndarray]:
@@ -211,10 +218,9 @@ def _times(source: Source, values: np.ndarray) -> np.ndarray:
     dates = False
     if values.dtype.kind == "O":  # Python's datetimes, or numbers that some frames hand out as objects
         dates = isinstance(values.flat[0], datetime.datetime)
-        values = _nanoseconds(source, values) if dates else np.array([*values])
+        values = _nanoseconds(source, values) if dates else _numbers(source, values)
     if values.dtype.kind not in "iufM":
-        expected = "numbers or datetime64"
-        raise source.problem(expected, f"{shown(values.flat[0])} (dtype {values.dtype})", field=source.timestamp)
+        raise source.problem(TIMES, f"{shown(values.flat[0])} (dtype {values.dtype})", field=source.timestamp)
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
         raise source.problem("a finite time", f"{values[bad[0]]}", line=int(bad[0]), field=source.timestamp)
@@ -223,6 +229,14 @@ def _times(source: Source, values: np.ndarray) -> np.ndarray:
     if not dates:
         warn_of_mixed_units(f"{source.name}, field {source.timestamp}", values.astype(np.float64))
     return values
+
+
+def _numbers(source: Source, values: np.ndarray) -> np.ndarray:
+    """Objects that are numbers or datetime64, as an array."""
+    for line, value in enumerate(values):
+        if isinstance(value, bool) or not isinstance(value, int | float | np.number | np.datetime64):
+            raise source.problem(TIMES, shown(value), line=line, field=source.timestamp)
+    return np.array([*values])
 
 
 def _nanoseconds(source: Source, values: np.ndarray) -> np.ndarray:
@@ -247,47 +261,6 @@ def _labels(source: Source, values: np.ndarray) -> np.ndarray:
         expected = ", ".join(f"{label} ({name})" for label, name in SPLITS.items())
         raise source.problem(f"one of {expected}", shown(values[at]), line=at, field=source.split)
     return np.array(found)
-
-
-def _features(
-    source: Source, argument: str, order: np.ndarray, numbers: np.ndarray, values: Features | None
-) -> np.ndarray | None:
-    """The features of all items by number, float32 [i, d]."""
-    if values is None:
-        return None
-    complain = functools.partial(_feature_problem, source, argument)
-    if isinstance(values, Mapping):
-        absent = [x for x in order.tolist() if x not in values]
-        if absent:
-            raise complain("a vector for every item", f"none for {absent[0]!r} ({len(absent)} such items)")
-        values = [values[x] for x in order.tolist()]
-    try:
-        raw = np.asarray(values)
-    except ValueError as error:
-        raise complain("vectors of one length", str(error).splitlines()[0]) from error
-    if raw.ndim and len(raw) != len(order):
-        expected = (
-            f"{len(order)} rows, one for each item in ascending order of ids (give item_ids for another order, "
-        )
-        raise complain(f"{expected}or where there are items that nobody took)", f"{len(raw)}")
-    return checked_features(raw[numbers] if raw.ndim else raw, complain)
-
-
-def _feature_problem(
-    source: Source, argument: str, expected: str, found: str, *, row: int | None = None
-) -> DataError:
-    item = "" if row is None else f", item {source.item_id(row - 1)}"
-    return DataError(f"{source.name}, {argument}{item}: expected {expected}, found {found}")
-
-
-def _titles(
-    source: Source, order: np.ndarray, numbers: np.ndarray, titles: Sequence[str] | Mapping[Any, str]
-) -> np.ndarray:
-    if isinstance(titles, Mapping):
-        titles = [titles.get(x, "") for x in order.tolist()]
-    if len(titles) != len(order):
-        raise DataError(f"{source.name}, item_titles: expected {len(order)}, one for each item, found {len(titles)}")
-    return np.array([str(title) for title in titles])[numbers]
 
 
 def _unless_numbers(ids: np.ndarray) -> np.ndarray | None:

@@ -54,7 +54,7 @@ def distinct_ids(source: Source, field: str, values: np.ndarray) -> np.ndarray:
         return np.unique(values)
     rows = values.tolist()
     for n, value in enumerate(rows):
-        if _is_missing(value):
+        if is_missing(value):
             raise source.problem("an id", repr(value), line=n, field=field)
     try:
         distinct = set(rows)
@@ -116,7 +116,8 @@ def nearest(value: Any, ids: np.ndarray) -> str:
     return f"; the nearest are {', '.join(shown(by_text[name]) for name in close)}" if close else ""
 
 
-def _is_missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
+    """Whether a value stands for none: None, NaN, NaT or NA of a frame."""
     try:
         return value is None or bool(value != value)
     except (TypeError, ValueError):  # pandas.NA has no truth value

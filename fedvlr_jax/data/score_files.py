@@ -3,7 +3,7 @@
 A matrix is ``.npy`` [users, items] in the order of the data set's numbers, or ``.npz`` with an array ``scores`` and,
 if its rows or columns stand for other users or items, or in another order, arrays ``users`` and ``items`` of their
 ids. A list is csv, tsv, jsonl or parquet with the columns user, item and one of score (larger is better) and rank
-(smaller is better); without either, the items of a user stand best first.
+(smaller is better); where user and item stand alone, the items of a user stand best first.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import csv
 import json
 import pathlib
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,7 +34,7 @@ class ForeignScores(NamedTuple):
     Attributes:
       user, item: int64 [rows], numbers; each pair once.
       value: float64 [rows], larger is better; float32 and integers keep their order in it.
-      form: "matrix" or "list".
+      form: "matrix", "list", or "ordered list" where the order of the lines says what is better.
       ignored: rows of train items, which are left out.
     """
 
@@ -69,7 +69,8 @@ def read_scores(file: pathlib.Path, dataset: Dataset) -> ForeignScores:
         raise DataError(f"{file}: expected one of {known}, found {file.suffix or 'no suffix'}")
     if file.suffix in MATRICES:
         return _checked(file, "matrix", _matrix_rows(file, _arrays_of(file), dataset), dataset)
-    return _checked(file, "list", _list_rows(file, dataset), dataset)
+    form, rows = _list_rows(file, dataset)
+    return _checked(file, form, rows, dataset)
 
 
 def matrix_scores(scores_ui: np.ndarray, dataset: Dataset) -> ForeignScores:
@@ -128,17 +129,17 @@ def _matrix_rows(file: pathlib.Path, arrays: Mapping[str, np.ndarray], dataset: 
     )
 
 
-def _list_rows(file: pathlib.Path, dataset: Dataset) -> _Rows:
-    """The rows of a list; a rank counts downwards."""
+def _list_rows(file: pathlib.Path, dataset: Dataset) -> tuple[str, _Rows]:
+    """The form and the rows of a list; a rank counts downwards."""
     try:
-        columns, first = _LIST_READERS[file.suffix](file)
+        columns, lines = _LIST_READERS[file.suffix](file)
     except (OSError, ValueError, csv.Error) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{file}: expected rows of {file.suffix[1:]}, found {error}") from error
 
     def name(n: int) -> str:
-        return f"line {n + first}" if first else f"row {n + 1}"
+        return f"row {n + 1}" if lines is None else f"line {lines[n]}"
 
     def numbers(field: str, ids: np.ndarray | None, count: int) -> np.ndarray:
         known = [name for name in COLUMNS[field] if name in columns]
@@ -149,10 +150,18 @@ def _list_rows(file: pathlib.Path, dataset: Dataset) -> _Rows:
     user = numbers("user", dataset.user_ids, dataset.num_users)
     item = numbers("item", dataset.item_ids, dataset.num_items)
     if "score" in columns:
-        return _Rows(user, item, _values(file, "score", columns["score"], name), name)
+        return "list", _Rows(user, item, _values(file, "score", columns["score"], name), name)
     if "rank" in columns:
-        return _Rows(user, item, -_values(file, "rank", columns["rank"], name), name)
-    return _Rows(user, item, -np.arange(len(user), dtype=np.float64), name)  # best first
+        return "list", _Rows(user, item, -_values(file, "rank", columns["rank"], name), name)
+    _require_alone(file, columns)
+    return "ordered list", _Rows(user, item, -np.arange(len(user), dtype=np.float64), name)  # best first
+
+
+def _require_alone(file: pathlib.Path, columns: Collection[str]) -> None:
+    """Refuses a list whose scores may be in a column of another name: its order of lines may mean nothing."""
+    read = {next(name for name in names if name in columns) for names in COLUMNS.values()}
+    if others := [name for name in columns if name not in read]:
+        raise DataError(f"{file}: expected a column score or rank, or user and item alone, found {', '.join(others)}")
 
 
 def _values(file: pathlib.Path, field: str, values: list[Any], name: Callable[[int], str]) -> np.ndarray:
@@ -168,38 +177,66 @@ def _values(file: pathlib.Path, field: str, values: list[Any], name: Callable[[i
     return numbers
 
 
-def _csv_columns(file: pathlib.Path, delimiter: str) -> tuple[dict[str, list[Any]], int]:
+def _csv_columns(file: pathlib.Path, delimiter: str) -> _Columns:
+    header: list[str] = []
+    rows: list[list[str]] = []
+    lines: list[int] = []
     with file.open(newline="", encoding="utf-8-sig") as stream:
-        header, *rows = [*csv.reader(stream, delimiter=delimiter, strict=True)] or [[]]
-    for n, row in enumerate(rows):
-        if len(row) != len(header):
-            raise DataError(f"{file}, line {n + 2}: expected {len(header)} fields as in line 1, found {len(row)}")
-    return {name: [row[c] for row in rows] for c, name in enumerate(header)}, 2
+        reader = csv.reader(stream, delimiter=delimiter, strict=True)
+        for row in reader:
+            if not header:
+                header = row
+            elif row and len(row) != len(header):
+                expected = f"{len(header)} fields as in line 1"
+                raise DataError(f"{file}, line {reader.line_num}: expected {expected}, found {len(row)}")
+            elif row:
+                rows.append(row)
+                lines.append(reader.line_num)
+    return {name: [row[c] for row in rows] for c, name in enumerate(header)}, lines
 
 
-def _jsonl_columns(file: pathlib.Path) -> tuple[dict[str, list[Any]], int]:
+def _jsonl_columns(file: pathlib.Path) -> _Columns:
     rows: list[Mapping[str, Any]] = []
-    for n, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines()):
-        row = json.loads(line)
-        if not isinstance(row, Mapping) or (rows and row.keys() != rows[0].keys()):
-            raise DataError(f"{file}, line {n + 1}: expected an object with the fields of line 1, found {line[:60]}")
-        rows.append(row)
-    return {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}, 1
+    lines: list[int] = []
+    with file.open(encoding="utf-8-sig") as stream:
+        for line, text in enumerate(stream, start=1):
+            if not text.strip():
+                continue
+            row = _object(file, line, text.strip())
+            if rows and row.keys() != rows[0].keys():
+                expected = f"an object with the fields of line {lines[0]}"
+                raise DataError(f"{file}, line {line}: expected {expected}, found {text.strip()[:60]}")
+            rows.append(row)
+            lines.append(line)
+    return {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}, lines
 
 
-def _parquet_columns(file: pathlib.Path) -> tuple[dict[str, list[Any]], int]:
+def _object(file: pathlib.Path, line: int, text: str) -> Mapping[str, Any]:
+    """The JSON object of a line."""
+    try:
+        row = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{file}, line {line}: expected a JSON object, found {text[:60]} ({error})") from error
+    if not isinstance(row, Mapping):
+        raise DataError(f"{file}, line {line}: expected a JSON object, found {text[:60]}")
+    return row
+
+
+def _parquet_columns(file: pathlib.Path) -> _Columns:
     with require_extra("prepare", f"{file}"):
         import pyarrow.parquet
-    return pyarrow.parquet.read_table(file).to_pydict(), 0
+    return pyarrow.parquet.read_table(file).to_pydict(), None
 
 
-_LIST_READERS: dict[str, Callable[[pathlib.Path], tuple[dict[str, list[Any]], int]]] = {
+_Columns = tuple[dict[str, list[Any]], list[int] | None]
+"""The columns of a file by name, and the line of each row; None where rows are counted."""
+
+_LIST_READERS: dict[str, Callable[[pathlib.Path], _Columns]] = {
     ".csv": lambda file: _csv_columns(file, ","),
     ".tsv": lambda file: _csv_columns(file, "\t"),
     ".jsonl": _jsonl_columns,
     ".parquet": _parquet_columns,
 }
-"""By suffix: the columns of a file, and the line in which its first row stands, 0 where rows are counted."""
 
 
 def _known(

@@ -10,6 +10,7 @@ from tabulate import tabulate
 from fedvlr_jax.evaluation.comparison import Comparison
 from fedvlr_jax.io.tables import list_tables, summary_table
 
+ORDERED = "ordered list"  # form of `data.score_files.ForeignScores`
 TEST_COLUMNS = ("against", "metric", "difference", "effect_size", "better", "worse", "p", "p_holm")
 
 
@@ -38,6 +39,8 @@ def judgement_text(
         f"{result['dataset']}, a {result['form']} with scores of {least if least == most else f'{least} to {most}'} "
         f"candidates a user; {result['ignored_train_rows']:,} scores of train items are ignored"
     ]
+    if result["form"] == ORDERED:
+        lines.append("there is no column score or rank: the order of the lines says what is better, best first")
     if result["unlisted_rows"]:
         lines.append(
             f"{100 * result['unlisted_rows']:.1f} % of the test rows have an item without a score: those rank behind "

@@ -29,7 +29,8 @@ def read_table(file: pathlib.Path, ids: pathlib.Path | None = None) -> Table:
 
     Args:
       file: an ``.npz`` with the arrays ``ids`` and ``features``, or an ``.npy`` of the features alone.
-      ids: for an ``.npy``: its ids in order, one a line of a text file, or an ``.npy`` of integers or text.
+      ids: for an ``.npy``: its ids in order, one a line of a text file, or an ``.npy`` of integers or text. What is
+        blank around an id is no part of it.
 
     Raises:
       DataError: no such file, other arrays, features that are not finite floats [n, d], or ids that are not n
@@ -103,7 +104,7 @@ def _read_ids(file: pathlib.Path) -> tuple[str, ...]:
     if file.suffix == ".npy":
         return _names(file, _load(file)[""])
     try:
-        return tuple(file.read_text(encoding="utf-8").splitlines())
+        return tuple(map(str.strip, file.read_text(encoding="utf-8-sig").rstrip().split("\n")))
     except (OSError, UnicodeDecodeError) as error:
         raise problem(file, "a UTF-8 text file of ids, one a line", str(error)) from error
 
@@ -111,4 +112,4 @@ def _read_ids(file: pathlib.Path) -> tuple[str, ...]:
 def _names(file: pathlib.Path, ids: np.ndarray) -> tuple[str, ...]:
     if ids.dtype.kind not in "iuU" or ids.ndim != 1:
         raise problem(file, "ids [rows] of integers or text", f"{ids.dtype} {ids.shape}")
-    return tuple(map(str, ids.tolist()))
+    return tuple(str(name).strip() for name in ids.tolist())

@@ -16,7 +16,17 @@ from fedvlr_jax.data.messages import problem
 
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
-FAULTS = (OSError, EOFError, ValueError, zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError)
+# zipfile raises RuntimeError for a password, and its NotImplementedError for a method that it lacks.
+FAULTS = (
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+)
 
 
 def is_archive(name: str) -> bool:
@@ -33,7 +43,8 @@ def unpacked(raw: pathlib.Path, room: pathlib.Path) -> Iterator[pathlib.Path]:
       room: the folder where the copy is made; it is made too where there is none.
 
     Raises:
-      DataError: a damaged archive, one with names that lead out of it, or a full disk.
+      DataError: a damaged archive, one with a password or a compression that Python lacks, one with names that lead
+        out of it, or a full disk.
     """
     if not (raw.is_file() and is_archive(raw.name)):
         yield raw

@@ -10,6 +10,8 @@ from typing import NamedTuple, TextIO
 
 from fedvlr_jax.data.messages import problem
 
+LONGEST = 1 << 23  # characters of a field
+
 
 class Layout(NamedTuple):
     """How a text table is written.
@@ -46,6 +48,19 @@ def open_text(file: pathlib.Path, encoding: str, newline: str | None = "") -> Te
         raise problem(file, "a readable file", error.strerror or str(error)) from error
 
 
+def either_encoding(file: pathlib.Path, layout: Layout) -> Layout:
+    """The layout in UTF-8 where the whole file is that, else in latin-1, which every file is."""
+    try:
+        with open_text(file, "utf-8") as stream:
+            while stream.read(1 << 22):
+                pass
+    except UnicodeDecodeError:
+        return layout._replace(encoding="latin-1")
+    except (OSError, EOFError) as error:
+        raise problem(file, "a whole file that can be read", str(error)) from error
+    return layout._replace(encoding="utf-8")
+
+
 def walk(file: pathlib.Path, layout: Layout, *, short: bool = False) -> Iterator[tuple[int, list[str]]]:
     """(line number from 1, fields) of every row that is not blank, the header among them.
 
@@ -70,13 +85,15 @@ def walk(file: pathlib.Path, layout: Layout, *, short: bool = False) -> Iterator
         found = f"{error.reason} after line {line}; --config.read.encoding names another encoding where there is one"
         raise problem(file, f"{layout.encoding} text", found) from error
     except csv.Error as error:
-        raise problem(file, f"fields separated by {layout.separator!r}", str(error), line=line + 1) from error
+        found = f"{error}; --config.read.quoted=no takes quotes as text where there is such a setting"
+        raise problem(file, f"fields separated by {layout.separator!r}", found, line=line + 1) from error
     except (OSError, EOFError) as error:
         raise problem(file, "a whole file that can be read", str(error), line=line + 1) from error
 
 
 def _rows(stream: TextIO, layout: Layout) -> Iterator[tuple[int, list[str]]]:
     if layout.quoted:
+        csv.field_size_limit(max(csv.field_size_limit(), LONGEST))
         reader = csv.reader(stream, delimiter=layout.separator, strict=True)
         for row in reader:
             if row:

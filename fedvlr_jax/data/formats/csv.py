@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from fedvlr_jax.data.formats.careful import Layout
 from fedvlr_jax.data.formats.features import ids_of_rows, rows_of_array
 from fedvlr_jax.data.formats.files import find_one, find_optional, present
-from fedvlr_jax.data.formats.raw import TITLES, FeatureSource, Format, RawData
+from fedvlr_jax.data.formats.raw import TITLES, Format, RawData
 from fedvlr_jax.data.formats.tables import read_interactions, read_titles
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.fields import Field
@@ -42,10 +42,13 @@ def read(folder: pathlib.Path, options: Mapping[str, str]) -> RawData:
     raw = read_interactions(file, layout, {role: options[role] for role in roles if options[role]})
     arrays = {name: find_one(folder, options[name]) for name in ("image", "text") if options[name]}
     ids = find_one(folder, options["feature_ids"]) if options["feature_ids"] else None
+    row_of = ids_of_rows(ids, layout.encoding) if ids else None
     return raw._replace(
         files=present([file, titles, ids, *arrays.values()]),
         titles=read_titles(titles, layout._replace(names=None), options["title_item"], options["title"]),
-        features=_features(arrays, ids),
+        features={
+            name: rows_of_array(array, row_of, ids=ids, every=raw.item.names) for name, array in arrays.items()
+        },
     )
 
 
@@ -59,11 +62,6 @@ def _layout(options: Mapping[str, str]) -> Layout:
         )
     names = tuple(name.strip() for name in options["names"].split(",")) if options["names"] else None
     return Layout(separator, options["encoding"], names, quoted)
-
-
-def _features(arrays: Mapping[str, pathlib.Path], ids: pathlib.Path | None) -> dict[str, FeatureSource]:
-    row_of = ids_of_rows(ids) if ids else None
-    return {name: rows_of_array(file, row_of) for name, file in arrays.items()}
 
 
 FORMAT = Format("any text table; columns, separator and encoding are settings", read, OPTIONS)

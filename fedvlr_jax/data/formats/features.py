@@ -7,38 +7,57 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from fedvlr_jax.data.formats.careful import open_text
 from fedvlr_jax.data.formats.raw import FeatureSource
 from fedvlr_jax.data.messages import problem
 
 
-def rows_of_array(file: pathlib.Path, row_of: Mapping[str, int] | None = None) -> FeatureSource:
+def rows_of_array(
+    file: pathlib.Path,
+    row_of: Mapping[str, int] | None = None,
+    *,
+    ids: pathlib.Path | None = None,
+    every: Sequence[str] = (),
+) -> FeatureSource:
     """The rows of an ``.npy`` file [rows, d].
 
     Args:
       file: float16, float32 or float64.
       row_of: row by original item id; None where the id is the number of the row.
+      ids: the file whose lines gave `row_of`: one for each row, or all rows would be those of their neighbours.
+      every: all item ids of the raw files: where the id is the row, they must not count from 1.
     """
 
     def look_up(items: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         array = _open_array(file)
+        if ids is not None and row_of is not None and len(row_of) != len(array):
+            raise problem(ids, f"{len(array)} ids, one for each row of {file.name}", f"{len(row_of)}")
+        if row_of is None:
+            _require_from_zero(file, len(array), every)
         rows = [_as_row(item) if row_of is None else row_of.get(item, -1) for item in items]
         return _take(array, np.array(rows, np.int64))
 
     return look_up
 
 
-def ids_of_rows(file: pathlib.Path) -> dict[str, int]:
+def ids_of_rows(file: pathlib.Path, encoding: str = "utf-8") -> dict[str, int]:
     """Row by original item id, from a text file with the id of each row of an array, one a line.
 
+    Blank lines at the end belong to no row.
+
     Raises:
-      DataError: an id twice.
+      DataError: an id twice, or a file, compressed or not, that is no such text.
     """
+    try:
+        with open_text(file, encoding, newline=None) as stream:
+            texts = stream.read().rstrip().split("\n")
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise problem(file, f"{encoding} text with an id on each line", str(error)) from error
     row_of: dict[str, int] = {}
-    with open(file, encoding="utf-8-sig") as stream:
-        for row, text in enumerate(stream):
-            if text.strip() in row_of:
-                raise problem(file, "every id once", repr(text.strip()), line=row + 1)
-            row_of[text.strip()] = row
+    for row, text in enumerate(texts):
+        if text.strip() in row_of:
+            raise problem(file, "every id once", repr(text.strip()), line=row + 1)
+        row_of[text.strip()] = row
     return row_of
 
 
@@ -77,6 +96,17 @@ def _open_array(file: pathlib.Path) -> np.ndarray:
         found = f"{getattr(array, 'dtype', type(array).__name__)} of shape {getattr(array, 'shape', '?')}"
         raise problem(file, "an array of floats [rows, dimensions]", found)
     return array
+
+
+def _require_from_zero(file: pathlib.Path, length: int, every: Sequence[str]) -> None:
+    """Refuses ids that count from 1 to the number of rows: every item would have the row of the next one."""
+    rows = {_as_row(item) for item in every}
+    if rows and max(rows) == length and 0 not in rows:
+        raise problem(
+            file,
+            f"rows 0 to {length - 1} as ids of items, or the id of each row in --config.read.feature_ids",
+            f"ids up to {length} and none 0, as if counted from 1",
+        )
 
 
 def _as_row(item: str) -> int:

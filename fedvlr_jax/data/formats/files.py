@@ -10,13 +10,20 @@ from fedvlr_jax.data.formats.archives import is_archive
 from fedvlr_jax.data.messages import problem
 from fedvlr_jax.errors import DataError
 
-COMPRESSED = ("", ".gz", ".bz2", ".zst", ".lz4", ".br")
+COMPRESSED = ("", ".gz", ".bz2", ".zst", ".lz4")
 """Endings that the readers look through."""
 
 
 def find(folder: pathlib.Path, *patterns: str) -> list[pathlib.Path]:
-    """The files of a folder that match one of the patterns, compressed or not, in the order of their names."""
-    found = {file for pattern in patterns for end in COMPRESSED for file in folder.glob(pattern + end)}
+    """The files of a folder that match one of the patterns, compressed or not, in the order of their names.
+
+    Raises:
+      DataError: a path that does not begin in the folder, or what is no pattern.
+    """
+    try:
+        found = {file for pattern in patterns for end in COMPRESSED for file in folder.glob(pattern + end)}
+    except (NotImplementedError, ValueError) as error:
+        raise problem(folder, "names of files below the raw folder, or patterns", " and ".join(patterns)) from error
     return sorted(file for file in found if file.is_file())
 
 

@@ -31,7 +31,7 @@ def read(folder: pathlib.Path, options: Mapping[str, str]) -> RawData:
 
 
 def _read_sequences(file: pathlib.Path) -> RawData:
-    """``user<TAB>item item ...``: the position of an item in its line is its time."""
+    """``user<TAB>item item ...``: the position of an item in its line, from 1, is its time."""
     lines: list[int] = []
     users: list[str] = []
     items: list[str] = []
@@ -43,7 +43,7 @@ def _read_sequences(file: pathlib.Path) -> RawData:
         users += [user.strip()] * len(row)
         items += row
         lines += [line] * len(row)
-        positions += range(len(row))
+        positions += range(1, len(row) + 1)
     if not items:
         raise problem(file, "at least one interaction", "none")
     return RawData(
@@ -55,6 +55,7 @@ def _read_sequences(file: pathlib.Path) -> RawData:
         label=None,
         locate=lambda row: (file, lines[row]),
         notes=(f"{file.name} has no times: the order of a user's items counts",),
+        only_ordered=True,
     )
 
 

@@ -32,7 +32,7 @@ def read(folder: pathlib.Path, options: Mapping[str, str]) -> RawData:
         files=present([file, users, items, *arrays.values()]),
         user=_renamed(raw.user, _mapping(users, "userID"), users) if users else raw.user,
         item=_renamed(raw.item, item_of, items) if items else raw.item,
-        features={name: rows_of_array(array, row_of) for name, array in arrays.items()},
+        features={name: rows_of_array(array, row_of, every=raw.item.names) for name, array in arrays.items()},
     )
 
 

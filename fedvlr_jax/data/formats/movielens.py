@@ -6,13 +6,14 @@ import pathlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from fedvlr_jax.data.formats.careful import Layout
+from fedvlr_jax.data.formats.careful import Layout, either_encoding
 from fedvlr_jax.data.formats.files import find_one, find_optional, present
 from fedvlr_jax.data.formats.raw import TITLES, Format, RawData
 from fedvlr_jax.data.formats.tables import read_interactions, read_titles
 
 NAMES = ("userId", "movieId", "rating", "timestamp")
 COLUMNS = dict(zip(("user", "item", "rating", "time"), NAMES, strict=True))
+EITHER = ""  # releases before 10M are in latin-1, later ones in UTF-8
 U_ITEM = ("movieId", "title", *(f"column {k}" for k in range(3, 25)))
 
 
@@ -29,10 +30,10 @@ RELEASES = {
     "ratings.dat": Release(
         Layout("::", "latin-1", NAMES, quoted=False),
         "movies.dat",
-        Layout("::", "latin-1", ("movieId", "title", "genres"), quoted=False),
+        Layout("::", EITHER, ("movieId", "title", "genres"), quoted=False),
     ),
     "u.data": Release(
-        Layout("\t", "latin-1", NAMES, quoted=False), "u.item", Layout("|", "latin-1", U_ITEM, quoted=False)
+        Layout("\t", "latin-1", NAMES, quoted=False), "u.item", Layout("|", EITHER, U_ITEM, quoted=False)
     ),
 }
 
@@ -43,7 +44,12 @@ def read(folder: pathlib.Path, options: Mapping[str, str]) -> RawData:
     release = next(release for name, release in RELEASES.items() if file.name.startswith(name))
     titles = find_optional(folder, options["titles"], release.titles_file)
     raw = read_interactions(file, release.ratings, COLUMNS)
-    return raw._replace(files=present([file, titles]), titles=read_titles(titles, release.titles, "movieId", "title"))
+    layout, notes = release.titles, raw.notes
+    if titles is not None and layout.encoding == EITHER:
+        layout = either_encoding(titles, layout)
+        notes += (f"{titles.name}: read as {layout.encoding}",)
+    found = read_titles(titles, layout, "movieId", "title")
+    return raw._replace(files=present([file, titles]), titles=found, notes=notes)
 
 
 FORMAT = Format(

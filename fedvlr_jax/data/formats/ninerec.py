@@ -31,10 +31,10 @@ def read(folder: pathlib.Path, options: Mapping[str, str]) -> RawData:
     titles = _titles(listed) if listed else {}
     layout = Layout(names=("first", "second", "timestamp"))
     raw = read_interactions(file, layout, {"user": "first", "item": "second", "time": "timestamp"})
-    notes: tuple[str, ...] = ()
+    notes = raw.notes
     if not (order := options["columns"]):
         order = _find_order(file, raw.user, raw.item, titles)
-        notes = (f"{file.name}: the columns are {order}, as the ids of the file of items say",)
+        notes += (f"{file.name}: the columns are {order}, as the ids of the file of items say",)
     if order == ORDERS[1]:
         raw = raw._replace(user=raw.item, item=raw.user)
     filled = {item: title for item, title in titles.items() if title}
@@ -50,20 +50,22 @@ def _titles(file: pathlib.Path) -> dict[str, str]:
 
 
 def _find_order(file: pathlib.Path, first: Coded, second: Coded, items: Mapping[str, str]) -> str:
-    """The order in which all items are listed; where both are, the one with as many items as are listed.
+    """The order in which all items are listed; where the other may be right too, only with all the items of the list.
+
+    The other may be right where nine tenths of its items are listed: the list may lack some.
 
     Raises:
-      DataError: neither order fits, or both do.
+      DataError: neither order fits, or both do or may.
     """
-    columns = (second, first)  # the items of each order
-    fits = [
-        order for order, column in zip(ORDERS, columns, strict=True) if items and items.keys() >= set(column.names)
-    ]
-    if len(fits) == 2:
-        fits = [order for order, column in zip(ORDERS, columns, strict=True) if len(column.names) == len(items)]
+    columns = dict(zip(ORDERS, (second, first), strict=True))  # the items of each order
+    listed = {order: sum(name in items for name in column.names) for order, column in columns.items()}
+    fits = [order for order, column in columns.items() if items and listed[order] == len(column.names)]
+    may_fit = [order for order, column in columns.items() if 10 * listed[order] >= 9 * len(column.names)]
+    if may_fit != fits or len(fits) == 2:
+        fits = [order for order in fits if listed[order] == len(items)]
     if len(fits) != 1:
-        counts = f"{len(first.names)} and {len(second.names)} distinct values in the first two columns"
-        found = f"{'both' if fits else 'neither'} by the {len(items)} ids of the file of items; {counts}"
+        shares = (f"{listed[order]} of {len(column.names)} in {order}" for order, column in columns.items())
+        found = f"{len(items)} ids in the file of items, of the items {' and '.join(shares)}"
         raise problem(
             file, f"one of the orders {' and '.join(ORDERS)} to fit (choose with --config.read.columns)", found
         )

@@ -31,10 +31,12 @@ class Times(NamedTuple):
     Attributes:
       value: int64 [rows].
       decimals: how many digits after the point the file has, 0 for whole numbers.
+      unit: what dates say themselves, "s" since 1970; None for numbers.
     """
 
     value: np.ndarray
     decimals: int
+    unit: str | None = None
 
 
 FeatureSource = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
@@ -52,6 +54,7 @@ class RawData(NamedTuple):
       titles: title by original item id; may lack items, empty where there are no titles.
       features: by modality, "image" and "text"; empty where the files have none.
       notes: what the reader decided by itself, one sentence each.
+      only_ordered: whether the times are places among a user's rows, which say nothing across users.
     """
 
     files: tuple[pathlib.Path, ...]
@@ -64,6 +67,7 @@ class RawData(NamedTuple):
     titles: Mapping[str, str] = {}
     features: Mapping[str, FeatureSource] = {}
     notes: tuple[str, ...] = ()
+    only_ordered: bool = False
 
 
 class Format(NamedTuple):

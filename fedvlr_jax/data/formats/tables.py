@@ -1,4 +1,7 @@
-"""Text tables of any size through pyarrow: parsed fast, and on any failure read again for the exact message."""
+"""Text tables of any size through pyarrow: parsed fast, and on any failure read again for the exact message.
+
+Tables with quotes are left to `quoted`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedvlr_jax.data.formats.careful import Layout, header_of, line_of, require_columns, walk
+from fedvlr_jax.data.formats.quoted import has_quotes, read_quoted
 from fedvlr_jax.data.formats.raw import Coded, RawData, Times
 from fedvlr_jax.data.formats.times import read_times
 from fedvlr_jax.data.messages import problem
@@ -57,11 +61,13 @@ def read_interactions(file: pathlib.Path, layout: Layout, columns: Mapping[str, 
       columns: the column of each role: user, item, and any of rating, time and label.
 
     Raises:
-      DataError: a missing column, an empty or padded id, a rating or time that is no number, an unknown label, what
-        `careful.walk` finds; with file, line and field.
+      DataError: a missing column, one for two roles, an empty or padded id, a rating or time that is no number, an
+        unknown label, what `careful.walk` finds; with file, line and field.
     """
     require_columns(file, header_of(file, layout), list(columns.values()))
-    table = _read(file, layout, columns)
+    _require_own_columns(file, columns)
+    quoted = layout.quoted and has_quotes(file)
+    table, notes = read_quoted(file, layout, columns) if quoted else (_read(file, layout, columns), ())
     if not len(table["user"].code):
         raise problem(file, "at least one interaction", "none")
 
@@ -87,7 +93,14 @@ def read_interactions(file: pathlib.Path, layout: Layout, columns: Mapping[str, 
         times=times,
         label=np.array([LABELS[name] for name in label.names], np.int8)[label.code] if label else None,
         locate=locate,
+        notes=notes,
     )
+
+
+def _require_own_columns(file: pathlib.Path, columns: Mapping[str, str]) -> None:
+    for name in columns.values():
+        if len(roles := [role for role, of in columns.items() if of == name]) > 1:
+            raise problem(file, f"a column of its own for {' and '.join(roles)}", f"{name!r} for all of them", line=1)
 
 
 def read_titles(file: pathlib.Path | None, layout: Layout, item: str, title: str) -> dict[str, str]:
@@ -145,7 +158,7 @@ def _parse(file: pathlib.Path, layout: Layout, columns: Mapping[str, str], *, wh
         ),
         csv.ParseOptions(
             delimiter=layout.separator if len(layout.separator) == 1 else STAND_IN.decode(),
-            quote_char='"' if layout.quoted else False,
+            quote_char=False,
         ),
         csv.ConvertOptions(
             include_columns=list(types), column_types=types, null_values=[], strings_can_be_null=False

@@ -15,7 +15,7 @@ from fedvlr_jax.data.messages import problem
 from fedvlr_jax.data.times import COUNT, UNITS, microseconds, units_of
 
 MAX_DECIMALS = 18
-TOO_FINE = re.compile(r"[.,]\d{7}")  # Python reads six digits after the second's point and drops the others
+TOO_FINE = re.compile(r"[.,]\d{6}0*[1-9]")  # Python reads six digits after the second's point and drops the others
 
 
 def read_times(column: Coded, refuse: Callable[[int, str], None]) -> Times:
@@ -57,7 +57,7 @@ def _read_dates(column: Coded, refuse: Callable[[int, str], None]) -> Times:
         else:
             has_zone = date.tzinfo is not None
             values.append(microseconds(date))
-    return Times(np.array(values, np.int64)[column.code], 6)
+    return Times(np.array(values, np.int64)[column.code], 6, "s")
 
 
 def _date(text: str) -> datetime.datetime | None:
@@ -83,7 +83,7 @@ def _exponent(value: decimal.Decimal) -> int:
 
 
 def find_unit(times: Times, locate: Callable[[int], tuple[pathlib.Path, int]]) -> str:
-    """The unit in which all positive times of a set lie; times of zero and below belong to none.
+    """The unit of dates, or that in which all positive times of a set lie; those of zero and below belong to none.
 
     Args:
       times: of all rows.
@@ -92,6 +92,8 @@ def find_unit(times: Times, locate: Callable[[int], tuple[pathlib.Path, int]]) -
     Raises:
       DataError: times that are of one unit in one row and of another in another, with both.
     """
+    if times.unit is not None:
+        return times.unit
     value = times.value
     unit_r = units_of(value / 10.0**times.decimals)
     rows = np.flatnonzero(value > 0)
@@ -100,13 +102,17 @@ def find_unit(times: Times, locate: Callable[[int], tuple[pathlib.Path, int]]) -
     other = rows[unit_r[rows] != unit_r[rows[0]]]
     names = (COUNT, *UNITS)
     if other.size:
+
+        def written(row: np.intp) -> decimal.Decimal:
+            return decimal.Decimal(int(value[row])).scaleb(-times.decimals)
+
         file, line = locate(int(other[0]))
         first = locate(int(rows[0]))[1]
         raise problem(
             file,
-            f"times in one unit ({names[unit_r[rows[0]]]} by line {first}, {value[rows[0]]}), or the unit in "
+            f"times in one unit ({names[unit_r[rows[0]]]} by line {first}, {written(rows[0])}), or the unit in "
             "--config.time.unit",
-            f"{value[other[0]]}, a time in {names[unit_r[other[0]]]} ({other.size} such rows)",
+            f"{written(other[0])}, a time in {names[unit_r[other[0]]]} ({other.size} such rows)",
             line=line,
         )
     return names[unit_r[rows[0]]]

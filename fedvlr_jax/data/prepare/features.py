@@ -43,8 +43,11 @@ def join(name: str, source: FeatureSource, items: list[str]) -> Imputed:
 
 
 def join_titles(titles: Mapping[str, str], items: list[str]) -> tuple[list[str], np.ndarray]:
-    """The title of every item, and the items that got a placeholder; empty ones where there are no titles at all."""
+    """The title of every item, and the items that got a placeholder; empty ones where there are no titles at all.
+
+    A title is one line with single spaces, whatever line breaks and tabs it came with.
+    """
     if not titles:
         return [""] * len(items), np.zeros(0, np.int32)
     missing = np.array([n for n, item in enumerate(items) if item not in titles], np.int32)
-    return [titles.get(item, MISSING_TITLE) for item in items], missing
+    return [" ".join(titles.get(item, MISSING_TITLE).split()) for item in items], missing

@@ -24,7 +24,7 @@ from fedvlr_jax.data.prepare.statistics import Sizes, sizes, statistics
 from fedvlr_jax.data.prepare.writing import Prepared, earlier_facts, write
 from fedvlr_jax.errors import ConfigError, DataError
 
-VERSION = 1  # of the steps: raised whenever the same settings and files give another folder
+VERSION = 2  # of the steps: raised whenever the same settings and files give another folder
 TIE_RULE = "at equal times the row with the larger original item id is the later one"
 _WAYS_OUT = (
     "lower --config.split.valid and --config.split.test, or see --config.core",
@@ -92,6 +92,7 @@ def make(
       identity: first entries of ``prepared.json``.
       report: as of `prepare`.
     """
+    _require_times_of_all(settings, raw)
     for note in raw.notes:
         report(note)
     unit = None if raw.times is None else settings["time"]["unit"] or find_unit(raw.times, raw.locate)
@@ -170,6 +171,15 @@ def _split(settings: Mapping[str, Any], rows: Rows) -> splits.Split:
     if by == "leave-one-out":
         return splits.leave_one_out(rows)
     return (splits.by_ratio if by == "ratio" else splits.by_global_time)(rows, valid, test)
+
+
+def _require_times_of_all(settings: Mapping[str, Any], raw: RawData) -> None:
+    """Refuses one cut in time for all users where times are places among a user's own rows."""
+    if raw.only_ordered and settings["split"]["by"] == "global-time":
+        raise ConfigError(
+            "split.by=global-time: expected times that compare across users, found the places of each user's items "
+            f"in {raw.files[0].name}; leave-one-out and ratio split by them"
+        )
 
 
 def _require_same(out: pathlib.Path, earlier: Mapping[str, Any], identity: Mapping[str, Any]) -> None:

@@ -70,7 +70,8 @@ def write(out: pathlib.Path, prepared: Prepared) -> None:
 
 
 def _write_files(folder: pathlib.Path, prepared: Prepared) -> None:
-    _write_interactions(folder / "inter.csv", prepared.rows, prepared.names.ratings)
+    decimals = (prepared.facts["time"] or {"decimals": 0})["decimals"]
+    _write_interactions(folder / "inter.csv", prepared.rows, prepared.names.ratings, decimals)
     (folder / "ids").mkdir()
     _write_ids(folder / "ids" / "users.csv", ("number", "id"), enumerate(prepared.names.users))
     items = ((n, *row) for n, row in enumerate(zip(prepared.names.items, prepared.titles, strict=True)))
@@ -85,19 +86,37 @@ def _write_files(folder: pathlib.Path, prepared: Prepared) -> None:
     (folder / FACTS).write_text(f"{text}\n", encoding="utf-8")
 
 
-def _write_interactions(file: pathlib.Path, rows: Rows, ratings: list[str]) -> None:
+def _write_interactions(file: pathlib.Path, rows: Rows, ratings: list[str], decimals: int) -> None:
     """``inter.csv`` without the columns that the raw files lack."""
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
     text = None if rows.rating is None else pa.array(ratings, pa.string()).take(pa.array(rows.rating))
-    columns = dict(zip(COLUMNS, (rows.user, rows.item, text, rows.time, rows.label), strict=True))
+    time = None if rows.time is None else _with_point(rows.time, decimals)
+    columns = dict(zip(COLUMNS, (rows.user, rows.item, text, time, rows.label), strict=True))
     there = {name: column for name, column in columns.items() if column is not None}
     with open(file, "wb") as stream:
         stream.write(f"{','.join(there)}\n".encode())
         arrow_csv.write_csv(
             pa.table(there), stream, arrow_csv.WriteOptions(include_header=False, quoting_style="none")
         )
+
+
+def _with_point(time: np.ndarray, decimals: int) -> Any:
+    """Times as they are read again: with their decimals after a point, as few as all of them need."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    while decimals and not (time % 10).any():
+        time, decimals = time // 10, decimals - 1
+    if not decimals:
+        return time
+    whole, rest = (
+        pa.array(part).cast(pa.string()) for part in np.divmod(np.abs(time).view(np.uint64), np.uint64(10**decimals))
+    )
+    sign = pa.array(np.where(time < 0, "-", ""), pa.string())
+    digits = compute.utf8_lpad(rest, decimals, "0")
+    return compute.binary_join_element_wise(compute.binary_join_element_wise(sign, whole, ""), digits, ".")
 
 
 def _write_ids(file: pathlib.Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
