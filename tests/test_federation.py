@@ -26,7 +26,7 @@ from fedvlr_jax.data.heldout import place_rows
 from fedvlr_jax.deploy.coordinator import Coordinator, Timing
 from fedvlr_jax.deploy.export import flat
 from fedvlr_jax.deploy.messages import JOIN, TRAIN, Message, pack, unpack
-from fedvlr_jax.deploy.silo_programs import sizes_of
+from fedvlr_jax.deploy.silo_programs import shared_settings, sizes_of
 from fedvlr_jax.deploy.silos import Failure, new_tally
 from fedvlr_jax.errors import ConfigError, TrainingError
 from fedvlr_jax.evaluation.metrics import summarise, warm_items
@@ -208,6 +208,43 @@ def test_a_silo_that_other_settings_or_users_is_refused_or_counted(shared, tmp_p
     coordinator.silos.refresh(1.0, tally)
     assert coordinator.silos._node_of[0] == 77
     shared.transport.silos = silos
+
+
+PRIVATE = {
+    "host__name": "fcf",
+    "variant": "base",
+    "aggregation__transforms": "clip,local_noise",
+    "privacy__target_epsilon": 8.0,
+    "privacy__delta": 1e-3,
+    "rounds": 100,
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "found"),
+    [
+        ("privacy__delta", 0.0),
+        ("privacy__delta", 1e-2),
+        ("privacy__target_epsilon", 1000.0),
+        ("privacy__prior_share", 0.5),
+        ("rounds", 1),
+        ("server__sampling", "poisson"),
+    ],
+)
+def test_a_silo_that_would_put_other_noise_on_its_uploads_does_not_join(shared, tmp_path, field, found):
+    """It solves for the noise of its own: with other numbers it would send less, and nobody would see it."""
+    servers, own = federation_settings(**PRIVATE), federation_settings(**PRIVATE | {field: found})
+    silo = make_silo(own, tmp_path / "own", range(0, 2), "own")
+    said = {**sizes_of(DATASET)._asdict(), "settings": shared_settings(servers)}
+    for kind in (JOIN, TRAIN):  # every question says it, for silos start anew
+        answer = silo.answer(Message(kind, said, {}))
+        assert f"join: {field.replace('__', '.')}: expected {found!r} as in this silo" in answer.fields["reason"]
+
+
+def test_the_rounds_of_a_silo_without_noise_may_be_others(shared, tmp_path):
+    tree = federation_settings(host__name="fcf", variant="base", rounds=shared.tree["rounds"] + 1)
+    silo = make_silo(tree, tmp_path / "own", range(0, 2), "own")
+    assert silo.answer(shared.coordinate().silos._join).kind == JOIN
 
 
 def test_a_silo_answers_twice_alike_and_goes_on_from_its_folder(shared, tmp_path):
