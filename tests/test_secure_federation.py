@@ -200,14 +200,14 @@ def test_the_server_gets_uniform_words_and_no_secret(secret, plain, tmp_path):
         assert stats.chisquare(np.bincount(low, minlength=256)).pvalue > 1e-4
     secrets = [x for x in drawn if len(x) != 12]  # nonces are sent
     assert len(secrets) > 4 * 3 * len(USERS)
-    files = [path for silo in secret.silos.values() for path in silo._states._folder.rglob("*") if path.is_file()]
+    files = [path for silo in secret.silos.values() for path in silo._states.folder.rglob("*") if path.is_file()]
     assert files
     everything = b"".join([*contents, *(path.read_bytes() for path in files)])
     assert not any(x in everything for x in secrets)
 
 
 def test_a_silo_that_was_started_again_is_lost_for_the_round_alone(secret, tmp_path):
-    folder = secret.silos[33]._states._folder
+    folder = secret.silos[33]._states.folder
 
     def restarts(node, question, content):
         if node == 33 and question.kind == SHARE:

@@ -12,8 +12,9 @@ from typing import Any
 import jax
 
 from fedvlr_jax.algorithm import make_algorithm
-from fedvlr_jax.deploy.coordinator import Coordinator, RoundReport, ServerState, Timing
+from fedvlr_jax.deploy.coordinator import Coordinator, ServerState, Timing
 from fedvlr_jax.deploy.export import require_no_prior
+from fedvlr_jax.deploy.round_report import line_of, told
 from fedvlr_jax.deploy.silo_programs import catalogue_of, sizes_of
 from fedvlr_jax.deploy.silos import Transport, new_tally
 from fedvlr_jax.errors import CheckpointError
@@ -117,8 +118,8 @@ def run_server(
                 totals.update(client_updates=report.num_counted)
                 progress["seconds"] += time.monotonic() - begin
                 checkpoints.save(state, {"round": report.round, **progress, "totals": dict(totals), **identity})
-                writer.evaluation(_line(report, valid))
-                say(_told(report, plan.rounds, valid))
+                writer.evaluation(line_of(report, valid))
+                say(told(report, plan.rounds, valid))
         result = _result(coordinator, state, settings, dataset, progress, totals)
         write_json(workdir / "result.json", result)
     return result
@@ -157,33 +158,6 @@ def _is_better(valid: Mapping[str, float | None], best: float | None) -> bool:
     """Whether validation metrics are better than the best so far, by the metric of selection."""
     value = valid.get(SELECTION_METRIC)
     return value is not None and (best is None or value > best)
-
-
-def _line(report: RoundReport, valid: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The line of metrics.jsonl for a round."""
-    return {
-        "round": report.round,
-        "loss": report.loss,
-        "update_norm": report.update_norm,
-        "num_clients": report.num_clients,
-        "num_counted": report.num_counted,
-        "missed": report.missed,
-        "faults": dict(report.tally.faults),
-        "bytes_down": report.tally.size["down"],
-        "bytes_up": report.tally.size["up"],
-        "seconds": report.seconds,
-        "valid": valid,
-    }
-
-
-def _told(report: RoundReport, rounds: int, valid: Mapping[str, Any] | None) -> str:
-    value = (valid or {}).get(SELECTION_METRIC)
-    shown = "" if value is None else f", validation {SELECTION_METRIC} {value:.4f}"
-    faults = "".join(f", {count} {name}" for name, count in sorted(report.tally.faults.items()))
-    return (
-        f"round {report.round} of {rounds}: loss {report.loss:.4f}{shown}; {report.num_counted} of "
-        f"{report.num_clients} clients in {report.seconds:.1f} s{faults}"
-    )
 
 
 def _shape(x: Any) -> jax.ShapeDtypeStruct:
