@@ -35,7 +35,31 @@ class Answered:
             raise ConfigError(
                 f"{self._path}: expected what this silo has answered, found no JSON object; {NEW_FOLDER}"
             ) from error
-        self._last = {int(user): (int(round_), str(digest)) for user, (round_, digest) in stored.items()}
+        users = stored.get("users", {})
+        self._last = {int(user): (int(round_), str(digest)) for user, (round_, digest) in users.items()}
+        self._summed = int(stored.get("summed", -1))
+
+    def require_unsummed(self, round_: int) -> None:
+        """Refuses a round that is not later than all whose masked words went out.
+
+        Raises:
+          MessageError: it is not.
+        """
+        if round_ <= self._summed:
+            raise MessageError(
+                f"expected a round after {self._summed}, for this silo is in one sum a round, found round {round_}; "
+                f"{NEW_FOLDER}"
+            )
+
+    def note_sum(self, round_: int) -> None:
+        """Notes that masked words of a round go out.
+
+        Raises:
+          MessageError: as `require_unsummed`; then nothing is noted.
+        """
+        self.require_unsummed(round_)
+        self._summed = round_
+        self._write()
 
     def note(self, round_: int, digests: Mapping[int, str]) -> None:
         """Notes that users are asked about a round, by the digests of what they are asked.
@@ -52,7 +76,10 @@ class Answered:
                     f"another about round {round_}: its noise answers one question; {NEW_FOLDER}"
                 )
         self._last |= {user: (round_, digest) for user, digest in digests.items()}
-        write_json(self._path, self._last)
+        self._write()
+
+    def _write(self) -> None:
+        write_json(self._path, {"users": self._last, "summed": self._summed})
 
 
 def digests_of(question: Message, histories: Mapping[int, np.ndarray]) -> dict[int, str]:

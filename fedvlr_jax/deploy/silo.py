@@ -96,7 +96,7 @@ class Silo:
         if settings["secure"]["sum"]:
             from fedvlr_jax.deploy.secure_silo import Participant
 
-            self._part = part = Participant(settings["secure"]["bits"])
+            self._part = part = Participant(settings["secure"]["bits"], self._answered)
             steps = {ADVERTISE: self._advertise, SHARE: part.share, MASK: self._mask, REVEAL: part.reveal}
             self._answers = {JOIN: self._join, **steps, RANK: self._rank}
 
