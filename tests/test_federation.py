@@ -274,8 +274,8 @@ def test_what_a_client_sends_under_its_noise_has_no_other_number_of_its_history(
         assert (sent["count"] == DATASET.num_items).all()
         assert (np.abs(sent["rows/views"]) > 0).mean() > 0.99
     assert np.isnan(report.loss)
-    assert json_ready(line_of(report, None))["loss"] is None
-    assert told(report, 3, None).startswith("round 1 of 3: 4 of 4 clients in ")
+    assert json_ready(line_of(report))["loss"] is None
+    assert told(line_of(report), 3).startswith("round 1 of 3: 4 of 4 clients in ")
     assert report.num_counted == 4
     assert int(state.public.round) == 1
 

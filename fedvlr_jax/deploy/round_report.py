@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -36,8 +37,8 @@ class RoundReport(NamedTuple):
         return self.num_clients - len(self.missed)
 
 
-def line_of(report: RoundReport, valid: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The line of metrics.jsonl for a round."""
+def line_of(report: RoundReport) -> dict[str, Any]:
+    """The line of metrics.jsonl for a round that was not ranked."""
     return {
         "round": report.round,
         "loss": report.loss,
@@ -49,15 +50,21 @@ def line_of(report: RoundReport, valid: Mapping[str, Any] | None) -> dict[str, A
         "bytes_down": report.tally.size["down"],
         "bytes_up": report.tally.size["up"],
         "seconds": report.seconds,
-        "valid": valid,
+        "valid": None,
     }
 
 
-def told(report: RoundReport, rounds: int, valid: Mapping[str, Any] | None) -> str:
-    """The line on the screen for a round."""
-    value = (valid or {}).get(SELECTION_METRIC)
-    shown = [] if math.isnan(report.loss) else [f"loss {report.loss:.4f}"]
+def with_ranking(line: Mapping[str, Any], valid: Mapping[str, float | None], tally: Tally) -> dict[str, Any]:
+    """The line of a round with what its ranking found, and what was counted in it."""
+    size = {f"bytes_{way}": line[f"bytes_{way}"] + tally.size[way] for way in ("down", "up")}
+    return {**line, **size, "faults": dict(collections.Counter(line["faults"]) + tally.faults), "valid": valid}
+
+
+def told(line: Mapping[str, Any], rounds: int) -> str:
+    """What the screen says of a line."""
+    loss, value = line["loss"], (line["valid"] or {}).get(SELECTION_METRIC)
+    shown = [] if loss is None or math.isnan(loss) else [f"loss {loss:.4f}"]
     shown += [] if value is None else [f"validation {SELECTION_METRIC} {value:.4f}"]
-    faults = "".join(f", {count} {name}" for name, count in sorted(report.tally.faults.items()))
-    counted = f"{report.num_counted} of {report.num_clients} clients in {report.seconds:.1f} s{faults}"
-    return f"round {report.round} of {rounds}: {'; '.join([*([', '.join(shown)] if shown else []), counted])}"
+    faults = "".join(f", {count} {name}" for name, count in sorted(line["faults"].items()))
+    counted = f"{line['num_counted']} of {line['num_clients']} clients in {line['seconds']:.1f} s{faults}"
+    return f"round {line['round']} of {rounds}: {'; '.join([*filter(None, [', '.join(shown)]), counted])}"
