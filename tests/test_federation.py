@@ -376,6 +376,32 @@ def test_an_upload_that_is_not_finite_moves_nothing(shared, tmp_path):
     assert all(np.array_equal(fresh[name], kept[name]) for name in fresh)
 
 
+CENTRAL = PRIVATE | {"aggregation__transforms": "clip,noise"}
+
+
+def test_poisson_cohorts_are_those_of_a_simulation_also_empty_ones(tmp_path):
+    """Each client with a probability of its own, as the accountant assumes; nobody's sum has noise as well."""
+    tree = federation_settings(**CENTRAL | {"server__sampling": "poisson"})
+    tree["server"]["clients_per_round"] = 1
+    federation = Federation(tree, tmp_path)
+    coordinator, algorithm = federation.coordinator, federation.algorithm
+    coordinator.wait_for_users()
+    state, reports = coordinator.start(), []
+    for _ in range(ROUNDS + 3):
+        state, report = coordinator.round(state)
+        reports.append(report)
+    start = jax.jit(algorithm.init)(jax.random.key(0))
+    expected, info = jax.jit(algorithm.run, static_argnums=2)(start, client_data(DATASET), ROUNDS + 3)
+    sizes = [report.num_clients for report in reports]
+    assert sizes == info.num_clients.tolist()
+    assert len(set(sizes)) > 1
+    assert 0 in sizes
+    assert not any(report.missed or report.tally.faults for report in reports)
+    assert relative_difference(flat(state.public), flat(expected.public)) <= 1e-6
+    assert relative_difference(federation.private(state), flat(expected.private)) <= 1e-6
+    assert all(report.update_norm > 0 for report in reports)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -386,6 +412,10 @@ def test_an_upload_that_is_not_finite_moves_nothing(shared, tmp_path):
         (
             {"secure__sum": True, "aggregation__transforms": "clip", "secure__dropout": 0.2},
             r"secure.dropout: expected 0 in a federation of processes .its silos are lost by themselves., found 0.2",
+        ),
+        (
+            CENTRAL | {"server__sampling": "poisson", "privacy__prior_share": 0.5},
+            r"privacy.prior_share: expected 0 in a federation of processes .no prior is formed in it., found 0.5",
         ),
     ],
 )

@@ -168,6 +168,14 @@ def test_two_silos_give_no_sum(secret):
     assert any("expected clients in 3 silos or more, found 2" in line for line in secret.lines)
 
 
+def test_a_cohort_of_nobody_is_a_sum_of_nothing(secret, monkeypatch):
+    monkeypatch.setattr(secret.coordinator, "_drawn", lambda words: np.zeros(0, int))
+    state, report = secret.coordinator.round(state_at(secret, 57))
+    assert (report.tally.faults, report.num_clients, report.update_norm) == ({}, 0, 0.0)
+    nothing = {name: np.zeros_like(x) for name, x in words_of(secret, 57, []).items()}
+    jax.tree.map(np.testing.assert_array_equal, state.public, closed(secret, 57, nothing))
+
+
 def test_the_server_gets_uniform_words_and_no_secret(secret, plain, tmp_path):
     drawn, contents, seen, rng = set(), [], {}, np.random.default_rng(0)
 

@@ -27,6 +27,7 @@ from fedvlr_jax.io.checkpoint import Checkpoints
 from fedvlr_jax.io.files import read_arrays, write_json
 from fedvlr_jax.io.lock import hold
 from fedvlr_jax.io.writers import MetricWriter, read_metrics
+from fedvlr_jax.privacy.accounting import guarantee_of
 
 
 class Killed(Exception):
@@ -145,6 +146,29 @@ def small_silos(tmp_path_factory):
     tree = federation_settings(host__name="fcf", variant="base", rounds=3, eval__every=1, **noise)
     tree["server"]["clients_per_round"] = 0
     return tree, {node: make_silo(tree, folder / str(node), users, f"silo{node}") for node, users in SILOS.items()}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"aggregation__transforms": "clip,noise", "server__sampling": "poisson"},
+        {"aggregation__transforms": "clip,local_noise"},
+    ],
+)
+def test_a_federation_says_what_its_noise_is_worth_as_a_simulation_does(tmp_path, changes):
+    private = {"privacy__target_epsilon": 8.0, "privacy__delta": 1e-3, "rounds": 2, "eval__every": 2}
+    tree = federation_settings(host__name="fcf", variant="base", **private, **changes)
+    silos = {node: make_silo(tree, tmp_path / str(node), users, f"silo{node}") for node, users in SILOS.items()}
+    (tmp_path / "run").mkdir()
+    prepare_server(tmp_path / "run", tree, Timing(start_users=6), DATASET)
+    lines = []
+    result = run_server(tmp_path / "run", LocalTransport(silos), lines.append)
+    guarantee = guarantee_of(tree, DATASET.num_users)
+    assert result["privacy"] == guarantee.describe(2)
+    assert 7.9 < result["privacy"]["epsilon"] <= 8.0
+    epsilons = [line["epsilon"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")]
+    assert epsilons == [guarantee.epsilon(1), guarantee.epsilon(2)]
+    assert f"epsilon {epsilons[1]:.4g}; " in lines[-1]
 
 
 def test_all_processes_end_with_the_program_that_started_them(tmp_path):

@@ -59,6 +59,7 @@ def _require_no_simulation(settings: Mapping[str, Any]) -> None:
     simulated = {
         "aggregation.clip_quantile": (settings["aggregation"]["clip_quantile"], "its messages carry no bound"),
         "secure.dropout": (settings["secure"]["dropout"], "its silos are lost by themselves"),
+        "privacy.prior_share": (settings["privacy"]["prior_share"], "no prior is formed in it"),
     }
     for name, (found, reason) in simulated.items():
         if found:
@@ -103,7 +104,7 @@ class Coordinator:
         self._open, self._add, self._close = (
             jax.jit(f) for f in (algorithm.server.open_round, self._added, self._closed)
         )
-        self._words = jax.jit(algorithm.cohort_words)
+        self._words, self._drawn = _drawing(settings, algorithm, sizes.num_users)
         self._bits, self._threshold = settings["secure"]["bits"], settings["secure"]["threshold"]
         self._empty = 0  # rounds in a row that passed without a step
         self._noised = puts_noise(settings)  # then a silo answers one question about a round, and tells no losses
@@ -140,17 +141,16 @@ class Coordinator:
         """One round.
 
         Without any upload it is opened again. What a silo answers once is not asked for twice, a secret sum or an
-        upload with its noise: with too few silos left for it, the round passes without a step.
+        upload with its noise: with too few silos left for it, the round passes without a step. A cohort of nobody,
+        which Poisson sampling may draw, is a sum of nothing, with the noise of any other.
 
         Raises:
           TrainingError: after `EMPTY_ROUNDS` rounds in a row without any upload; the state before stays as it was.
         """
         tally, begin, number = new_tally(), time.monotonic(), int(state.public.round)
-        cohort = sampling.cohort_ids(
-            np.asarray(self._words(self._key, state.public.round)), self._algorithm.clients_per_round
-        ).tolist()
+        cohort = self._drawn(np.asarray(self._words(self._key, state.public.round))).tolist()
         broadcast, pull_back = self._open(state.public, self._content)
-        total, users = self._total(state, broadcast, cohort, tally)
+        total, users = self._total(state, broadcast, cohort, tally) if cohort else (self._nothing(broadcast), [])
         if total is not None:
             public, update_norm = self._close(state.public, pull_back, total)
             loss = math.nan if self._noised or not users else float(total.loss / total.weight)
@@ -249,15 +249,14 @@ class Coordinator:
         return Aggregate(carry, *numbers), list(users)
 
     def _aggregate(self, broadcast: Broadcast, uploads: Mapping[int, ClientUpload], num_slots: int) -> Aggregate:
-        total = Aggregate(
-            self._algorithm.pipeline.aggregator.init(broadcast, num_slots),
-            jnp.zeros(()),
-            jnp.zeros(()),
-            jnp.zeros((), jnp.int32),
-        )
+        total = self._nothing(broadcast, num_slots)
         for user in sorted(uploads):
             total = self._add(total, *_padded(uploads[user], broadcast, self.sizes.num_items))
         return total
+
+    def _nothing(self, broadcast: Broadcast, num_slots: int = 1) -> Aggregate:
+        carry = self._algorithm.pipeline.aggregator.init(broadcast, num_slots)
+        return Aggregate(carry, jnp.zeros(()), jnp.zeros(()), jnp.zeros((), jnp.int32))
 
     def _added(self, total: Aggregate, upload: Upload, alpha: Array, loss: Array) -> Aggregate:
         """The sums with one more client; an aggregator takes chunks of them."""
@@ -268,6 +267,20 @@ class Coordinator:
     def _closed(self, public: PublicState, pull_back: PyTree, total: Aggregate) -> tuple[PublicState, Array]:
         mean = self._algorithm.pipeline.mean(total, self._algorithm.clients_per_round, self._key, public.round)
         return self._algorithm.server.close_round(public, pull_back, mean)
+
+
+def _drawing(
+    settings: Mapping[str, Any], algorithm: Algorithm, num_users: int
+) -> tuple[Callable[[Array, Array], Array], Callable[[np.ndarray], np.ndarray]]:
+    """How a cohort is drawn, as `make_round` does: ``(key, round) -> words``, and whom they name, ascending."""
+    size = algorithm.clients_per_round
+    if settings["server"]["sampling"] != "poisson":
+        return jax.jit(algorithm.cohort_words), lambda words: sampling.cohort_ids(words, size)
+
+    def mask(key: Array, round_: Array) -> Array:
+        return sampling.poisson_mask(sampling.stream(key, sampling.COHORT, round_), num_users, size / num_users)
+
+    return jax.jit(mask), np.flatnonzero
 
 
 def _padded(upload: ClientUpload, like: Broadcast, num_items: int) -> tuple[Upload, Array, Array]:

@@ -67,4 +67,5 @@ def told(line: Mapping[str, Any], rounds: int) -> str:
     shown += [] if value is None else [f"validation {SELECTION_METRIC} {value:.4f}"]
     faults = "".join(f", {count} {name}" for name, count in sorted(line["faults"].items()))
     counted = f"{line['num_counted']} of {line['num_clients']} clients in {line['seconds']:.1f} s{faults}"
+    shown += [f"epsilon {line['epsilon']:.4g}"] if "epsilon" in line else []
     return f"round {line['round']} of {rounds}: {'; '.join([*filter(None, [', '.join(shown)]), counted])}"

@@ -26,6 +26,7 @@ from fedvlr_jax.io.identity import require_same_run
 from fedvlr_jax.io.lock import hold
 from fedvlr_jax.io.trackers import Trackers
 from fedvlr_jax.io.writers import MetricWriter
+from fedvlr_jax.privacy.accounting import guarantee_of
 from fedvlr_jax.training.schedule import Plan, make_plan
 from fedvlr_jax.training.stored import stored_settings
 from fedvlr_jax.types import Dataset, content_of
@@ -146,7 +147,9 @@ def _require_same(record: Mapping[str, Any], settings: Mapping[str, Any], datase
 
 def _counted(record: Mapping[str, Any], report: RoundReport, *, is_due: bool) -> dict[str, Any]:
     """The record after a round, whose ranking is yet to come if it is due."""
-    new = {"round": report.round, "seconds": record["seconds"] + report.seconds, "line": line_of(report)}
+    guarantee = guarantee_of(record["settings"], record["data"]["num_users"])
+    line = line_of(report) | ({} if guarantee is None else {"epsilon": guarantee.epsilon(report.round)})
+    new = {"round": report.round, "seconds": record["seconds"] + report.seconds, "line": line}
     return {**record, **new, "totals": _more(record, report.tally, report.num_counted), "unranked": is_due}
 
 
@@ -184,6 +187,7 @@ def _result(
 ) -> dict[str, Any]:
     """The content of result.json: metrics of the last round, over the users whose silos are there at the end."""
     metrics = coordinator.rank(state, test=True, tally=new_tally())
+    guarantee = guarantee_of(settings, dataset.num_users)
     return {
         "dataset": dataset.name,
         "host": settings["host"]["name"],
@@ -194,6 +198,7 @@ def _result(
         **metrics,
         **{name: record[name] for name in ("best_round", "best_value", "seconds")},
         **record["totals"],
+        **({} if guarantee is None else {"privacy": guarantee.describe(record["round"])}),
     }
 
 
