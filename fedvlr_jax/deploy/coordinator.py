@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedvlr_jax.algorithm import Algorithm
-from fedvlr_jax.deploy.export import flat, unflat
+from fedvlr_jax.deploy.export import flat, require_fixed_bound, unflat
 from fedvlr_jax.deploy.messages import JOIN, MASK, RANK, ROWS, TRAIN, Message, layout_of
 from fedvlr_jax.deploy.partial_rows import with_rows
 from fedvlr_jax.deploy.round_report import RoundReport
@@ -55,9 +55,9 @@ class ServerState(NamedTuple):
     counted_u: Array
 
 
-def _require_no_simulation(settings: Mapping[str, Any]) -> None:
+def _require_no_simulation(settings: Mapping[str, Any], algorithm: Algorithm) -> None:
+    require_fixed_bound(algorithm, "a federation of processes")
     simulated = {
-        "aggregation.clip_quantile": (settings["aggregation"]["clip_quantile"], "its messages carry no bound"),
         "secure.dropout": (settings["secure"]["dropout"], "its silos are lost by themselves"),
         "privacy.prior_share": (settings["privacy"]["prior_share"], "no prior is formed in it"),
     }
@@ -95,7 +95,7 @@ class Coordinator:
           ConfigError: for what is there in simulations alone, and where sums are secret and the extra that they need
             is not installed.
         """
-        _require_no_simulation(settings)
+        _require_no_simulation(settings, algorithm)
         self.sizes, self._timing, self._say = sizes, timing, say
         self._algorithm, self._content = algorithm, content
         self._shared = {**sizes._asdict(), "settings": shared_settings(settings)}  # what every question says
