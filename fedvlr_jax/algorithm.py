@@ -75,7 +75,8 @@ class Algorithm(NamedTuple):
       views: names of the fusion operators behind the router's weights, in the order of axis j; () without router.
       cost: sizes of the model and of its messages.
       clients_per_round: n_s.
-      client_round: `client.make_client_round`, what a device runs; `run` gives what it gives.
+      client_round: `client.make_client_round`, what a device runs; `run` gives what it gives, but for
+        ``aggregation.clip_quantile``, since it clips to the first bound in every round: devices refuse that setting.
       server: `server.Server`, the two halves of a round on the server.
       pipeline: what happens to uploads between the two.
       model, local: the parts, for analyses.

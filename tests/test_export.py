@@ -95,6 +95,17 @@ def test_a_host_that_needs_a_prior_is_refused(tmp_path):
         exported(tmp_path / "client", "fedprior", "base")
 
 
+def test_a_bound_of_clip_that_moves_is_refused(tmp_path):
+    """A device is not told the bound of a round: it would clip to the first one for ever."""
+    moving = {"aggregation__transforms": "clip", "aggregation__clip_norm": 10.0, "aggregation__clip_quantile": 0.5}
+    with pytest.raises(
+        ConfigError,
+        match=r"clip_quantile: expected 0 in an exported client .its messages carry no bound., found 0.5",
+    ):
+        exported(tmp_path / "client", "fcf", "base", **moving)
+    assert not (tmp_path / "client").exists()
+
+
 ALONE = """
 import json, pathlib, sys
 sys.meta_path[:] = [x for x in sys.meta_path if "fedvlr" not in getattr(x, "__module__", "")]  # an editable install

@@ -26,11 +26,13 @@ from fedvlr_jax.data.heldout import place_rows
 from fedvlr_jax.deploy.coordinator import Coordinator, Timing
 from fedvlr_jax.deploy.export import flat
 from fedvlr_jax.deploy.messages import JOIN, TRAIN, Message, pack, unpack
-from fedvlr_jax.deploy.silo_programs import sizes_of
+from fedvlr_jax.deploy.round_report import line_of, told
+from fedvlr_jax.deploy.silo_programs import shared_settings, sizes_of
 from fedvlr_jax.deploy.silos import Failure, new_tally
 from fedvlr_jax.errors import ConfigError, TrainingError
 from fedvlr_jax.evaluation.metrics import summarise, warm_items
 from fedvlr_jax.evaluation.ranking import rank_all
+from fedvlr_jax.io.files import json_ready
 from fedvlr_jax.types import content_of
 
 ROUNDS = 3
@@ -210,6 +212,127 @@ def test_a_silo_that_other_settings_or_users_is_refused_or_counted(shared, tmp_p
     shared.transport.silos = silos
 
 
+PRIVATE = {
+    "host__name": "fcf",
+    "variant": "base",
+    "aggregation__transforms": "clip,local_noise",
+    "privacy__target_epsilon": 8.0,
+    "privacy__delta": 1e-3,
+    "rounds": 100,
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "found"),
+    [
+        ("privacy__delta", 0.0),
+        ("privacy__delta", 1e-2),
+        ("privacy__target_epsilon", 1000.0),
+        ("privacy__prior_share", 0.5),
+        ("rounds", 1),
+        ("server__sampling", "poisson"),
+    ],
+)
+def test_a_silo_that_would_put_other_noise_on_its_uploads_does_not_join(shared, tmp_path, field, found):
+    """It solves for the noise of its own: with other numbers it would send less, and nobody would see it."""
+    servers, own = federation_settings(**PRIVATE), federation_settings(**PRIVATE | {field: found})
+    silo = make_silo(own, tmp_path / "own", range(0, 2), "own")
+    said = {**sizes_of(DATASET)._asdict(), "settings": shared_settings(servers)}
+    for kind in (JOIN, TRAIN):  # every question says it, for silos start anew
+        answer = silo.answer(Message(kind, said, {}))
+        assert f"join: {field.replace('__', '.')}: expected {found!r} as in this silo" in answer.fields["reason"]
+
+
+def test_the_rounds_of_a_silo_without_noise_may_be_others(shared, tmp_path):
+    tree = federation_settings(host__name="fcf", variant="base", rounds=shared.tree["rounds"] + 1)
+    silo = make_silo(tree, tmp_path / "own", range(0, 2), "own")
+    assert silo.answer(shared.coordinate().silos._join).kind == JOIN
+
+
+@pytest.fixture(scope="module")
+def noised(tmp_path_factory):
+    """A federation whose silos put noise on uploads, with the answers to train of its first round by node."""
+    answers = {}
+
+    def record(node, question, content):
+        if question.kind == TRAIN:
+            answers[node] = question, content
+        return [content]
+
+    federation = Federation(federation_settings(**PRIVATE), tmp_path_factory.mktemp("noised"), record)
+    federation.coordinator.wait_for_users()
+    state, report = federation.coordinator.round(federation.coordinator.start())
+    return federation, answers, state, report
+
+
+def test_what_a_client_sends_under_its_noise_has_no_other_number_of_its_history(noised):
+    _, answers, state, report = noised
+    for _, content in answers.values():
+        sent = unpack(content).arrays
+        assert (sent["loss"] == 0).all()
+        assert (sent["alpha"] == 1).all()
+        assert (sent["count"] == DATASET.num_items).all()
+        assert (np.abs(sent["rows/views"]) > 0).mean() > 0.99
+    assert np.isnan(report.loss)
+    assert json_ready(line_of(report))["loss"] is None
+    assert told(line_of(report), 3).startswith("round 1 of 3: 4 of 4 clients in ")
+    assert report.num_counted == 4
+    assert int(state.public.round) == 1
+
+
+def again(silo, question, **changes):
+    return silo.answer(question._replace(**changes))
+
+
+def test_noise_answers_one_question_also_after_a_start(noised):
+    """Else the difference of two answers would be that of two uploads without noise."""
+    federation, answers, _, _ = noised
+    node, (question, content) = min(answers.items())
+    folder = federation.silos[node]._states.folder
+    for silo in (federation.silos[node], make_silo(federation.tree, folder, SILOS[node], f"silo{node}")):
+        assert pack(again(silo, question)) == content  # as a server asks that was killed in the middle of a round
+        other = {name: x + 1 if name == "rows/views" else x for name, x in question.arrays.items()}
+        forgetful = make_silo(federation.tree, folder, SILOS[node], f"silo{node}")
+        forgetful._people = {user: x._replace(history=x.history[1:]) for user, x in silo._people.items()}
+        for changed in (
+            again(silo, question, arrays=other),
+            again(forgetful, question),
+            again(silo, question, arrays=question.arrays | {"counted": question.arrays["counted"] - 1}),
+        ):
+            assert "expected a round after 0, or the same question about that one again" in changed.fields["reason"]
+        assert pack(again(silo, question)) == content  # a refusal notes nothing
+    late = again(silo, question, fields={**question.fields, "round": 100})
+    assert "round: expected one below 100, found 100" in late.fields["reason"]
+    later = again(silo, question, fields={**question.fields, "round": 5})
+    assert later.kind == TRAIN
+    assert "expected a round after 5" in again(silo, question).fields["reason"]
+
+
+def test_notes_that_cannot_be_read_are_no_empty_ones(noised, tmp_path):
+    (tmp_path / "answered.json").write_text("{")
+    with pytest.raises(ConfigError, match="expected what this silo has answered, found no JSON object; a new fed"):
+        make_silo(noised[0].tree, tmp_path, SILOS[11], "own")
+
+
+def test_a_round_that_silos_refuse_to_answer_again_passes(noised):
+    federation, _, state, _ = noised
+    federation.transport.spoil = lambda node, question, content: [content]
+    coordinator = federation.coordinate()
+    coordinator.wait_for_users()
+    start = coordinator.start()._replace(public=coordinator.start().public.replace(params=state.public.params))
+    moved, report = coordinator.round(start)  # a server that lost its checkpoint: another question about round 0
+    assert report.tally.faults == {"refused": 4}
+    assert int(moved.public.round) == 1
+    jax.tree.map(np.testing.assert_array_equal, moved.public.params, start.public.params)
+    assert coordinator.round(moved)[1].num_counted > 0
+    federation.transport.spoil = lambda node, question, content: [] if question.kind == TRAIN else [content]
+    for number in range(10, 14):
+        state = state._replace(public=state.public.replace(round=jnp.int32(number)))
+        assert coordinator.round(state)[1].num_counted == 0
+    with pytest.raises(TrainingError, match="round 13: expected uploads, found none in 5 rounds in a row"):
+        coordinator.round(state)
+
+
 def test_a_silo_answers_twice_alike_and_goes_on_from_its_folder(shared, tmp_path):
     silo = make_silo(shared.tree, tmp_path / "own", range(0, 2), "own")
     shared.transport.spoil = lambda node, question, content: [content]
@@ -253,6 +376,32 @@ def test_an_upload_that_is_not_finite_moves_nothing(shared, tmp_path):
     assert all(np.array_equal(fresh[name], kept[name]) for name in fresh)
 
 
+CENTRAL = PRIVATE | {"aggregation__transforms": "clip,noise"}
+
+
+def test_poisson_cohorts_are_those_of_a_simulation_also_empty_ones(tmp_path):
+    """Each client with a probability of its own, as the accountant assumes; nobody's sum has noise as well."""
+    tree = federation_settings(**CENTRAL | {"server__sampling": "poisson"})
+    tree["server"]["clients_per_round"] = 1
+    federation = Federation(tree, tmp_path)
+    coordinator, algorithm = federation.coordinator, federation.algorithm
+    coordinator.wait_for_users()
+    state, reports = coordinator.start(), []
+    for _ in range(ROUNDS + 3):
+        state, report = coordinator.round(state)
+        reports.append(report)
+    start = jax.jit(algorithm.init)(jax.random.key(0))
+    expected, info = jax.jit(algorithm.run, static_argnums=2)(start, client_data(DATASET), ROUNDS + 3)
+    sizes = [report.num_clients for report in reports]
+    assert sizes == info.num_clients.tolist()
+    assert len(set(sizes)) > 1
+    assert 0 in sizes
+    assert not any(report.missed or report.tally.faults for report in reports)
+    assert relative_difference(flat(state.public), flat(expected.public)) <= 1e-6
+    assert relative_difference(federation.private(state), flat(expected.private)) <= 1e-6
+    assert all(report.update_norm > 0 for report in reports)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -263,6 +412,10 @@ def test_an_upload_that_is_not_finite_moves_nothing(shared, tmp_path):
         (
             {"secure__sum": True, "aggregation__transforms": "clip", "secure__dropout": 0.2},
             r"secure.dropout: expected 0 in a federation of processes .its silos are lost by themselves., found 0.2",
+        ),
+        (
+            CENTRAL | {"server__sampling": "poisson", "privacy__prior_share": 0.5},
+            r"privacy.prior_share: expected 0 in a federation of processes .no prior is formed in it., found 0.5",
         ),
     ],
 )

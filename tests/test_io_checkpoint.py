@@ -211,3 +211,16 @@ def test_the_record_holds_tally_identity_and_array_types(tmp_path):
     assert found["arrays"] == {"x": "float32[3]"}
     assert (found["round"], found["best_round"], found["best_value"]) == (2, 1, None)
     json.dumps(found, allow_nan=False)
+
+
+def test_a_record_is_amended_and_the_state_is_not(tmp_path):
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(make_state(3), record(7, None))
+        checkpoints.amend(record(7, 7, best_value=0.5))
+        with pytest.raises(CheckpointError, match="there is no checkpoint of round 8"):
+            checkpoints.amend(record(8, 8))
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        assert checkpoints.require_record()["best_value"] == 0.5
+        chex.assert_trees_all_equal(checkpoints.restore(7, jax.eval_shape(make_state)), make_state(3))
+        checkpoints.save(make_state(4), record(8, 7))
+    assert steps(tmp_path / "c") == ["7", "8"]

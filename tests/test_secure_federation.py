@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,6 @@ pytest.importorskip("cryptography", reason="secret sums need the extra secure: p
 
 from fedvlr_jax.deploy.export import flat, unflat
 from fedvlr_jax.deploy.messages import ADVERTISE, JOIN, MASK, REVEAL, SHARE, TRAIN, unpack
-from fedvlr_jax.deploy.secure_silo import Participant
 from fedvlr_jax.errors import TrainingError
 from fedvlr_jax.federated.server import Aggregate
 
@@ -30,7 +31,7 @@ PLAIN = TREE | {"secure": TREE["secure"] | {"sum": False}}
 
 @pytest.fixture(scope="module")
 def secret(tmp_path_factory):
-    """One federation for all tests; each takes a round of its own, for a silo answers for one sum a round."""
+    """One federation for all tests; each takes later rounds of its own, for a silo answers for one sum a round."""
     federation = Federation(TREE, tmp_path_factory.mktemp("secret"), users=USERS)
     federation.coordinator.wait_for_users()
     return federation
@@ -167,6 +168,14 @@ def test_two_silos_give_no_sum(secret):
     assert any("expected clients in 3 silos or more, found 2" in line for line in secret.lines)
 
 
+def test_a_cohort_of_nobody_is_a_sum_of_nothing(secret, monkeypatch):
+    monkeypatch.setattr(secret.coordinator, "_drawn", lambda words: np.zeros(0, int))
+    state, report = secret.coordinator.round(state_at(secret, 57))
+    assert (report.tally.faults, report.num_clients, report.update_norm) == ({}, 0, 0.0)
+    nothing = {name: np.zeros_like(x) for name, x in words_of(secret, 57, []).items()}
+    jax.tree.map(np.testing.assert_array_equal, state.public, closed(secret, 57, nothing))
+
+
 def test_the_server_gets_uniform_words_and_no_secret(secret, plain, tmp_path):
     drawn, contents, seen, rng = set(), [], {}, np.random.default_rng(0)
 
@@ -186,7 +195,7 @@ def test_the_server_gets_uniform_words_and_no_secret(secret, plain, tmp_path):
     for number in (60, 61, 62, 63):
         secret.coordinator.round(state_at(secret, number))
     for silo in secret.silos.values():
-        silo._part._random = Participant(BITS)._random
+        silo._part._random = secrets.token_bytes
     own = np.concatenate([np.ravel(x) for x in words_of(plain, 63, USERS[33]).values()])
     assert own[own != 0].size > 100
     for words in seen.values():
@@ -198,16 +207,16 @@ def test_the_server_gets_uniform_words_and_no_secret(secret, plain, tmp_path):
     for node in USERS:
         low = np.concatenate(seen[node]).view(np.uint8)
         assert stats.chisquare(np.bincount(low, minlength=256)).pvalue > 1e-4
-    secrets = [x for x in drawn if len(x) != 12]  # nonces are sent
-    assert len(secrets) > 4 * 3 * len(USERS)
-    files = [path for silo in secret.silos.values() for path in silo._states._folder.rglob("*") if path.is_file()]
+    hidden = [x for x in drawn if len(x) != 12]  # nonces are sent
+    assert len(hidden) > 4 * 3 * len(USERS)
+    files = [path for silo in secret.silos.values() for path in silo._states.folder.rglob("*") if path.is_file()]
     assert files
     everything = b"".join([*contents, *(path.read_bytes() for path in files)])
-    assert not any(x in everything for x in secrets)
+    assert not any(x in everything for x in hidden)
 
 
 def test_a_silo_that_was_started_again_is_lost_for_the_round_alone(secret, tmp_path):
-    folder = secret.silos[33]._states._folder
+    folder = secret.silos[33]._states.folder
 
     def restarts(node, question, content):
         if node == 33 and question.kind == SHARE:
@@ -228,13 +237,31 @@ def test_a_round_is_summed_once_and_uploads_are_not_sent(secret, plain):
     secret.coordinator.round(state_at(secret, 80))
     _, report = secret.coordinator.round(state_at(secret, 80))
     assert report.tally.faults == {"refused": NUM_USERS}
-    assert any("expected one sum a round, found that of round 80 asked for again" in x for x in secret.lines)
+    assert any("expected a round after 80, for this silo is in one sum a round" in x for x in secret.lines)
     silo = secret.silos[33]
     question = plain.coordinator._question(TRAIN, {}, state_at(plain, 0), {"round": 0})([3])
     assert "found 'train'" in silo.answer(question).fields["reason"]
     join = plain.coordinator.silos._join
     assert join.kind == JOIN
     assert "secure.sum: expected True as in this silo, found False" in silo.answer(join).fields["reason"]
+
+
+@pytest.mark.parametrize("last", [MASK, REVEAL])
+def test_a_silo_that_was_started_again_is_in_no_second_sum_of_a_round(secret, last):
+    """Two sums of one round that differ in a silo would give its words away, also if one was not revealed."""
+    number = {MASK: 83, REVEAL: 86}[last]
+    lost = USERS if last == MASK else {}
+    secret.transport.spoil = losing(dict.fromkeys(lost, REVEAL))  # masked words arrived, and the server was killed
+    secret.coordinator.round(state_at(secret, number))
+    for node, users in USERS.items():
+        secret.silos[node] = make_silo(TREE, secret.silos[node]._states.folder, users, f"silo{node}")
+    secret.transport.spoil = losing({33: ADVERTISE})
+    for asked in (number, number - 1):
+        state, report = secret.coordinator.round(state_at(secret, asked))
+        assert report.tally.faults == {"late": 1, "refused": NUM_USERS - 1}
+        assert (report.num_counted, int(state.public.round)) == (0, asked + 1)
+    secret.transport.spoil = losing({})
+    assert secret.coordinator.round(state_at(secret, number + 1))[1].missed == []
 
 
 def test_a_silo_refuses_a_graph_that_would_give_it_away(secret):

@@ -18,14 +18,16 @@ from fedvlr_jax.deploy.coordinator import Timing
 from fedvlr_jax.deploy.flower.app import write_app, write_connection
 from fedvlr_jax.deploy.flower.loopback import shares
 from fedvlr_jax.deploy.flower.processes import Processes
-from fedvlr_jax.deploy.messages import TRAIN
+from fedvlr_jax.deploy.messages import RANK, TRAIN
 from fedvlr_jax.deploy.server_run import prepare_server, run_server
 from fedvlr_jax.deploy.silo import silo_key
 from fedvlr_jax.deploy.states import silo_secret
 from fedvlr_jax.errors import CheckpointError, ConfigError
+from fedvlr_jax.io.checkpoint import Checkpoints
 from fedvlr_jax.io.files import read_arrays, write_json
 from fedvlr_jax.io.lock import hold
-from fedvlr_jax.io.writers import read_metrics
+from fedvlr_jax.io.writers import MetricWriter, read_metrics
+from fedvlr_jax.privacy.accounting import guarantee_of
 
 
 class Killed(Exception):
@@ -72,6 +74,101 @@ def test_a_server_that_was_killed_goes_on_after_its_last_round(tmp_path):
     (whole / "federation.json").unlink()
     with pytest.raises(CheckpointError, match=r"no federation\.json there"):
         run_server(whole, LocalTransport(silos), lines.append)
+
+
+def killed_at(monkeypatch, owner, name, number, after=False):
+    """Kills the server before the call of this number from now on, or after it."""
+    whole, calls = getattr(owner, name), []
+
+    def spy(*arguments, **options):
+        calls.append(name)
+        if len(calls) == number and not after:
+            raise Killed
+        found = whole(*arguments, **options)
+        if len(calls) == number:
+            raise Killed
+        return found
+
+    monkeypatch.setattr(owner, name, spy)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "after"),
+    [
+        (Checkpoints, "save", False),
+        (Checkpoints, "save", True),
+        (Checkpoints, "amend", False),
+        (Checkpoints, "amend", True),
+        (MetricWriter, "evaluation", True),
+    ],
+)
+def test_nobody_sees_two_models_of_a_round_wherever_the_server_is_killed(
+    tmp_path, monkeypatch, small_silos, owner, name, after
+):
+    """After the kill a silo is late: the round that comes again has the same noise, but other uploads in it."""
+    tree, silos = small_silos
+    (tmp_path / "run").mkdir()
+    prepare_server(tmp_path / "run", tree, Timing(start_users=4), DATASET)
+    seen, late = {}, []
+
+    def watch(node, question, content):
+        number = question.fields.get("round")
+        if question.kind == TRAIN and late and number == 1 and node == 22:
+            return []
+        if question.kind in (TRAIN, RANK):  # both show the model after `number` rounds
+            seen.setdefault(number, set()).add(question.arrays["rows/views"].tobytes())
+        return [content]
+
+    with monkeypatch.context() as patch:
+        killed_at(patch, owner, name, 2, after)
+        with pytest.raises(Killed):
+            run_server(tmp_path / "run", LocalTransport(silos, watch), [].append)
+    late.append(22)
+    result = run_server(tmp_path / "run", LocalTransport(silos, watch), [].append)
+    assert {number: len(models) for number, models in seen.items()} == {0: 1, 1: 1, 2: 1, 3: 1}
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [line["round"] for line in lines] == [1, 2, 3]
+    assert all(line["valid"] for line in lines)
+    value = [line["valid"]["NDCG@50"] for line in lines]
+    assert (result["best_round"], result["best_value"]) == (1 + value.index(max(value)), max(value))
+    assert result["client_updates"] == sum(line["num_counted"] for line in lines)
+    assert result["bytes_down"] == sum(line["bytes_down"] for line in lines)
+    with Checkpoints(tmp_path / "run" / "checkpoints", read_only=True) as checkpoints:
+        record = checkpoints.require_record()
+        assert (record["best_round"], record["best_value"]) == (result["best_round"], result["best_value"])
+        assert checkpoints.record_of(record["best_round"])["round"] == record["best_round"]
+
+
+@pytest.fixture(scope="module")
+def small_silos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("small")
+    noise = {"aggregation__transforms": "clip,noise", "aggregation__noise_multiplier": 1.0}
+    tree = federation_settings(host__name="fcf", variant="base", rounds=3, eval__every=1, **noise)
+    tree["server"]["clients_per_round"] = 0
+    return tree, {node: make_silo(tree, folder / str(node), users, f"silo{node}") for node, users in SILOS.items()}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"aggregation__transforms": "clip,noise", "server__sampling": "poisson"},
+        {"aggregation__transforms": "clip,local_noise"},
+    ],
+)
+def test_a_federation_says_what_its_noise_is_worth_as_a_simulation_does(tmp_path, changes):
+    private = {"privacy__target_epsilon": 8.0, "privacy__delta": 1e-3, "rounds": 2, "eval__every": 2}
+    tree = federation_settings(host__name="fcf", variant="base", **private, **changes)
+    silos = {node: make_silo(tree, tmp_path / str(node), users, f"silo{node}") for node, users in SILOS.items()}
+    (tmp_path / "run").mkdir()
+    prepare_server(tmp_path / "run", tree, Timing(start_users=6), DATASET)
+    lines = []
+    result = run_server(tmp_path / "run", LocalTransport(silos), lines.append)
+    guarantee = guarantee_of(tree, DATASET.num_users)
+    assert result["privacy"] == guarantee.describe(2)
+    assert 7.9 < result["privacy"]["epsilon"] <= 8.0
+    epsilons = [line["epsilon"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")]
+    assert epsilons == [guarantee.epsilon(1), guarantee.epsilon(2)]
+    assert f"epsilon {epsilons[1]:.4g}; " in lines[-1]
 
 
 def test_all_processes_end_with_the_program_that_started_them(tmp_path):

@@ -17,11 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedvlr_jax.algorithm import Algorithm
-from fedvlr_jax.deploy.export import flat, unflat
+from fedvlr_jax.deploy.export import flat, require_fixed_bound, unflat
 from fedvlr_jax.deploy.messages import JOIN, MASK, RANK, ROWS, TRAIN, Message, layout_of
 from fedvlr_jax.deploy.partial_rows import with_rows
+from fedvlr_jax.deploy.round_report import RoundReport
 from fedvlr_jax.deploy.secure_messages import num_words, split_words
-from fedvlr_jax.deploy.silo_programs import Sizes, shared_settings
+from fedvlr_jax.deploy.silo_programs import Sizes, puts_noise, shared_settings
 from fedvlr_jax.deploy.silos import ClientUpload, Silos, Tally, Transport, new_tally
 from fedvlr_jax.errors import ConfigError, TrainingError
 from fedvlr_jax.evaluation.metrics import TEST, VALID
@@ -54,35 +55,11 @@ class ServerState(NamedTuple):
     counted_u: Array
 
 
-class RoundReport(NamedTuple):
-    """What a round reports.
-
-    Attributes:
-      round: from 1 on.
-      loss, update_norm, num_clients: as in `types.RoundInfo`; without any upload, NaN and 0.
-      missed: the clients whose upload did not count.
-      tally: why, and bytes.
-      seconds: that it took.
-    """
-
-    round: int
-    loss: float
-    update_norm: float
-    num_clients: int
-    missed: list[int]
-    tally: Tally
-    seconds: float
-
-    @property
-    def num_counted(self) -> int:
-        """Clients whose upload counted."""
-        return self.num_clients - len(self.missed)
-
-
-def _require_no_simulation(settings: Mapping[str, Any]) -> None:
+def _require_no_simulation(settings: Mapping[str, Any], algorithm: Algorithm) -> None:
+    require_fixed_bound(algorithm, "a federation of processes")
     simulated = {
-        "aggregation.clip_quantile": (settings["aggregation"]["clip_quantile"], "its messages carry no bound"),
         "secure.dropout": (settings["secure"]["dropout"], "its silos are lost by themselves"),
+        "privacy.prior_share": (settings["privacy"]["prior_share"], "no prior is formed in it"),
     }
     for name, (found, reason) in simulated.items():
         if found:
@@ -118,7 +95,7 @@ class Coordinator:
           ConfigError: for what is there in simulations alone, and where sums are secret and the extra that they need
             is not installed.
         """
-        _require_no_simulation(settings)
+        _require_no_simulation(settings, algorithm)
         self.sizes, self._timing, self._say = sizes, timing, say
         self._algorithm, self._content = algorithm, content
         self._shared = {**sizes._asdict(), "settings": shared_settings(settings)}  # what every question says
@@ -127,9 +104,10 @@ class Coordinator:
         self._open, self._add, self._close = (
             jax.jit(f) for f in (algorithm.server.open_round, self._added, self._closed)
         )
-        self._words = jax.jit(algorithm.cohort_words)
+        self._words, self._drawn = _drawing(settings, algorithm, sizes.num_users)
         self._bits, self._threshold = settings["secure"]["bits"], settings["secure"]["threshold"]
-        self._empty = 0  # rounds in a row without a sum
+        self._empty = 0  # rounds in a row that passed without a step
+        self._noised = puts_noise(settings)  # then a silo answers one question about a round, and tells no losses
         self._rows = settings["client"]["download_rows"]
         if settings["secure"]["sum"]:
             from fedvlr_jax.deploy.secure_round import sum_in_secret
@@ -162,21 +140,20 @@ class Coordinator:
     def round(self, state: ServerState) -> tuple[ServerState, RoundReport]:
         """One round.
 
-        Without any upload it is opened again. A secret sum is not asked for twice: with too few silos left for one,
-        the round passes without a step.
+        Without any upload it is opened again. What a silo answers once is not asked for twice, a secret sum or an
+        upload with its noise: with too few silos left for it, the round passes without a step. A cohort of nobody,
+        which Poisson sampling may draw, is a sum of nothing, with the noise of any other.
 
         Raises:
           TrainingError: after `EMPTY_ROUNDS` rounds in a row without any upload; the state before stays as it was.
         """
         tally, begin, number = new_tally(), time.monotonic(), int(state.public.round)
-        cohort = sampling.cohort_ids(
-            np.asarray(self._words(self._key, state.public.round)), self._algorithm.clients_per_round
-        ).tolist()
+        cohort = self._drawn(np.asarray(self._words(self._key, state.public.round))).tolist()
         broadcast, pull_back = self._open(state.public, self._content)
-        total, users = self._total(state, broadcast, cohort, tally)
+        total, users = self._total(state, broadcast, cohort, tally) if cohort else (self._nothing(broadcast), [])
         if total is not None:
             public, update_norm = self._close(state.public, pull_back, total)
-            loss = float(total.loss / total.weight) if users else math.nan
+            loss = math.nan if self._noised or not users else float(total.loss / total.weight)
         else:
             public, update_norm, loss = state.public.replace(round=state.public.round + 1), 0.0, math.nan
         counted_u = np.asarray(state.counted_u).copy()
@@ -214,11 +191,11 @@ class Coordinator:
 
     def _total_of_uploads(
         self, state: ServerState, broadcast: Broadcast, cohort: Sequence[int], tally: Tally
-    ) -> tuple[Aggregate, list[int]]:
+    ) -> tuple[Aggregate | None, list[int]]:
         """The sums over a cohort from its uploads, one by one; and who is in them."""
         number = int(state.public.round)
         whole = self._question(TRAIN, broadcast, state, {"round": number})
-        for _ in range(EMPTY_ROUNDS):
+        for _ in range(1 if self._noised else EMPTY_ROUNDS):
             self.silos.refresh(self._timing.round_seconds, tally)
             question, users = whole, cohort
             if self._rows:
@@ -226,9 +203,18 @@ class Coordinator:
                 question, users = with_rows(whole, ids), list(ids)
             uploads = self.silos.train(question, users, self._timing.round_seconds, tally)
             if uploads:
+                self._empty = 0
                 return self._aggregate(broadcast, uploads, len(cohort)), list(uploads)
-            self._say(f"round {number}: no upload of {len(cohort)} clients counts; the round is opened again")
-        raise TrainingError(f"round {number}: expected uploads, found none in {EMPTY_ROUNDS} rounds in a row")
+            goes_on = "passes without a step" if self._noised else "is opened again"
+            self._say(f"round {number}: no upload of {len(cohort)} clients counts; the round {goes_on}")
+            self._count_empty(number, "uploads")
+        return None, []
+
+    def _count_empty(self, number: int, expected: str) -> None:
+        """Counts a round without anything to step by; too many in a row end the run."""
+        self._empty += 1
+        if self._empty >= EMPTY_ROUNDS:
+            raise TrainingError(f"round {number}: expected {expected}, found none in {EMPTY_ROUNDS} rounds in a row")
 
     def _asked_rows(self, state: ServerState, cohort: Sequence[int], tally: Tally) -> dict[int, np.ndarray]:
         """By user the items whose rows its silo asks for."""
@@ -252,9 +238,10 @@ class Coordinator:
             seconds=self._timing.round_seconds,
             tally=tally,
         )
-        self._empty = 0 if users else self._empty + 1
-        if self._empty >= EMPTY_ROUNDS:
-            raise TrainingError(f"round {number}: expected a sum, found none in {EMPTY_ROUNDS} rounds in a row")
+        if users:
+            self._empty = 0
+        else:
+            self._count_empty(number, "a sum")
         if words is None:
             return None, []
         carry, loss = split_words(words, broadcast, self._bits)
@@ -262,15 +249,14 @@ class Coordinator:
         return Aggregate(carry, *numbers), list(users)
 
     def _aggregate(self, broadcast: Broadcast, uploads: Mapping[int, ClientUpload], num_slots: int) -> Aggregate:
-        total = Aggregate(
-            self._algorithm.pipeline.aggregator.init(broadcast, num_slots),
-            jnp.zeros(()),
-            jnp.zeros(()),
-            jnp.zeros((), jnp.int32),
-        )
+        total = self._nothing(broadcast, num_slots)
         for user in sorted(uploads):
             total = self._add(total, *_padded(uploads[user], broadcast, self.sizes.num_items))
         return total
+
+    def _nothing(self, broadcast: Broadcast, num_slots: int = 1) -> Aggregate:
+        carry = self._algorithm.pipeline.aggregator.init(broadcast, num_slots)
+        return Aggregate(carry, jnp.zeros(()), jnp.zeros(()), jnp.zeros((), jnp.int32))
 
     def _added(self, total: Aggregate, upload: Upload, alpha: Array, loss: Array) -> Aggregate:
         """The sums with one more client; an aggregator takes chunks of them."""
@@ -281,6 +267,20 @@ class Coordinator:
     def _closed(self, public: PublicState, pull_back: PyTree, total: Aggregate) -> tuple[PublicState, Array]:
         mean = self._algorithm.pipeline.mean(total, self._algorithm.clients_per_round, self._key, public.round)
         return self._algorithm.server.close_round(public, pull_back, mean)
+
+
+def _drawing(
+    settings: Mapping[str, Any], algorithm: Algorithm, num_users: int
+) -> tuple[Callable[[Array, Array], Array], Callable[[np.ndarray], np.ndarray]]:
+    """How a cohort is drawn, as `make_round` does: ``(key, round) -> words``, and whom they name, ascending."""
+    size = algorithm.clients_per_round
+    if settings["server"]["sampling"] != "poisson":
+        return jax.jit(algorithm.cohort_words), lambda words: sampling.cohort_ids(words, size)
+
+    def mask(key: Array, round_: Array) -> Array:
+        return sampling.poisson_mask(sampling.stream(key, sampling.COHORT, round_), num_users, size / num_users)
+
+    return jax.jit(mask), np.flatnonzero
 
 
 def _padded(upload: ClientUpload, like: Broadcast, num_items: int) -> tuple[Upload, Array, Array]:

@@ -74,6 +74,20 @@ def require_no_prior(algorithm: Algorithm) -> None:
         )
 
 
+def require_fixed_bound(algorithm: Algorithm, where: str) -> None:
+    """Refuses a bound of clip that the server moves from round to round, of which `client_round` knows the first.
+
+    Raises:
+      ConfigError: for such a bound; `where` says in words what cannot have it.
+    """
+    adaptive = algorithm.pipeline.adaptive
+    if adaptive is not None:
+        raise ConfigError(
+            f"aggregation.clip_quantile: expected 0 in {where} (its messages carry no bound), found "
+            f"{adaptive.quantile:g}"
+        )
+
+
 def private_shapes(algorithm: Algorithm) -> PyTree:
     """The private state of one client, as shapes."""
     rows = jax.eval_shape(algorithm.init_clients, jax.random.key(0), jnp.zeros(1, jnp.int32))
@@ -90,9 +104,11 @@ def client_programs(algorithm: Algorithm, broadcast: PyTree, num_items: int, lon
       longest: items of the longest history that shall fit.
 
     Raises:
-      ConfigError: for a host whose clients also need what was formed before the first round.
+      ConfigError: for a host whose clients also need what was formed before the first round, and for a bound of clip
+        that moves.
     """
     require_no_prior(algorithm)
+    require_fixed_bound(algorithm, "an exported client")
     private = private_shapes(algorithm)
 
     def start(key: Array) -> dict[str, Array]:

@@ -7,15 +7,17 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
 
 from fedvlr_jax.algorithm import make_algorithm
-from fedvlr_jax.deploy.coordinator import Coordinator, RoundReport, ServerState, Timing
+from fedvlr_jax.deploy.coordinator import Coordinator, ServerState, Timing
 from fedvlr_jax.deploy.export import require_no_prior
+from fedvlr_jax.deploy.round_report import RoundReport, line_of, told, with_ranking
 from fedvlr_jax.deploy.silo_programs import catalogue_of, sizes_of
-from fedvlr_jax.deploy.silos import Transport, new_tally
+from fedvlr_jax.deploy.silos import Tally, Transport, new_tally
 from fedvlr_jax.errors import CheckpointError
 from fedvlr_jax.evaluation.metrics import SELECTION_METRIC
 from fedvlr_jax.io.checkpoint import Checkpoints
@@ -24,9 +26,15 @@ from fedvlr_jax.io.identity import require_same_run
 from fedvlr_jax.io.lock import hold
 from fedvlr_jax.io.trackers import Trackers
 from fedvlr_jax.io.writers import MetricWriter
-from fedvlr_jax.training.schedule import make_plan
+from fedvlr_jax.privacy.accounting import guarantee_of
+from fedvlr_jax.training.schedule import Plan, make_plan
 from fedvlr_jax.training.stored import stored_settings
 from fedvlr_jax.types import Dataset, content_of
+
+NOTHING: Mapping[str, Any] = MappingProxyType(
+    {"round": 0, "best_round": None, "best_value": None, "seconds": 0.0, "totals": {}, "line": None}
+)
+"""The record before the first round; ``line`` is the last one of metrics.jsonl, written again after a start."""
 
 ABOUT, CATALOGUE = "federation.json", "catalogue.npz"
 
@@ -60,7 +68,9 @@ def run_server(
 ) -> dict[str, Any]:
     """Trains the federation that `prepare_server` described, or goes on after its last round that is saved.
 
-    Every round is saved before the next one is opened, so no silo is ever more than one round ahead of the server.
+    Every round is saved before anything of it is shown, in a ranking or in the next round: no silo is ever more than
+    one round ahead of the server, and nobody sees two models with one noise. What was not ranked by then is ranked
+    after a start.
 
     Args:
       workdir: its folder; metrics.jsonl, checkpoints and result.json are written there.
@@ -89,39 +99,44 @@ def run_server(
         settings, algorithm, content_of(dataset), sizes_of(dataset), transport, timing=timing, say=say
     )
     with hold(workdir), Checkpoints(workdir / "checkpoints") as checkpoints:
-        identity = {"settings": settings, "data": sizes_of(dataset)._asdict()}
         record, state = checkpoints.record(), coordinator.start()
-        progress: dict[str, Any] = {"best_round": None, "best_value": None, "seconds": 0.0}
-        totals: collections.Counter[str] = collections.Counter()
         if record is not None:
             _require_same(record, settings, dataset)
             state = checkpoints.restore(record["round"], jax.tree.map(_shape, state))
-            progress = {name: record[name] for name in progress}
-            totals.update(record["totals"])
             say(f"going on after round {record['round']}")
+        identity = {"settings": settings, "data": sizes_of(dataset)._asdict()}
+        record = {**NOTHING, **(record or {}), **identity}
         coordinator.wait_for_users()
         with (
             Trackers(settings["writers"], workdir, settings) as trackers,
-            MetricWriter(workdir, start_round=int(state.public.round), trackers=trackers) as writer,
+            MetricWriter(workdir, start_round=record["round"] - bool(record["line"]), trackers=trackers) as writer,
         ):
-            while (done := int(state.public.round)) < plan.rounds:
-                begin = time.monotonic()
-                state, report = coordinator.round(state)
-                valid = None
-                if (done + 1) % plan.eval_every == 0 or done + 1 == plan.rounds:
-                    valid = coordinator.rank(state, test=False, tally=report.tally)["valid"]
-                    if _is_better(valid, progress["best_value"]) or progress["best_round"] is None:
-                        progress |= {"best_round": done + 1, "best_value": valid.get(SELECTION_METRIC)}
-                totals.update({f"fault_{name}": count for name, count in report.tally.faults.items()})
-                totals.update({f"bytes_{way}": count for way, count in report.tally.size.items()})
-                totals.update(client_updates=report.num_counted)
-                progress["seconds"] += time.monotonic() - begin
-                checkpoints.save(state, {"round": report.round, **progress, "totals": dict(totals), **identity})
-                writer.evaluation(_line(report, valid))
-                say(_told(report, plan.rounds, valid))
-        result = _result(coordinator, state, settings, dataset, progress, totals)
+            state, record = _go_on(coordinator, state, record, checkpoints, plan, writer, say)
+        result = _result(coordinator, state, settings, dataset, record)
         write_json(workdir / "result.json", result)
     return result
+
+
+def _go_on(
+    coordinator: Coordinator,
+    state: ServerState,
+    record: dict[str, Any],
+    checkpoints: Checkpoints,
+    plan: Plan,
+    writer: MetricWriter,
+    say: Callable[[str], Any],
+) -> tuple[ServerState, dict[str, Any]]:
+    """The state and the record after the last round."""
+    while True:
+        if record["line"]:
+            record = _ranked(coordinator, state, record, checkpoints)
+            writer.evaluation(record["line"])
+            say(told(record["line"], plan.rounds))
+        if record["round"] >= plan.rounds:
+            return state, record
+        state, report = coordinator.round(state)
+        record = _counted(record, report, is_due=report.round % plan.eval_every == 0 or report.round == plan.rounds)
+        checkpoints.save(state, record)
 
 
 def _require_same(record: Mapping[str, Any], settings: Mapping[str, Any], dataset: Dataset) -> None:
@@ -130,16 +145,49 @@ def _require_same(record: Mapping[str, Any], settings: Mapping[str, Any], datase
     require_same_run(record, settings, sizes_of(dataset)._asdict(), remedy=remedy)
 
 
+def _counted(record: Mapping[str, Any], report: RoundReport, *, is_due: bool) -> dict[str, Any]:
+    """The record after a round, whose ranking is yet to come if it is due."""
+    guarantee = guarantee_of(record["settings"], record["data"]["num_users"])
+    line = line_of(report) | ({} if guarantee is None else {"epsilon": guarantee.epsilon(report.round)})
+    new = {"round": report.round, "seconds": record["seconds"] + report.seconds, "line": line}
+    return {**record, **new, "totals": _more(record, report.tally, report.num_counted), "unranked": is_due}
+
+
+def _ranked(
+    coordinator: Coordinator, state: ServerState, record: dict[str, Any], checkpoints: Checkpoints
+) -> dict[str, Any]:
+    """The record with the ranking of its round, if that is due; the state of the round is saved."""
+    if not record["unranked"]:
+        return record
+    begin, tally = time.monotonic(), new_tally()
+    valid = coordinator.rank(state, test=False, tally=tally)["valid"]
+    record = {**record, "unranked": False, "line": with_ranking(record["line"], valid, tally)}
+    if _is_better(valid, record["best_value"]) or record["best_round"] is None:
+        record |= {"best_round": record["round"], "best_value": valid.get(SELECTION_METRIC)}
+    record |= {"totals": _more(record, tally, 0), "seconds": record["seconds"] + time.monotonic() - begin}
+    checkpoints.amend(record)
+    return record
+
+
+def _more(record: Mapping[str, Any], tally: Tally, num_counted: int) -> dict[str, int]:
+    """What all rounds so far counted, with one more tally."""
+    totals = collections.Counter(record["totals"])
+    totals.update({f"fault_{name}": count for name, count in tally.faults.items()})
+    totals.update({f"bytes_{way}": count for way, count in tally.size.items()})
+    totals.update(client_updates=num_counted)
+    return dict(totals)
+
+
 def _result(
     coordinator: Coordinator,
     state: ServerState,
     settings: Mapping[str, Any],
     dataset: Dataset,
-    progress: Mapping[str, Any],
-    totals: Mapping[str, int],
+    record: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The content of result.json: metrics of the last round, over the users whose silos are there at the end."""
     metrics = coordinator.rank(state, test=True, tally=new_tally())
+    guarantee = guarantee_of(settings, dataset.num_users)
     return {
         "dataset": dataset.name,
         "host": settings["host"]["name"],
@@ -148,8 +196,9 @@ def _result(
         "rounds": int(state.public.round),
         "num_users": len(coordinator.silos.users),
         **metrics,
-        **progress,
-        **totals,
+        **{name: record[name] for name in ("best_round", "best_value", "seconds")},
+        **record["totals"],
+        **({} if guarantee is None else {"privacy": guarantee.describe(record["round"])}),
     }
 
 
@@ -157,33 +206,6 @@ def _is_better(valid: Mapping[str, float | None], best: float | None) -> bool:
     """Whether validation metrics are better than the best so far, by the metric of selection."""
     value = valid.get(SELECTION_METRIC)
     return value is not None and (best is None or value > best)
-
-
-def _line(report: RoundReport, valid: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The line of metrics.jsonl for a round."""
-    return {
-        "round": report.round,
-        "loss": report.loss,
-        "update_norm": report.update_norm,
-        "num_clients": report.num_clients,
-        "num_counted": report.num_counted,
-        "missed": report.missed,
-        "faults": dict(report.tally.faults),
-        "bytes_down": report.tally.size["down"],
-        "bytes_up": report.tally.size["up"],
-        "seconds": report.seconds,
-        "valid": valid,
-    }
-
-
-def _told(report: RoundReport, rounds: int, valid: Mapping[str, Any] | None) -> str:
-    value = (valid or {}).get(SELECTION_METRIC)
-    shown = "" if value is None else f", validation {SELECTION_METRIC} {value:.4f}"
-    faults = "".join(f", {count} {name}" for name, count in sorted(report.tally.faults.items()))
-    return (
-        f"round {report.round} of {rounds}: loss {report.loss:.4f}{shown}; {report.num_counted} of "
-        f"{report.num_clients} clients in {report.seconds:.1f} s{faults}"
-    )
 
 
 def _shape(x: Any) -> jax.ShapeDtypeStruct:

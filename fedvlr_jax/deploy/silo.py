@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedvlr_jax.deploy.answered import Answered, digests_of
 from fedvlr_jax.deploy.export import flat, unflat
 from fedvlr_jax.deploy.messages import (
     ADVERTISE,
@@ -42,7 +43,14 @@ from fedvlr_jax.deploy.partial_rows import (
 )
 from fedvlr_jax.deploy.people import Person, bucketed, padded, targets_of
 from fedvlr_jax.deploy.secure_messages import SEALED, num_words
-from fedvlr_jax.deploy.silo_programs import Programs, Sizes, make_programs, require_same_settings, shared_settings
+from fedvlr_jax.deploy.silo_programs import (
+    Programs,
+    Sizes,
+    make_programs,
+    puts_noise,
+    require_same_settings,
+    shared_settings,
+)
 from fedvlr_jax.deploy.states import Arrays, States
 from fedvlr_jax.errors import MessageError, UserError
 from fedvlr_jax.evaluation.metrics import CUTOFFS, METRICS, SET_METRICS, TEST, VALID, user_values
@@ -76,17 +84,19 @@ class Silo:
           name: tells this silo from others that claim the same users.
 
         Raises:
-          ConfigError: sums are secret, and the extra that they need is not installed.
+          ConfigError: sums are secret, and the extra that they need is not installed; or notes of what was answered
+            cannot be read.
         """
         self._settings, self._people, self._states, self._key, self._name = settings, people, states, key, name
         self._programs: Programs | None = None
+        self._noised, self._answered = puts_noise(settings), Answered(states.folder)
         self._each = settings["client"]["download_rows"]  # rows that a user asks for, 0 for all
         rows = {ROWS: self._rows} if self._each else {}
         self._answers = {JOIN: self._join, **rows, TRAIN: self._train, RANK: self._rank}
         if settings["secure"]["sum"]:
             from fedvlr_jax.deploy.secure_silo import Participant
 
-            self._part = part = Participant(settings["secure"]["bits"])
+            self._part = part = Participant(settings["secure"]["bits"], self._answered)
             steps = {ADVERTISE: self._advertise, SHARE: part.share, MASK: self._mask, REVEAL: part.reveal}
             self._answers = {JOIN: self._join, **steps, RANK: self._rank}
 
@@ -132,12 +142,21 @@ class Silo:
 
     def _train(self, question: Message) -> Message:
         programs, broadcast, asked = self._opened(question)
+        if self._noised:
+            self._answer_once(question)
         uploads = [
             self._sent(programs, user, upload, loss)
             for user, upload, loss, _ in self._trained(question, programs, broadcast, asked)
         ]
         arrays = {k: np.concatenate([sent[k] for sent in uploads]) for k in uploads[0]}
         return Message(TRAIN, {"round": question.fields["round"]}, arrays)
+
+    def _answer_once(self, question: Message) -> None:
+        """Refuses a second question about a round, and rounds that the noise was not solved for."""
+        round_, rounds = whole_number(question, "round"), self._settings["rounds"]
+        if round_ >= rounds:
+            raise MessageError(f"{question.kind}: round: expected one below {rounds}, found {round_}")
+        self._answered.note(round_, digests_of(question, {u: x.history for u, x in self._people.items()}))
 
     def _advertise(self, question: Message) -> Message:
         return self._part.advertise(question, num_words(self._prepared(question).layout))
@@ -239,5 +258,6 @@ class Silo:
         head = {name: x[None] for name, x in flat({"head": upload.head}).items()}
         model, transform = programs.algorithm.model, programs.algorithm.pipeline.transform
         alpha = float(client_weights(model, transform, jnp.float32(length)))
-        numbers = {"user": np.int32(user), "count": np.int32(real.sum()), "alpha": np.float32(alpha), "loss": loss}
+        told = 0 * loss if self._noised else loss  # the noise is not on it; what is not finite stays so
+        numbers = {"user": np.int32(user), "count": np.int32(real.sum()), "alpha": np.float32(alpha), "loss": told}
         return {**rows, **head, "ids": ids[real], **{name: np.asarray(x)[None] for name, x in numbers.items()}}

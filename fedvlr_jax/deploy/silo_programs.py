@@ -20,8 +20,8 @@ from fedvlr_jax.fields import flatten
 from fedvlr_jax.models.model import Upload
 from fedvlr_jax.types import Array, Bucket, Dataset, PyTree, Ranks, Targets, content_of, given
 
-SHARED = ("host", "variant", "fusion", "objective", "client", "aggregation", "secure")
-"""The settings that a silo and its server must have in common, by their first name."""
+SHARED = ("host", "variant", "fusion", "objective", "client", "aggregation", "secure", "privacy")
+"""The settings that a silo and its server must have in common, by their first name; see `shared_settings`."""
 
 
 class Sizes(NamedTuple):
@@ -58,8 +58,19 @@ def catalogue_of(
 
 
 def shared_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a silo and its server must have in common, by their dotted names."""
-    return dict(flatten({name: settings[name] for name in SHARED}))
+    """The settings that a silo and its server must have in common, by their dotted names.
+
+    What a budget's noise is solved from is among them: a silo that solved for other rounds would send less noise.
+    """
+    shared = {**{name: settings[name] for name in SHARED}, "server": {"sampling": settings["server"]["sampling"]}}
+    if puts_noise(settings):
+        shared["rounds"] = settings["rounds"]
+    return dict(flatten(shared))
+
+
+def puts_noise(settings: Mapping[str, Any]) -> bool:
+    """Whether a silo puts noise on what its users send."""
+    return "local_noise" in settings["aggregation"]["transforms"].split(",")
 
 
 class Programs(NamedTuple):

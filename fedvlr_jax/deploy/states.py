@@ -45,7 +45,7 @@ class States:
     """The states in a folder, which exists; all that were read or written stay in memory."""
 
     def __init__(self, folder: pathlib.Path):
-        self._folder = folder
+        self.folder = folder
         self._known: dict[int, dict[int, Arrays]] = {}
         for path in folder.glob("user-*/round-*.npz"):
             if found := re.fullmatch(r"user-(\d+)/round-(\d+)\.npz", path.relative_to(folder).as_posix()):
@@ -75,4 +75,4 @@ class States:
             self._file(user, old).unlink(missing_ok=True)
 
     def _file(self, user: int, round_: int) -> pathlib.Path:
-        return self._folder / f"user-{user}" / f"round-{round_}.npz"
+        return self.folder / f"user-{user}" / f"round-{round_}.npz"

@@ -23,11 +23,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from fedvlr_jax.errors import CheckpointError
-from fedvlr_jax.io.files import json_ready
+from fedvlr_jax.io.files import json_ready, write_json
 from fedvlr_jax.types import PyTree
 
 FORMAT = 2
 """Of the arrays and their names: a checkpoint of another one cannot be read. The first was not numbered."""
+
+RECORD_FILE = "metadata"  # what orbax calls the file of a JSON record
 
 WAY_OUT = "choose another --workdir, or --noresume to delete that run and start again"
 
@@ -161,6 +163,24 @@ class Checkpoints:
             ) from error
         if not saved:
             raise CheckpointError(f"the checkpoint of round {step} was not accepted by {self._manager.directory}")
+
+    def amend(self, record: Mapping[str, Any]) -> None:
+        """Replaces the JSON record of the round ``record["round"]``, which is saved, in one step.
+
+        What a round is worth may be known only after its state has to be safe.
+
+        Raises:
+          CheckpointError: if there is no such checkpoint, or the record cannot be written.
+        """
+        step = record["round"]
+        arrays = self.record_of(step)["arrays"]
+        try:
+            path = pathlib.Path(self._manager.directory) / str(step) / "record" / RECORD_FILE
+            write_json(path, {**record, "format": FORMAT, "arrays": arrays})
+        except OSError as error:
+            raise CheckpointError(
+                f"the record of round {step} could not be written to {self._manager.directory}: {_first_line(error)}"
+            ) from error
 
     def _restore(self, step: int, **item: Any) -> Any:
         """One item of one checkpoint."""
