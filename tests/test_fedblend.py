@@ -13,6 +13,7 @@ from score_view_problem import AGES, DATASET, PLAIN, SHARED_ONLY, SIZE
 
 from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.benchmark.programs import MethodPrograms
+from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.evaluation.metrics import ndcg
 from fedvlr_jax.federated.held_back import HeldBack, mean_ndcg
 from fedvlr_jax.federated.score_views import VIEWS, coordinates, whole_views
@@ -256,6 +257,19 @@ def test_a_run_of_a_benchmark_has_the_views_of_the_training_command(kind):
         expected = make_experiment(override(tree, {"seed": seed}), dataset).clients.prior
         for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def test_runs_that_read_the_order_of_time_and_others_do_not_train_side_by_side(monkeypatch):
+    tree = settings(**(SHARED_ONLY | {"host__choose_order": True}), rounds=2)
+    programs = MethodPrograms(tree, DATASET, client_data(DATASET))
+    formed = [
+        ConfiguredViews(override(tree, {"host.order": order, "host.choose_order": False}), DATASET).of(DATASET)
+        for order in (True, False)
+    ]
+    monkeypatch.setattr(programs, "_prior_of", lambda dataset, seed: formed[seed])
+    assert programs.group([{}, {}], None, [1, 1]).clients.prior.age_r is None
+    with pytest.raises(ConfigError, match=r"read the order of time alike .*--config\.group=1"):
+        programs.group([{}, {}], None, [0, 1])
 
 
 def test_the_quality_of_a_view_is_the_metric_of_its_ranking_with_several_rows_of_a_user():

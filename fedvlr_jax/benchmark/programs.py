@@ -87,6 +87,9 @@ class MethodPrograms(Compiler):
           points: values of the traced fields.
           datasets: features of each run, if they have their own.
           seeds: of each run, for what a host draws before the first round; () = all as the settings say.
+
+        Raises:
+          ConfigError: runs of which some read the order of time and others do not.
         """
         names = points[0]
         point = {name: jnp.asarray([p[name] for p in points], jnp.float32) for name in names}
@@ -97,6 +100,12 @@ class MethodPrograms(Compiler):
             datasets, seeds = datasets or [self.dataset] * len(points), seeds or [None] * len(points)
             pairs = zip(datasets, seeds, strict=True)
             own = [(content_of(dataset), self._prior_of(dataset, seed)) for dataset, seed in pairs]
+            if len({jax.tree.structure(one) for one in own}) > 1:
+                raise ConfigError(
+                    "expected runs that read the order of time alike to train side by side, found seeds or features "
+                    "for which host.choose_order decides otherwise; train one at a time (--config.group=1 of a "
+                    "benchmark, --vmap=off of a sweep), or set host.order"
+                )
             content, prior = jax.tree.map(lambda *x: jnp.stack(x), *own) if several else own[0]
             clients = clients._replace(content=content, prior=prior)
         return RunGroup(point, jax.device_put(clients), several)
