@@ -26,7 +26,7 @@ from fedvlr_jax.io.identity import require_same_run
 from fedvlr_jax.io.lock import hold
 from fedvlr_jax.io.trackers import Trackers
 from fedvlr_jax.io.writers import MetricWriter
-from fedvlr_jax.privacy.accounting import Guarantee, guarantee_of
+from fedvlr_jax.privacy.accounting import guarantee_of
 from fedvlr_jax.training.schedule import Plan, make_plan
 from fedvlr_jax.training.stored import stored_settings
 from fedvlr_jax.types import Dataset, content_of
@@ -127,9 +127,6 @@ def _go_on(
     say: Callable[[str], Any],
 ) -> tuple[ServerState, dict[str, Any]]:
     """The state and the record after the last round."""
-    guarantee = guarantee_of(
-        record["settings"], record["data"]["num_users"]
-    )  # may be solved for, which takes a second
     while True:
         if record["line"]:
             record = _ranked(coordinator, state, record, checkpoints)
@@ -138,8 +135,7 @@ def _go_on(
         if record["round"] >= plan.rounds:
             return state, record
         state, report = coordinator.round(state)
-        is_due = report.round % plan.eval_every == 0 or report.round == plan.rounds
-        record = _counted(record, report, guarantee, is_due=is_due)
+        record = _counted(record, report, is_due=report.round % plan.eval_every == 0 or report.round == plan.rounds)
         checkpoints.save(state, record)
 
 
@@ -149,10 +145,9 @@ def _require_same(record: Mapping[str, Any], settings: Mapping[str, Any], datase
     require_same_run(record, settings, sizes_of(dataset)._asdict(), remedy=remedy)
 
 
-def _counted(
-    record: Mapping[str, Any], report: RoundReport, guarantee: Guarantee | None, *, is_due: bool
-) -> dict[str, Any]:
+def _counted(record: Mapping[str, Any], report: RoundReport, *, is_due: bool) -> dict[str, Any]:
     """The record after a round, whose ranking is yet to come if it is due."""
+    guarantee = guarantee_of(record["settings"], record["data"]["num_users"])
     line = line_of(report) | ({} if guarantee is None else {"epsilon": guarantee.epsilon(report.round)})
     new = {"round": report.round, "seconds": record["seconds"] + report.seconds, "line": line}
     return {**record, **new, "totals": _more(record, report.tally, report.num_counted), "unranked": is_due}
