@@ -84,14 +84,15 @@ def compare_rankings(ranked: Mapping[str, Ranks], warm_i: np.ndarray) -> list[di
     for the number of comparisons.
     """
     rows = []
-    for split, name in ((VALID, "validation"), (TEST, "test")):
+    summaries = {weighting: summarise(ranks, warm_i) for weighting, ranks in ranked.items()}
+    for split, name, key in ((VALID, "validation", "valid"), (TEST, "test", "test")):
         if not (np.asarray(ranked[OWN].item[split]) >= 0).any():
             continue
         own_u = user_values(ranked[OWN], SELECTION_METRIC, split=split)
         for weighting, ranks in ranked.items():
-            summary, key = summarise(ranks, warm_i), "valid" if split == VALID else "test"
-            means = {metric: summary[key][metric] for metric in main_metrics()}
-            warm = {f"warm {metric}": summary[f"{key}_warm"][metric] for metric in main_metrics()}
+            summary, warm_summary = (summaries[weighting][group] for group in (key, f"{key}_warm"))
+            means = {metric: summary[metric] for metric in main_metrics()}
+            warm = {f"warm {metric}": warm_summary[metric] for metric in main_metrics()}
             test = compare(user_values(ranks, SELECTION_METRIC, split=split)[None], own_u[None])
             more = {"difference": test.difference, "p_value": None if weighting == OWN else test.p_value}
             rows.append({"split": name, "weighting": weighting, **means, **warm, **more})

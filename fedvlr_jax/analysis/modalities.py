@@ -18,8 +18,8 @@ from fedvlr_jax.io.files import read_json
 from fedvlr_jax.training.stored import stored_result
 from fedvlr_jax.types import MODALITIES
 
-Run = tuple[dict[str, Any], dict[str, Any]]
-"""The result of a run, and its settings by dotted name."""
+Run = tuple[pathlib.Path, dict[str, Any]]
+"""The folder of a run, and its settings by dotted name."""
 
 
 class ModalityRow(NamedTuple):
@@ -49,29 +49,28 @@ def modality_rows(folders: Sequence[pathlib.Path]) -> list[ModalityRow]:
       ConfigError: if there are none, if one has no settings, or if runs of one host on one data set differ in more
         than their modalities and seeds.
     """
-    found: defaultdict[tuple[str, str, str], dict[pathlib.Path, Run]] = defaultdict(dict)
-    first: dict[tuple[str, str], tuple[pathlib.Path, Run]] = {}
+    found: defaultdict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
+    first: dict[tuple[str, str], Run] = {}
     for file in sorted(file for folder in folders for file in folder.rglob("result.json")):
         result, settings = stored_result(file.parent), _settings_of(file.parent)
         if result is None or result["variant"] != "fedvlr":
             continue
-        runs = found[result["dataset"], result["host"], _label(settings["fusion.modalities"])]
-        runs[file.parent] = result, settings
-        own = file.parent, runs[file.parent]
+        own = file.parent, settings
         _require_same_settings(first.setdefault((result["dataset"], result["host"]), own), own)
+        found[result["dataset"], result["host"], _label(settings["fusion.modalities"])].append(result)
     if not found:
         where = ", ".join(map(str, folders))
         raise ConfigError(f"--runs: expected finished runs of variant fedvlr, found none in {where} or below")
     return [
         row
         for key in sorted(found, key=lambda key: (key[0], key[1], _order(key[2])))
-        for row in _rows(*key, [result for result, _ in found[key].values()])
+        for row in _rows(*key, found[key])
     ]
 
 
-def _require_same_settings(first: tuple[pathlib.Path, Run], second: tuple[pathlib.Path, Run]) -> None:
+def _require_same_settings(first: Run, second: Run) -> None:
     """Refuses two runs that differ in more than their modalities and seeds."""
-    (folder, (_, settings)), (other, (_, others)) = first, second
+    (folder, settings), (other, others) = first, second
     varied = ("fusion.modalities", "seed")
     differing = sorted(name for name in settings if name not in varied and settings[name] != others.get(name))
     if differing:

@@ -28,13 +28,17 @@ COLUMNS = {"user": ("user", "userID", "user_id"), "item": ("item", "itemID", "it
 MATRICES, LISTS = (".npy", ".npz"), (".csv", ".tsv", ".jsonl", ".parquet")
 
 
+ORDERED = "ordered list"
+"""The form of a list whose order of lines says what is better."""
+
+
 class ForeignScores(NamedTuple):
     """What a file says of users and items, as rows that are sorted by user; an item that is not there has no score.
 
     Attributes:
       user, item: int64 [rows], numbers; each pair once.
       value: float64 [rows], larger is better; float32 and integers keep their order in it.
-      form: "matrix", "list", or "ordered list" where the order of the lines says what is better.
+      form: "matrix", "list", or `ORDERED`.
       ignored: rows of train items, which are left out.
     """
 
@@ -154,7 +158,7 @@ def _list_rows(file: pathlib.Path, dataset: Dataset) -> tuple[str, _Rows]:
     if "rank" in columns:
         return "list", _Rows(user, item, -_values(file, "rank", columns["rank"], name), name)
     _require_alone(file, columns)
-    return "ordered list", _Rows(user, item, -np.arange(len(user), dtype=np.float64), name)  # best first
+    return ORDERED, _Rows(user, item, -np.arange(len(user), dtype=np.float64), name)  # best first
 
 
 def _require_alone(file: pathlib.Path, columns: Collection[str]) -> None:

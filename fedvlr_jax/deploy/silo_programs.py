@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedvlr_jax.algorithm import Algorithm, make_algorithm
+from fedvlr_jax.assembly import parse_names
 from fedvlr_jax.deploy.export import flat, private_shapes, require_no_prior
 from fedvlr_jax.deploy.messages import Layout, layout_of
 from fedvlr_jax.errors import MessageError
@@ -70,7 +71,7 @@ def shared_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def puts_noise(settings: Mapping[str, Any]) -> bool:
     """Whether a silo puts noise on what its users send."""
-    return "local_noise" in settings["aggregation"]["transforms"].split(",")
+    return "local_noise" in parse_names(settings["aggregation"]["transforms"])
 
 
 class Programs(NamedTuple):

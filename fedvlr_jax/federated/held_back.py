@@ -98,6 +98,6 @@ def _own_ndcg(scores_ci: np.ndarray, held: HeldBack, alone: bool, begin: int, en
         found_ci[row_t, target_cm[row_t, m_t]] = -np.inf
     for item_c, target_c1 in zip(target_cm.T, at_cm.T[..., None], strict=True):
         greater_c = (found_ci > target_c1).sum(axis=1)
-        tied_c = (found_ci == target_c1).sum(axis=1) + alone * 1
+        tied_c = (found_ci == target_c1).sum(axis=1) + alone  # itself, where it is no candidate
         total_c += np.where(item_c >= 0, ndcg(greater_c, tied_c, CUTOFF), 0)
     return total_c / np.maximum((target_cm >= 0).sum(axis=1), 1)

@@ -7,10 +7,10 @@ from typing import Any
 
 from tabulate import tabulate
 
+from fedvlr_jax.data.score_files import ORDERED
 from fedvlr_jax.evaluation.comparison import Comparison
 from fedvlr_jax.io.tables import list_tables, summary_table
 
-ORDERED = "ordered list"  # form of `data.score_files.ForeignScores`
 TEST_COLUMNS = ("against", "metric", "difference", "effect_size", "better", "worse", "p", "p_holm")
 
 

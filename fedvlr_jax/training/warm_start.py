@@ -52,7 +52,7 @@ def warm_start(state: PyTree, settings: Mapping[str, Any], dataset: Dataset) -> 
         warn_of_start(origin["privacy"])
     prefixes = tuple(f"{part}/params/" for part in parts)
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
-        best = checkpoints.require_record()["best_round"]
+        best = source.record["best_round"]
         there, here = checkpoints.record_of(best)["arrays"], describe_arrays(state)
         _require_same_parameters(there, here, prefixes, f"init_from={workdir}")
         arrays = checkpoints.arrays_of(best, prefixes)
