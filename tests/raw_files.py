@@ -36,6 +36,8 @@ ROWS = [  # user, item, rating, time in seconds: 4 users with 4, 4, 3 and 3 of t
     ("07", "40", "5.0", START + 3),
     ("07", "50", "5.0", START + 2),
 ]
+HEADER = ("userId", "movieId", "rating", "timestamp")  # of MovieLens
+COLUMNS = {"read.rating": "rating", "read.time": "timestamp"}  # of `write_table`, as settings
 TITLES = {"10": "Tea, green", "20": "Café", "30": 'The "cup"', "40": "Pot"}  # none of 50
 
 
@@ -50,6 +52,25 @@ def write_text(folder: pathlib.Path, name: str, text: str, encoding: str = "utf-
 def lines(rows: Iterable[Iterable[Any]], separator: str = ",") -> str:
     """Rows as lines of text."""
     return "".join(separator.join(map(str, row)) + "\n" for row in rows)
+
+
+def movielens(
+    folder: pathlib.Path,
+    rows: Iterable[Iterable[Any]] = ROWS,
+    name: str = "ratings.csv",
+    header: Iterable[str] = HEADER,
+) -> pathlib.Path:
+    """A raw folder with these ratings as MovieLens writes them."""
+    return write_text(folder, name, lines([header, *rows]))
+
+
+def write_table(
+    folder: pathlib.Path,
+    rows: Iterable[Iterable[Any]] = ROWS,
+    header: Iterable[str] = ("userID", "itemID", "rating", "timestamp"),
+) -> pathlib.Path:
+    """A raw folder with these rows as a csv."""
+    return write_text(folder, "x.csv", lines([header, *rows]))
 
 
 def options(format_: str, **changed: str) -> dict[str, str]:
@@ -84,6 +105,14 @@ def prepared(format_: str, folder: pathlib.Path, out: pathlib.Path, changes: Map
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)
         return prepare(settings, folder, out)
+
+
+def prepared_rows(
+    folder: pathlib.Path, changes: Mapping[str, Any] | None = None, rows: Iterable[Iterable[Any]] = ROWS
+) -> Done:
+    """A csv of these rows in `folder`/raw, prepared as `folder`/out."""
+    raw = write_table(folder / "raw", rows)
+    return prepared("csv", raw, folder / "out", COLUMNS | dict(changes or {}))
 
 
 def table_of(file: pathlib.Path) -> list[list[str]]:

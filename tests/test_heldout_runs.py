@@ -10,7 +10,7 @@ from benchmark_records import make_method
 from problems import settings, tiny_dataset
 from ranking_oracle import random_dataset
 from test_heldout_ranking import by_a_loop, with_several
-from test_prepare import prepare_real, real
+from test_prepare_real import prepare_real, real
 from toy_algorithm import toy_experiment
 
 import fedvlr_jax
