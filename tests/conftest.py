@@ -10,12 +10,17 @@ import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # more would wait for each other: test workers share the cores
-# Tests compile far more than they compute. Level 0 of LLVM and the older emitters take a fifth of the time; XLA's own
-# passes stay on. XLA ends a process that names emitters which it no longer has.
+# Tests compile far more than they compute. Level 0 of LLVM and the older emitters take a fifth of the time, and a
+# program in one part another sixth less: the parts are for cores that idle. XLA's own passes stay on. XLA ends a
+# process that names a flag which it does not have.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0"
-    + (" --xla_cpu_use_fusion_emitters=false" if importlib.metadata.version("jaxlib").startswith("0.10.") else ""),
+    + (
+        " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+        if importlib.metadata.version("jaxlib").startswith("0.10.")
+        else ""
+    ),
 )
 
 import jax
