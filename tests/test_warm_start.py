@@ -228,6 +228,23 @@ def test_data_that_changed_since_is_refused(source):
         (source / "config.json").write_text(kept)
 
 
+def test_weights_of_score_views_stay_in_their_coordinates(tmp_path):
+    """Another seed draws other items to learn from, and with them other coordinates."""
+    changes = {"host__name": "fedblend", "rounds": 2, "eval__every": 2, "writers": "", "server__lr": 0.1}
+    blend = experiment_of(**changes)
+    there = fedvlr_jax.train(blend.dataset, blend.settings, tmp_path)
+    again = override(there.settings, {"init_from": str(tmp_path), "server.lr": 0.3})
+    state, _ = warm_start(fresh(blend), again, blend.dataset)
+    assert same(state.public.params, there.state.public.params)
+    with pytest.raises(
+        ConfigError, match=r"fedblend learns .* found seed 0 there and 1 here; host\.order True there"
+    ):
+        warm_start(fresh(blend), override(again, {"seed": 1, "host.order": False}), blend.dataset)
+    fewer = {name: getattr(blend.dataset, name)[1:] for name in ("train_user", "train_item")}
+    with pytest.raises(ConfigError, match="found another data set or split"):
+        warm_start(fresh(blend), again, dataclasses.replace(blend.dataset, **fewer))
+
+
 def test_a_run_says_where_it_started_and_goes_on_from_there_alone(monkeypatch, capsys, tmp_path, source):
     flags = arguments(tmp_path / "run", rounds=10, writers="", init_from=source)
     assert run_here(monkeypatch, "train", *flags) == 0
