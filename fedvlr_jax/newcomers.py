@@ -30,14 +30,14 @@ def recommend_new(
 
     Args:
       fitted: of `fit`, `train` or `restore`.
-      histories: ids of items, the oldest first, by the id of each new user.
+      histories: ids of items, the oldest first, by the id of each new user; a mapping, or a series of pandas.
       k, titles: as `api.recommend`. One call for many users is much faster than many calls.
 
     Returns:
       As `api.recommend`, users in the order in which they came.
 
     Raises:
-      DataError: a history without any known item.
+      DataError: a history without any known item, or one that is no list; or a user who is there twice.
       ConfigError: a `k` below 1.
     """
     return recommend_with(fitted.experiment, fitted.state, histories, k, titles=titles)

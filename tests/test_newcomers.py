@@ -45,6 +45,32 @@ def test_a_posted_history_becomes_rows_with_ages_and_unknown_ids_are_kept_apart(
     assert posted(DATASET, {"a": [1]}).dataset.train_age is None
 
 
+def test_histories_of_pandas_are_by_their_index():
+    pd = pytest.importorskip("pandas")
+    made = posted(DATASET, pd.Series({"a": [9, 3], "b": pd.Series(["5"])}))
+    assert made.dataset.user_ids.tolist() == ["a", "b"]
+    assert made.dataset.train_item.tolist() == [3, 9, 5]
+    with pytest.raises(DataError, match="histories: expected one by the id of each user, found a DataFrame"):
+        posted(DATASET, pd.DataFrame({"user": [1, 1], "item": [3, 4]}))
+    with pytest.raises(DataError, match="histories: expected every user once, found a again"):
+        posted(DATASET, pd.Series([[3], [4]], index=["a", "a"]))
+
+
+@pytest.mark.parametrize(
+    ("histories", "message"),
+    [
+        ({"a": "12"}, "field history of user a: expected a list or an array, found '12'"),  # not items 1 and 2
+        ({"a": 12}, "field history of user a: expected a list or an array, found 12"),
+        ({"a": np.array([[1, 2]])}, r"field history of user a: expected one value a row, found an array of shape"),
+        ({1: [3], "1": [4]}, "histories: expected every user once, found 1 again"),
+        ([[3, 4]], "histories: expected one by the id of each user, found a list"),
+    ],
+)
+def test_what_is_no_list_by_user_is_refused(histories, message):
+    with pytest.raises(DataError, match=message):
+        posted(DATASET, histories)
+
+
 def test_histories_of_a_file_are_in_the_order_of_time(tmp_path):
     file = tmp_path / "new.csv"
     file.write_text("item,user,timestamp\n3,a,20\n4,b,1\n5,a,7\n\n6,a,7\n")
