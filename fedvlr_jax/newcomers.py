@@ -68,10 +68,10 @@ def add_items(
     Args:
       fitted: with private states on one device.
       visual, textual: [n, dv] and [n, dc], for the modalities that the data set has.
-      ids, titles: of the new items; ids are by default the numbers that follow.
+      ids, titles: of the new items, as many; ids are by default the numbers that follow.
 
     Raises:
-      DataError: features that do not fit, or ids that there are already.
+      DataError: features, ids or titles that do not fit, or ids that there are already.
       ConfigError: private states in a store or on several devices.
     """
     require_one_device(fitted.settings, "new items")

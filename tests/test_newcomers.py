@@ -11,6 +11,7 @@ from problems import tiny_dataset
 import fedvlr_jax
 from fedvlr_jax.data.posted import posted, read_histories
 from fedvlr_jax.errors import ConfigError, DataError
+from fedvlr_jax.inference.new_items import with_new_items
 
 DATASET = tiny_dataset()
 SMALL = {
@@ -139,7 +140,7 @@ def test_every_host_takes_new_items(host):
             old = np.asarray(fitted.state.public.params["variant"][name])
             np.testing.assert_allclose(np.asarray(table)[-1], old[seen].mean(axis=0), rtol=1e-4, atol=1e-6)
     rows = fedvlr_jax.recommend(grown, k=41)
-    assert "40" in rows["item"].tolist()
+    assert 40 in rows["item"].tolist()  # numbers stay numbers
     assert np.isfinite(rows["score"]).all()
 
 
@@ -151,11 +152,30 @@ def test_every_host_takes_new_items(host):
         ({"visual": DATASET.V[:1]}, r"expected finite C \[n, 5\]"),
         ({"visual": DATASET.V[:1], "textual": 0 * DATASET.C[:1]}, "without rows of zeros"),
         ({"visual": DATASET.V[:1], "textual": DATASET.C[:1], "ids": ["3"]}, "ids that no item has"),
+        ({"visual": DATASET.V[:1], "textual": DATASET.C[:1], "ids": "x"}, "field ids: expected a list or an array"),
+        ({"visual": DATASET.V[:2], "textual": DATASET.C[:2], "titles": ["one"]}, "expected 2 titles, found 1"),
     ],
 )
 def test_new_items_that_do_not_fit(fitted, features, message):
     with pytest.raises(DataError, match=message):
         fedvlr_jax.add_items(fitted, **features)
+
+
+def test_features_of_a_modality_that_the_set_lacks_are_refused():
+    lacking = dataclasses.replace(DATASET, V=None)
+    with pytest.raises(DataError, match="new items: expected no V, which the data set lacks, found some"):
+        with_new_items(lacking, {"V": DATASET.V[:1], "C": DATASET.C[:1]})
+
+
+def test_ids_and_titles_of_new_items_keep_their_kind():
+    features = {"V": DATASET.V[:2], "C": DATASET.C[:2]}
+    made = with_new_items(DATASET, features, titles=np.array([None, "two"], object))
+    assert made.item_ids.dtype == np.int64
+    assert made.item_ids[-2:].tolist() == [40, 41]
+    assert made.item_titles[-2:].tolist() == ["", "two"]
+    assert with_new_items(DATASET, features, ids=[77, "x"]).item_ids.tolist()[-3:] == ["39", "77", "x"]
+    named = dataclasses.replace(DATASET, item_ids=np.array([f"i{k}" for k in range(40)]))
+    assert with_new_items(named, features).item_ids[-3:].tolist() == ["i39", "40", "41"]
 
 
 def test_new_items_need_the_states_on_one_device(fitted):

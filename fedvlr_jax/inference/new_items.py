@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fedvlr_jax.data.features import unit_rows
-from fedvlr_jax.data.ids import ids_or_numbers
+from fedvlr_jax.data.ids import as_column, as_ids, ids_or_numbers, is_missing
+from fedvlr_jax.data.messages import Source
 from fedvlr_jax.errors import DataError
 from fedvlr_jax.models.model import ITEM_TABLE
 from fedvlr_jax.types import Array, Dataset, FedState, PyTree
@@ -36,40 +38,60 @@ def with_new_items(
       dataset: what was trained on.
       features: by the letters of the modalities that the set has, "V" [n, dv] and "C" [n, dc] of the new items; rows
         are scaled to norm one.
-      ids: of the new items; by default the numbers that follow.
+      ids: of the new items; by default the numbers that follow. Where they are of another kind than those of the
+        set, all ids become text.
       titles: of the new items.
 
     Raises:
-      DataError: features that are missing, not finite, zero, or of another width; or an id that there is already.
+      DataError: features that are missing, not finite, zero, or of another width, or of a modality that the set lacks;
+        an id that there is already; or ids or titles of more or fewer items.
     """
     sizes = {len(x) for x in features.values() if x is not None}
     if len(sizes) != 1 or not min(sizes):
         raise DataError(f"{dataset.name}, new items: expected features of as many items, found {sorted(sizes)} rows")
     (size,) = sizes
     V, C = (_grown(dataset, letter, features.get(letter)) for letter in ("V", "C"))
-    known = ids_or_numbers(dataset.item_ids, dataset.num_items)
-    more = np.arange(dataset.num_items, dataset.num_items + size) if ids is None else np.asarray(ids)
-    item_ids = np.array([str(x) for x in (*known.tolist(), *more.tolist())])
-    if len(more) != size or len(set(item_ids.tolist())) < len(item_ids):
+    more = _column(dataset, "ids", np.arange(dataset.num_items, dataset.num_items + size) if ids is None else ids)
+    item_ids = _joined(ids_or_numbers(dataset.item_ids, dataset.num_items).tolist(), more)
+    if len(more) != size or len(set(map(str, item_ids.tolist()))) < len(item_ids):
         raise DataError(
             f"{dataset.name}, new items: expected {size} ids that no item has, found {len(more)} or known ones"
         )
+    named = [
+        "" if title is None else str(title)
+        for title in _column(dataset, "titles", [""] * size if titles is None else titles)
+    ]
+    if len(named) != size:
+        raise DataError(f"{dataset.name}, new items: expected {size} titles, found {len(named)}")
     old_titles = [""] * dataset.num_items if dataset.item_titles is None else dataset.item_titles.tolist()
     return dataclasses.replace(
         dataset,
         num_items=dataset.num_items + size,
         item_ids=item_ids,
-        item_titles=np.array([*old_titles, *(titles or [""] * size)]),
+        item_titles=np.array([*old_titles, *named]),
         missing_V=None,
         missing_C=None,
         V=V,
         C=C,
+        newcomers=None,
     )
+
+
+def _column(dataset: Dataset, field: str, values: Sequence[object] | np.ndarray) -> list[Any]:
+    return as_column(Source(f"{dataset.name}, new items"), field, values).tolist()
+
+
+def _joined(known: list[Any], more: list[Any]) -> np.ndarray:
+    """Ids of one kind as they are, others as text."""
+    ids = as_ids([*known, *more])
+    return as_ids([*map(str, known), *map(str, more)]) if ids.dtype.kind == "O" else ids
 
 
 def _grown(dataset: Dataset, letter: str, rows: np.ndarray | None) -> np.ndarray | None:
     old = getattr(dataset, letter)
     if old is None:
+        if rows is not None:
+            raise DataError(f"{dataset.name}, new items: expected no {letter}, which the data set lacks, found some")
         return None
     new = np.zeros((0, 0)) if rows is None else np.asarray(rows, np.float32)
     if new.ndim != 2 or new.shape[1] != old.shape[1] or not np.isfinite(new).all() or not new.any(axis=1).all():
