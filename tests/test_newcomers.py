@@ -9,9 +9,14 @@ import pytest
 from problems import tiny_dataset
 
 import fedvlr_jax
+from fedvlr_jax.assembly import configured_host
 from fedvlr_jax.data.posted import posted, read_histories
 from fedvlr_jax.errors import ConfigError, DataError
+from fedvlr_jax.federated.prior_choice import choose_prior
 from fedvlr_jax.inference.new_items import with_new_items
+from fedvlr_jax.settings import default_settings, override
+from fedvlr_jax.training import priors
+from fedvlr_jax.training.experiment import before_rounds
 
 DATASET = tiny_dataset()
 SMALL = {
@@ -176,6 +181,61 @@ def test_ids_and_titles_of_new_items_keep_their_kind():
     assert with_new_items(DATASET, features, ids=[77, "x"]).item_ids.tolist()[-3:] == ["39", "77", "x"]
     named = dataclasses.replace(DATASET, item_ids=np.array([f"i{k}" for k in range(40)]))
     assert with_new_items(named, features).item_ids[-3:].tolist() == ["i39", "40", "41"]
+
+
+def formed_with_and_without_new_items(**changes):
+    """What was agreed on before the rounds, for the tiny data set and for one with two more items."""
+    chosen = override(default_settings(), {name.replace("__", "."): x for name, x in changes.items()})
+    grown = with_new_items(with_new_items(DATASET, {"V": DATASET.V[:1], "C": DATASET.C[:1]}), NEW)
+    host = configured_host(chosen, DATASET.num_items)
+    return [before_rounds(chosen, dataset, host).formed(dataset) for dataset in (DATASET, grown)]
+
+
+NEW = {"V": -DATASET.V[3:4], "C": DATASET.C[5:6]}
+
+
+def test_new_items_choose_no_other_settings_of_the_prior(monkeypatch):
+    asked = []
+
+    def choose(dataset, features, start):
+        asked.append(dataset.num_items)
+        return choose_prior(dataset, features, start)
+
+    monkeypatch.setattr(priors, "choose_prior", choose)
+    before, after = formed_with_and_without_new_items(host__name="fedprior", host__choose_prior=True)
+    assert set(asked) == {40}
+    assert after.settings == before.settings
+    assert after.weight_ii.shape == (42, 42)
+
+
+def test_new_items_choose_no_other_views_and_no_other_coordinates():
+    """The weights that were learned stay the weights that they were."""
+    before, after = formed_with_and_without_new_items(host__name="fedblend")
+    assert after.formed.choice == before.formed.choice
+    np.testing.assert_array_equal(after.basis.turn_kk, before.basis.turn_kk)
+    np.testing.assert_array_equal(after.basis.start_k, before.basis.start_k)
+    guest = posted(after.dataset, {"guest": [1, 5, 40, 9, 41, 7]}).dataset
+    assert after.of(guest).z_uiv.shape[:2] == (1, 42)
+
+
+def test_new_items_form_no_second_sum_with_noise():
+    """Another catalogue draws other noise for the same histories, and the budget is for one sum."""
+    budget = {"privacy__target_epsilon": 8.0, "privacy__delta": 1e-2, "privacy__prior_share": 0.9}
+    noised = budget | {"aggregation__transforms": "clip,noise", "rounds": 2}
+    before, after = formed_with_and_without_new_items(host__name="fedprior", **noised)
+    assert after.mixture == before.mixture
+    own = [name for name in before.maps if name in ("co-occurrence", "popularity")]
+    assert own
+    for name in own:
+        np.testing.assert_array_equal(after.maps[name][:40, :40], before.maps[name])
+        assert not after.maps[name][:, 40:].any()
+
+
+def test_training_on_a_catalogue_that_grew_is_training_anew():
+    grown = with_new_items(DATASET, NEW)
+    assert grown.fewer_items is DATASET
+    assert with_new_items(grown, NEW, ids=["more"]).fewer_items is DATASET
+    assert fedvlr_jax.fit(grown, SMALL | {"rounds": 1, "eval.every": 1}).dataset.fewer_items is None
 
 
 def test_new_items_need_the_states_on_one_device(fitted):

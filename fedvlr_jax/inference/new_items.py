@@ -5,7 +5,7 @@ features by the trained operators. Its row of D, and of a host's own public tabl
 the rows of all items with train rows, an item about whose identity nothing is known. (Zero would be a row like none
 that the operators were trained on, and the rows of items without train rows only went where negatives pushed them.)
 A client's private item table starts at zero for it, as it does for every item. An item-to-item prior and score views
-treat it as what it is, an item without train rows.
+treat it as what it is, an item without train rows; what a run chose for them, and sums with noise, stay as they were.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedvlr_jax.data.features import unit_rows
-from fedvlr_jax.data.ids import as_column, as_ids, ids_or_numbers, is_missing
+from fedvlr_jax.data.ids import as_column, as_ids, ids_or_numbers
 from fedvlr_jax.data.messages import Source
 from fedvlr_jax.errors import DataError
 from fedvlr_jax.models.model import ITEM_TABLE
@@ -43,8 +43,8 @@ def with_new_items(
       titles: of the new items.
 
     Raises:
-      DataError: features that are missing, not finite, zero, or of another width, or of a modality that the set lacks;
-        an id that there is already; or ids or titles of more or fewer items.
+      DataError: features that are missing, not finite, zero, of another width, or of a modality that the set
+        lacks; an id that there is already; or ids or titles of more or fewer items.
     """
     sizes = {len(x) for x in features.values() if x is not None}
     if len(sizes) != 1 or not min(sizes):
@@ -74,6 +74,7 @@ def with_new_items(
         V=V,
         C=C,
         newcomers=None,
+        fewer_items=dataset.fewer_items or dataset,
     )
 
 
