@@ -244,6 +244,17 @@ def test_figure_3_joins_seeds_and_orders_modalities(tmp_path):
     assert draw_modalities(rows).startswith(PNG)
 
 
+def test_figure_3_counts_no_run_twice(tmp_path):
+    write_run(tmp_path / "in" / "a", 0.4)
+    write_run(tmp_path / "in" / "b", 0.6, seed=1)
+    once = modality_rows([tmp_path])
+    assert [row.runs for row in once] == [2, 2]
+    assert modality_rows([tmp_path, tmp_path / "in", tmp_path / "in" / "a"]) == once
+    shutil.copytree(tmp_path / "in" / "b", tmp_path / "copy")
+    with pytest.raises(ConfigError, match=r"copy and .*b: expected one run of fcf with modalities D,V,C and seed 1"):
+        modality_rows([tmp_path])
+
+
 def test_figure_3_refuses_what_cannot_be_averaged(tmp_path):
     with pytest.raises(ConfigError, match="found none in"):
         modality_rows([tmp_path])

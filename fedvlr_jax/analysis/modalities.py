@@ -46,18 +46,26 @@ def modality_rows(folders: Sequence[pathlib.Path]) -> list[ModalityRow]:
     """The rows of all finished runs of variant fedvlr in some folders and below them.
 
     Raises:
-      ConfigError: if there are none, if one has no settings, or if runs of one host on one data set differ in more
-        than their modalities and seeds.
+      ConfigError: if there are none, if one has no settings, if runs of one host on one data set differ in more than
+        their modalities and seeds, or if one of them is there twice.
     """
     found: defaultdict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
     first: dict[tuple[str, str], Run] = {}
-    for file in sorted(file for folder in folders for file in folder.rglob("result.json")):
+    folder_of: dict[tuple[str, str, str, int], pathlib.Path] = {}
+    files = {file.resolve(): file for folder in folders for file in folder.rglob("result.json")}
+    for file in sorted(files.values()):  # each once, also where one folder is within another
         result, settings = stored_result(file.parent), _settings_of(file.parent)
         if result is None or result["variant"] != "fedvlr":
             continue
         own = file.parent, settings
         _require_same_settings(first.setdefault((result["dataset"], result["host"]), own), own)
-        found[result["dataset"], result["host"], _label(settings["fusion.modalities"])].append(result)
+        key = result["dataset"], result["host"], _label(settings["fusion.modalities"])
+        if (other := folder_of.setdefault((*key, settings["seed"]), file.parent)) != file.parent:
+            raise ConfigError(
+                f"{other} and {file.parent}: expected one run of {key[1]} with modalities "
+                f"{settings['fusion.modalities']} and seed {settings['seed']}, found two; give one of them"
+            )
+        found[key].append(result)
     if not found:
         where = ", ".join(map(str, folders))
         raise ConfigError(f"--runs: expected finished runs of variant fedvlr, found none in {where} or below")
