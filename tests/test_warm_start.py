@@ -13,6 +13,7 @@ import pytest
 from commands import ROOT, TINY, arguments, run_here
 
 import fedvlr_jax
+from fedvlr_jax.analysis.diagnosis import first_state
 from fedvlr_jax.data import fingerprint, load_configured
 from fedvlr_jax.data.user_split import leave_users_out
 from fedvlr_jax.errors import ConfigError, RunWarning
@@ -73,6 +74,13 @@ def test_the_parts_that_were_asked_for_come_from_there_and_nothing_else(source, 
         assert not same(best.public.params, start.public.params)
     assert int(state.public.round) == 0
     assert jax.tree.map(lambda x: x.sharding, state) == jax.tree.map(lambda x: x.sharding, start)
+
+
+def test_how_far_training_moved_is_measured_from_where_it_started(source, best):
+    there = first_state(experiment_of(init_from=str(source)))
+    assert same(there.public.params, best.public.params)
+    assert same(there.private.params, best.private.params)
+    assert first_state(experiment_of(init_from=str(source / "gone"))) is None
 
 
 def test_without_it_nothing_changes(source):
