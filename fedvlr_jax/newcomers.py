@@ -67,7 +67,7 @@ def add_items(
 
     Args:
       fitted: with private states on one device.
-      visual, textual: [n, dv] and [n, dc], for the modalities that the data set has.
+      visual, textual: [n, dv] and [n, dc], for the modalities that the data set has; of frames by their index.
       ids, titles: of the new items, as many; ids are by default the numbers that follow.
 
     Raises:

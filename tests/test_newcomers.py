@@ -183,6 +183,21 @@ def test_ids_and_titles_of_new_items_keep_their_kind():
     assert with_new_items(named, features).item_ids[-3:].tolist() == ["i39", "40", "41"]
 
 
+def test_frames_of_new_items_are_read_by_their_index():
+    pd = pytest.importorskip("pandas")
+    frames = {
+        "V": pd.DataFrame(DATASET.V[:2], index=["a", "b"]),
+        "C": pd.DataFrame(DATASET.C[[1, 0]], index=["b", "a"]),
+    }
+    made = with_new_items(DATASET, frames, ids=["b", "a"])
+    np.testing.assert_allclose(made.V[-2:], DATASET.V[[1, 0]], rtol=1e-6)
+    np.testing.assert_allclose(made.C[-2:], DATASET.C[[1, 0]], rtol=1e-6)
+    with pytest.raises(DataError, match="expected ids of items as index, or 0 to 1 where rows are in their order"):
+        with_new_items(DATASET, frames)
+    with pytest.raises(DataError, match="expected 'c' in the index, found it nowhere"):
+        with_new_items(DATASET, frames, ids=["a", "c"])
+
+
 def formed_with_and_without_new_items(**changes):
     """What was agreed on before the rounds, for the tiny data set and for one with two more items."""
     chosen = override(default_settings(), {name.replace("__", "."): x for name, x in changes.items()})

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedvlr_jax.data.by_item import by_index
 from fedvlr_jax.data.features import unit_rows
 from fedvlr_jax.data.ids import as_column, as_ids, ids_or_numbers
 from fedvlr_jax.data.messages import Source
@@ -50,7 +51,6 @@ def with_new_items(
     if len(sizes) != 1 or not min(sizes):
         raise DataError(f"{dataset.name}, new items: expected features of as many items, found {sorted(sizes)} rows")
     (size,) = sizes
-    V, C = (_grown(dataset, letter, features.get(letter)) for letter in ("V", "C"))
     more = _column(dataset, "ids", np.arange(dataset.num_items, dataset.num_items + size) if ids is None else ids)
     item_ids = _joined(ids_or_numbers(dataset.item_ids, dataset.num_items).tolist(), more)
     if len(more) != size or len(set(map(str, item_ids.tolist()))) < len(item_ids):
@@ -63,6 +63,8 @@ def with_new_items(
     ]
     if len(named) != size:
         raise DataError(f"{dataset.name}, new items: expected {size} titles, found {len(named)}")
+    given = {letter: _in_order(dataset, letter, rows, more, ids) for letter, rows in features.items()}
+    V, C = (_grown(dataset, letter, given.get(letter)) for letter in ("V", "C"))
     old_titles = [""] * dataset.num_items if dataset.item_titles is None else dataset.item_titles.tolist()
     return dataclasses.replace(
         dataset,
@@ -76,6 +78,16 @@ def with_new_items(
         newcomers=None,
         fewer_items=dataset.fewer_items or dataset,
     )
+
+
+def _in_order(dataset: Dataset, letter: str, rows: Any, more: list[Any], ids: Any) -> Any:
+    """Features in the order of the new ids, also those of a frame whose index has the ids in another order."""
+    found = by_index(Source(f"{dataset.name}, new items"), letter, rows, as_ids(more), ids)
+    if not isinstance(found, dict):
+        return rows
+    if absent := [id_ for id_ in more if id_ not in found]:
+        raise DataError(f"{dataset.name}, new items, {letter}: expected {absent[0]!r} in the index, found it nowhere")
+    return np.stack([found[id_] for id_ in more])
 
 
 def _column(dataset: Dataset, field: str, values: Sequence[object] | np.ndarray) -> list[Any]:
