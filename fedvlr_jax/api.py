@@ -184,7 +184,7 @@ def restore(workdir: Path, dataset: Dataset | None = None) -> Fitted:
             dataset = load_configured(settings["data"], settings["seed"], leaves_users_out=True)
         except DataError as error:
             raise DataError(f"{error}\nor give the data set itself, as dataset=") from error
-    return restored(make_experiment(settings, dataset), folder)
+    return restored(make_experiment(settings, _anew(dataset)), folder)
 
 
 def restored(experiment: Experiment, workdir: pathlib.Path) -> Fitted:

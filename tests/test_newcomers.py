@@ -246,11 +246,13 @@ def test_new_items_form_no_second_sum_with_noise():
         assert not after.maps[name][:, 40:].any()
 
 
-def test_training_on_a_catalogue_that_grew_is_training_anew():
+def test_training_on_a_catalogue_that_grew_is_training_anew(tmp_path):
     grown = with_new_items(DATASET, NEW)
     assert grown.fewer_items is DATASET
     assert with_new_items(grown, NEW, ids=["more"]).fewer_items is DATASET
-    assert fedvlr_jax.fit(grown, SMALL | {"rounds": 1, "eval.every": 1}).dataset.fewer_items is None
+    fitted = fedvlr_jax.train(grown, SMALL | {"rounds": 1, "eval.every": 1}, tmp_path)
+    assert fitted.dataset.fewer_items is None
+    assert fedvlr_jax.restore(tmp_path, grown).dataset.fewer_items is None
 
 
 def test_new_items_need_the_states_on_one_device(fitted):
