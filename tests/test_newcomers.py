@@ -91,6 +91,9 @@ def test_histories_of_a_file_are_in_the_order_of_time(tmp_path):
         ("", "line 1: expected the columns user, item and perhaps timestamp, found no user"),
         ("user,thing\na,3\n", "line 1: expected the columns user, item and perhaps timestamp, found no item"),
         ("user,item\na,3,4\n", "line 2: expected 2 fields, found 3"),
+        ("user,item,user\na,3,b\n", "line 1: expected one column user, found 2"),
+        ("user,item\na,3\n ,4\n", "line 3, field user: expected an id, found none"),
+        ("user,item\na,\n", "line 2, field item: expected an id, found none"),
         ("user,item,timestamp\na,3,soon\n", "line 2, field timestamp: expected a number, found 'soon'"),
     ],
 )

@@ -113,11 +113,16 @@ def read_histories(file: pathlib.Path) -> dict[str, list[str]]:
         raise problem(file, "a csv file in UTF-8 with the columns user, item", str(error)) from error
     if missing := [name for name in ("user", "item") if name not in header]:
         raise problem(file, "the columns user, item and perhaps timestamp", f"no {missing[0]}", line=1)
+    if twice := [name for name in ("user", "item", "timestamp") if header.count(name) > 1]:
+        raise problem(file, f"one column {twice[0]}", str(header.count(twice[0])), line=1)
     user, item = header.index("user"), header.index("item")
     time = header.index("timestamp") if "timestamp" in header else None
     for line, row in enumerate(rows, start=2):
         if row and len(row) != len(header):
             raise problem(file, f"{len(header)} fields", str(len(row)), line=line)
+        for field, column in (("user", user), ("item", item)) if row else ():
+            if not row[column].strip():
+                raise problem(file, "an id", "none", line=line, field=field)
         if row and time is not None and not is_time(row[time]):
             raise problem(file, "a number", repr(row[time]), line=line, field="timestamp")
     rows = [row for row in rows if row]
