@@ -126,7 +126,7 @@ def fit(
       ConfigError: a setting that does not exist, is out of range or contradicts the data or another setting.
       TrainingError: if every client of a round diverged, or memory ran out.
     """
-    experiment = make_experiment(_settings(dataset, overrides, baselines), dataset)
+    experiment = make_experiment(_settings(dataset, overrides, baselines), _anew(dataset))
     trained = train_in_memory(experiment, on_progress=on_progress)
     rows = job.baselines_of(experiment) if experiment.settings["baselines"] else []
     return Fitted(experiment, trained, job.result_of(experiment, trained), rows)
@@ -155,7 +155,7 @@ def train(
       CheckpointError: if the workdir holds a run with other settings or data, or cannot be written.
       ConfigError, TrainingError: as `fit`.
     """
-    experiment = make_experiment(_settings(dataset, overrides, baselines), dataset)
+    experiment = make_experiment(_settings(dataset, overrides, baselines), _anew(dataset))
     folder = prepare_workdir(pathlib.Path(workdir))
     with own(folder):
         if not resume:
@@ -184,7 +184,7 @@ def restore(workdir: Path, dataset: Dataset | None = None) -> Fitted:
             dataset = load_configured(settings["data"], settings["seed"], leaves_users_out=True)
         except DataError as error:
             raise DataError(f"{error}\nor give the data set itself, as dataset=") from error
-    return restored(make_experiment(settings, dataset), folder)
+    return restored(make_experiment(settings, _anew(dataset)), folder)
 
 
 def restored(experiment: Experiment, workdir: pathlib.Path) -> Fitted:
@@ -269,6 +269,11 @@ def preferences(fitted: Fitted) -> np.ndarray:
       identity where it is in item tables of the host's own (fedncf) in place of D.
     """
     return job.preferences(fitted.experiment, fitted.trained)
+
+
+def _anew(dataset: Dataset) -> Dataset:
+    """A data set to train on: of what an earlier run had chosen for it nothing is left."""
+    return dataset if dataset.fewer_items is None else dataclasses.replace(dataset, fewer_items=None)
 
 
 def _settings(dataset: Dataset, overrides: Mapping[str, Any] | None, baselines: bool) -> dict[str, Any]:

@@ -30,14 +30,14 @@ def recommend_new(
 
     Args:
       fitted: of `fit`, `train` or `restore`.
-      histories: ids of items, the oldest first, by the id of each new user.
+      histories: ids of items, the oldest first, by the id of each new user; a mapping, or a series of pandas.
       k, titles: as `api.recommend`. One call for many users is much faster than many calls.
 
     Returns:
       As `api.recommend`, users in the order in which they came.
 
     Raises:
-      DataError: a history without any known item.
+      DataError: a history without any known item, or one that is no list; or a user who is there twice.
       ConfigError: a `k` below 1.
     """
     return recommend_with(fitted.experiment, fitted.state, histories, k, titles=titles)
@@ -67,11 +67,11 @@ def add_items(
 
     Args:
       fitted: with private states on one device.
-      visual, textual: [n, dv] and [n, dc], for the modalities that the data set has.
-      ids, titles: of the new items; ids are by default the numbers that follow.
+      visual, textual: [n, dv] and [n, dc], for the modalities that the data set has; of frames by their index.
+      ids, titles: of the new items, as many; ids are by default the numbers that follow.
 
     Raises:
-      DataError: features that do not fit, or ids that there are already.
+      DataError: features, ids or titles that do not fit, or ids that there are already.
       ConfigError: private states in a store or on several devices.
     """
     require_one_device(fitted.settings, "new items")

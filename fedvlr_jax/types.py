@@ -72,6 +72,8 @@ class Dataset:
         not kept.
       newcomers: users who are left out of everything else here, with numbers of their own (`data/user_split.py`):
         their train rows are the histories that they come with. None where nobody is left out.
+      fewer_items: the same interactions without the items that came after training (`inference/new_items.py`): what a
+        run chose before its rounds is chosen by it. None where none came.
     """
 
     name: str
@@ -94,6 +96,7 @@ class Dataset:
     missing_C: np.ndarray | None = None
     time_span: tuple[float, float] | None = None
     newcomers: Dataset | None = None
+    fewer_items: Dataset | None = None
 
     @property
     def ranked(self) -> Dataset:

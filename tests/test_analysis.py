@@ -226,7 +226,8 @@ def write_run(folder, hit_rate, of_sweep=False, **changes):
         1,
     )
     names = {"dataset": "tiny", "host": tree["host"]["name"], "variant": tree["variant"]}
-    stored = {"settings": dict(flatten(tree)), "data": {}} if of_sweep else tree
+    kept = {name: value for name, value in flatten(tree) if name not in ("data.dir", "writers", "baselines")}
+    stored = {"settings": kept, "data": {}} if of_sweep else tree
     (folder / "config.json").write_text(json.dumps(stored))
     (folder / "result.json").write_text(json.dumps(names | numbers | groups))
 
@@ -242,6 +243,36 @@ def test_figure_3_joins_seeds_and_orders_modalities(tmp_path):
         ("without V", "HR@50", 1, pytest.approx(0.2), None),
     ]
     assert draw_modalities(rows).startswith(PNG)
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_figure_3_joins_a_run_and_a_run_of_a_sweep(tmp_path, first):
+    write_run(tmp_path / "a", 0.4, of_sweep=first)
+    write_run(tmp_path / "b", 0.6, of_sweep=not first, seed=1)
+    assert [row.runs for row in modality_rows([tmp_path])] == [2, 2]
+
+
+def test_figure_3_joins_no_two_data_sets_of_one_name(tmp_path):
+    held_out = {"user": np.arange(3), "split": np.full(3, 2), "item": np.array([4, 5, 6])}
+    write_run(tmp_path / "a", 0.4)
+    write_run(tmp_path / "b", 0.6, seed=1)
+    np.savez(tmp_path / "a" / "ranks.npz", **held_out)
+    np.savez(tmp_path / "b" / "ranks.npz", **held_out)
+    assert [row.runs for row in modality_rows([tmp_path])] == [2, 2]
+    np.savez(tmp_path / "b" / "ranks.npz", **held_out | {"item": np.array([4, 5, 7])})
+    with pytest.raises(ConfigError, match=r"a and .*b: expected runs on the same held-out rows, found others"):
+        modality_rows([tmp_path])
+
+
+def test_figure_3_counts_no_run_twice(tmp_path):
+    write_run(tmp_path / "in" / "a", 0.4)
+    write_run(tmp_path / "in" / "b", 0.6, seed=1)
+    once = modality_rows([tmp_path])
+    assert [row.runs for row in once] == [2, 2]
+    assert modality_rows([tmp_path, tmp_path / "in", tmp_path / "in" / "a"]) == once
+    shutil.copytree(tmp_path / "in" / "b", tmp_path / "copy")
+    with pytest.raises(ConfigError, match=r"copy and .*b: expected one run of fcf with modalities D,V,C and seed 1"):
+        modality_rows([tmp_path])
 
 
 def test_figure_3_refuses_what_cannot_be_averaged(tmp_path):

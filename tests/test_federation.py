@@ -212,6 +212,14 @@ def test_a_silo_that_other_settings_or_users_is_refused_or_counted(shared, tmp_p
     shared.transport.silos = silos
 
 
+@pytest.mark.parametrize(("field", "found"), [("router__lr", 0.5), ("compute__precision", "bfloat16")])
+def test_a_silo_that_would_train_otherwise_does_not_join(shared, tmp_path, field, found):
+    servers, own = federation_settings(), federation_settings(**{field: found})
+    silo = make_silo(own, tmp_path / "own", range(0, 2), "own")
+    answer = silo.answer(Message(JOIN, {**sizes_of(DATASET)._asdict(), "settings": shared_settings(servers)}, {}))
+    assert f"join: {field.replace('__', '.')}: expected {found!r} as in this silo" in answer.fields["reason"]
+
+
 PRIVATE = {
     "host__name": "fcf",
     "variant": "base",

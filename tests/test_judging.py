@@ -273,6 +273,17 @@ def test_what_is_no_file_of_scores_is_said(tmp_path):
             read_scores(tmp_path / name, PLAIN)
 
 
+def test_a_frame_is_read_by_its_labels():
+    """As a pivot of a list has them, in whatever order."""
+    pd = pytest.importorskip("pandas")
+    expected = fedvlr_jax.judge_scores(NAMED, SCORES_UI)
+    frame = pd.DataFrame(SCORES_UI, index=NAMED.user_ids, columns=NAMED.item_ids)
+    assert fedvlr_jax.judge_scores(NAMED, frame.iloc[::-1, np.random.default_rng(3).permutation(30)]) == expected
+    assert fedvlr_jax.judge_scores(NAMED, pd.DataFrame(SCORES_UI)) == expected  # labels that count say nothing
+    with pytest.raises(DataError, match="row 1, field users: expected an id of the data set, found 'nobody'"):
+        fedvlr_jax.judge_scores(NAMED, frame.rename(index={NAMED.user_ids[0]: "nobody"}))
+
+
 def test_a_matrix_in_memory_has_the_result_of_its_file(tmp_path):
     np.save(tmp_path / "scores.npy", SCORES_UI)
     in_memory = fedvlr_jax.judge_scores(PLAIN, SCORES_UI)

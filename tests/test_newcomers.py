@@ -9,8 +9,14 @@ import pytest
 from problems import tiny_dataset
 
 import fedvlr_jax
+from fedvlr_jax.assembly import configured_host
 from fedvlr_jax.data.posted import posted, read_histories
 from fedvlr_jax.errors import ConfigError, DataError
+from fedvlr_jax.federated.prior_choice import choose_prior
+from fedvlr_jax.inference.new_items import with_new_items
+from fedvlr_jax.settings import default_settings, override
+from fedvlr_jax.training import priors
+from fedvlr_jax.training.experiment import before_rounds
 
 DATASET = tiny_dataset()
 SMALL = {
@@ -45,6 +51,32 @@ def test_a_posted_history_becomes_rows_with_ages_and_unknown_ids_are_kept_apart(
     assert posted(DATASET, {"a": [1]}).dataset.train_age is None
 
 
+def test_histories_of_pandas_are_by_their_index():
+    pd = pytest.importorskip("pandas")
+    made = posted(DATASET, pd.Series({"a": [9, 3], "b": pd.Series(["5"])}))
+    assert made.dataset.user_ids.tolist() == ["a", "b"]
+    assert made.dataset.train_item.tolist() == [3, 9, 5]
+    with pytest.raises(DataError, match="histories: expected one by the id of each user, found a DataFrame"):
+        posted(DATASET, pd.DataFrame({"user": [1, 1], "item": [3, 4]}))
+    with pytest.raises(DataError, match="histories: expected every user once, found a again"):
+        posted(DATASET, pd.Series([[3], [4]], index=["a", "a"]))
+
+
+@pytest.mark.parametrize(
+    ("histories", "message"),
+    [
+        ({"a": "12"}, "field history of user a: expected a list or an array, found '12'"),  # not items 1 and 2
+        ({"a": 12}, "field history of user a: expected a list or an array, found 12"),
+        ({"a": np.array([[1, 2]])}, r"field history of user a: expected one value a row, found an array of shape"),
+        ({1: [3], "1": [4]}, "histories: expected every user once, found 1 again"),
+        ([[3, 4]], "histories: expected one by the id of each user, found a list"),
+    ],
+)
+def test_what_is_no_list_by_user_is_refused(histories, message):
+    with pytest.raises(DataError, match=message):
+        posted(DATASET, histories)
+
+
 def test_histories_of_a_file_are_in_the_order_of_time(tmp_path):
     file = tmp_path / "new.csv"
     file.write_text("item,user,timestamp\n3,a,20\n4,b,1\n5,a,7\n\n6,a,7\n")
@@ -59,6 +91,9 @@ def test_histories_of_a_file_are_in_the_order_of_time(tmp_path):
         ("", "line 1: expected the columns user, item and perhaps timestamp, found no user"),
         ("user,thing\na,3\n", "line 1: expected the columns user, item and perhaps timestamp, found no item"),
         ("user,item\na,3,4\n", "line 2: expected 2 fields, found 3"),
+        ("user,item,user\na,3,b\n", "line 1: expected one column user, found 2"),
+        ("user,item\na,3\n ,4\n", "line 3, field user: expected an id, found none"),
+        ("user,item\na,\n", "line 2, field item: expected an id, found none"),
         ("user,item,timestamp\na,3,soon\n", "line 2, field timestamp: expected a number, found 'soon'"),
     ],
 )
@@ -113,7 +148,7 @@ def test_every_host_takes_new_items(host):
             old = np.asarray(fitted.state.public.params["variant"][name])
             np.testing.assert_allclose(np.asarray(table)[-1], old[seen].mean(axis=0), rtol=1e-4, atol=1e-6)
     rows = fedvlr_jax.recommend(grown, k=41)
-    assert "40" in rows["item"].tolist()
+    assert 40 in rows["item"].tolist()  # numbers stay numbers
     assert np.isfinite(rows["score"]).all()
 
 
@@ -125,11 +160,102 @@ def test_every_host_takes_new_items(host):
         ({"visual": DATASET.V[:1]}, r"expected finite C \[n, 5\]"),
         ({"visual": DATASET.V[:1], "textual": 0 * DATASET.C[:1]}, "without rows of zeros"),
         ({"visual": DATASET.V[:1], "textual": DATASET.C[:1], "ids": ["3"]}, "ids that no item has"),
+        ({"visual": DATASET.V[:1], "textual": DATASET.C[:1], "ids": "x"}, "field ids: expected a list or an array"),
+        ({"visual": DATASET.V[:2], "textual": DATASET.C[:2], "titles": ["one"]}, "expected 2 titles, found 1"),
     ],
 )
 def test_new_items_that_do_not_fit(fitted, features, message):
     with pytest.raises(DataError, match=message):
         fedvlr_jax.add_items(fitted, **features)
+
+
+def test_features_of_a_modality_that_the_set_lacks_are_refused():
+    lacking = dataclasses.replace(DATASET, V=None)
+    with pytest.raises(DataError, match="new items: expected no V, which the data set lacks, found some"):
+        with_new_items(lacking, {"V": DATASET.V[:1], "C": DATASET.C[:1]})
+
+
+def test_ids_and_titles_of_new_items_keep_their_kind():
+    features = {"V": DATASET.V[:2], "C": DATASET.C[:2]}
+    made = with_new_items(DATASET, features, titles=np.array([None, "two"], object))
+    assert made.item_ids.dtype == np.int64
+    assert made.item_ids[-2:].tolist() == [40, 41]
+    assert made.item_titles[-2:].tolist() == ["", "two"]
+    assert with_new_items(DATASET, features, ids=[77, "x"]).item_ids.tolist()[-3:] == ["39", "77", "x"]
+    named = dataclasses.replace(DATASET, item_ids=np.array([f"i{k}" for k in range(40)]))
+    assert with_new_items(named, features).item_ids[-3:].tolist() == ["i39", "40", "41"]
+
+
+def test_frames_of_new_items_are_read_by_their_index():
+    pd = pytest.importorskip("pandas")
+    frames = {
+        "V": pd.DataFrame(DATASET.V[:2], index=["a", "b"]),
+        "C": pd.DataFrame(DATASET.C[[1, 0]], index=["b", "a"]),
+    }
+    made = with_new_items(DATASET, frames, ids=["b", "a"])
+    np.testing.assert_allclose(made.V[-2:], DATASET.V[[1, 0]], rtol=1e-6)
+    np.testing.assert_allclose(made.C[-2:], DATASET.C[[1, 0]], rtol=1e-6)
+    with pytest.raises(DataError, match="expected ids of items as index, or 0 to 1 where rows are in their order"):
+        with_new_items(DATASET, frames)
+    with pytest.raises(DataError, match="expected 'c' in the index, found it nowhere"):
+        with_new_items(DATASET, frames, ids=["a", "c"])
+
+
+def formed_with_and_without_new_items(**changes):
+    """What was agreed on before the rounds, for the tiny data set and for one with two more items."""
+    chosen = override(default_settings(), {name.replace("__", "."): x for name, x in changes.items()})
+    grown = with_new_items(with_new_items(DATASET, {"V": DATASET.V[:1], "C": DATASET.C[:1]}), NEW)
+    host = configured_host(chosen, DATASET.num_items)
+    return [before_rounds(chosen, dataset, host).formed(dataset) for dataset in (DATASET, grown)]
+
+
+NEW = {"V": -DATASET.V[3:4], "C": DATASET.C[5:6]}
+
+
+def test_new_items_choose_no_other_settings_of_the_prior(monkeypatch):
+    asked = []
+
+    def choose(dataset, features, start):
+        asked.append(dataset.num_items)
+        return choose_prior(dataset, features, start)
+
+    monkeypatch.setattr(priors, "choose_prior", choose)
+    before, after = formed_with_and_without_new_items(host__name="fedprior", host__choose_prior=True)
+    assert set(asked) == {40}
+    assert after.settings == before.settings
+    assert after.weight_ii.shape == (42, 42)
+
+
+def test_new_items_choose_no_other_views_and_no_other_coordinates():
+    """The weights that were learned stay the weights that they were."""
+    before, after = formed_with_and_without_new_items(host__name="fedblend")
+    assert after.formed.choice == before.formed.choice
+    np.testing.assert_array_equal(after.basis.turn_kk, before.basis.turn_kk)
+    np.testing.assert_array_equal(after.basis.start_k, before.basis.start_k)
+    guest = posted(after.dataset, {"guest": [1, 5, 40, 9, 41, 7]}).dataset
+    assert after.of(guest).z_uiv.shape[:2] == (1, 42)
+
+
+def test_new_items_form_no_second_sum_with_noise():
+    """Another catalogue draws other noise for the same histories, and the budget is for one sum."""
+    budget = {"privacy__target_epsilon": 8.0, "privacy__delta": 1e-2, "privacy__prior_share": 0.9}
+    noised = budget | {"aggregation__transforms": "clip,noise", "rounds": 2}
+    before, after = formed_with_and_without_new_items(host__name="fedprior", **noised)
+    assert after.mixture == before.mixture
+    own = [name for name in before.maps if name in ("co-occurrence", "popularity")]
+    assert own
+    for name in own:
+        np.testing.assert_array_equal(after.maps[name][:40, :40], before.maps[name])
+        assert not after.maps[name][:, 40:].any()
+
+
+def test_training_on_a_catalogue_that_grew_is_training_anew(tmp_path):
+    grown = with_new_items(DATASET, NEW)
+    assert grown.fewer_items is DATASET
+    assert with_new_items(grown, NEW, ids=["more"]).fewer_items is DATASET
+    fitted = fedvlr_jax.train(grown, SMALL | {"rounds": 1, "eval.every": 1}, tmp_path)
+    assert fitted.dataset.fewer_items is None
+    assert fedvlr_jax.restore(tmp_path, grown).dataset.fewer_items is None
 
 
 def test_new_items_need_the_states_on_one_device(fitted):

@@ -9,6 +9,8 @@ import json
 import os
 import pathlib
 import re
+import shutil
+import subprocess
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +20,7 @@ from chromium import PROGRAM, browser
 from problems import relative_difference, settings, spread, tiny_dataset
 
 from fedvlr_jax.algorithm import make_algorithm
-from fedvlr_jax.deploy.export import client_programs, flat
+from fedvlr_jax.deploy.export import LOADER, client_programs, flat
 from fedvlr_jax.deploy.onnx_export import RUNTIME, Scoring, scoring_graph, scoring_page
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.models.router import ROUTERS
@@ -193,3 +195,24 @@ def test_a_browser_ranks_without_a_server_and_sends_nothing(tmp_path):
         ) == ("refused")
         assert tab.evaluate("navigator.sendBeacon('https://127.0.0.1:9/', 'x') && document.images.length") == 0
         assert {address.split(":")[0] for address in tab.addresses()} == {"file", "blob"}
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no program node")
+def test_a_state_whose_columns_come_first_is_no_state_with_its_rows_mixed_up(tmp_path):
+    """NumPy writes an array as it lies in memory, and says so in its head."""
+    script = (LOADER.parent / "templates" / "page.js").read_text()
+    reader = script[script.index("function readNpz") : script.index("async function readState")]
+    (tmp_path / "read.mjs").write_text(
+        f"import fs from 'fs';\n{reader}\nconst x = fs.readFileSync(process.argv[2]);\n"
+        "const found = readNpz(x.buffer.slice(x.byteOffset, x.byteOffset + x.length));\n"
+        "console.log(JSON.stringify([...found].map(([name, { shape, data }]) => [name, shape, [...data]])));\n"
+    )
+
+    def read(array):
+        np.savez(tmp_path / "state.npz", w=array)
+        command = ["node", str(tmp_path / "read.mjs"), str(tmp_path / "state.npz")]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    rows = np.arange(6, dtype=np.float32).reshape(2, 3)
+    assert json.loads(read(rows).stdout) == [["w", [2, 3], [0, 1, 2, 3, 4, 5]]]
+    assert "state: w: expected rows one after the other, found columns" in read(np.asfortranarray(rows)).stderr

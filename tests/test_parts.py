@@ -49,6 +49,14 @@ def test_parts_sum_to_the_score(host, variant):
     assert (np.ptp(np.asarray(parts), axis=1) > 0).sum() >= 1
 
 
+def test_parts_of_a_client_that_ranks_with_the_next_ones_deviation_sum_to_its_score():
+    swapped = {"host__swapped": True, "host__deviation": 1.0, "host__fusion_weight": 0.0}
+    experiment, params, slot = problem("fedblend", "base", **swapped)
+    score_i = experiment.algorithm.score(params, slot)[0]
+    parts = score_parts(experiment.algorithm, params, slot).value_pi.sum(axis=0)
+    np.testing.assert_allclose(parts, score_i, rtol=1e-4, atol=1e-4 * float(jnp.abs(score_i).max()))
+
+
 def test_the_part_of_a_view_is_its_product_with_the_user():
     """fcf + fedvlr: w_uj F_j,i . theta_u, written out."""
     experiment, params, slot = problem("fcf", "fedvlr")

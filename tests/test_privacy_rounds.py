@@ -18,7 +18,7 @@ from test_training import Crash, SignalLater, lines, outcome
 from toy_algorithm import toy_experiment
 
 from fedvlr_jax.algorithm import make_algorithm
-from fedvlr_jax.errors import CheckpointError
+from fedvlr_jax.errors import CheckpointError, RunWarning
 from fedvlr_jax.federated import sampling
 from fedvlr_jax.federated.aggregation import make_weighted_mean
 from fedvlr_jax.federated.rounds import Pipeline
@@ -30,6 +30,7 @@ from fedvlr_jax.io.progress import ProgressEvent
 from fedvlr_jax.models.model import Broadcast, Upload
 from fedvlr_jax.privacy.accounting import epsilon_of, guarantee_of
 from fedvlr_jax.training import loop
+from fedvlr_jax.training.experiment import make_experiment
 from fedvlr_jax.training.loop import train
 from fedvlr_jax.types import given
 
@@ -230,3 +231,11 @@ def test_a_record_without_a_budget_is_read_as_none():
     fields = dataclasses.asdict(loop.RunProgress(round=3))
     del fields["epsilon"]
     assert loop.read_progress(json.loads(json.dumps(fields))).epsilon is None
+
+
+def test_noise_that_no_transform_adds_is_said():
+    for transforms in ("", "clip"):
+        with pytest.warns(RunWarning, match=r"aggregation\.noise_multiplier: 2 adds no noise"):
+            make_experiment(settings(aggregation__noise_multiplier=2.0, aggregation__transforms=transforms), DATASET)
+    make_experiment(settings(aggregation__noise_multiplier=2.0, aggregation__transforms="clip,noise"), DATASET)
+    make_experiment(settings(aggregation__transforms="clip"), DATASET)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import doctest
+import json
+import os
 import re
 
 import numpy as np
@@ -194,6 +196,26 @@ def test_training_writes_a_page_and_the_command_writes_it_again(monkeypatch, cap
     assert run_here(monkeypatch, "report", f"--workdir={finished}") == 0
     assert str(page) in capsys.readouterr().out
     assert page.read_text() == before
+
+
+@pytest.mark.slow
+def test_a_page_shows_one_end_of_a_run(monkeypatch, capsys, finished):
+    """A run that goes on has an older result until its end, and an older page until that is written."""
+    page, result = finished / "report.html", finished / "result.json"
+    assert run_here(monkeypatch, "report", f"--workdir={finished}") == 0
+    kept = result.read_text()
+    try:
+        result.write_text(json.dumps(json.loads(kept) | {"rounds": 10, "best_round": 10}))
+        capsys.readouterr()
+        assert run_here(monkeypatch, "report", f"--workdir={finished}") == 2
+        found = "found the result of 10 rounds (the best is 10) beside a checkpoint of 20 (the best is"
+        assert found in capsys.readouterr().err
+    finally:
+        result.write_text(kept)
+    page.write_text("of fewer rounds")
+    os.utime(page, ns=(0, result.stat().st_mtime_ns - 1))
+    assert run_here(monkeypatch, "train", *arguments(finished, rounds=20)) == 0
+    read_page(page.read_text(), finished)
 
 
 @pytest.mark.slow

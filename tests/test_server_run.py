@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ import pytest
 from federations import DATASET, SILOS, LocalTransport, federation_settings, make_silo
 
 from fedvlr_jax.commands.client import users_of
+from fedvlr_jax.data import fingerprint
 from fedvlr_jax.deploy.coordinator import Timing
 from fedvlr_jax.deploy.flower.app import write_app, write_connection
 from fedvlr_jax.deploy.flower.loopback import shares
@@ -21,6 +23,7 @@ from fedvlr_jax.deploy.flower.processes import Processes
 from fedvlr_jax.deploy.messages import RANK, TRAIN
 from fedvlr_jax.deploy.server_run import prepare_server, run_server
 from fedvlr_jax.deploy.silo import silo_key
+from fedvlr_jax.deploy.silo_programs import sizes_of
 from fedvlr_jax.deploy.states import silo_secret
 from fedvlr_jax.errors import CheckpointError, ConfigError
 from fedvlr_jax.io.checkpoint import Checkpoints
@@ -74,6 +77,20 @@ def test_a_server_that_was_killed_goes_on_after_its_last_round(tmp_path):
     (whole / "federation.json").unlink()
     with pytest.raises(CheckpointError, match=r"no federation\.json there"):
         run_server(whole, LocalTransport(silos), lines.append)
+
+
+def test_a_federation_goes_on_with_the_features_that_it_began_with(monkeypatch, tmp_path):
+    tree = federation_settings(host__name="fcf", variant="base")
+    sizes = sizes_of(DATASET)._asdict()
+    other = dataclasses.replace(DATASET, C=DATASET.C[::-1].copy())
+    monkeypatch.setattr(Checkpoints, "record", lambda self: {"settings": tree, "data": sizes})
+    prepare_server(tmp_path, tree, Timing(), DATASET)  # an earlier version noted sizes alone
+    digests = {name: fingerprint(DATASET)[name] for name in ("V", "C")}
+    monkeypatch.setattr(Checkpoints, "record", lambda self: {"settings": tree, "data": sizes | digests})
+    prepare_server(tmp_path, tree, Timing(), DATASET)
+    with pytest.raises(CheckpointError, match=r"another configuration or data set:\n  data C: checkpoint '\w+', now"):
+        prepare_server(tmp_path, tree, Timing(), other)
+    assert (read_arrays(tmp_path / "catalogue.npz")["C"] == DATASET.C).all()
 
 
 def killed_at(monkeypatch, owner, name, number, after=False):

@@ -101,6 +101,7 @@ def test_a_random_point_is_drawn_once():
         ({"fields": {"sever": {"lr": [1.0]}}}, "unknown field sever; did you mean server"),
         ({"fields": {"server": [1.0]}}, "server.: expected names with their values, found"),
         ({"fields": {"dry_run": [True]}}, "dry_run changes nothing"),
+        ({"fields": {"writers": ["", "csv"]}}, "writers changes nothing"),
         ({"fields": {}}, "expected at least one field"),
         ({"fields": {"server.lr": 0.1}}, "server.lr: expected a list of values, found 0.1"),
         ({"fields": {"server.lr": []}}, "server.lr: expected a list of values, found no values"),

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from fedvlr_jax.theory import bounds
+from fedvlr_jax.theory import bounds, reporting, statements
 from fedvlr_jax.theory.bounds import Constants
 
 RNG = np.random.default_rng(0)
@@ -159,3 +159,16 @@ def test_the_bound_vanishes_with_the_rate_and_full_participation_has_no_zeta():
 
 def test_the_stability_limit():
     assert bounds.stability_limit(4, 2.5) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("measured", "bound"), [(np.nan, 1.0), (1.0, np.nan), (np.inf, np.inf), (1.0, np.inf), (2.0, 1.0)]
+)
+def test_a_side_that_is_no_number_is_a_violation(measured, bound):
+    """A run that diverged measures nothing that could be below a bound."""
+    grid = statements.CheckGrid([0.1], [2], [4], 3, 1)
+    sides = (np.array([0.5, measured]), np.array([1.0, bound]))
+    row = statements._worst(statements.DRIFT, (2, 0.1, 2), grid, *sides)
+    assert not row.holds
+    assert reporting._verdict(statements.DRIFT, [row])[-1] == "VIOLATED at 1"
+    assert statements._worst(statements.DRIFT, (2, 0.1, 2), grid, np.array([0.5]), np.array([1.0])).holds

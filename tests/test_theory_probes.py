@@ -121,6 +121,13 @@ def test_the_curvature_is_that_of_the_dense_hessian():
         ({"client__optimizer": "adam"}, "client.optimizer"),
         ({"server__optimizer": "adam"}, "server.optimizer"),
         ({"client__move_items": True}, "client.move_items"),
+        ({"server__sampling": "poisson"}, "server.sampling"),
+        ({"aggregation__aggregator": "median"}, "aggregation.aggregator"),
+        ({"aggregation__transforms": "clip,noise"}, "aggregation.transforms"),
+        ({"aggregation__transforms": "clip", "secure__sum": True}, "aggregation.transforms"),
+        ({"init_from": "runs/x"}, "init_from"),
+        ({"host__name": "fedblend"}, "host.name"),
+        ({"variant": "gfmfr"}, "variant: expected one whose clients follow no teacher"),
     ],
 )
 def test_what_is_not_analysed_is_refused(overrides, field):

@@ -13,6 +13,7 @@ import pytest
 from commands import ROOT, TINY, arguments, run_here
 
 import fedvlr_jax
+from fedvlr_jax.analysis.diagnosis import first_state
 from fedvlr_jax.data import fingerprint, load_configured
 from fedvlr_jax.data.user_split import leave_users_out
 from fedvlr_jax.errors import ConfigError, RunWarning
@@ -73,6 +74,13 @@ def test_the_parts_that_were_asked_for_come_from_there_and_nothing_else(source, 
         assert not same(best.public.params, start.public.params)
     assert int(state.public.round) == 0
     assert jax.tree.map(lambda x: x.sharding, state) == jax.tree.map(lambda x: x.sharding, start)
+
+
+def test_how_far_training_moved_is_measured_from_where_it_started(source, best):
+    there = first_state(experiment_of(init_from=str(source)))
+    assert same(there.public.params, best.public.params)
+    assert same(there.private.params, best.private.params)
+    assert first_state(experiment_of(init_from=str(source / "gone"))) is None
 
 
 def test_without_it_nothing_changes(source):
@@ -226,6 +234,23 @@ def test_data_that_changed_since_is_refused(source):
             warm_start(fresh(experiment), experiment.settings, other)
     finally:
         (source / "config.json").write_text(kept)
+
+
+def test_weights_of_score_views_stay_in_their_coordinates(tmp_path):
+    """Another seed draws other items to learn from, and with them other coordinates."""
+    changes = {"host__name": "fedblend", "rounds": 2, "eval__every": 2, "writers": "", "server__lr": 0.1}
+    blend = experiment_of(**changes)
+    there = fedvlr_jax.train(blend.dataset, blend.settings, tmp_path)
+    again = override(there.settings, {"init_from": str(tmp_path), "server.lr": 0.3})
+    state, _ = warm_start(fresh(blend), again, blend.dataset)
+    assert same(state.public.params, there.state.public.params)
+    with pytest.raises(
+        ConfigError, match=r"fedblend learns .* found seed 0 there and 1 here; host\.order True there"
+    ):
+        warm_start(fresh(blend), override(again, {"seed": 1, "host.order": False}), blend.dataset)
+    fewer = {name: getattr(blend.dataset, name)[1:] for name in ("train_user", "train_item")}
+    with pytest.raises(ConfigError, match="found another data set or split"):
+        warm_start(fresh(blend), again, dataclasses.replace(blend.dataset, **fewer))
 
 
 def test_a_run_says_where_it_started_and_goes_on_from_there_alone(monkeypatch, capsys, tmp_path, source):

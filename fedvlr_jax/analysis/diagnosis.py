@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from fedvlr_jax.analysis import routing
 from fedvlr_jax.analysis.reweighing import Rerank, make_rerank, make_weigh, with_phi
+from fedvlr_jax.errors import RunWarning, UserError
 from fedvlr_jax.evaluation.comparison import compare
 from fedvlr_jax.evaluation.groups import history_groups
 from fedvlr_jax.evaluation.metrics import (
@@ -24,6 +26,7 @@ from fedvlr_jax.evaluation.metrics import (
     warm_items,
 )
 from fedvlr_jax.training.experiment import Experiment
+from fedvlr_jax.training.warm_start import warm_start
 from fedvlr_jax.types import FedState, PyTree, Ranks
 
 OWN, ANOTHER, MEAN = "own", "another user's", "mean over users"
@@ -38,9 +41,9 @@ def diagnose(experiment: Experiment, state: FedState) -> dict[str, Any]:
       state: of the round to look at.
 
     Returns:
-      ``weights`` (`routing.WeightSummary`), ``views`` (see `view_norms`), ``movement`` (see `movement`),
-      ``rankings`` (see `compare_rankings`), ``reliability`` by view, ``oracle`` (`routing.OracleGain`), and
-      ``history`` (see `gains_by_history`).
+      ``weights`` (`routing.WeightSummary`), ``views`` (see `view_norms`), ``movement`` (see `movement`; None where
+      the run started from another one that cannot be read any more), ``rankings`` (see `compare_rankings`),
+      ``reliability`` by view, ``oracle`` (`routing.OracleGain`), and ``history`` (see `gains_by_history`).
     """
     dataset, algorithm = experiment.dataset, experiment.algorithm
     weigh, rerank = make_weigh(experiment), make_rerank(experiment, state)
@@ -49,13 +52,12 @@ def diagnose(experiment: Experiment, state: FedState) -> dict[str, Any]:
     several_u = np.bincount(dataset.train_user, minlength=dataset.num_users) > 1
     ranked = {name: rerank(weights_uj) for name, weights_uj in weightings(w_uj, algorithm.views).items()}
     ranked["mean parameters"] = rerank(weigh(_with_mean_phi(state), dataset))
-    seed, both = experiment.settings["seed"], both_rows({**ranked, **random_weightings(rerank, w_uj)})
-    start = jax.jit(algorithm.init)(jax.random.key(seed))
+    both, start = both_rows({**ranked, **random_weightings(rerank, w_uj)}), first_state(experiment)
     return {
         "view_names": list(algorithm.views),
         "weights": routing.summarise_weights(w_uj)._asdict(),
         "views": view_norms(experiment, state, w_uj),
-        "movement": movement(start, state),
+        "movement": None if start is None else movement(start, state),
         "rankings": compare_rankings(ranked, warm_items(dataset.train_item, dataset.num_items)),
         "reliability": routing.reliability(*(half_uj[several_u] for half_uj in halves)),
         "oracle": routing.oracle_gain(both.valid_ku, both.test_ku)._asdict(),
@@ -169,6 +171,18 @@ def view_norms(experiment: Experiment, state: FedState, w_uj: np.ndarray) -> lis
             algorithm.views, norm_ij.mean(axis=0), share_j / share_j.sum(), cosine_jj, strict=True
         )
     ]
+
+
+def first_state(experiment: Experiment) -> FedState | None:
+    """The state before the first round of a run; None where that is of another run that cannot be read any more."""
+    settings = experiment.settings
+    start = jax.jit(experiment.algorithm.init)(jax.random.key(settings["seed"]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RunWarning)  # it was said when the run began
+        try:
+            return warm_start(start, settings, experiment.dataset)[0]
+        except UserError:
+            return None
 
 
 def movement(start: FedState, end: FedState) -> list[dict[str, Any]]:

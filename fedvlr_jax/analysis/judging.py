@@ -90,8 +90,8 @@ def judge_scores(dataset: Dataset, scores: np.ndarray | str | os.PathLike[str]) 
 
     Args:
       dataset: with held-out rows.
-      scores: [u, i], larger is better, in the order of the numbers of users and items; or a file, as `read_scores`
-        reads it.
+      scores: [u, i], larger is better, in the order of the numbers of users and items, or a frame of pandas with
+        their ids as index and columns; or a file, as `read_scores` reads it.
 
     Returns:
       ``Judged.result``.

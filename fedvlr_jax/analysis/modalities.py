@@ -14,7 +14,7 @@ from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.evaluation.metrics import main_metrics
 from fedvlr_jax.fields import flatten
 from fedvlr_jax.io.figures import COLOURS, new_figure, png_of
-from fedvlr_jax.io.files import read_json
+from fedvlr_jax.io.files import read_arrays, read_json
 from fedvlr_jax.training.stored import stored_result
 from fedvlr_jax.types import MODALITIES
 
@@ -46,18 +46,27 @@ def modality_rows(folders: Sequence[pathlib.Path]) -> list[ModalityRow]:
     """The rows of all finished runs of variant fedvlr in some folders and below them.
 
     Raises:
-      ConfigError: if there are none, if one has no settings, or if runs of one host on one data set differ in more
-        than their modalities and seeds.
+      ConfigError: if there are none, if one has no settings, if runs of one host on one data set differ in more than
+        their modalities and seeds, if one of them is there twice, or if they were tested on other rows.
     """
     found: defaultdict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
     first: dict[tuple[str, str], Run] = {}
-    for file in sorted(file for folder in folders for file in folder.rglob("result.json")):
+    folder_of: dict[tuple[str, str, str, int], pathlib.Path] = {}
+    files = {file.resolve(): file for folder in folders for file in folder.rglob("result.json")}
+    for file in sorted(files.values()):  # each once, also where one folder is within another
         result, settings = stored_result(file.parent), _settings_of(file.parent)
         if result is None or result["variant"] != "fedvlr":
             continue
         own = file.parent, settings
         _require_same_settings(first.setdefault((result["dataset"], result["host"]), own), own)
-        found[result["dataset"], result["host"], _label(settings["fusion.modalities"])].append(result)
+        _require_same_rows(first[result["dataset"], result["host"]][0], file.parent)
+        key = result["dataset"], result["host"], _label(settings["fusion.modalities"])
+        if (other := folder_of.setdefault((*key, settings["seed"]), file.parent)) != file.parent:
+            raise ConfigError(
+                f"{other} and {file.parent}: expected one run of {key[1]} with modalities "
+                f"{settings['fusion.modalities']} and seed {settings['seed']}, found two; give one of them"
+            )
+        found[key].append(result)
     if not found:
         where = ", ".join(map(str, folders))
         raise ConfigError(f"--runs: expected finished runs of variant fedvlr, found none in {where} or below")
@@ -69,14 +78,31 @@ def modality_rows(folders: Sequence[pathlib.Path]) -> list[ModalityRow]:
 
 
 def _require_same_settings(first: Run, second: Run) -> None:
-    """Refuses two runs that differ in more than their modalities and seeds."""
+    """Refuses two runs that differ in more than their modalities and seeds.
+
+    A run of a sweep or benchmark does not note settings that change nothing of what it computes.
+    """
     (folder, settings), (other, others) = first, second
-    varied = ("fusion.modalities", "seed")
-    differing = sorted(name for name in settings if name not in varied and settings[name] != others.get(name))
+    both = (settings.keys() & others.keys()) - {"fusion.modalities", "seed"}
+    differing = sorted(name for name in both if settings[name] != others[name])
     if differing:
         raise ConfigError(
             f"{other} and {folder}: expected runs that differ in host, modalities and seed alone, found other "
             f"settings in {', '.join(differing)}; give one of them"
+        )
+
+
+def _require_same_rows(first: pathlib.Path, second: pathlib.Path) -> None:
+    """Refuses two runs whose held-out rows differ: two data sets may have one name."""
+    files = [folder / "ranks.npz" for folder in (first, second)]
+    if first == second or not all(file.is_file() for file in files):
+        return
+    one, other = (read_arrays(file) for file in files)
+    if not all(
+        np.array_equal(np.asarray(one.get(name)), np.asarray(other.get(name))) for name in ("user", "split", "item")
+    ):
+        raise ConfigError(
+            f"{first} and {second}: expected runs on the same held-out rows, found others; give one of them"
         )
 
 

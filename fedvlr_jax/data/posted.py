@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedvlr_jax.data.ids import ids_or_numbers
-from fedvlr_jax.data.messages import DataWarning, problem
+from fedvlr_jax.data.ids import as_column, ids_or_numbers
+from fedvlr_jax.data.messages import DataWarning, Source, problem
 from fedvlr_jax.data.times import is_time, order_times
 from fedvlr_jax.errors import DataError
 from fedvlr_jax.types import Dataset
@@ -47,11 +47,12 @@ def posted(
       known: of `item_numbers`, for callers that ask often.
 
     Raises:
-      DataError: a user without any known item, or nobody.
+      DataError: a user without any known item, or who is there twice, nobody, or histories that are no lists by user.
     """
     known = item_numbers(dataset) if known is None else known
     items, ages, ignored = [], [], []
-    for user, history in histories.items():
+    lists = _lists(dataset, histories)
+    for user, history in lists.items():
         last = {str(id_): place for place, id_ in enumerate(history)}
         there = [id_ for id_ in sorted(last, key=last.__getitem__) if id_ in known]
         if not there:
@@ -76,9 +77,24 @@ def posted(
         held_user=None,
         planted=None,
         newcomers=None,
-        user_ids=np.array([str(user) for user in histories]),
+        user_ids=np.array(list(lists)),
     )
     return Posted(made, tuple(ignored))
+
+
+def _lists(dataset: Dataset, histories: Any) -> dict[str, list[Any]]:
+    """Histories as lists by the text of a user's id.
+
+    A text is no list of its letters, and a table no history for each of its columns.
+    """
+    if not hasattr(histories, "items") or getattr(histories, "ndim", 1) != 1:
+        raise DataError(f"histories: expected one by the id of each user, found a {type(histories).__name__}")
+    found: dict[str, list[Any]] = {}
+    for user, history in histories.items():
+        if str(user) in found:
+            raise DataError(f"histories: expected every user once, found {user} again")
+        found[str(user)] = as_column(Source(dataset.name), f"history of user {user}", history).tolist()
+    return found
 
 
 def read_histories(file: pathlib.Path) -> dict[str, list[str]]:
@@ -97,11 +113,16 @@ def read_histories(file: pathlib.Path) -> dict[str, list[str]]:
         raise problem(file, "a csv file in UTF-8 with the columns user, item", str(error)) from error
     if missing := [name for name in ("user", "item") if name not in header]:
         raise problem(file, "the columns user, item and perhaps timestamp", f"no {missing[0]}", line=1)
+    if twice := [name for name in ("user", "item", "timestamp") if header.count(name) > 1]:
+        raise problem(file, f"one column {twice[0]}", str(header.count(twice[0])), line=1)
     user, item = header.index("user"), header.index("item")
     time = header.index("timestamp") if "timestamp" in header else None
     for line, row in enumerate(rows, start=2):
         if row and len(row) != len(header):
             raise problem(file, f"{len(header)} fields", str(len(row)), line=line)
+        for field, column in (("user", user), ("item", item)) if row else ():
+            if not row[column].strip():
+                raise problem(file, "an id", "none", line=line, field=field)
         if row and time is not None and not is_time(row[time]):
             raise problem(file, "a number", repr(row[time]), line=line, field="timestamp")
     rows = [row for row in rows if row]

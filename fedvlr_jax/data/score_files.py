@@ -78,13 +78,18 @@ def read_scores(file: pathlib.Path, dataset: Dataset) -> ForeignScores:
 
 
 def matrix_scores(scores_ui: np.ndarray, dataset: Dataset) -> ForeignScores:
-    """The scores of a matrix [users, items] in the order of the data set's numbers.
+    """The scores of a matrix [users, items] in the order of the data set's numbers, or of a frame by its labels.
+
+    Labels of a frame that only count rows or columns, from 0, say nothing: these are in the order of the numbers.
 
     Raises:
       DataError: as `read_scores`.
     """
     name = pathlib.Path("scores")  # what errors call it
-    return _checked(name, "matrix", _matrix_rows(name, {"scores": np.asarray(scores_ui)}, dataset), dataset)
+    labels = {"users": "index", "items": "columns"} if hasattr(scores_ui, "columns") else {}
+    named = {part: list(getattr(scores_ui, axis)) for part, axis in labels.items()}
+    ids = {part: as_ids(x) for part, x in named.items() if x != list(range(len(x)))}
+    return _checked(name, "matrix", _matrix_rows(name, {"scores": np.asarray(scores_ui), **ids}, dataset), dataset)
 
 
 def _checked(file: pathlib.Path, form: str, rows: _Rows, dataset: Dataset) -> ForeignScores:

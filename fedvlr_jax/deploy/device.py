@@ -65,7 +65,7 @@ class Client:
 
     def save(self, private, file):
         """Keeps a private state in a file."""
-        np.savez(file, **{name: np.asarray(x) for name, x in private.items()})
+        np.savez(file, **{name: np.asarray(x, order="C") for name, x in private.items()})
 
     def load(self, file):
         """A private state that `save` wrote."""

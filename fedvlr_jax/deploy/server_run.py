@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from fedvlr_jax.algorithm import make_algorithm
+from fedvlr_jax.data import fingerprint
 from fedvlr_jax.deploy.coordinator import Coordinator, ServerState, Timing
 from fedvlr_jax.deploy.export import require_no_prior
 from fedvlr_jax.deploy.round_report import RoundReport, line_of, told, with_ranking
@@ -104,7 +105,7 @@ def run_server(
             _require_same(record, settings, dataset)
             state = checkpoints.restore(record["round"], jax.tree.map(_shape, state))
             say(f"going on after round {record['round']}")
-        identity = {"settings": settings, "data": sizes_of(dataset)._asdict()}
+        identity = {"settings": settings, "data": _catalogue(dataset)}
         record = {**NOTHING, **(record or {}), **identity}
         coordinator.wait_for_users()
         with (
@@ -140,9 +141,15 @@ def _go_on(
 
 
 def _require_same(record: Mapping[str, Any], settings: Mapping[str, Any], dataset: Dataset) -> None:
-    """Refuses to go on with a federation of other settings or sizes."""
-    remedy = "choose another --workdir, or delete that one to start again"
-    require_same_run(record, settings, sizes_of(dataset)._asdict(), remedy=remedy)
+    """Refuses to go on with a federation of other settings, sizes or features."""
+    remedy, now = "choose another --workdir, or delete that one to start again", _catalogue(dataset)
+    before = {name: now[name] for name in ("V", "C")} | record["data"]  # earlier versions noted sizes alone
+    require_same_run({**record, "data": before}, settings, now, remedy=remedy)
+
+
+def _catalogue(dataset: Dataset) -> dict[str, Any]:
+    """What a server knows of the data: sizes, and SHA-256 sums of the features."""
+    return sizes_of(dataset)._asdict() | {name: fingerprint(dataset)[name] for name in ("V", "C")}
 
 
 def _counted(record: Mapping[str, Any], report: RoundReport, *, is_due: bool) -> dict[str, Any]:

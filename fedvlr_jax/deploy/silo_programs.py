@@ -21,7 +21,7 @@ from fedvlr_jax.fields import flatten
 from fedvlr_jax.models.model import Upload
 from fedvlr_jax.types import Array, Bucket, Dataset, PyTree, Ranks, Targets, content_of, given
 
-SHARED = ("host", "variant", "fusion", "objective", "client", "aggregation", "secure", "privacy")
+SHARED = ("host", "variant", "fusion", "router", "objective", "client", "aggregation", "secure", "privacy")
 """The settings that a silo and its server must have in common, by their first name; see `shared_settings`."""
 
 
@@ -63,7 +63,10 @@ def shared_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
     What a budget's noise is solved from is among them: a silo that solved for other rounds would send less noise.
     """
-    shared = {**{name: settings[name] for name in SHARED}, "server": {"sampling": settings["server"]["sampling"]}}
+    shared = {name: settings[name] for name in SHARED}
+    shared |= {
+        group: {name: settings[group][name]} for group, name in (("server", "sampling"), ("compute", "precision"))
+    }
     if puts_noise(settings):
         shared["rounds"] = settings["rounds"]
     return dict(flatten(shared))

@@ -25,7 +25,7 @@ def export_tensors(
 ) -> int:
     """Writes ``public.safetensors``, ``clients/<number>.safetensors``, and ``users.csv`` with the id of every number.
 
-    Optimizer states are not written. Names are those of the parameters, such as "variant.D" [i, d].
+    Optimizer states are not written. Names are paths in the model, such as "variant/D" [i, d].
 
     Args:
       folder: is made; must not exist, or be empty.

@@ -70,6 +70,13 @@ class Release(NamedTuple):
     similar_noise: float
     popular_noise: float
 
+    def padded(self, num_items: int) -> Release:
+        """The sums for a larger catalogue: nobody has the items behind the last one, and they get no noise."""
+        more = num_items - len(self.popular_i)
+        return self._replace(
+            similar_ii=np.pad(self.similar_ii, (0, more)), popular_i=np.pad(self.popular_i, (0, more))
+        )
+
 
 def shares(noise: float) -> tuple[float, float]:
     """Squared weights of co-occurrence and popularity in what a client sends under noise of this deviation."""

@@ -135,17 +135,14 @@ def _with_views(
     host, s_ci = model.host, None
     if host.trains_items:
         s_ci = score_items(model, snapshot, make_ready(model, settings, num_items, snapshot, chunk))
-    whose = chunk
-    if host.swaps:  # all states are at hand, in the order of ids
-        num_states = jax.tree.leaves(snapshot.private.params["theta"])[0].shape[0]
-        whose = chunk._replace(row=(chunk.state_row + 1) % num_states)
-    weight_ck = view_weights(model, snapshot.private, snapshot.broadcast.head, views.basis, whose)
+    weight_ck = view_weights(model, snapshot.private, snapshot.broadcast.head, views.basis, chunk)
     blended_ci = jnp.einsum("cik,ck->ci", shaped(whole_views(views, chunk)), weight_ck)
     return blended_ci if s_ci is None else jax.vmap(given(host.combine))(s_ci, blended_ci)
 
 
 def view_weights(model: Model, private: PrivateState, head: PyTree, basis: ViewBasis, chunk: Bucket) -> Array:
-    """Each client's own weights of the score views in each shape, [c, k]; only for hosts that rank by them.
+    """The weights of the score views in each shape that each client is ranked with, [c, k]; only for hosts that rank
+    by them. They are the client's own, or with `Host.swaps` those of the next one by id.
 
     Args:
       model: the host.
@@ -154,7 +151,10 @@ def view_weights(model: Model, private: PrivateState, head: PyTree, basis: ViewB
       basis: of the weights.
       chunk: clients.
     """
-    theta_c = gather_clients(private, chunk.state_row, None).params["theta"]
+    row_c = chunk.state_row
+    if model.host.swaps:  # all states are at hand, in the order of ids
+        row_c = (row_c + 1) % jax.tree.leaves(private.params["theta"])[0].shape[0]
+    theta_c = gather_clients(private, row_c, None).params["theta"]
     return jax.vmap(given(model.host.view_weights), in_axes=(0, None, None))(theta_c, head, basis)
 
 

@@ -17,7 +17,7 @@ from fedvlr_jax.errors import ConfigError, require_one_of, suggest
 from fedvlr_jax.fields import SEED, as_type_of
 
 KINDS = ("grid", "random", "optuna")
-FIXED = ("dry_run", "baselines", "checkpoint.seconds")  # change nothing of what a run computes
+FIXED = ("dry_run", "baselines", "writers", "data.source", "checkpoint.seconds")  # change nothing that is computed
 DIGITS = 6  # significant digits of a drawn number, so that it can be typed again
 
 SweepPoint = dict[str, Any]

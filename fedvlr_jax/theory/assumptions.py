@@ -7,6 +7,7 @@ from typing import Any
 
 from fedvlr_jax.assembly import parse_names
 from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.models.model import Model
 from fedvlr_jax.theory.objective import EXPECTED
 
 
@@ -17,6 +18,7 @@ def require_analysed(settings: Mapping[str, Any]) -> None:
       ConfigError: naming the field and the reason.
     """
     client, server, host = settings["client"], settings["server"], settings["host"]["name"]
+    uploads, start = settings["aggregation"], settings["init_from"]
     rules = (
         (
             settings["objective"] in EXPECTED,
@@ -31,10 +33,37 @@ def require_analysed(settings: Mapping[str, Any]) -> None:
         (client["optimizer"] == "sgd", f"client.optimizer: expected sgd, found {client['optimizer']!r}"),
         (server["optimizer"] == "sgd", f"server.optimizer: expected sgd, found {server['optimizer']!r}"),
         (not client["move_items"], "client.move_items: expected False (Algorithm 1), found True"),
+        (
+            server["sampling"] == "fixed",
+            f"server.sampling: expected fixed, cohorts of one size, found {server['sampling']!r}",
+        ),
+        (
+            uploads["aggregator"] == "weighted_mean",
+            f"aggregation.aggregator: expected weighted_mean, found {uploads['aggregator']!r}",
+        ),
+        (
+            not parse_names(uploads["transforms"]),
+            f"aggregation.transforms: expected none between clients and server, found {uploads['transforms']!r}",
+        ),
+        (not settings["secure"]["sum"], "secure.sum: expected False, sums that nothing rounds, found True"),
+        (not start, f"init_from: expected none, since every seed has a start of its own, found {start!r}"),
     )
     for holds, message in rules:
         if not holds:
             raise ConfigError(message)
+
+
+def require_own_loss(model: Model, settings: Mapping[str, Any]) -> None:
+    """Refuses clients that learn from more than the objective, of whose expectation `objective.py` knows nothing.
+
+    Raises:
+      ConfigError: naming the field and the reason.
+    """
+    host, variant = settings["host"]["name"], settings["variant"]
+    if model.host.evidence_loss is not None:
+        raise ConfigError(f"host.name: expected a host whose clients learn by the objective alone, found {host!r}")
+    if model.variant.teacher is not None:
+        raise ConfigError(f"variant: expected one whose clients follow no teacher, found {variant!r}")
 
 
 def outside(settings: Mapping[str, Any]) -> list[str]:

@@ -15,7 +15,7 @@ from fedvlr_jax.federated.objectives import OBJECTIVES
 from fedvlr_jax.federated.rounds import make_round
 from fedvlr_jax.federated.step_loss import LocalSettings
 from fedvlr_jax.models.model import Model
-from fedvlr_jax.theory.assumptions import require_analysed
+from fedvlr_jax.theory.assumptions import require_analysed, require_own_loss
 from fedvlr_jax.theory.objective import make_client_loss, make_total_loss
 from fedvlr_jax.types import Array, ClientData, Dataset, FedState
 
@@ -92,6 +92,7 @@ def make_problem(settings: Mapping[str, Any], dataset: Dataset) -> Problem:
     """
     require_analysed(settings)
     algorithm = make_algorithm(settings, dataset)
+    require_own_loss(algorithm.model, settings)
     data = jax.device_put(make_client_data(dataset, min_length=BUCKET_GROWTH, growth=BUCKET_GROWTH))
     loss = make_client_loss(
         algorithm.model, algorithm.local, dataset.num_items, settings["objective"], settings["client"]["negatives"]

@@ -63,9 +63,9 @@ def verdicts(findings: Findings) -> str:
 
 def _verdict(name: str, rows: Sequence[StatementRow]) -> tuple[str, ...]:
     """Both sides where the bound is tightest, and ratios over all settings."""
-    ratios = [row.ratio for row in rows if np.isfinite(row.ratio)]
+    ratios = [row.ratio for row in rows if np.isfinite(row.ratio)] or [np.nan]
     compared = [row for row in rows if row.measured > 0 and np.isfinite(row.ratio)]
-    tightest = min(compared, key=lambda row: row.bound / row.measured)
+    tightest = min(compared, key=lambda row: row.bound / row.measured, default=rows[0])
     failed = sum(not row.holds for row in rows)
     return (
         f"{name}: {STATEMENTS[name]}",

@@ -119,12 +119,18 @@ def _worst(
     bound_k: np.ndarray,
     excess_ek: np.ndarray | None = None,
 ) -> StatementRow:
-    """The row of a bound over probed rounds (leading axis); with `excess_ek` an excess must be significant."""
-    worst = np.unravel_index(np.argmax(measured_k / bound_k), measured_k.shape)
+    """The row of a bound over probed rounds (leading axis); with `excess_ek` an excess must be significant.
+
+    A side that is no finite number, as of a run that diverged, is a violation: nothing is below it.
+    """
+    with np.errstate(invalid="ignore"):
+        worst = np.unravel_index(np.argmax(measured_k / bound_k), measured_k.shape)
+        ratio = float(np.median(bound_k / np.where(measured_k > 0, measured_k, np.nan)))
+    finite_k = np.isfinite(measured_k) & np.isfinite(bound_k)
     above_k = measured_k > bound_k * (1 + ROUNDING)
     if excess_ek is not None:
         above_k &= excess_ek.mean(axis=0) > margin(excess_ek)
-    ratio = float(np.median(bound_k / np.where(measured_k > 0, measured_k, np.nan)))
+    above_k |= ~finite_k
     rounds = int(worst[0]) * grid.stride
     return StatementRow(
         statement, *setting, rounds, float(measured_k[worst]), float(bound_k[worst]), ratio, not above_k.any()
@@ -164,6 +170,7 @@ def _theorem(
             )
             measured, bound = float(measured_e.mean()), float(bound_e.mean())
             above = measured > bound * (1 + ROUNDING) and (measured_e - bound_e).mean() > margin(measured_e - bound_e)
+            above |= not (np.isfinite(measured) and np.isfinite(bound))
             yield StatementRow(
                 statement, run.steps, eta, cohort, rounds, measured, bound, bound / measured, not above
             )

@@ -15,7 +15,7 @@ from fedvlr_jax.models.hosts.host import Host
 from fedvlr_jax.privacy.accounting import guarantee_of, warn_of_a_weak_guarantee
 from fedvlr_jax.training.priors import ConfiguredPrior, NoisedPrior, configured_prior
 from fedvlr_jax.training.score_views import ConfiguredViews, FormedViews
-from fedvlr_jax.training.uncovered import leaves_out_sums, warn_of_sums
+from fedvlr_jax.training.uncovered import leaves_out_sums, warn_of_no_noise, warn_of_sums
 from fedvlr_jax.types import ClientData, Dataset, content_of
 
 NEW_WORTH = 1 << 18
@@ -119,11 +119,12 @@ def _require_features(settings: Mapping[str, Any], dataset: Dataset) -> None:
 
 
 def _warn_of_privacy(settings: Mapping[str, Any], dataset: Dataset) -> None:
-    """Says what a guarantee is not worth."""
+    """Says what a guarantee is not worth, and where noise was asked for and none is added."""
     if (guarantee := guarantee_of(settings, dataset.num_users)) is not None:
         warn_of_a_weak_guarantee(guarantee, dataset.num_users)
     if leaves_out_sums(settings, dataset):
         warn_of_sums([settings["host"]["name"]])
+    warn_of_no_noise(settings)
 
 
 def before_rounds(

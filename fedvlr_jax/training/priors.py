@@ -32,11 +32,16 @@ class ConfiguredPrior(NamedTuple):
     megabytes: float
 
     def formed(self, dataset: Dataset) -> prior.Shrunk:
-        """The prior with the features of `dataset` (same interactions) that `fusion.modalities` leaves on."""
+        """The prior with the features of `dataset` (same interactions) that `fusion.modalities` leaves on.
+
+        Where items came after training nothing is chosen anew.
+        """
         features, fields = _features(self.settings, dataset), prior.PriorSettings(**self.settings["prior"])
-        if self.settings["host"]["choose_prior"]:
-            return self._chosen(dataset, features, fields)
-        return _formed(dataset, fields, features, self.weights)
+        if not self.settings["host"]["choose_prior"]:
+            return _formed(dataset, fields, features, self.weights)
+        if (before := dataset.fewer_items) is not None:
+            return _formed(dataset, self.formed(before).settings, features)
+        return self._chosen(dataset, features, fields)
 
     def _chosen(
         self, dataset: Dataset, features: Sequence[np.ndarray | None], fields: prior.PriorSettings
@@ -85,14 +90,20 @@ class NoisedPrior(NamedTuple):
     def formed(self, dataset: Dataset, seed: int | None = None) -> noisy_prior.Blend:
         """The prior with the features of `dataset` that `fusion.modalities` leaves on.
 
+        Where items came after training there is no second sum, and no second choice: the budget is for one of each.
+
         Args:
           dataset: interactions and features.
           seed: of noise and choice; None = that of the settings.
         """
-        seed = self.settings["seed"] if seed is None else seed
-        features = without_modalities(dataset, parse_names(self.settings["fusion"]["modalities"]))
-        fields = prior.PriorSettings(**self.settings["prior"])
-        maps = noisy_prior.item_maps(noisy_prior.release(dataset, fields, self.noise, seed), features)
+        seed, on = self.settings["seed"] if seed is None else seed, parse_names(self.settings["fusion"]["modalities"])
+        fields, before = prior.PriorSettings(**self.settings["prior"]), dataset.fewer_items or dataset
+        released = noisy_prior.release(before, fields, self.noise, seed)
+        if before is not dataset:
+            mixture = self.formed(before, seed).mixture
+            maps = noisy_prior.item_maps(released.padded(dataset.num_items), without_modalities(dataset, on))
+            return noisy_prior.Blend({name: maps[name] for name in mixture}, mixture, fields)
+        maps = noisy_prior.item_maps(released, without_modalities(dataset, on))
         found, ranked = noisy_prior.mixtures(maps), dataset.ranked
         scores, held = noisy_prior.view_scores(maps, ranked, fields), HeldBack(ranked, valid_targets(ranked))
         count = np.count_nonzero((held.target_um >= 0).any(axis=1))  # of clients who add a number within [0, 1]

@@ -128,11 +128,16 @@ class ConfiguredViews:
     def formed(self, dataset: Dataset, seed: int | None = None) -> FormedViews:
         """The maps with the features of `dataset` (same interactions) that `fusion.modalities` leaves on.
 
+        Where items came after training nothing is chosen anew: weights were learned in the coordinates of one choice.
+
         Args:
           dataset: interactions and features.
           seed: of the draws; None = that of the settings.
         """
         seed = self._seed if seed is None else seed
+        if (before := dataset.fewer_items) is not None:
+            known = self.formed(before, seed)
+            return known._replace(dataset=dataset, formed=self._reformed(known.formed, dataset, seed))
         if self._last is None or self._last[0] is not dataset or self._last[1].seed not in (None, seed):
             self._last = None  # before others are formed
             self._last = dataset, self._form(dataset, seed)
@@ -175,6 +180,16 @@ class ConfiguredViews:
         in_order = histories.train_age is not None
         drawn_by = None if in_order else seed
         return Formed(in_order, drawn_by, choice, inner, whole, held.target_um, judged, own_quality(*judged))
+
+    @threadpool_limits.wrap(limits=1, user_api="blas")
+    def _reformed(self, known: Formed, dataset: Dataset, seed: int) -> Formed:
+        """The same choice for a catalogue with more items."""
+        features, whole = view_maps.without_modalities(dataset, self._on), _timed(dataset, known.order)
+        inner, whole_views = (
+            self._views(histories, view_maps.federate(histories), features, known.choice).tabled()
+            for histories in (hold_back(whole, seed).inner, whole)
+        )
+        return known._replace(inner=inner, whole=whole_views)
 
     def _views(
         self,

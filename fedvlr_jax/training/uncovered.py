@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fedvlr_jax.assembly import configured_host
+from fedvlr_jax.assembly import configured_host, parse_names
 from fedvlr_jax.errors import RunWarning
+from fedvlr_jax.federated.transforms import TRANSFORMS
 from fedvlr_jax.privacy.accounting import guarantee_of
 from fedvlr_jax.types import Dataset
 
@@ -35,6 +37,19 @@ def warn_of_sums(hosts: Iterable[str]) -> None:
             "which are not covered",
             RunWarning,
             stacklevel=3,
+        )
+
+
+def warn_of_no_noise(settings: Mapping[str, Any]) -> None:
+    """A `RunWarning` about a deviation of noise that no transform of uploads reads."""
+    aggregation = settings["aggregation"]
+    multiplier, names = aggregation["noise_multiplier"], parse_names(aggregation["transforms"])
+    if multiplier > 0 and not any("noise_multiplier" in inspect.signature(TRANSFORMS[x]).parameters for x in names):
+        warnings.warn(
+            f"aggregation.noise_multiplier: {multiplier:g} adds no noise, since aggregation.transforms has neither "
+            f"noise nor local_noise, found {','.join(names) or 'none'}",
+            RunWarning,
+            stacklevel=4,
         )
 
 

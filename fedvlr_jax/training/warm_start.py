@@ -9,16 +9,31 @@ from typing import Any
 import jax
 import numpy as np
 
+from fedvlr_jax.assembly import configured_host
+from fedvlr_jax.data import fingerprint
 from fedvlr_jax.errors import ConfigError, require_one_of
+from fedvlr_jax.fields import flatten
 from fedvlr_jax.io.checkpoint import Checkpoints, describe_arrays
+from fedvlr_jax.io.files import json_ready
 from fedvlr_jax.privacy.accounting import guarantee_of
 from fedvlr_jax.training.schedule import RunProgress
-from fedvlr_jax.training.sources import compare_sources, source_at
+from fedvlr_jax.training.sources import Source, compare_sources, source_at
 from fedvlr_jax.training.uncovered import warn_of_start
 from fedvlr_jax.types import Dataset, PyTree
 
 PARTS = {"public": ("public",), "private": ("private",), "both": ("public", "private")}
 """By the value of ``init_parts``: the fields of `types.FedState` whose parameters come from the other run."""
+
+BASIS_FIELDS = (
+    "seed",
+    "fusion.modalities",
+    "host.order",
+    "host.choose_order",
+    "host.loss_power",
+    "host.strongest",
+    "host.candidates",
+)
+"""Settings that decide, with the data, in which coordinates a host learns weights of score views."""
 
 
 def warm_start(state: PyTree, settings: Mapping[str, Any], dataset: Dataset) -> tuple[PyTree, RunProgress]:
@@ -34,7 +49,8 @@ def warm_start(state: PyTree, settings: Mapping[str, Any], dataset: Dataset) -> 
     Raises:
       CheckpointError: a workdir without an evaluated checkpoint.
       ConfigError: other items, other users where private parameters are asked for, parameters of other names, shapes
-        or types, or a run that was trained on rows that are held out here; all of them are named.
+        or types, weights of score views in other coordinates, or a run that was trained on rows that are held out
+        here; all of them are named.
       DataError: the data set of the other run is another one than this run's, and cannot be loaded to compare.
     """
     if not settings["init_from"]:
@@ -46,6 +62,7 @@ def warm_start(state: PyTree, settings: Mapping[str, Any], dataset: Dataset) -> 
         raise ConfigError(f"init_parts: expected public with compute.store {store}, found {settings['init_parts']}")
     source = source_at(workdir)
     found = compare_sources(source, dataset, parts)
+    _require_same_basis(source, settings, dataset)
     origin: dict[str, Any] = {"compared": {older: known.users for older, known in found.items()}}
     if guarantee_of(settings, dataset.num_users) is not None:
         origin["privacy"] = {older: known.spent for older, known in found.items()}
@@ -77,6 +94,30 @@ def refuse_warm_start(settings: Mapping[str, Any], what: str) -> None:
     """
     if settings["init_from"]:
         raise ConfigError(f"init_from: expected none in {what}, which starts its runs anew; train.py has it")
+
+
+def _require_same_basis(source: Source, settings: Mapping[str, Any], dataset: Dataset) -> None:
+    """Refuses weights of score views that would be read in other coordinates than they were learned in.
+
+    The coordinates are chosen anew for the data and the draws of a run (`federated/view_basis.py`): the same numbers
+    are other weights there, of views that may not even be those that they were learned for.
+    """
+    if configured_host(settings, dataset.num_items).view_weights is None:
+        return
+    there, here = (dict(flatten(json_ready(x))) for x in (source.settings, settings))
+    other = [
+        f"{name} {there.get(name)!r} there and {here[name]!r} here"
+        for name in BASIS_FIELDS
+        if there.get(name) != here[name]
+    ]
+    if source.record["data"] != json_ready(fingerprint(dataset)):
+        other.append("another data set or split")
+    if other:
+        raise ConfigError(
+            f"init_from={source.workdir}: host {settings['host']['name']} learns weights of score views in "
+            "coordinates that a run chooses for its data and its draws, so expected a start with the same ones, "
+            f"found {'; '.join(other)}"
+        )
 
 
 def _require_same_parameters(

@@ -34,6 +34,7 @@ function readNpz(buffer) {
     const head = begin + (wide ? 12 : 10);
     const text = new TextDecoder().decode(new Uint8Array(buffer, head, length));
     const shape = text.match(/'shape': \(([^)]*)\)/)[1].split(",").filter((x) => x.trim()).map(Number);
+    if (/'fortran_order': True/.test(text)) throw new Error(`state: ${title}: expected rows one after the other, found columns`);
     if (/'descr': '<f4'/.test(text)) arrays.set(title, floats(buffer, head + length, shape));
     entry += 46 + name + extra + comment;
   }
