@@ -26,6 +26,10 @@ from fedvlr_jax.types import Array, ClientData, Dataset, PyTree, Ranks, RoundInf
 TracedPoint = dict[str, float]
 
 
+class UnlikeRunsError(ConfigError):
+    """Runs that cannot go through one program together: what they agreed on before the rounds has other parts."""
+
+
 class RunGroup(NamedTuple):
     """Runs that go through the programs together; every leaf has a leading axis ``m`` of runs.
 
@@ -89,7 +93,7 @@ class MethodPrograms(Compiler):
           seeds: of each run, for what a host draws before the first round; () = all as the settings say.
 
         Raises:
-          ConfigError: runs of which some read the order of time and others do not.
+          UnlikeRunsError: runs of which some read the order of time and others do not.
         """
         names = points[0]
         point = {name: jnp.asarray([p[name] for p in points], jnp.float32) for name in names}
@@ -101,10 +105,9 @@ class MethodPrograms(Compiler):
             pairs = zip(datasets, seeds, strict=True)
             own = [(content_of(dataset), self._prior_of(dataset, seed)) for dataset, seed in pairs]
             if len({jax.tree.structure(one) for one in own}) > 1:
-                raise ConfigError(
+                raise UnlikeRunsError(
                     "expected runs that read the order of time alike to train side by side, found seeds or features "
-                    "for which host.choose_order decides otherwise; train one at a time (--config.group=1 of a "
-                    "benchmark, --vmap=off of a sweep), or set host.order"
+                    "for which host.choose_order decides otherwise"
                 )
             content, prior = jax.tree.map(lambda *x: jnp.stack(x), *own) if several else own[0]
             clients = clients._replace(content=content, prior=prior)
@@ -182,7 +185,8 @@ class MethodPrograms(Compiler):
         """
         everything = group.point, group.clients, *arguments, *shared
         size = jax.tree.leaves(arguments)[0].shape[0]
-        key = (name, size, group.own_content, *group.point)
+        parts = jax.tree.structure(group.clients)  # what reads no order of time has fewer maps
+        key = (name, size, group.own_content, parts, *group.point)
         if key not in self._compiled:
             own = 0 if group.own_content else None
             axes = ClientData(None, own, own)
