@@ -11,7 +11,7 @@ from fedvlr_jax.agreed import Prior
 from fedvlr_jax.assembly import parse_names
 from fedvlr_jax.federated import noisy_prior, prior
 from fedvlr_jax.federated.held_back import HeldBack, hold_back, mean_ndcg
-from fedvlr_jax.federated.prior_choice import choose_prior, without_order
+from fedvlr_jax.federated.prior_choice import choose_ease, choose_prior, without_order
 from fedvlr_jax.federated.view_maps import without_modalities
 from fedvlr_jax.privacy.accounting import guarantee_of
 from fedvlr_jax.training.all_views import valid_targets
@@ -41,24 +41,25 @@ class ConfiguredPrior(NamedTuple):
     def _chosen(
         self, dataset: Dataset, features: Sequence[np.ndarray | None], fields: prior.PriorSettings
     ) -> prior.Shrunk:
-        """With settings that the run chooses, with the order of time unless validation prefers a prior without it.
+        """With settings that the run chooses: with the order of time, without it, or EASE, as validation prefers.
 
         Where users are left out, those who stay have no validation rows: their held-back train items decide.
         """
-        starts = [(dataset, fields)] + [without_order(dataset, fields)] * (dataset.train_age is not None)
-        chosen = [choose_prior(histories, features, start) for histories, start in starts]
+        plain, plain_fields = without_order(dataset, fields)
+        timed = [(dataset, fields)] if dataset.train_age is not None else []
+        chosen = [choose_prior(histories, features, start) for histories, start in [*timed, (plain, plain_fields)]]
+        held = HeldBack(dataset, valid_targets(dataset))
+        inner_decides = not (held.target_um >= 0).any()
+        if inner_decides:
+            held = hold_back(dataset)
+        chosen.append(choose_ease(held, features, plain_fields))
 
         def formed(histories: Dataset) -> list[prior.Shrunk]:
-            known = [histories, without_order(histories, fields)[0]][: len(starts)]
+            known = [histories] * len(timed) + [without_order(histories, fields)[0]] * 2
             return [_formed(*one, features) for one in zip(known, chosen, strict=True)]
 
-        made, held = formed(dataset), HeldBack(dataset, valid_targets(dataset))
-        if len(made) == 1:
-            return made[0]
-        judged = made
-        if not (held.target_um >= 0).any():
-            held = hold_back(dataset)
-            judged = formed(held.inner)
+        made = formed(dataset)
+        judged = formed(held.inner) if inner_decides else made
         values = [mean_ndcg(np.asarray(one.of(held.inner).score_ui), held, alone=True) for one in judged]
         return made[values.index(max(values))]
 
@@ -117,7 +118,8 @@ def configured_prior(settings: Mapping[str, Any], dataset: Dataset) -> Configure
         noise, choice = guarantee.prior_noise, guarantee.choice_epsilon
         return NoisedPrior(settings, noise, choice, noisy_prior.megabytes_once(dataset))
     fields, choose = prior.PriorSettings(**settings["prior"]), settings["host"]["choose_prior"]
-    prior.warn_without_times(dataset, fields)
+    if not choose:  # else the run reads no order where there is none
+        prior.warn_without_times(dataset, fields)
     weights = None if choose or fields.content else prior.federate(dataset, fields)
     return ConfiguredPrior(settings, weights, (1 + 5 * choose) * prior.megabytes_once(dataset))
 
