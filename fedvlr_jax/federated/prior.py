@@ -25,6 +25,7 @@ import numpy as np
 from scipy.linalg import lapack
 
 from fedvlr_jax.agreed import Prior
+from fedvlr_jax.data.features import centred_rows
 from fedvlr_jax.data.histories import add_at, places_of, split_by_user
 from fedvlr_jax.data.messages import DataWarning
 from fedvlr_jax.types import Dataset
@@ -228,8 +229,7 @@ def weighed_histories(histories: Dataset, settings: PriorSettings) -> np.ndarray
 def feature_gram(features: Sequence[np.ndarray | None], num_items: int) -> np.ndarray:
     """sum_m F_m F_m^T of centred features, float64 [i, i]; zeros without any."""
     present = [np.asarray(x, np.float64) for x in features if x is not None]
-    centred = (x - x.mean(axis=0) for x in present)
-    return sum((x @ x.T for x in centred), np.zeros((num_items, num_items)))
+    return sum((x @ x.T for x in map(centred_rows, present)), np.zeros((num_items, num_items)))
 
 
 def solve_weights(sums: Sums, settings: PriorSettings, features: Sequence[np.ndarray | None] = ()) -> np.ndarray:

@@ -60,11 +60,15 @@ def with_new_items(
         num_items=dataset.num_items + size,
         item_ids=item_ids,
         item_titles=np.array([*old_titles, *(titles or [""] * size)]),
-        missing_V=None,
-        missing_C=None,
+        missing_V=_more(dataset.missing_V, size),
+        missing_C=_more(dataset.missing_C, size),
         V=V,
         C=C,
     )
+
+
+def _more(imputed: np.ndarray | None, size: int) -> np.ndarray | None:
+    return None if imputed is None else np.concatenate([imputed, np.zeros(size, bool)])
 
 
 def _grown(dataset: Dataset, letter: str, rows: np.ndarray | None) -> np.ndarray | None:

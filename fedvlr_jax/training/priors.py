@@ -9,6 +9,7 @@ import numpy as np
 
 from fedvlr_jax.agreed import Prior
 from fedvlr_jax.assembly import parse_names
+from fedvlr_jax.data.features import without_imputed
 from fedvlr_jax.federated import noisy_prior, prior
 from fedvlr_jax.federated.held_back import HeldBack, hold_back, mean_ndcg
 from fedvlr_jax.federated.prior_choice import choose_ease, choose_prior, without_order
@@ -125,8 +126,7 @@ def configured_prior(settings: Mapping[str, Any], dataset: Dataset) -> Configure
 
 
 def _features(settings: Mapping[str, Any], dataset: Dataset) -> Sequence[np.ndarray | None]:
-    used = without_modalities(dataset, parse_names(settings["fusion"]["modalities"]))
-    return used.V, used.C
+    return without_imputed(without_modalities(dataset, parse_names(settings["fusion"]["modalities"])))
 
 
 def _formed(
