@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -51,6 +52,9 @@ class MethodPrograms(Compiler):
       settings: nested settings of the method; the traced fields keep their values where a point has none.
       dataset: the data; features of the same shapes may replace its own.
       clients: the same data as rounds read it.
+
+    Attributes:
+      seconds_before: spent so far on what a host and its clients agree on before the rounds.
     """
 
     def __init__(self, settings: Mapping[str, Any], dataset: Dataset, clients: ClientData):
@@ -67,7 +71,9 @@ class MethodPrograms(Compiler):
         self.targets = heldout_targets(dataset)
         self.warm_i = warm_items(dataset.train_item, dataset.num_items)
         self._chunk = settings["eval"]["chunk"]
+        begin = time.perf_counter()
         self._prior = before_rounds(settings, dataset, self.algorithm.model.host)
+        self.seconds_before = time.perf_counter() - begin
         self._clients = clients._replace(prior=self._prior_of(dataset))
         self._compiled: dict[tuple, Any] = {}
 
@@ -161,9 +167,12 @@ class MethodPrograms(Compiler):
         return _keep(jnp.asarray(better_m), state, best)
 
     def _prior_of(self, dataset: Dataset, seed: int | None = None) -> Prior | ScoreViews | None:
-        if isinstance(self._prior, (ConfiguredViews, NoisedPrior)):
-            return self._prior.of(dataset, seed)
-        return None if self._prior is None else self._prior.of(dataset)
+        if self._prior is None:
+            return None
+        begin, draws = time.perf_counter(), isinstance(self._prior, (ConfiguredViews, NoisedPrior))
+        found = self._prior.of(dataset, seed) if draws else self._prior.of(dataset)
+        self.seconds_before += time.perf_counter() - begin
+        return found
 
     def _at(self, point: Mapping[str, Array]) -> Algorithm:
         return build_algorithm(with_fields(self.settings, point), self.dataset)
