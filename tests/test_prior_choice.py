@@ -6,9 +6,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+import threadpoolctl
 from problems import histories, settings, tiny_dataset
 
 from fedvlr_jax.data.messages import DataWarning
+from fedvlr_jax.federated import prior
 from fedvlr_jax.federated.held_back import HeldBack, mean_ndcg
 from fedvlr_jax.federated.prior import PriorSettings
 from fedvlr_jax.federated.prior_choice import EASE_CANDIDATES, choose_prior, without_order
@@ -120,3 +122,18 @@ def test_without_times_a_run_says_that_its_prior_reads_none(recwarn):
     found = configured_prior(CHOOSING, plain).formed(plain).settings
     assert (found.reach, found.decay, found.next_weight) == (read_none.reach, read_none.decay, read_none.next_weight)
     assert not [one for one in recwarn if issubclass(one.category, DataWarning)]
+
+
+@pytest.mark.parametrize("choose", [False, True])
+def test_a_prior_is_formed_by_one_thread_of_blas(choose, monkeypatch):
+    threads, inverse = [], prior.inverse
+
+    def noted(gram_ii, ridge):
+        threads.extend(one["num_threads"] for one in threadpoolctl.threadpool_info() if one["user_api"] == "blas")
+        return inverse(gram_ii, ridge)
+
+    monkeypatch.setattr(prior, "inverse", noted)
+    tree = settings(host__name="fedprior", variant="base", host__choose_prior=choose)
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        configured_prior(tree, DATASET).of(DATASET)
+    assert set(threads) == {1}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from fedvlr_jax.agreed import Prior
 from fedvlr_jax.assembly import parse_names
@@ -17,6 +18,9 @@ from fedvlr_jax.federated.view_maps import without_modalities
 from fedvlr_jax.privacy.accounting import guarantee_of
 from fedvlr_jax.training.all_views import valid_targets
 from fedvlr_jax.types import Dataset
+
+_one_thread = threadpool_limits.wrap(limits=1, user_api="blas")
+"""LAPACK waits for its threads where cores are shared: ten times as long, for a few hundred items."""
 
 
 class ConfiguredPrior(NamedTuple):
@@ -32,6 +36,7 @@ class ConfiguredPrior(NamedTuple):
     weights: prior.ItemWeights | None
     megabytes: float
 
+    @_one_thread
     def formed(self, dataset: Dataset) -> prior.Shrunk:
         """The prior with the features of `dataset` (same interactions) that `fusion.modalities` leaves on."""
         features, fields = _features(self.settings, dataset), prior.PriorSettings(**self.settings["prior"])
@@ -64,6 +69,7 @@ class ConfiguredPrior(NamedTuple):
         values = [mean_ndcg(np.asarray(one.of(held.inner).score_ui), held, alone=True) for one in judged]
         return made[values.index(max(values))]
 
+    @_one_thread
     def of(self, dataset: Dataset) -> Prior:
         """`formed`, for the histories of `dataset` itself."""
         return self.formed(dataset).of(dataset)
@@ -84,6 +90,7 @@ class NoisedPrior(NamedTuple):
     choice_epsilon: float
     megabytes: float
 
+    @_one_thread
     def formed(self, dataset: Dataset, seed: int | None = None) -> noisy_prior.Blend:
         """The prior with the features of `dataset` that `fusion.modalities` leaves on.
 
@@ -102,11 +109,13 @@ class NoisedPrior(NamedTuple):
         chosen = found[noisy_prior.choose(values, self.choice_epsilon, seed)]
         return noisy_prior.Blend({name: maps[name] for name in chosen}, chosen, fields)
 
+    @_one_thread
     def of(self, dataset: Dataset, seed: int | None = None) -> Prior:
         """`formed`, for the histories of `dataset` itself."""
         return self.formed(dataset, seed).of(dataset)
 
 
+@_one_thread
 def configured_prior(settings: Mapping[str, Any], dataset: Dataset) -> ConfiguredPrior | NoisedPrior:
     """Federates and solves the prior that ``config.prior`` describes, as far as that needs no features, or makes it
     of a noised sum where a budget of privacy has a share for that.
