@@ -7,7 +7,9 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from problems import settings, tiny_dataset
+from problems import client_data, settings, tiny_dataset
+from score_view_problem import DATASET as TIMED
+from score_view_problem import SHARED_ONLY
 
 from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.benchmark.group import Run, train_group
@@ -19,6 +21,7 @@ from fedvlr_jax.training.experiment import Experiment, make_experiment
 from fedvlr_jax.training.job import lists_of
 from fedvlr_jax.training.loop import train, train_in_memory
 from fedvlr_jax.training.schedule import make_plan
+from fedvlr_jax.training.score_views import ConfiguredViews
 
 DATASET = tiny_dataset()
 CLIENTS = make_client_data(DATASET, min_length=16)
@@ -154,3 +157,23 @@ def test_clients_that_lie_in_several_places_are_refused(field, found, expected):
     message = rf"compute\.{field}: expected {expected} in a benchmark or a sweep, found {found}"
     with pytest.raises(ConfigError, match=message):
         MethodPrograms(tree, DATASET, CLIENTS)
+
+
+@pytest.mark.parametrize("side_by_side", [False, True])
+def test_runs_train_whatever_each_decided_about_the_order_of_time(side_by_side, monkeypatch):
+    """Drawn items or features of a control may decide otherwise for one seed than for the next one."""
+    tree = settings(**(SHARED_ONLY | {"host__choose_order": True}), rounds=2, eval__every=1)
+    programs = MethodPrograms(tree, TIMED, client_data(TIMED))
+    formed = [
+        ConfiguredViews(with_fields(tree, {"host.order": order, "host.choose_order": False}), TIMED).of(TIMED)
+        for order in (True, False)
+    ]
+    monkeypatch.setattr(programs, "_prior_of", lambda dataset, seed: formed[seed])
+    runs = [Run({}, 0), Run({}, 1)]
+    groups = [runs] if side_by_side else [[run] for run in runs]
+    found = [outcome for group in groups for outcome in trained(programs, group, tree)]
+    assert [outcome.failure for outcome in found] == ["", ""]
+    assert values(found[0]) != values(found[1])
+    before = programs.seconds
+    assert values(trained(programs, runs[:1], tree)[0]) == values(found[0])
+    assert programs.seconds == before

@@ -1,8 +1,12 @@
-"""A benchmark within a budget, with methods that only let a made-up clock go on."""
+"""A benchmark within a budget, with methods that only let a made-up clock go on; and what its seconds are."""
 
 from __future__ import annotations
 
+import json
+import time
+
 import pytest
+from commands import ROOT, TINY, run_here
 
 from configs.benchmark import own
 from fedvlr_jax.assembly import parse_names
@@ -99,3 +103,18 @@ def test_the_time_left_is_right_within_a_factor_of_two_once_a_federated_method_r
         number, unit = line.split("about ")[1].split(" left")[0].split()
         left = float(number) * (60 if unit == "min" else 1)
         assert 0.5 * (end - at) <= left <= 2 * (end - at), line
+
+
+def test_seconds_count_what_is_formed_before_the_rounds(tmp_path, monkeypatch):
+    changes = TINY | {"variant": "base", "host.choose_prior": True}
+    fields = {f"train.{name}": value for name, value in changes.items() if name != "baselines"}
+    fields |= {"own": "fedprior+base", "methods": "fedprior+base", "seeds": 2}
+    command = [f"--config={ROOT}/configs/benchmark/quick.py", f"--workdir={tmp_path}"]
+    begin = time.perf_counter()
+    assert run_here(monkeypatch, "benchmark", *command, *(f"--config.{k}={x}" for k, x in fields.items())) == 0
+    most = time.perf_counter() - begin
+    results = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/*/result.json")]
+    assert 0 < sum(result["seconds_before"] for result in results) < most
+    for result in results:
+        clocks = [result[f"seconds_{clock}"] for clock in ("before", "train", "eval", "compile")]
+        assert result["seconds"] == pytest.approx(sum(clocks))

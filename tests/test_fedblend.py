@@ -268,7 +268,7 @@ def test_runs_that_read_the_order_of_time_and_others_do_not_train_side_by_side(m
     ]
     monkeypatch.setattr(programs, "_prior_of", lambda dataset, seed: formed[seed])
     assert programs.group([{}, {}], None, [1, 1]).clients.prior.age_r is None
-    with pytest.raises(ConfigError, match=r"read the order of time alike .*--config\.group=1"):
+    with pytest.raises(ConfigError, match=r"read the order of time alike .*choose_order decides otherwise"):
         programs.group([{}, {}], None, [0, 1])
 
 

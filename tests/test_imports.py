@@ -89,6 +89,7 @@ PLACES = {  # foreign packages beyond these, by the start of a file's path
     "fedvlr_jax/federated/prior": {"scipy"},
     "fedvlr_jax/federated/view_choice": {"scipy"},
     "fedvlr_jax/federated/view_maps": {"scipy"},
+    "fedvlr_jax/training/priors": {"threadpoolctl"},
     "fedvlr_jax/training/score_views": {"threadpoolctl"},
     "fedvlr_jax/evaluation/": {"scipy"},
     "fedvlr_jax/privacy/": {"scipy"},

@@ -14,10 +14,8 @@ from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.baselines import BASELINES, select
 from fedvlr_jax.federated import prior
 from fedvlr_jax.federated.prior import PriorSettings
-from fedvlr_jax.federated.prior_choice import choose_prior
 from fedvlr_jax.models.hosts.fedprior import standardise
 from fedvlr_jax.training.experiment import make_experiment
-from fedvlr_jax.training.job import run_job
 from fedvlr_jax.training.priors import configured_prior
 
 RNG = np.random.default_rng(0)
@@ -200,62 +198,7 @@ def test_features_enter_the_gram_matrix_as_in_collective_ease():
     np.testing.assert_allclose(prior.solve_weights(sums, settings_, features), expected, atol=1e-6)
 
 
-@pytest.fixture(scope="module")
-def ordered():
-    """Users who go round a ring of items, one after the other: what comes next is all there is to know."""
-    length, size, users = 8, 30, 40
-    first = np.random.default_rng(2).integers(0, size, users)
-    items = (first[:, None] + np.arange(length)) % size
-    order = np.argsort(items, axis=1)
-    age = np.broadcast_to(np.arange(length)[::-1], items.shape)
-    dataset = dataclasses.replace(
-        tiny_dataset(users, size),
-        train_user=np.repeat(np.arange(users), length).astype(np.int32),
-        train_item=np.take_along_axis(items, order, axis=1).reshape(-1).astype(np.int32),
-        train_age=np.take_along_axis(age, order, axis=1).reshape(-1).astype(np.int32),
-        V=None,
-        C=None,
-    )
-    return dataset
-
-
-def test_a_run_chooses_the_order_where_it_means_something_and_switches_it_off_where_it_does_not(ordered):
-    meaningless = np.random.default_rng(3).permuted(ordered.train_age.reshape(-1, 8), axis=1).reshape(-1)
-    start = PriorSettings(ridge=3.0, ridge_next=5.0)
-    with_order = choose_prior(ordered, (None, None), start)
-    without = choose_prior(dataclasses.replace(ordered, train_age=meaningless), (None, None), start)
-    assert with_order.next_weight > 0
-    assert with_order.decay > 0
-    assert without.next_weight < with_order.next_weight or without.decay == 0
-
-
-@pytest.mark.parametrize("kind", ["true", "by id"])
-def test_validation_decides_whether_a_chosen_prior_reads_the_order_of_time(ordered, kind):
-    """Items of a user stand in rows by id, newest first: what is held back says nothing of what comes next."""
-    age = ordered.train_age if kind == "true" else np.tile(np.arange(8, dtype=np.int32), 40)
-    dataset = dataclasses.replace(ordered, train_age=age, valid_item=next_on_the_ring(ordered))
-    tree = settings(host__name="fedprior", variant="base", host__choose_prior=True)
-    found = configured_prior(tree, dataset).formed(dataset).settings
-    assert (found.next_weight > 0) == (kind == "true")
-
-
-def next_on_the_ring(dataset):
-    """What follows the newest item of every user."""
-    return ((dataset.train_item[dataset.train_age == 0] + 1) % dataset.num_items).astype(np.int32)
-
-
-def test_a_run_says_and_keeps_what_its_prior_was_formed_with(ordered, tmp_path):
-    lines = []
-    tree = settings(host__name="fedprior", variant="base", host__choose_prior=True, rounds=1)
-    experiment = make_experiment(tree, ordered)
-    result = run_job(experiment, tmp_path, command=["train"], note=lines.append).result
-    chosen = configured_prior(tree, ordered).formed(ordered).settings
-    assert result["prior"] == pytest.approx(chosen._asdict(), rel=1e-5)
-    assert any(line.startswith(f"prior with reach {chosen.reach:g}, decay ") for line in lines)
-
-
-def test_choosing_starts_from_the_settings_and_ends_in_the_table(ordered):
-    tree = settings(host__name="fedprior", variant="base", host__choose_prior=True)
-    found = make_experiment(tree, ordered).clients.prior
-    assert np.isfinite(found.score_ui).all()
-    assert found.score_ui.shape == (40, 30)
+def test_without_shrinkage_no_item_leans_on_others():
+    count_i = np.array([0, 1, 5])
+    blend_ii = prior.make_blend(count_i, (np.eye(3, dtype=np.float32), None), PriorSettings(shrinkage=0.0))
+    np.testing.assert_array_equal(blend_ii, np.eye(3))

@@ -17,7 +17,7 @@ from fedvlr_jax.data import load_configured
 from fedvlr_jax.data.buckets import make_buckets
 from fedvlr_jax.evaluation.metrics import user_values
 from fedvlr_jax.federated import view_choice, view_maps
-from fedvlr_jax.federated.held_back import hold_back, mean_ndcg
+from fedvlr_jax.federated.held_back import HeldBack, hold_back, mean_ndcg
 from fedvlr_jax.settings import default_settings, override
 from fedvlr_jax.training.experiment import make_experiment
 from fedvlr_jax.training.loop import train_in_memory
@@ -48,6 +48,29 @@ def test_the_number_that_choices_go_by_is_the_mean_of_the_clients_own():
         if places:
             own.append(np.mean([1 / np.log2(2 + place) if place < 50 else 0 for place in places]))
     assert mean_ndcg(score, held) == pytest.approx(np.mean(own))
+
+
+def test_clients_of_one_item_choose_by_validation_since_they_hold_nothing_back():
+    users = np.arange(DATASET.num_users)
+    dataset = dataclasses.replace(
+        DATASET,
+        train_user=users.astype(np.int32),
+        train_item=np.roll(DATASET.valid_item, 1),
+        train_age=np.zeros(len(users), np.int32),
+        valid_item=DATASET.valid_item,
+        V=None,
+        C=DATASET.C[::-1],
+    )
+    held = HeldBack(dataset, dataset.valid_item[:, None])
+    assert not (hold_back(dataset).target_um >= 0).any()
+    history_ui = np.eye(dataset.num_items)[dataset.train_item]
+    (centred,) = view_maps.centred_by_modality(dataset).values()
+    quality = [
+        mean_ndcg(history_ui @ view_maps.content_kernel(centred, kernel), held) for kernel in view_maps.KERNELS
+    ]
+    assert np.argmax(quality) > 0  # or the first would do
+    chosen = make_experiment(settings(**SHARED_ONLY), dataset).clients.prior.choice
+    assert int(chosen["kernel text"]) == np.argmax(quality)
 
 
 def test_maps_that_were_formed_to_choose_are_those_of_the_choice():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fedvlr_jax.baselines.base import HyperGrid
+from fedvlr_jax.data.features import centred_rows, without_imputed
 from fedvlr_jax.errors import DataError
 from fedvlr_jax.types import Dataset
 
@@ -13,15 +14,16 @@ MODALITIES = {"visual": "V", "text": "C"}
 
 def centred_features(dataset: Dataset) -> dict[str, np.ndarray]:
     """float64 [i, d] by modality: unit-norm rows minus their mean over items; only what the data set has.
+    Imputed rows are zeros.
 
     Raises:
       DataError: if it has neither visual nor textual features.
     """
-    features = {name: getattr(dataset, field) for name, field in MODALITIES.items()}
-    found = {name: x.astype(np.float64) for name, x in features.items() if x is not None}
+    features = zip(MODALITIES, without_imputed(dataset), strict=True)
+    found = {name: x.astype(np.float64) for name, x in features if x is not None}
     if not found:
         raise DataError(f"{dataset.name} has neither visual nor textual features; content baselines need one of them")
-    return {name: x - x.mean(axis=0) for name, x in found.items()}
+    return {name: centred_rows(x) for name, x in found.items()}
 
 
 def allowed_points(dataset: Dataset, grid: HyperGrid) -> HyperGrid:

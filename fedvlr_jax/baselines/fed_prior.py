@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from fedvlr_jax.baselines.base import Hyper, HyperGrid, score_table, table_baseline
+from fedvlr_jax.data.features import without_imputed
 from fedvlr_jax.federated import prior
 from fedvlr_jax.types import Array, Dataset
 
@@ -22,7 +23,7 @@ def fit_grid(dataset: Dataset, grid: HyperGrid) -> Iterator[tuple[Hyper, Array]]
     prior.warn_without_times(dataset, prior.PriorSettings())
     for hyper in grid:
         settings = prior.PriorSettings(**hyper)
-        found = prior.make_prior(dataset, prior.federate(dataset, settings), (dataset.V, dataset.C), settings)
+        found = prior.make_prior(dataset, prior.federate(dataset, settings), without_imputed(dataset), settings)
         yield hyper, score_table(np.asarray(found.score_ui, np.float64))
 
 

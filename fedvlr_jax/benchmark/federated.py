@@ -80,7 +80,7 @@ def _train(task: Task, method: Method, points: Points, keys: Sequence[Key], cach
     settings = with_fields(method.settings, static)
     runs = [Run(split_point(points[k], TRACEABLE)[1], seed) for k, seed in keys]
     with task.clock.lap(method.name, keys) as compiled:
-        programs = _programs(task, settings, cache)
+        programs, counted = _programs(task, settings, cache)
         moved, before = programs.megabytes_per_round, programs.seconds
         outcomes = train_group(
             programs,
@@ -92,6 +92,7 @@ def _train(task: Task, method: Method, points: Points, keys: Sequence[Key], cach
             check=partial(task.clock.check, method.name),
         )
         compiled(programs.seconds - before)
+    formed = (programs.seconds_before - counted) / len(runs)
     found: Tried = {}
     for (k, seed), outcome in zip(keys, outcomes, strict=True):
         folder, config = task.folder(method.name, f"point{k}-seed{seed}"), _config(task, method, points[k], seed)
@@ -105,26 +106,32 @@ def _train(task: Task, method: Method, points: Points, keys: Sequence[Key], cach
                 programs.algorithm.cost,
                 outcome,
                 moved,
+                formed,
             )
             storage.save(folder, config, result, outcome.ranks, outcome.curve)
             found[k, seed] = storage.find(folder, config)
     return found
 
 
-def _result(task: Task, settings: Mapping[str, Any], cost: Any, outcome: Outcome, moved: float) -> dict[str, Any]:
+def _result(
+    task: Task, settings: Mapping[str, Any], cost: Any, outcome: Outcome, moved: float, formed: float
+) -> dict[str, Any]:
     result = make_result(settings, task.dataset, cost, outcome.progress, outcome.ranks, None, outcome.lists)
-    seconds = sum(result[f"seconds_{clock}"] for clock in ("train", "eval", "compile"))
-    return result | {"best_valid": outcome.progress.best_value, "megabytes_per_round": moved, "seconds": seconds}
+    seconds = formed + sum(result[f"seconds_{clock}"] for clock in ("train", "eval", "compile"))
+    more = {"megabytes_per_round": moved, "seconds_before": formed, "seconds": seconds}
+    return result | {"best_valid": outcome.progress.best_value} | more
 
 
-def _programs(task: Task, settings: Mapping[str, Any], cache: dict[str, Any]) -> MethodPrograms:
-    """Compiled programs for settings that differ at most in the features; see `run_method`."""
+def _programs(task: Task, settings: Mapping[str, Any], cache: dict[str, Any]) -> tuple[MethodPrograms, float]:
+    """Compiled programs for settings that differ at most in the features, see `run_method`, and their
+    `seconds_before` that other runs have counted."""
     key = json.dumps(with_fields(settings, {"data.features": "", "seed": 0}), sort_keys=True, default=str)
-    if key not in cache:
-        if not task.config["minutes"]:  # under a budget, methods are come back to
-            cache.clear()
-        cache[key] = MethodPrograms(settings, task.dataset, task.clients)
-    return cache[key]
+    if key in cache:
+        return cache[key], cache[key].seconds_before
+    if not task.config["minutes"]:  # under a budget, methods are come back to
+        cache.clear()
+    cache[key] = MethodPrograms(settings, task.dataset, task.clients)
+    return cache[key], 0.0
 
 
 def _datasets(task: Task, features: str, seeds: Sequence[int]) -> list[Dataset] | None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 
-from fedvlr_jax.benchmark.programs import MethodPrograms, TracedPoint
+from fedvlr_jax.benchmark.programs import MethodPrograms, TracedPoint, UnlikeRunsError
 from fedvlr_jax.benchmark.records import CurvePoint
 from fedvlr_jax.evaluation.list_metrics import summarise_lists
 from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, main_metrics, summarise
@@ -53,7 +53,7 @@ def train_group(
     interrupt: Interrupt | None = None,
     check: Callable[[], None] | None = None,
 ) -> list[Outcome]:
-    """Train runs side by side until each has used up its rounds or its patience.
+    """Train runs side by side until each has used up its rounds or its patience; unlike ones one after the other.
 
     The round of each run is chosen by its validation metric; test items are ranked once, with the states of the
     chosen rounds. A run in which every client diverges fails; the others go on.
@@ -74,7 +74,13 @@ def train_group(
       Interrupted: after a signal. Nothing of the group is kept.
     """
     length = math.gcd(plan.eval_every, plan.rounds)
-    group = programs.group([run.point for run in runs], datasets, [run.seed for run in runs])
+    try:
+        group = programs.group([run.point for run in runs], datasets, [run.seed for run in runs])
+    except UnlikeRunsError:
+        same = {"megabytes_per_round": megabytes_per_round, "interrupt": interrupt, "check": check}
+        data = [None] * len(runs) if datasets is None else [[dataset] for dataset in datasets]
+        alone = zip(runs, data, strict=True)
+        return [train_group(programs, plan, [run], datasets=own, **same)[0] for run, own in alone]
     compiled = programs.seconds
     state = best = programs.init(group, [run.seed for run in runs])
     best = jax.tree.map(lambda x: x.copy(), best)  # the state is donated to the next rounds

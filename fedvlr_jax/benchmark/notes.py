@@ -18,6 +18,19 @@ from fedvlr_jax.evaluation.intervals import LEAST_USERS
 from fedvlr_jax.evaluation.metrics import SELECTION_METRIC
 from fedvlr_jax.types import Dataset
 
+_KINDS = {
+    order.SHUFFLED: "rows permuted, so that they say nothing about the items",
+    order.RANDOM: "rows drawn anew",
+    "without D": "no item ids",
+    "without V": "no visual features",
+    "without C": "no textual features",
+    "ID only": "no features",
+    "swapped deviations": "a client ranks with the private weights of the next one by id, which are none where "
+    "`host.deviation` is 0",
+    "best view alone": "the single view that learning starts from",
+}
+"""What each kind of control changes."""
+
 
 def make_notes(rows: Sequence[TableRow], dataset: Dataset, environment: Mapping[str, Any]) -> list[str]:
     """All notes that this table needs, plain sentences with Markdown's `code` marks.
@@ -108,14 +121,14 @@ def _published(rows: Sequence[TableRow], dataset: Dataset) -> list[str]:
 def _controls(rows: Sequence[TableRow], dataset: Dataset) -> list[str]:
     missing = [name for name, x in (("visual", dataset.V), ("textual", dataset.C)) if x is None]
     found = [f"The set has no {' and no '.join(missing)} features."] if missing else []
-    if any(row.block == order.CONTROLS for row in rows):
-        found.append(
-            f"Controls repeat a method with features that say nothing about the items ({order.SHUFFLED}: rows "
-            f"permuted; {order.RANDOM}: drawn anew) or without a modality. A gain counts as multimodal only if it "
-            "beats both kinds of features."
-        )
-    else:
-        found.append("No controls were run.")
+    kinds = dict.fromkeys(order.control_kind(row.method) for row in rows if row.block == order.CONTROLS)
+    if not kinds:
+        return [*found, "No controls were run."]
+    meanings = [f"{kind}: {meaning}" for kind, meaning in _KINDS.items() if kind in kinds]
+    if meanings:
+        found.append(f"Controls repeat a method with one thing changed. {'; '.join(meanings)}.")
+    if {order.SHUFFLED, order.RANDOM} <= kinds.keys():
+        found.append("A gain counts as multimodal only if it beats shuffled and random features.")
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -26,6 +27,10 @@ from fedvlr_jax.types import Array, ClientData, Dataset, PyTree, Ranks, RoundInf
 TracedPoint = dict[str, float]
 
 
+class UnlikeRunsError(ConfigError):
+    """Runs that cannot go through one program together: what they agreed on before the rounds has other parts."""
+
+
 class RunGroup(NamedTuple):
     """Runs that go through the programs together; every leaf has a leading axis ``m`` of runs.
 
@@ -47,6 +52,9 @@ class MethodPrograms(Compiler):
       settings: nested settings of the method; the traced fields keep their values where a point has none.
       dataset: the data; features of the same shapes may replace its own.
       clients: the same data as rounds read it.
+
+    Attributes:
+      seconds_before: spent so far on what a host and its clients agree on before the rounds.
     """
 
     def __init__(self, settings: Mapping[str, Any], dataset: Dataset, clients: ClientData):
@@ -63,7 +71,9 @@ class MethodPrograms(Compiler):
         self.targets = heldout_targets(dataset)
         self.warm_i = warm_items(dataset.train_item, dataset.num_items)
         self._chunk = settings["eval"]["chunk"]
+        begin = time.perf_counter()
         self._prior = before_rounds(settings, dataset, self.algorithm.model.host)
+        self.seconds_before = time.perf_counter() - begin
         self._clients = clients._replace(prior=self._prior_of(dataset))
         self._compiled: dict[tuple, Any] = {}
 
@@ -89,7 +99,7 @@ class MethodPrograms(Compiler):
           seeds: of each run, for what a host draws before the first round; () = all as the settings say.
 
         Raises:
-          ConfigError: runs of which some read the order of time and others do not.
+          UnlikeRunsError: runs of which some read the order of time and others do not.
         """
         names = points[0]
         point = {name: jnp.asarray([p[name] for p in points], jnp.float32) for name in names}
@@ -101,10 +111,9 @@ class MethodPrograms(Compiler):
             pairs = zip(datasets, seeds, strict=True)
             own = [(content_of(dataset), self._prior_of(dataset, seed)) for dataset, seed in pairs]
             if len({jax.tree.structure(one) for one in own}) > 1:
-                raise ConfigError(
+                raise UnlikeRunsError(
                     "expected runs that read the order of time alike to train side by side, found seeds or features "
-                    "for which host.choose_order decides otherwise; train one at a time (--config.group=1 of a "
-                    "benchmark, --vmap=off of a sweep), or set host.order"
+                    "for which host.choose_order decides otherwise"
                 )
             content, prior = jax.tree.map(lambda *x: jnp.stack(x), *own) if several else own[0]
             clients = clients._replace(content=content, prior=prior)
@@ -158,9 +167,12 @@ class MethodPrograms(Compiler):
         return _keep(jnp.asarray(better_m), state, best)
 
     def _prior_of(self, dataset: Dataset, seed: int | None = None) -> Prior | ScoreViews | None:
-        if isinstance(self._prior, (ConfiguredViews, NoisedPrior)):
-            return self._prior.of(dataset, seed)
-        return None if self._prior is None else self._prior.of(dataset)
+        if self._prior is None:
+            return None
+        begin, draws = time.perf_counter(), isinstance(self._prior, (ConfiguredViews, NoisedPrior))
+        found = self._prior.of(dataset, seed) if draws else self._prior.of(dataset)
+        self.seconds_before += time.perf_counter() - begin
+        return found
 
     def _at(self, point: Mapping[str, Array]) -> Algorithm:
         return build_algorithm(with_fields(self.settings, point), self.dataset)
@@ -182,7 +194,8 @@ class MethodPrograms(Compiler):
         """
         everything = group.point, group.clients, *arguments, *shared
         size = jax.tree.leaves(arguments)[0].shape[0]
-        key = (name, size, group.own_content, *group.point)
+        parts = jax.tree.structure(group.clients)  # what reads no order of time has fewer maps
+        key = (name, size, group.own_content, parts, *group.point)
         if key not in self._compiled:
             own = 0 if group.own_content else None
             axes = ClientData(None, own, own)

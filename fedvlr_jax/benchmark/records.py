@@ -39,7 +39,8 @@ class MethodRuns(NamedTuple):
       ranks: by seed, all held-out items at the best round.
       best_rounds: by seed.
       curves: by seed, () for methods without a training loop.
-      seconds: training, evaluation and compilation of all its runs, the search included.
+      seconds: what is formed before the rounds, training, evaluation and compilation of all its runs, the search
+        included.
       megabytes_per_round: 10^6 bytes of all clients of a round, both directions; None for centralised methods.
       num_public, num_private_per_client: parameters; None where that makes no sense.
       lists: by seed, `evaluation.list_metrics.summarise_lists`; () where lists were not judged.

@@ -122,7 +122,10 @@ def cost_table(rows: Sequence[TableRow]) -> Table:
     columns = ("method", "chosen on validation", "grid points", "seeds", "best round or epoch", "public parameters")
     columns += ("private parameters per client", "MB per round", "MB to the best round", "seconds")
     about = "MB: 10^6 bytes between the server and all clients of a round, both directions. "
-    about += "Seconds: training, evaluation and compilation of all runs, the search included."
+    about += (
+        "Seconds: what is formed before the rounds, training, evaluation and compilation of all runs, the search "
+    )
+    about += "included."
     return Table("Settings and costs", about, columns, blocks_of(rows, cells), left=2)
 
 

@@ -19,9 +19,13 @@ def shuffle_features(dataset: Dataset, seed: int) -> Dataset:
     The distribution of the features stays the same; which item a row belongs to, and which visual row goes with
     which textual row, is lost.
     """
-    rngs = _streams(seed)
-    shuffled = (x if x is None else rng.permutation(x) for x, rng in zip((dataset.V, dataset.C), rngs, strict=True))
-    return dataclasses.replace(dataset, **dict(zip("VC", shuffled, strict=True)))
+    changed: dict[str, np.ndarray | None] = {}
+    for letter, rng in zip("VC", _streams(seed), strict=True):
+        order_i = rng.permutation(dataset.num_items)
+        for name in (letter, f"missing_{letter}"):  # an imputed row stays one
+            x = getattr(dataset, name)
+            changed[name] = None if x is None else x[order_i]
+    return dataclasses.replace(dataset, **changed)
 
 
 def random_features(dataset: Dataset, seed: int) -> Dataset:
@@ -31,7 +35,7 @@ def random_features(dataset: Dataset, seed: int) -> Dataset:
         x if x is None else unit_rows(rng.normal(size=x.shape))
         for x, rng in zip((dataset.V, dataset.C), rngs, strict=True)
     )
-    return dataclasses.replace(dataset, **dict(zip("VC", drawn, strict=True)))
+    return dataclasses.replace(dataset, missing_V=None, missing_C=None, **dict(zip("VC", drawn, strict=True)))
 
 
 def _streams(seed: int) -> list[np.random.Generator]:

@@ -17,7 +17,7 @@ def fingerprint(dataset: Dataset) -> dict[str, Any]:
     Its name and what was dropped while reading do not count. An array that the set lacks is None.
     """
     arrays = ["train_user", "train_item", "valid_item", "test_item", "V", "C", "planted", "train_age"]
-    arrays += [] if dataset.held_user is None else ["held_user"]  # absent in what was written of one row a user
+    arrays += [name for name in ("held_user", "missing_V", "missing_C") if getattr(dataset, name) is not None]
     return {
         "num_users": int(dataset.num_users),
         "num_items": int(dataset.num_items),

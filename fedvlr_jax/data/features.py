@@ -11,6 +11,7 @@ import numpy as np
 
 from fedvlr_jax.data.messages import DataWarning, problem
 from fedvlr_jax.errors import DataError
+from fedvlr_jax.types import Dataset
 
 EQUAL = 1e-6  # unit rows that are nowhere further apart differ by rounding alone
 
@@ -59,6 +60,21 @@ def unit_rows(features: np.ndarray) -> np.ndarray:
     """Rows [i, d] scaled to unit Euclidean norm, float32; no row may be zero."""
     features = features / np.max(np.abs(features), axis=1, keepdims=True)  # squares neither overflow nor vanish
     return (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32)
+
+
+def without_imputed(dataset: Dataset) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """V and C of a data set, zeros where rows are imputed: all are one row, and would make their items most alike."""
+    pairs = ((dataset.V, dataset.missing_V), (dataset.C, dataset.missing_C))
+    V, C = (x if x is None or imputed is None else np.where(imputed[:, None], 0, x) for x, imputed in pairs)
+    return V, C
+
+
+def centred_rows(rows: np.ndarray) -> np.ndarray:
+    """Rows of features minus their mean; rows of zeros, of `without_imputed`, count for no mean and stay."""
+    given = rows.any(axis=1)
+    if given.all():
+        return rows - rows.mean(axis=0)
+    return np.where(given[:, None], rows - rows[given].mean(axis=0), 0) if given.any() else rows
 
 
 def _check_rows(features: np.ndarray, complain: Callable[..., DataError]) -> None:

@@ -25,6 +25,7 @@ import numpy as np
 from scipy.linalg import lapack
 
 from fedvlr_jax.agreed import Prior
+from fedvlr_jax.data.features import centred_rows
 from fedvlr_jax.data.histories import add_at, places_of, split_by_user
 from fedvlr_jax.data.messages import DataWarning
 from fedvlr_jax.types import Dataset
@@ -41,7 +42,7 @@ class PriorSettings(NamedTuple):
       decay: exponent with which an older item counts less, in the next-item model and when scoring; 0 = not at all.
       ridge, ridge_next: penalties of the two models, in units of squared counts.
       next_weight: weight of the next-item model beside the other.
-      shrinkage: m, train rows at which an item's own evidence weighs as much as that of its neighbours.
+      shrinkage: m, train rows at which an item's own evidence weighs as much as its neighbours'; 0 = none lean.
       sharpness: inverse temperature of the softmax over cosines that makes the neighbours.
       content: strength of item features in the co-occurrence model, in units of `ridge`: its Gram matrix gains
         ``ridge content sum_m F_m F_m^T`` (centred features), as in collective EASE; 0 = without them.
@@ -213,7 +214,7 @@ def shrink(
 
 def make_blend(count_i: np.ndarray, features: Sequence[np.ndarray | None], settings: PriorSettings) -> np.ndarray:
     """float64 [i, i]: how far the column of an item is its own, and how far that of each item like it."""
-    own_i = count_i / (count_i + settings.shrinkage)
+    own_i = count_i / (count_i + settings.shrinkage) if settings.shrinkage else np.ones(len(count_i))
     neighbour_ii = neighbours(features, count_i > 0, settings.sharpness)
     return np.diag(own_i) + (1 - own_i)[:, None] * neighbour_ii
 
@@ -228,8 +229,7 @@ def weighed_histories(histories: Dataset, settings: PriorSettings) -> np.ndarray
 def feature_gram(features: Sequence[np.ndarray | None], num_items: int) -> np.ndarray:
     """sum_m F_m F_m^T of centred features, float64 [i, i]; zeros without any."""
     present = [np.asarray(x, np.float64) for x in features if x is not None]
-    centred = (x - x.mean(axis=0) for x in present)
-    return sum((x @ x.T for x in centred), np.zeros((num_items, num_items)))
+    return sum((x @ x.T for x in map(centred_rows, present)), np.zeros((num_items, num_items)))
 
 
 def solve_weights(sums: Sums, settings: PriorSettings, features: Sequence[np.ndarray | None] = ()) -> np.ndarray:

@@ -4,7 +4,9 @@ One setting after the other, from what a run starts with: a value stays unless a
 clients hold back (`held_back.py`). Each can be switched off: the order of time (`reach`, `decay` and `next_weight`
 0) and features in the Gram matrix (`content` 0). A client adds one number for each candidate to a secure sum, and
 its block once for each pair of exponents. Where times mean nothing, the newest items are a poor sample to choose by:
-a run therefore chooses once more as without times (`without_order`), and validation decides between the two.
+a run therefore chooses once more as without times (`without_order`). What clients hold back leaves fewer rows to form
+sums of, and settings that suit those need not suit all: so EASE, with features in its Gram matrix or without, whose
+settings are chosen by validation as those of FedEASE are (`choose_ease`), stands beside the two. Validation decides.
 """
 
 from __future__ import annotations
@@ -15,8 +17,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fedvlr_jax.baselines.base import gram_matrix, train_matrix
+from fedvlr_jax.baselines.ridge import gram_factor, ridge_scores
 from fedvlr_jax.federated import prior
-from fedvlr_jax.federated.held_back import hold_back, mean_ndcg
+from fedvlr_jax.federated.held_back import HeldBack, hold_back, mean_ndcg
 from fedvlr_jax.types import Dataset
 
 CANDIDATES: dict[str, tuple[float, ...]] = {
@@ -29,6 +33,13 @@ CANDIDATES: dict[str, tuple[float, ...]] = {
     "shrinkage": (0.2, 1.0, 5.0),
 }
 """Values that are tried, in the order in which settings are chosen."""
+
+EASE_CANDIDATES: dict[str, tuple[float, ...]] = {
+    "ridge": (1.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0),
+    "content": (0.0, 0.01, 0.03, 0.1, 0.3, 1.0),
+    "shrinkage": (0.0, 0.2, 1.0, 5.0),
+}
+"""Values that are tried for EASE; without shrinkage it is EASE itself."""
 
 OF_ORDER = ("reach", "decay", "next_weight", "ridge_next")
 """Settings that mean nothing without times."""
@@ -86,3 +97,35 @@ def choose_prior(
             if settings != chosen and (found := quality(settings)) > best:
                 chosen, best = settings, found
     return chosen
+
+
+def choose_ease(
+    held: HeldBack, features: Sequence[np.ndarray | None], start: prior.PriorSettings
+) -> prior.PriorSettings:
+    """EASE with the ridge and the strength of features, and then the shrinkage, that rank some items best.
+
+    Args:
+      held: histories, and the items to rank: of validation, or held back.
+      features: as for `choose_prior`.
+      start: as of `without_order`; what is no setting of EASE stays.
+    """
+    dataset, contents = held.inner, EASE_CANDIDATES["content"]
+    feature_gram_ii = prior.feature_gram(features, dataset.num_items)
+    factors = {"features": gram_factor(feature_gram_ii).T} if feature_gram_ii.any() else {}
+    grid = tuple(
+        {"l2": ridge, "features": content}
+        for content in (contents if factors else contents[:1])
+        for ridge in EASE_CANDIDATES["ridge"]
+    )
+    best, chosen, scores_ui = -1.0, start, np.zeros(0)
+    for point, found_ui in ridge_scores(gram_factor(gram_matrix(dataset)), train_matrix(dataset), factors, grid):
+        if (quality := mean_ndcg(found_ui, held, alone=True)) > best:
+            best, scores_ui = quality, found_ui
+            chosen = start._replace(ridge=point["l2"], content=point["features"])
+    count_i = np.bincount(dataset.train_item, minlength=dataset.num_items)
+
+    def shrunk(shrinkage: float) -> float:
+        blend_ii = prior.make_blend(count_i, features, chosen._replace(shrinkage=shrinkage))
+        return mean_ndcg(scores_ui @ blend_ii.T, held, alone=True)
+
+    return chosen._replace(shrinkage=max(EASE_CANDIDATES["shrinkage"], key=shrunk))

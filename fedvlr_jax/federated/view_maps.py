@@ -191,6 +191,7 @@ def _alike(feature_id: np.ndarray, seen_i: np.ndarray) -> sparse.csr_array:
         logit_ri[own_r - begin, own_r] = -np.inf
         found_rk = np.argpartition(-logit_ri, kept - 1, axis=1)[:, :kept]
         logit_rk = np.take_along_axis(logit_ri, found_rk, axis=1)
+        logit_rk[~unit_id[own_r].any(axis=1)] = -np.inf  # an item of which nothing is known is like none
         largest_r1 = np.maximum(logit_rk.max(axis=1, keepdims=True), -1e30)
         weight_rk = np.exp(logit_rk - largest_r1)
         column_ik[own_r], weight_ik[own_r] = found_rk, weight_rk / np.maximum(weight_rk.sum(axis=1), 1e-30)[:, None]

@@ -71,8 +71,8 @@ def with_new_items(
         num_items=dataset.num_items + size,
         item_ids=item_ids,
         item_titles=np.array([*old_titles, *named]),
-        missing_V=None,
-        missing_C=None,
+        missing_V=_more(dataset.missing_V, size),
+        missing_C=_more(dataset.missing_C, size),
         V=V,
         C=C,
         newcomers=None,
@@ -98,6 +98,10 @@ def _joined(known: list[Any], more: list[Any]) -> np.ndarray:
     """Ids of one kind as they are, others as text."""
     ids = as_ids([*known, *more])
     return as_ids([*map(str, known), *map(str, more)]) if ids.dtype.kind == "O" else ids
+
+
+def _more(imputed: np.ndarray | None, size: int) -> np.ndarray | None:
+    return None if imputed is None else np.concatenate([imputed, np.zeros(size, bool)])
 
 
 def _grown(dataset: Dataset, letter: str, rows: np.ndarray | None) -> np.ndarray | None:

@@ -28,7 +28,7 @@ PRIOR = {
     "next_weight": Field(4.0, "weight of the next-item model; 0 = without it", NOT_NEGATIVE),
     "shrinkage": Field(
         0.2,
-        "train rows at which an item's own evidence weighs as much as its neighbours'",
+        "train rows at which an item's own evidence weighs as much as its neighbours'; 0 = no item leans on others",
         NOT_NEGATIVE,
         unit="train rows",
     ),

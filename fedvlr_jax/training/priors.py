@@ -6,16 +6,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from fedvlr_jax.agreed import Prior
 from fedvlr_jax.assembly import parse_names
+from fedvlr_jax.data.features import without_imputed
 from fedvlr_jax.federated import noisy_prior, prior
 from fedvlr_jax.federated.held_back import HeldBack, hold_back, mean_ndcg
-from fedvlr_jax.federated.prior_choice import choose_prior, without_order
+from fedvlr_jax.federated.prior_choice import choose_ease, choose_prior, without_order
 from fedvlr_jax.federated.view_maps import without_modalities
 from fedvlr_jax.privacy.accounting import guarantee_of
 from fedvlr_jax.training.all_views import valid_targets
 from fedvlr_jax.types import Dataset
+
+_one_thread = threadpool_limits.wrap(limits=1, user_api="blas")
+"""LAPACK waits for its threads where cores are shared: ten times as long, for a few hundred items."""
 
 
 class ConfiguredPrior(NamedTuple):
@@ -31,6 +36,7 @@ class ConfiguredPrior(NamedTuple):
     weights: prior.ItemWeights | None
     megabytes: float
 
+    @_one_thread
     def formed(self, dataset: Dataset) -> prior.Shrunk:
         """The prior with the features of `dataset` (same interactions) that `fusion.modalities` leaves on.
 
@@ -46,27 +52,29 @@ class ConfiguredPrior(NamedTuple):
     def _chosen(
         self, dataset: Dataset, features: Sequence[np.ndarray | None], fields: prior.PriorSettings
     ) -> prior.Shrunk:
-        """With settings that the run chooses, with the order of time unless validation prefers a prior without it.
+        """With settings that the run chooses: with the order of time, without it, or EASE, as validation prefers.
 
         Where users are left out, those who stay have no validation rows: their held-back train items decide.
         """
-        starts = [(dataset, fields)] + [without_order(dataset, fields)] * (dataset.train_age is not None)
-        chosen = [choose_prior(histories, features, start) for histories, start in starts]
+        plain, plain_fields = without_order(dataset, fields)
+        timed = [(dataset, fields)] if dataset.train_age is not None else []
+        chosen = [choose_prior(histories, features, start) for histories, start in [*timed, (plain, plain_fields)]]
+        held = HeldBack(dataset, valid_targets(dataset))
+        inner_decides = not (held.target_um >= 0).any()
+        if inner_decides:
+            held = hold_back(dataset)
+        chosen.append(choose_ease(held, features, plain_fields))
 
         def formed(histories: Dataset) -> list[prior.Shrunk]:
-            known = [histories, without_order(histories, fields)[0]][: len(starts)]
+            known = [histories] * len(timed) + [without_order(histories, fields)[0]] * 2
             return [_formed(*one, features) for one in zip(known, chosen, strict=True)]
 
-        made, held = formed(dataset), HeldBack(dataset, valid_targets(dataset))
-        if len(made) == 1:
-            return made[0]
-        judged = made
-        if not (held.target_um >= 0).any():
-            held = hold_back(dataset)
-            judged = formed(held.inner)
+        made = formed(dataset)
+        judged = formed(held.inner) if inner_decides else made
         values = [mean_ndcg(np.asarray(one.of(held.inner).score_ui), held, alone=True) for one in judged]
         return made[values.index(max(values))]
 
+    @_one_thread
     def of(self, dataset: Dataset) -> Prior:
         """`formed`, for the histories of `dataset` itself."""
         return self.formed(dataset).of(dataset)
@@ -87,6 +95,7 @@ class NoisedPrior(NamedTuple):
     choice_epsilon: float
     megabytes: float
 
+    @_one_thread
     def formed(self, dataset: Dataset, seed: int | None = None) -> noisy_prior.Blend:
         """The prior with the features of `dataset` that `fusion.modalities` leaves on.
 
@@ -111,11 +120,13 @@ class NoisedPrior(NamedTuple):
         chosen = found[noisy_prior.choose(values, self.choice_epsilon, seed)]
         return noisy_prior.Blend({name: maps[name] for name in chosen}, chosen, fields)
 
+    @_one_thread
     def of(self, dataset: Dataset, seed: int | None = None) -> Prior:
         """`formed`, for the histories of `dataset` itself."""
         return self.formed(dataset, seed).of(dataset)
 
 
+@_one_thread
 def configured_prior(settings: Mapping[str, Any], dataset: Dataset) -> ConfiguredPrior | NoisedPrior:
     """Federates and solves the prior that ``config.prior`` describes, as far as that needs no features, or makes it
     of a noised sum where a budget of privacy has a share for that.
@@ -128,14 +139,14 @@ def configured_prior(settings: Mapping[str, Any], dataset: Dataset) -> Configure
         noise, choice = guarantee.prior_noise, guarantee.choice_epsilon
         return NoisedPrior(settings, noise, choice, noisy_prior.megabytes_once(dataset))
     fields, choose = prior.PriorSettings(**settings["prior"]), settings["host"]["choose_prior"]
-    prior.warn_without_times(dataset, fields)
+    if not choose:  # else the run reads no order where there is none
+        prior.warn_without_times(dataset, fields)
     weights = None if choose or fields.content else prior.federate(dataset, fields)
     return ConfiguredPrior(settings, weights, (1 + 5 * choose) * prior.megabytes_once(dataset))
 
 
 def _features(settings: Mapping[str, Any], dataset: Dataset) -> Sequence[np.ndarray | None]:
-    used = without_modalities(dataset, parse_names(settings["fusion"]["modalities"]))
-    return used.V, used.C
+    return without_imputed(without_modalities(dataset, parse_names(settings["fusion"]["modalities"])))
 
 
 def _formed(

@@ -15,7 +15,7 @@ from fedvlr_jax.agreed import Evidence, ScoreViews, ViewBasis
 from fedvlr_jax.algorithm import Algorithm
 from fedvlr_jax.assembly import parse_names
 from fedvlr_jax.federated import view_choice, view_maps
-from fedvlr_jax.federated.held_back import hold_back
+from fedvlr_jax.federated.held_back import HeldBack, hold_back
 from fedvlr_jax.federated.score_views import READ_TIMES, VIEWS, coordinates, kept_map, weight_names
 from fedvlr_jax.federated.view_basis import Learned, choose_basis, numbers_once
 from fedvlr_jax.training.all_views import AllViews, draw_candidates, own_quality, valid_targets
@@ -168,7 +168,8 @@ class ConfiguredViews:
         features, histories = view_maps.without_modalities(dataset, self._on), _timed(dataset, order)
         held = hold_back(histories, seed)
         sums = view_maps.federate(held.inner)
-        choice, known = view_choice.choose(sums, held, features)
+        by = held if (held.target_um >= 0).any() else HeldBack(histories, valid_targets(dataset))  # of one item each
+        choice, known = view_choice.choose(sums, by, features)
         handed = [sums]
         del sums  # nobody but `form` keeps them
         inner = self._views(held.inner, handed.pop(), features, choice, known)

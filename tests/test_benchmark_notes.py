@@ -1,0 +1,32 @@
+"""The sentences under the tables of a benchmark speak of what is in them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from benchmark_records import make_method
+from ranking_oracle import random_dataset
+
+from fedvlr_jax.benchmark import notes, order
+from fedvlr_jax.benchmark.methods import CONTROLS, VIEW_CONTROLS
+from fedvlr_jax.benchmark.records import CONTROL, FEDERATED
+from fedvlr_jax.benchmark.table import make_rows
+
+FEATURES = np.random.default_rng(1).normal(size=(30, 4)).astype(np.float32)
+DATASET = dataclasses.replace(random_dataset(0, 25, 30), name="mine", V=FEATURES, C=FEATURES)
+MULTIMODAL = "A gain counts as multimodal"
+
+
+@pytest.mark.parametrize(
+    "kinds", [(), ("swapped deviations", "best view alone"), (order.SHUFFLED,), (order.SHUFFLED, order.RANDOM)]
+)
+def test_notes_name_the_controls_that_were_run_and_no_other(kinds):
+    methods = [make_method(DATASET, "fedblend+base", FEDERATED)]
+    methods += [make_method(DATASET, f"fedblend+base, {kind}", CONTROL) for kind in kinds]
+    text = "\n".join(notes.make_notes(make_rows(methods, DATASET), DATASET, {}))
+    for kind in CONTROLS | VIEW_CONTROLS:
+        assert (f"{kind}: " in text) == (kind in kinds), kind
+    assert (MULTIMODAL in text) == (len(kinds) == 2 and order.RANDOM in kinds)
+    assert ("No controls were run." in text) == (not kinds)
