@@ -17,7 +17,7 @@ from fedvlr_jax.audit.attacks import ATTACKS
 from fedvlr_jax.audit.kinds import make_kind
 from fedvlr_jax.audit.measures import leak, router_leak
 from fedvlr_jax.audit.report import as_rows, strongest, table
-from fedvlr_jax.audit.runner import Finding, RouterFinding, audit
+from fedvlr_jax.audit.runner import Finding, RouterFinding, audit, defended
 from fedvlr_jax.audit.uploads import Seen, clipped, make_observer, noised, summed
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.federated import sampling
@@ -118,12 +118,12 @@ def test_an_audit_goes_through_rounds_defences_and_attacks():
     assert {found.defence for found in items} == {
         "no upload", "none", "clip", "clip, noise 0.1 C",
         "sum of 5", "sum of 5 less its own", "sum of 13", "sum of 13 less its own",
-        "noised sum, eps 8",
+        "noised sum, eps 8", "noised sum, eps 8 less its own",
     }  # fmt: skip
     assert [found.round for found in findings if isinstance(found, RouterFinding)] == [0, 2]
     assert all(0 <= found.leak.auc <= 1 for found in items)
     drawn = [found for found in items if found.draws == 4]
-    assert {found.defence for found in drawn} == {"noised sum, eps 8"}
+    assert {found.defence for found in drawn} == {"noised sum, eps 8", "noised sum, eps 8 less its own"}
     assert all(found.spread > 0 for found in drawn if found.attack != "touched")
     single = next(found for found in items if (found.defence, found.attack) == ("none", "norm"))
     assert single.leak.auc > 0.7
@@ -131,6 +131,20 @@ def test_an_audit_goes_through_rounds_defences_and_attacks():
     assert "svd-sign" in text
     assert "correlation by view" in text
     assert "strongest attack" in text
+
+
+def test_a_noised_sum_and_its_control_differ_by_the_rows_of_the_client_alone():
+    rows_uif = np.random.default_rng(0).normal(size=(6, 5, 4)).astype(np.float32)
+    norm_u = np.linalg.norm(rows_uif.reshape(6, -1), axis=1)
+    seen, attacked_u = Seen(rows_uif, norm_u, np.zeros((6, 0))), np.array([4, 1])
+    plan = {"noises": (), "sums": (), "epsilons": (2.0, 8.0), "delta": 1e-3, "budget_rounds": 3}
+    found = dict(defended(seen, plan | {"draws": 3, "seed": 0, "masked": False}, attacked_u))
+    (own_uif,) = found["clip"]
+    for epsilon in ("2", "8"):
+        sums, controls = (list(found[f"noised sum, eps {epsilon}{end}"]) for end in ("", " less its own"))
+        assert len(sums) == 3
+        for sum_1if, control_uif in zip(sums, controls, strict=True):
+            np.testing.assert_allclose(control_uif + own_uif, np.repeat(sum_1if, 2, axis=0), rtol=1e-5, atol=1e-5)
 
 
 def test_masked_words_say_nothing():

@@ -91,7 +91,7 @@ def defended(
     [u, i, f], or [1, i, f] where all of them are in the same sum. The bound is the median norm.
 
     A sum without the client's own rows is no defence but the control of one: what is read there is not about it,
-    but about what people like. The plan is that of `audit`.
+    but about what people like. A noised sum and its control have the same noise. The plan is that of `audit`.
     """
     seed = plan["seed"]
     yield "none", iter([seen.rows_uif[attacked_u]])
@@ -113,6 +113,8 @@ def defended(
     for epsilon in plan["epsilons"]:
         deviation = bound * solve_noise_multiplier(epsilon, plan["delta"], 1.0, plan["budget_rounds"])
         yield f"noised sum, eps {epsilon:g}", _noised_sums(total_if, deviation, seed, plan["draws"])
+        less_own = (x - rows_uif[attacked_u] for x in _noised_sums(total_if, deviation, seed, plan["draws"]))
+        yield f"noised sum, eps {epsilon:g} less its own", less_own
 
 
 def _noised_sums(total_if: np.ndarray, deviation: float, seed: int, draws: int) -> Iterator[np.ndarray]:
