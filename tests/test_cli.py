@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import pathlib
 import shutil
 
 import numpy as np
@@ -27,6 +30,27 @@ def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
         assert run_here(monkeypatch, "train", *arguments(workdir)) == 0
     return workdir
+
+
+@pytest.mark.parametrize("name", ["config.json", "result.json"])
+def test_on_a_full_disk_one_message_says_so_and_the_same_command_goes_on(
+    monkeypatch, capsys, tmp_path, trained, name
+):
+    replace = os.replace
+
+    def no_room(source, target):
+        if pathlib.Path(target).name == name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", no_room)
+        assert run_here(patch, "train", *arguments(tmp_path)) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert f"{tmp_path}/{name}: expected room to write, found: No space left on device" in line
+    assert not [path for path in tmp_path.iterdir() if name in path.name]
+    assert run_here(monkeypatch, "train", *arguments(tmp_path)) == 0
+    assert results(tmp_path) == results(trained)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,13 @@
 
 0         done
 1         done, and a check failed (check_convergence, check_complexity)
-2         bad input or configuration: one message on stderr, nothing lost
+2         bad input or configuration, or a full disk: one message on stderr, nothing lost
 130, 143  stopped by Ctrl-C or SIGTERM, the state is saved
 """
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import pathlib
@@ -30,6 +31,7 @@ from fedvlr_jax.settings import tidy, unknown_field
 from fedvlr_jax.settings.page import help_text
 
 DEFAULT_CONFIG = "quickstart"
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def run(
@@ -80,6 +82,16 @@ def run(
         except BrokenPipeError:
             discard_output(sys.stdout)  # `... | head`: nobody is listening
             return 0
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            place = f"{error.filename}: " if error.filename else ""
+            print(
+                f"error: {place}expected room to write, found: {error.strerror}; what was saved before is kept, so "
+                "make room and run the same command again",
+                file=sys.stderr,
+            )
+            return 2
     return 0
 
 

@@ -56,13 +56,20 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
     """Replace `path` in one step, so that a reader (or a killed run) never sees half a file.
 
     Several processes may write one file at a time: each has a temporary of its own, and the last one stays.
+
+    Raises:
+      OSError: with the name of the file; nothing of it is left, and what was there before is whole.
     """
     temporary = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
