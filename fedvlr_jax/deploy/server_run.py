@@ -149,7 +149,8 @@ def _require_same(record: Mapping[str, Any], settings: Mapping[str, Any], datase
 
 def _catalogue(dataset: Dataset) -> dict[str, Any]:
     """What a server knows of the data: sizes, and SHA-256 sums of the features."""
-    return sizes_of(dataset)._asdict() | {name: fingerprint(dataset)[name] for name in ("V", "C")}
+    sums = fingerprint(dataset)
+    return sizes_of(dataset)._asdict() | {name: sums[name] for name in ("V", "C")}
 
 
 def _counted(record: Mapping[str, Any], report: RoundReport, *, is_due: bool) -> dict[str, Any]:

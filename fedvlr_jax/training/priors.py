@@ -108,17 +108,21 @@ class NoisedPrior(NamedTuple):
         seed, on = self.settings["seed"] if seed is None else seed, parse_names(self.settings["fusion"]["modalities"])
         fields, before = prior.PriorSettings(**self.settings["prior"]), dataset.fewer_items or dataset
         released = noisy_prior.release(before, fields, self.noise, seed)
+        maps = noisy_prior.item_maps(released, without_modalities(before, on))
+        mixture = self._chosen(maps, before.ranked, fields, seed)
         if before is not dataset:
-            mixture = self.formed(before, seed).mixture
             maps = noisy_prior.item_maps(released.padded(dataset.num_items), without_modalities(dataset, on))
-            return noisy_prior.Blend({name: maps[name] for name in mixture}, mixture, fields)
-        maps = noisy_prior.item_maps(released, without_modalities(dataset, on))
-        found, ranked = noisy_prior.mixtures(maps), dataset.ranked
+        return noisy_prior.Blend({name: maps[name] for name in mixture}, mixture, fields)
+
+    def _chosen(
+        self, maps: Mapping[str, np.ndarray], ranked: Dataset, fields: prior.PriorSettings, seed: int
+    ) -> noisy_prior.Mixture:
+        """The mixture of maps that a noised count of validation ranks finds best."""
+        found = noisy_prior.mixtures(maps)
         scores, held = noisy_prior.view_scores(maps, ranked, fields), HeldBack(ranked, valid_targets(ranked))
         count = np.count_nonzero((held.target_um >= 0).any(axis=1))  # of clients who add a number within [0, 1]
         values = [count * mean_ndcg(noisy_prior.blended(scores, mixture), held, alone=True) for mixture in found]
-        chosen = found[noisy_prior.choose(values, self.choice_epsilon, seed)]
-        return noisy_prior.Blend({name: maps[name] for name in chosen}, chosen, fields)
+        return found[noisy_prior.choose(values, self.choice_epsilon, seed)]
 
     @_one_thread
     def of(self, dataset: Dataset, seed: int | None = None) -> Prior:
