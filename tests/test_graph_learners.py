@@ -29,10 +29,11 @@ from graph_oracle import (
 )
 from problems import spread, tiny_dataset
 
+from fedvlr_jax.baselines.batches import Triples, Users
 from fedvlr_jax.baselines.contrast import info_nce
 from fedvlr_jax.baselines.freedom import freedom
 from fedvlr_jax.baselines.graph import Graph
-from fedvlr_jax.baselines.learner import Learner, Triples
+from fedvlr_jax.baselines.learner import Learner
 from fedvlr_jax.baselines.lightgcn import lightgcn
 from fedvlr_jax.baselines.mgcn import mgcn
 from fedvlr_jax.baselines.multvae import multvae
@@ -84,6 +85,11 @@ def some_batch(dataset: Dataset) -> Triples:
     negative, weight = rng.integers(0, dataset.num_items, 20).astype(np.int32), np.ones(20)
     user[-2:], positive[-2:], negative[-3:], weight[-3:] = dataset.num_users, dataset.num_items, dataset.num_items, 0
     return Triples(*map(jnp.asarray, (user, positive, negative, weight)))
+
+
+def some_users(dataset: Dataset) -> Users:
+    """Four users, one who weighs nothing, and padding."""
+    return Users(jnp.asarray([3, 0, 7, 5, 1, dataset.num_users]), jnp.asarray([1.0, 1, 1, 1, 0, 0]))
 
 
 def dense(graph: Graph) -> np.ndarray:
@@ -177,16 +183,15 @@ def test_multvae_equals_a_dense_forward_pass(monkeypatch):
     scores, _, _ = multvae_oracle(params, history, 0)
     np.testing.assert_allclose(p @ q.T, scores, rtol=1e-10)
 
-    kept, noise = np.random.default_rng(4).random((20, dataset.num_items)) < 0.5, []
+    kept, noise = np.random.default_rng(4).random((6, dataset.num_items)) < 0.5, []
     monkeypatch.setattr(multvae_module, "dropout", lambda key, x, rate: 2 * x * kept)
     monkeypatch.setattr(jax.random, "normal", lambda key, shape: noise.append(0.3 * np.ones(shape)) or noise[-1])
-    batch = some_batch(dataset)
-    user = np.minimum(batch.user, dataset.num_users - 1)
+    batch = some_users(dataset)
+    user, weight = np.minimum(batch.user, dataset.num_users - 1), np.asarray(batch.weight)
     scores, mean, log_var = multvae_oracle(params, 2 * history[user] * kept, 0.3)
     log_share = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
-    divergence = (np.exp(log_var) + mean**2 - 1 - log_var).sum(axis=1) / 2 / history[user].sum(axis=1)
-    item, weight = np.minimum(batch.positive, dataset.num_items - 1), np.asarray(batch.weight)
-    expected = -log_share[np.arange(20), item] + HYPER["beta"] * divergence
+    divergence = (np.exp(log_var) + mean**2 - 1 - log_var).sum(axis=1) / 2
+    expected = -(history[user] * log_share).sum(axis=1) + HYPER["beta"] * divergence
     loss = jax.jit(lambda *x: multvae.loss(*x))(params, inputs, (), batch, jax.random.key(0), HYPER)
     assert float(loss) == pytest.approx((expected * weight).sum() / weight.sum(), rel=1e-10)
 

@@ -14,12 +14,12 @@ from ranking_oracle import load_real, one_bucket
 from test_graph_learners import DIM, some_batch, start
 
 from fedvlr_jax.baselines import BASELINES, select
+from fedvlr_jax.baselines.batches import draw_negatives, draw_rows, draw_users, make_rows
 from fedvlr_jax.baselines.bm3 import bm3
 from fedvlr_jax.baselines.bpr_mf import bpr_mf
 from fedvlr_jax.baselines.layers import dropout
 from fedvlr_jax.baselines.learner import Learner
 from fedvlr_jax.baselines.learning import fit_learner
-from fedvlr_jax.baselines.triples import draw_epoch, draw_negatives, make_rows
 from fedvlr_jax.baselines.vbpr import vbpr
 from fedvlr_jax.data.synthetic import generate
 from fedvlr_jax.errors import ConfigError, DataError
@@ -169,10 +169,26 @@ def test_negatives_are_uniform_over_the_pool_without_the_history(pool):
 
 
 def test_an_epoch_has_every_train_row_once():
-    batches = draw_epoch(jax.random.key(0), make_rows(DATASET), 16)
+    batches = draw_rows(jax.random.key(0), make_rows(DATASET), 16)
     weight = np.asarray(batches.weight).ravel() > 0
     pairs = zip(np.asarray(batches.user).ravel()[weight], np.asarray(batches.positive).ravel()[weight], strict=True)
     assert sorted(pairs) == sorted(zip(DATASET.train_user, DATASET.train_item, strict=True))
+
+
+@pytest.mark.parametrize("batch", [1, 7, 16, 10_000])
+def test_an_epoch_has_every_user_with_a_history_once_and_no_empty_step(batch):
+    without = DATASET.train_user != 4
+    dataset = dataclasses.replace(
+        DATASET, train_user=DATASET.train_user[without], train_item=DATASET.train_item[without]
+    )
+    rows = make_rows(dataset)
+    batches, steps_of_rows = draw_users(jax.random.key(0), rows, batch), -(-len(rows.user_e) // batch)
+    user, weight = np.asarray(batches.user), np.asarray(batches.weight)
+    assert sorted(user[user < dataset.num_users]) == list(range(dataset.num_users))
+    assert sorted(user[weight > 0]) == sorted(set(range(dataset.num_users)) - {4})
+    assert (user < dataset.num_users).any(axis=1).all()
+    assert len(user) <= steps_of_rows
+    assert len(user) == 1 if batch == 10_000 else len(user) > 1
 
 
 def test_a_user_who_has_everything_has_no_negative():

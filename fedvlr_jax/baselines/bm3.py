@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from fedvlr_jax.baselines.batches import Triples
 from fedvlr_jax.baselines.graph import Graph, interaction_graph, light_gcn
 from fedvlr_jax.baselines.layers import (
     dropout,
@@ -33,7 +34,7 @@ from fedvlr_jax.baselines.layers import (
     weighted_items,
     weighted_mean,
 )
-from fedvlr_jax.baselines.learner import Learner, Triples
+from fedvlr_jax.baselines.learner import Learner
 from fedvlr_jax.types import Array, Dataset, PyTree
 
 

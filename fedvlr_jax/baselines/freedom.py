@@ -17,9 +17,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from fedvlr_jax.baselines.batches import Triples
 from fedvlr_jax.baselines.graph import Graph, interaction_graph, knn_graph, light_gcn, sum_nearest
 from fedvlr_jax.baselines.layers import bpr_loss, glorot_uniform, init_linear, linear, modalities, take
-from fedvlr_jax.baselines.learner import Learner, Triples
+from fedvlr_jax.baselines.learner import Learner
 from fedvlr_jax.baselines.pruning import prune
 from fedvlr_jax.types import Array, Dataset, PyTree
 

@@ -8,23 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from fedvlr_jax.baselines.batches import draw_rows
 from fedvlr_jax.types import Array, Dataset, PyTree
-
-
-class Triples(NamedTuple):
-    """One batch of train rows, each with one sampled item that its user does not have in train.
-
-    Attributes:
-      user: int32 [b]; ``num_users`` marks padding.
-      positive: int32 [b], an item of the user's train history.
-      negative: int32 [b], an item outside of it.
-      weight: float32 [b], 1 for train rows and 0 for padding.
-    """
-
-    user: Array
-    positive: Array
-    negative: Array
-    weight: Array
 
 
 def _nothing(key: Array, inputs: PyTree, hyper: dict[str, Array]) -> PyTree:
@@ -41,10 +26,12 @@ class Learner(NamedTuple):
       prepare: ``prepare(dataset, **static) -> inputs``, the device arrays that every step reads (edges, features,
         neighbours). It reads train rows and features only.
       init: ``init(key, inputs, dim) -> params``.
-      loss: ``loss(params, inputs, epoch, batch, key, hyper) -> []``; `epoch` is what `start_epoch` returned, `key`
-        is another one in every step.
+      loss: ``loss(params, inputs, epoch, batch, key, hyper) -> []``; `epoch` is what `start_epoch` returned, `batch`
+        one step of what `draw` returned, `key` is another one in every step.
       represent: ``represent(params, inputs) -> (p_ud, q_id)`` with s_ui = p_u . q_i.
       grid: the hyper-parameters to choose from on validation, all points with the same names.
+      draw: ``draw(key, rows, size) -> batches`` of one epoch, with a leading axis of steps: `batches.draw_rows`, or
+        `batches.draw_users`.
       start_epoch: ``start_epoch(key, inputs, hyper) -> epoch``, what stays fixed during one epoch, such as a
         sampled graph.
       static: names of hyper-parameters that change shapes or structure. They are handed to `prepare` as Python
@@ -57,6 +44,7 @@ class Learner(NamedTuple):
     loss: Callable[..., Array]
     represent: Callable[..., tuple[Array, Array]]
     grid: tuple[dict[str, Any], ...]
+    draw: Callable[..., PyTree] = draw_rows
     start_epoch: Callable[..., PyTree] = _nothing
     static: tuple[str, ...] = ()
     needs_features: bool = False

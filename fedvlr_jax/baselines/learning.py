@@ -16,10 +16,10 @@ import numpy as np
 import optax
 
 from fedvlr_jax.baselines.base import merge_buckets
+from fedvlr_jax.baselines.batches import TrainRows, make_rows
 from fedvlr_jax.baselines.compiling import compiled
 from fedvlr_jax.baselines.judging import judged_lists
 from fedvlr_jax.baselines.learner import Learner
-from fedvlr_jax.baselines.triples import TrainRows, draw_epoch, make_rows
 from fedvlr_jax.data.buckets import heldout_targets
 from fedvlr_jax.data.heldout import WAY_OUT
 from fedvlr_jax.errors import ConfigError, DataError
@@ -116,7 +116,7 @@ def fit_learner(
       points: hyper-parameters, all with the same names, such as ``learner.grid``.
       seeds: of initial values, order of rows, negatives and dropout, each >= 0.
       epochs, eval_every, patience: see `FitPlan`; epochs in passes over all train rows.
-      negatives: what negatives are drawn from, see `triples.make_rows`.
+      negatives: what negatives are drawn from, see `batches.make_rows`.
       lists: judge whole lists at the best epoch too.
 
     Returns:
@@ -172,9 +172,9 @@ class _Run:
 
     def train(self, key: Array, state: _State, num_epochs: int) -> tuple[_State, float]:
         """Some epochs further, and the mean loss of their steps."""
-        functions = {"loss": self._learner.loss, "start_epoch": self._learner.start_epoch, "batch": BATCH}
+        functions = {name: getattr(self._learner, name) for name in ("draw", "start_epoch", "loss")}
         args = (state, key, jnp.asarray(num_epochs, jnp.int32), self._inputs, self._rows, self._hyper)
-        state, loss = self._call(_train, *args, **functions)
+        state, loss = self._call(_train, *args, **functions, batch=BATCH)
         return state, float(loss)
 
     def rank(self, state: _State, *, hide_test: bool) -> Ranks:
@@ -238,7 +238,7 @@ def _init(key: Array, inputs: PyTree, *, init: Callable) -> _State:
     return _State(params, _adam.init(params), jnp.zeros((), jnp.int32))
 
 
-@jax.jit(static_argnames=("loss", "start_epoch", "batch"))
+@jax.jit(static_argnames=("draw", "start_epoch", "loss", "batch"))
 def _train(
     state: _State,
     key: Array,
@@ -247,8 +247,9 @@ def _train(
     rows: TrainRows,
     hyper: dict[str, Array],
     *,
-    loss: Callable,
+    draw: Callable,
     start_epoch: Callable,
+    loss: Callable,
     batch: int,
 ) -> tuple[_State, Array]:
     """`num_epochs` epochs of Adam, which may be traced; the mean loss over their steps."""
@@ -257,7 +258,7 @@ def _train(
         state, total = carry
         key_epoch = jax.random.fold_in(jax.random.fold_in(key, _EPOCH), state.epoch)
         key_rows, key_start, key_steps = jax.random.split(key_epoch, 3)
-        batches = draw_epoch(key_rows, rows, batch)
+        batches = draw(key_rows, rows, batch)
         epoch = start_epoch(key_start, inputs, hyper)
 
         def step(carry, x):
@@ -266,7 +267,7 @@ def _train(
             updates, moments = _adam.update(grads, moments)
             return (jax.tree.map(lambda p, g: p - hyper["lr"] * g, params, updates), moments), value
 
-        keys = jax.random.split(key_steps, len(batches.user))
+        keys = jax.random.split(key_steps, len(batches.weight))
         (params, moments), losses = jax.lax.scan(step, (state.params, state.moments), (batches, keys))
         return _State(params, moments, state.epoch + 1), total + jnp.mean(losses)
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import jax
 from flax import struct
 
+from fedvlr_jax.baselines.batches import Triples
 from fedvlr_jax.baselines.graph import Graph, interaction_graph, light_gcn
 from fedvlr_jax.baselines.layers import bpr_loss, glorot_uniform, squared_norm, take
-from fedvlr_jax.baselines.learner import Learner, Triples
+from fedvlr_jax.baselines.learner import Learner
 from fedvlr_jax.types import Array, Dataset, PyTree
 
 

@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from fedvlr_jax.baselines.batches import Triples
 from fedvlr_jax.baselines.contrast import info_nce
 from fedvlr_jax.baselines.graph import Graph, interaction_graph, knn_graph, light_gcn, propagate
 from fedvlr_jax.baselines.layers import (
@@ -37,7 +38,7 @@ from fedvlr_jax.baselines.layers import (
     squared_norm,
     take,
 )
-from fedvlr_jax.baselines.learner import Learner, Triples
+from fedvlr_jax.baselines.learner import Learner
 from fedvlr_jax.types import Array, Dataset, PyTree
 
 LAYERS = 2  # of LightGCN

@@ -4,9 +4,8 @@ filtering", WWW 2018).
     h = tanh(W_1 x / |x| + b_1),  (mean, log var) = W_2 h + b_2,  z ~ N(mean, var),  s_u = W_4 tanh(W_3 z + b_3) + b_4
 
 x is the history with dropout .5, and scoring takes z = mean of the whole history. The loss of a user is the negative
-multinomial log-likelihood of the history plus beta times the divergence of z from N(0, I). Batches are train rows, so
-a row has one term of the likelihood and 1 / n_u of the divergence: summed over the n_u rows of a user, that is the
-user's loss. A last layer is an inner product, s_ui = (hidden_u, 1) . (row i of W_4, b_4i).
+multinomial log-likelihood of the history plus beta times the divergence of z from N(0, I), and that of a batch the
+mean over its users. A last layer is an inner product, s_ui = (hidden_u, 1) . (row i of W_4, b_4i).
 """
 
 from __future__ import annotations
@@ -15,8 +14,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from fedvlr_jax.baselines.batches import Users, draw_users
 from fedvlr_jax.baselines.layers import dropout, init_linear, linear, take, weighted_mean
-from fedvlr_jax.baselines.learner import Learner, Triples
+from fedvlr_jax.baselines.learner import Learner
 from fedvlr_jax.types import Array, Dataset, PyTree
 
 HIDDEN = 4  # widths of the hidden layers, in units of the latent one
@@ -44,17 +44,16 @@ def init(key: Array, inputs: Inputs, dim: int) -> PyTree:
     return {name: init_linear(k, *size) for k, (name, size) in zip(keys, sizes.items(), strict=True)}
 
 
-def loss(params: PyTree, inputs: Inputs, epoch: PyTree, batch: Triples, key: Array, hyper: dict[str, Array]) -> Array:
-    """The loss of the module's head; ``hyper`` holds ``beta``. Negatives are not read."""
+def loss(params: PyTree, inputs: Inputs, epoch: PyTree, batch: Users, key: Array, hyper: dict[str, Array]) -> Array:
+    """The loss of the module's head; ``hyper`` holds ``beta``."""
     key_dropout, key_z = jax.random.split(key)
     x_bi = take(inputs.history_ui, batch.user)
     mean_bd, log_var_bd = encode(params, dropout(key_dropout, x_bi, DROPOUT))
     z_bd = mean_bd + jnp.exp(log_var_bd / 2) * jax.random.normal(key_z, mean_bd.shape)
     log_share_bi = jax.nn.log_softmax(linear(params["write"], _decode(params, z_bd)))
-    likelihood_b = jnp.take_along_axis(log_share_bi, batch.positive[:, None], axis=1, mode="clip")[:, 0]
+    likelihood_b = jnp.sum(x_bi * log_share_bi, axis=1)
     divergence_b = jnp.sum(jnp.exp(log_var_bd) + mean_bd**2 - 1 - log_var_bd, axis=1) / 2
-    length_b = jnp.maximum(jnp.sum(x_bi, axis=1), 1)
-    return weighted_mean(-likelihood_b + hyper["beta"] * divergence_b / length_b, batch.weight)
+    return weighted_mean(-likelihood_b + hyper["beta"] * divergence_b, batch.weight)
 
 
 def represent(params: PyTree, inputs: Inputs) -> tuple[Array, Array]:
@@ -85,5 +84,6 @@ multvae = Learner(
     init=init,
     loss=loss,
     represent=represent,
+    draw=draw_users,
     grid=tuple({"lr": lr, "beta": beta} for lr in (1e-3, 3e-3) for beta in (0.05, 0.2, 1.0)),
 )

@@ -27,6 +27,7 @@ from flax import struct
 from scipy import sparse
 from scipy.sparse.linalg import svds
 
+from fedvlr_jax.baselines.batches import Triples
 from fedvlr_jax.baselines.contrast import info_nce
 from fedvlr_jax.baselines.graph import Graph, interaction_graph, knn_graph, light_gcn, make_graph, sum_nearest
 from fedvlr_jax.baselines.layers import (
@@ -39,7 +40,7 @@ from fedvlr_jax.baselines.layers import (
     take,
     unit_rows,
 )
-from fedvlr_jax.baselines.learner import Learner, Triples
+from fedvlr_jax.baselines.learner import Learner
 from fedvlr_jax.baselines.pruning import prune
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.types import Array, Dataset, PyTree

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from fedvlr_jax.baselines.batches import Triples
 from fedvlr_jax.baselines.layers import (
     bpr_loss,
     glorot_normal,
@@ -21,7 +22,7 @@ from fedvlr_jax.baselines.layers import (
     squared_norm,
     take,
 )
-from fedvlr_jax.baselines.learner import Learner, Triples
+from fedvlr_jax.baselines.learner import Learner
 from fedvlr_jax.types import Array, Dataset, PyTree
 
 

@@ -1,4 +1,4 @@
-"""The batches of one epoch: all train rows in random order, each with an item that its user does not have.
+"""The batches of one epoch: all train rows in random order, each with an item that its user lacks, or all users.
 
 Negatives are exact: a rank is drawn among the items outside the user's train history and mapped through the sorted
 history, without rejection.
@@ -6,16 +6,45 @@ history, without rejection.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from fedvlr_jax.baselines.learner import Triples
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.types import Array, Dataset
 
 NEGATIVES = ("catalogue", "train")
+
+
+class Triples(NamedTuple):
+    """One batch of train rows, each with one sampled item that its user does not have in train.
+
+    Attributes:
+      user: int32 [b]; ``num_users`` marks padding.
+      positive: int32 [b], an item of the user's train history.
+      negative: int32 [b], an item outside of it.
+      weight: float32 [b], 1 for train rows and 0 for padding.
+    """
+
+    user: Array
+    positive: Array
+    negative: Array
+    weight: Array
+
+
+class Users(NamedTuple):
+    """One batch of users, for a model whose loss is that of whole histories.
+
+    Attributes:
+      user: int32 [b]; ``num_users`` marks padding.
+      weight: float32 [b], 1 for users, 0 for padding and for those without a train row.
+    """
+
+    user: Array
+    weight: Array
 
 
 @struct.dataclass(kw_only=True)
@@ -62,7 +91,7 @@ def make_rows(dataset: Dataset, negatives: str = "catalogue") -> TrainRows:
     return TrainRows(**arrays, num_items=dataset.num_items)
 
 
-def draw_epoch(key: Array, rows: TrainRows, batch: int) -> Triples:
+def draw_rows(key: Array, rows: TrainRows, batch: int) -> Triples:
     """All train rows once, in random order, cut into batches; every field is [s, b] with steps s.
 
     The last batch is padded with ``num_users``, ``num_items`` and weight 0. The rows of a user who has every item of
@@ -76,11 +105,27 @@ def draw_epoch(key: Array, rows: TrainRows, batch: int) -> Triples:
     negative_e = draw_negatives(key_negative, rows, user_e)
     weight_e = (negative_e < rows.num_items).astype(float)
 
-    def cut(x_e: Array, fill: int) -> Array:
-        return jnp.pad(x_e, (0, steps * batch - num_rows), constant_values=fill).reshape(steps, batch)
-
     num_users, num_items = len(rows.start_u), rows.num_items
-    return Triples(cut(user_e, num_users), cut(item_e, num_items), cut(negative_e, num_items), cut(weight_e, 0))
+    columns = ((user_e, num_users), (item_e, num_items), (negative_e, num_items), (weight_e, 0))
+    return Triples(*(_cut(x_e, steps, batch, fill) for x_e, fill in columns))
+
+
+def draw_users(key: Array, rows: TrainRows, batch: int) -> Users:
+    """All users once, in random order, in about as many steps as `draw_rows` has; every field is [s, b].
+
+    A step has about `batch` train rows, one user at least. The last one is padded with ``num_users`` and weight 0.
+    """
+    num_users = len(rows.start_u)
+    size = -(-num_users // -(-len(rows.user_e) // batch))
+    steps = -(-num_users // size)
+    user_u = jax.random.permutation(key, num_users)
+    weight_u = (rows.length_u[user_u] > 0).astype(float)
+    return Users(_cut(user_u, steps, size, num_users), _cut(weight_u, steps, size, 0))
+
+
+def _cut(x_n: Array, steps: int, size: int, fill: int) -> Array:
+    """Batches [s, b] of a vector, the last of them filled up."""
+    return jnp.pad(x_n, (0, steps * size - len(x_n)), constant_values=fill).reshape(steps, size)
 
 
 def draw_negatives(key: Array, rows: TrainRows, user_b: Array) -> Array:
