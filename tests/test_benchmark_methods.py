@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from problems import tiny_dataset
 
-from configs.benchmark import base, privacy_ku
+from configs.benchmark import base, privacy_ku, privacy_ml
 from configs.benchmark.base import fields
 from fedvlr_jax.baselines import BASELINES
 from fedvlr_jax.benchmark.methods import CONTROLS, left_open, list_methods, split_point
@@ -199,8 +199,11 @@ def test_some_methods_alone_come_again_with_changed_settings():
 
 
 @pytest.mark.filterwarnings("ignore:privacy.prior_share")
-def test_the_benchmark_of_privacy_has_each_method_under_each_budget():
-    listed = list_methods(privacy_ku.get_config().to_dict(), DATASET)
+@pytest.mark.parametrize("module", [privacy_ku, privacy_ml])
+def test_the_benchmark_of_privacy_has_each_method_under_each_budget(module):
+    listed = list_methods(module.get_config().to_dict(), DATASET)
+    federated = [method for method in listed.methods if "+" in method.name]
+    assert {(m.settings["rounds"], m.settings["server"]["clients_per_round"]) for m in federated} == {(30, 0)}
     found = [method.name for method in listed.methods]
     labels = ["", ", gradient noise", *(f", eps {epsilon}" for epsilon in privacy_ku.EPSILONS)]
     methods = [*(f"{host}+fedvlr" for host in PAPER_HOSTS), "fcf+base", "fedprior+base"]

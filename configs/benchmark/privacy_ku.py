@@ -39,6 +39,12 @@ def private(config: ConfigDict) -> ConfigDict:
     for patterns in (config.settings, config.grid):
         for method in ("fedblend+*", "*+gfmfr"):  # not among the methods
             del patterns[method]
+    for settings in config.settings.values():
+        # Noise on the mean of fewer clients is larger, and the accountant knows no cohort of a fixed size.
+        server = settings.get("server", {})
+        for group, name in ((settings, "rounds"), (settings, "eval"), (server, "clients_per_round")):
+            if name in group:
+                del group[name]
     # One noised sum has nearly all of a budget, and the prior alone ranks: there is no round to choose, and the grid
     # is about exact priors. Without a budget the share changes nothing.
     config.settings["fedprior+*"].update(fields(privacy__prior_share=0.999, host__model_weight=0.0))
