@@ -191,10 +191,12 @@ def require_path(settings: Mapping[str, Any], model: Model, local: LocalSettings
             f"with aggregation.transforms "
             f"{aggregation['transforms']!r} and aggregation.aggregator {aggregation['aggregator']}"
         )
-    if path in ("picked", "gathered") and (local.objective.all_items or model.host.private_item_table):
+    no_tables = path == "picked" and model.host.private_item_table
+    if no_tables or (path in ("picked", "gathered") and local.objective.all_items):
         raise ConfigError(
-            f"compute.path: {path} needs sampled items (objective bce or bpr) and no private item tables; "
-            f"found objective {settings['objective']}, host.name {settings['host']['name']}"
+            f"compute.path: {path} needs sampled items (objective bce or bpr)"
+            + (" and no private item tables" if path == "picked" else "")
+            + f"; found objective {settings['objective']}, host.name {settings['host']['name']}"
         )
 
 

@@ -8,31 +8,81 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from laws import hosts
 from laws.rounds import DATASET, after
-from problems import HOST_NAMES, MODELS, VARIANT_NAMES, client_data, relative_difference, settings, spread
+from problems import (
+    HOST_NAMES,
+    MODELS,
+    VARIANT_NAMES,
+    client_data,
+    relative_difference,
+    settings,
+    spread,
+    tiny_dataset,
+)
 
 from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.federated import executors
-from fedvlr_jax.federated.client import draw_batch, make_local_update
+from fedvlr_jax.federated.client import _distinct, draw_batch, make_local_update
 from fedvlr_jax.federated.private_state import gather_clients
+from fedvlr_jax.federated.rounds import BucketPlan, make_round
 from fedvlr_jax.models.model import derived
 
 PATHS = ("fused", "picked", "gathered")
-# Every host in two variants, the paths in turn; private item tables have one path beside uploads.
+# Every host in two variants, the paths in turn; private item tables have two beside uploads.
 PLACES = [(HOST_NAMES.index(host), VARIANT_NAMES.index(variant), host, variant) for host, variant in MODELS]
 CASES = [
-    ("fused" if host == "fedrap" else PATHS[(h + v // 2) % 3], host, variant)
+    (PATHS[v % 2 * 2] if host == "fedrap" else PATHS[(h + v // 2) % 3], host, variant)
     for h, v, host, variant in PLACES
     if (h + v) % 2 == 0
 ]
-COVERING = [("gathered", "fcf", "fedvlr"), ("fused", "fedrap", "base")]
+COVERING = [("gathered", "fcf", "fedvlr"), ("gathered", "fedrap", "mlp")]
 
 
 @pytest.mark.parametrize(("path", "host", "variant"), spread(CASES, COVERING))
 def test_paths_equal_uploads_path(path, host, variant):
     hosts.paths_agree(host, variant, (path,))
+
+
+@pytest.mark.parametrize("variant", ["base", pytest.param("fedvlr", marks=pytest.mark.slow)])
+def test_a_private_table_of_many_items_is_read_and_written_where_it_is_touched(variant):
+    """Both paths confine it; against whole tables."""
+    with jax.enable_x64(True):
+        dataset = tiny_dataset(num_items=300, dtype=np.float64)
+        common = {"host__name": "fedrap", "variant": variant, "host__additive_weight": 0.3, "client__l2": 0.1}
+        algorithm, data = make_algorithm(settings(**common), dataset), client_data(dataset)
+        plans = [
+            (BucketPlan(5, path, touched_rows),)
+            for path, touched_rows in (("gathered", True), ("uploads", True), ("uploads", False), ("gathered", False))
+        ]
+        sizes = {"num_users": dataset.num_users, "num_items": 300, "clients_per_round": dataset.num_users}
+        start = jax.jit(algorithm.init)(jax.random.key(1))
+        found = []
+        for plan in plans:
+            round_ = jax.jit(make_round(algorithm.model, algorithm.local, optax.sgd(0.1), plan, **sizes))
+            state = start.replace(public=start.public.replace(opt_state=optax.sgd(0.1).init(start.public.params)))
+            for _ in range(3):
+                state, _ = round_(state, data)
+            found.append((state.public.params, state.private.params))
+        touched = np.any(np.asarray(found[0][1]["item_table"]) != 0, axis=2)
+        assert 0 < touched.mean() < 0.5
+        for other in found[1:]:
+            assert relative_difference(found[0], other) <= 1e-12
+
+
+@pytest.mark.parametrize("num_items", [30, 2**30])
+def test_the_distinct_ids_of_a_draw_are_ascending_and_positions_lead_back(num_items):
+    """Both ways to sort: of one number, and of pairs where it would not fit."""
+    ids = np.random.default_rng(0).integers(0, 30, (4, 50)).astype(np.int32)
+    ids[ids > 27] = num_items
+    distinct, position = map(np.asarray, jax.vmap(lambda ids_n: _distinct(ids_n, num_items))(jnp.asarray(ids)))
+    for row, found, where in zip(ids, distinct, position, strict=True):
+        own = np.unique(row[row < num_items])
+        np.testing.assert_array_equal(found, np.append(own, np.full(50 - len(own), num_items)))
+        np.testing.assert_array_equal(where == 50, row == num_items)
+        np.testing.assert_array_equal(found[where[where < 50]], row[where < 50])
 
 
 @pytest.mark.slow

@@ -54,7 +54,7 @@ def test_steps_with_momentum_weights_penalty_and_l2_equal_a_naive_loop():
         ({"host__name": "fedncf"}, 5_000, "gathered", True),
         ({"host__name": "fedncf"}, 100, "picked", False),
         ({"host__name": "fedncf"}, 40, "fused", False),
-        ({"host__name": "fedrap"}, 5_000, "uploads", True),
+        ({"host__name": "fedrap"}, 5_000, "gathered", True),
         ({"client__move_items": True}, 40, "uploads", False),
         ({"client__move_items": True, "objective": "softmax"}, 40, "uploads", False),
         ({"compute__path": "uploads"}, 40, "uploads", False),

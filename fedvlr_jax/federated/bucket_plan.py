@@ -118,7 +118,7 @@ def _path(model: Model, settings: LocalSettings, step_rows: int, num_items: int,
     if settings.objective.all_items or num_items <= factor * step_rows:
         return "factors" if model.host.private_item_table and has_factors(model, settings) else "fused"
     if model.host.private_item_table:
-        return "uploads"
+        return "gathered"
     # A chunk makes a table over all items, which costs about as much an item as a row costs more on the other path.
     return "picked" if num_items <= chunk_steps * step_rows else "gathered"
 

@@ -30,7 +30,7 @@ from fedvlr_jax.federated.step_loss import (
 )
 from fedvlr_jax.federated.transforms import UploadTransform
 from fedvlr_jax.models.model import ITEM_TABLE, Broadcast, Model, Upload, take_rows
-from fedvlr_jax.types import Array, PrivateState, PyTree, given
+from fedvlr_jax.types import NOWHERE, Array, PrivateState, PyTree, given
 
 
 class ClientBatch(NamedTuple):
@@ -56,18 +56,25 @@ def draw_batch(
     draw = settings.objective.draw(key, history_l)
     if not touched_rows or settings.objective.all_items:
         return ClientBatch(None, draw)
-    every = step_positions(draw)  # of all steps at once
-    # Distinct ids in ascending order, then padding; two sorts are less work than jnp.unique, which counts as well.
-    sorted_n = jnp.sort(every)
-    is_first_n = jnp.concatenate([jnp.ones(1, bool), sorted_n[1:] != sorted_n[:-1]])
-    ids_n = jnp.sort(jnp.where(is_first_n, sorted_n, num_items))
-
-    def position(ids: Array) -> Array:
-        found = jnp.searchsorted(ids_n, ids.reshape(-1), method="sort").reshape(ids.shape)
-        return jnp.where(ids < num_items, found, every.size).astype(jnp.int32)
-
-    draw = draw._replace(positive_l=position(draw.positive_l), negative_aln=position(given(draw.negative_aln)))
+    ids_n, position_n = _distinct(step_positions(draw), num_items)  # of all steps at once
+    positive, negative = position_n[: history_l.size], position_n[history_l.size :]
+    draw = draw._replace(positive_l=positive, negative_aln=negative.reshape(given(draw.negative_aln).shape))
     return ClientBatch(ids_n, draw)
+
+
+def _distinct(ids_n: Array, num_items: int) -> tuple[Array, Array]:
+    """The distinct ids in ascending order, then `num_items`; and where each id is among them, n for padding."""
+    size = ids_n.size
+    place_n = jnp.arange(size, dtype=jnp.int32)
+    if (num_items + 1) * size <= jnp.iinfo(jnp.int32).max:  # one number for both sorts far faster than a pair
+        both_n = jnp.sort(ids_n * size + place_n)
+        sorted_n, place_n = both_n // size, both_n % size
+    else:
+        sorted_n, place_n = jax.lax.sort((ids_n, place_n), num_keys=1)
+    is_first_n = jnp.concatenate([jnp.ones(1, bool), sorted_n[1:] != sorted_n[:-1]])
+    position_n = jnp.where(sorted_n < num_items, jnp.cumsum(is_first_n, dtype=jnp.int32) - 1, size)
+    distinct_n = jnp.full(size, num_items, ids_n.dtype).at[position_n].set(sorted_n, mode="drop")
+    return distinct_n, jnp.zeros_like(position_n).at[place_n].set(position_n, unique_indices=True)
 
 
 def make_client_round(
@@ -156,22 +163,27 @@ def make_gathered_update(model: Model, settings: LocalSettings) -> LocalUpdate:
     """`make_local_update` for a simulation, which need not tell a client's distinct rows apart.
 
     Every step reads its rows in the broadcast itself, and their cotangents leave one by one: no step and no upload
-    depends on the catalogue. For objectives over sampled items, without moving items or private item tables.
+    depends on the catalogue. For objectives over sampled items, without moving items.
 
     Returns:
-      As `make_local_update`; the upload's items are the positives and then the negatives of every step.
+      As `make_local_update`; the upload's items are the positives and then the negatives of every step. A batch with
+      ``ids_n`` confines a private item table alone.
     """
 
     def gathered_update(
         broadcast: Broadcast, state: PrivateState, batch: ClientBatch, round_: Array
     ) -> tuple[PrivateState, Upload, Array]:
         draw, length = batch.draw, batch.draw.positive_l.size
-        rows_l = take_rows(broadcast.rows, draw.positive_l)  # the same in all steps, and all that pooling reads
+
+        def item(position: Array) -> Array:
+            return position if batch.ids_n is None else batch.ids_n.at[position].get(mode="fill", fill_value=NOWHERE)
+
+        rows_l = take_rows(broadcast.rows, item(draw.positive_l))  # the same in all steps, and all that pooling reads
         own_draw = draw._replace(positive_l=jnp.arange(length, dtype=jnp.int32))
         begun = begin(model, settings, rows_l, broadcast.head, own_draw, state)
 
         def rows_of(step_draw: Draw) -> PyTree:
-            drawn = take_rows(broadcast.rows, given(step_draw.negative_aln).reshape(-1))
+            drawn = take_rows(broadcast.rows, item(given(step_draw.negative_aln).reshape(-1)))
             return jax.tree.map(lambda *x: jnp.concatenate(x), rows_l, drawn)
 
         gradients = own_gradients(make_step_loss(begun.model, settings, round_), rows_of)
@@ -181,7 +193,7 @@ def make_gathered_update(model: Model, settings: LocalSettings) -> LocalUpdate:
         positive, negative = _split_steps(total.rows, length)
         moved, pulled = begun.finish(moved, total._replace(rows=positive))
         rows = jax.tree.map(lambda *x: jnp.concatenate(x), pulled, negative)
-        return moved, Upload(step_positions(draw), rows, total.head), loss_a
+        return moved, Upload(item(step_positions(draw)), rows, total.head), loss_a
 
     return gathered_update
 

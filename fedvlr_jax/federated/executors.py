@@ -67,7 +67,7 @@ class BucketPlan(NamedTuple):
     Attributes:
       chunk: clients at a time.
       path: a name in `paths.PATHS`.
-      touched_rows: on the path `uploads`, confine a client to the rows it touches.
+      touched_rows: on the path `uploads`, confine a client to the rows it touches; on `gathered`, its private table.
     """
 
     chunk: int
@@ -223,7 +223,8 @@ class _Chunk(NamedTuple):
         return train
 
     def _batch(self, history_l: Array, key: Array) -> ClientBatch:
-        touched_rows = self.plan.path == "uploads" and self.plan.touched_rows
+        path, own_table = self.plan.path, self.model.host.private_item_table
+        touched_rows = self.plan.touched_rows and (path == "uploads" or (path == "gathered" and own_table))
         return draw_batch(self.settings, self.num_items, history_l, key, touched_rows=touched_rows)
 
     def _joined(

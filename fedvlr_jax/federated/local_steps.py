@@ -19,9 +19,9 @@ import optax
 from fedvlr_jax.federated import objectives
 from fedvlr_jax.federated.objectives import Draw
 from fedvlr_jax.federated.private_state import trainable
-from fedvlr_jax.federated.step_loss import LocalSettings, StepLoss
+from fedvlr_jax.federated.step_loss import LocalSettings, StepLoss, step_positions, step_rows
 from fedvlr_jax.models.model import ITEM_TABLE, Download, Model, host_head, item_rows, pool
-from fedvlr_jax.models.own_table import step_table
+from fedvlr_jax.models.own_table import RowsStep, step_table
 from fedvlr_jax.types import Array, PrivateState, PyTree
 
 Gradients = Callable[[Download, PyTree, Draw], tuple[Array, Download, PyTree]]
@@ -195,8 +195,11 @@ def own_gradients(loss: StepLoss, rows_of: Callable[[Draw], PyTree] | None) -> G
     """One client's gradients of `loss`, on the rows of each step where they are given, else on the whole download."""
 
     def gradients(download: Download, params: PyTree, draw: Draw) -> tuple[Array, Download, PyTree]:
-        at = download if rows_of is None else download._replace(rows=rows_of(draw))
-        value, (cotangent, gradient) = jax.value_and_grad(loss, (0, 1))(at, params, draw)
+        if rows_of is not None:
+            download, params = download._replace(rows=rows_of(draw)), step_rows(params, draw)
+        value, (cotangent, gradient) = jax.value_and_grad(loss, (0, 1))(download, params, draw)
+        if rows_of is not None and ITEM_TABLE in params:
+            gradient = gradient | {ITEM_TABLE: RowsStep(step_positions(draw), gradient[ITEM_TABLE])}
         return value, cotangent, gradient
 
     return gradients

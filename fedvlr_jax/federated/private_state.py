@@ -29,7 +29,7 @@ def change_table(state: PrivateState, change: Callable[[Any], Any]) -> PrivateSt
 def gather_clients(private: PrivateState, row_c: Array, ids_cn: Array | None) -> PrivateState:
     """The states of the clients at rows `row_c`; of a private item table only the rows `ids_cn` where given.
 
-    A row out of range, an empty slot, reads whatever is in the last row; nobody may use it.
+    A row out of range, an empty slot or padding, reads whatever is in the last row; nobody may use it.
     """
 
     def take(x: Array) -> Array:
@@ -38,7 +38,7 @@ def gather_clients(private: PrivateState, row_c: Array, ids_cn: Array | None) ->
     params = jax.tree.map(take, trainable(private.params))
     if ITEM_TABLE in private.params:
         table = private.params[ITEM_TABLE]
-        params[ITEM_TABLE] = table.at[_table_index(row_c, ids_cn)].get(mode="fill", fill_value=0)
+        params[ITEM_TABLE] = table.at[_table_index(row_c, ids_cn)].get(mode="clip")
     rest = jax.tree.map(take, (private.opt_state, private.memory))
     return PrivateState(params=params, opt_state=rest[0], memory=rest[1])
 

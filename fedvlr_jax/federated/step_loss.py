@@ -115,7 +115,8 @@ def make_loss(model: Model, settings: LocalSettings, round_: Array, *, all_items
         return finish(value + evidence_loss(model, download, private, draw), private, items, usage_i)
 
     def on_step(download: Download, private: PyTree, draw: Draw) -> Array:
-        return step_loss(download._replace(rows=take_rows(download.rows, step_positions(draw))), private, draw)
+        rows = take_rows(download.rows, step_positions(draw))
+        return step_loss(download._replace(rows=rows), step_rows(private, draw), draw)
 
     return on_all if all_items else on_step
 
@@ -123,13 +124,13 @@ def make_loss(model: Model, settings: LocalSettings, round_: Array, *, all_items
 def make_step_loss(model: Model, settings: LocalSettings, round_: Array) -> StepLoss:
     """The loss of one local step as a function of the rows of that step alone, in the order of `step_positions`.
 
-    Its cotangent is as large as the step, whatever the client touches in the whole round.
+    The private parameters are those of `step_rows`. Its cotangent is as large as the step, whatever the client
+    touches in the whole round.
     """
     finish = make_finish(model, settings, round_)
 
     def loss(download: Download, private: PyTree, draw: Draw) -> Array:
-        table_bd, offset_bd = (take_rows(private.get(k), step_positions(draw)) for k in (ITEM_TABLE, OFFSET))
-        items = item_rows(model, private, download, download.rows, table_bd, offset_bd)
+        items = item_rows(model, private, download, download.rows, private.get(ITEM_TABLE), private.get(OFFSET))
         s_b = score(model, private, download.head, items)
         length, shape_ln = draw.positive_l.size, given(draw.negative_aln).shape
         usage_b = jnp.concatenate([w.reshape(-1) for w in _usage(draw)])
@@ -196,6 +197,12 @@ def make_finish(
 def step_positions(draw: Draw) -> Array:
     """Rows of a local step, [l + l n]: positives, then negatives."""
     return jnp.concatenate([draw.positive_l, given(draw.negative_aln).reshape(-1)])
+
+
+def step_rows(private: PyTree, draw: Draw) -> PyTree:
+    """Private parameters with the rows of a local step in place of whole tables over items."""
+    tables = {name: private[name] for name in (ITEM_TABLE, OFFSET) if name in private}
+    return private | take_rows(tables, step_positions(draw))
 
 
 def put_rows(rows_b: PyTree, position_b: Array, size: int) -> PyTree:

@@ -68,6 +68,13 @@ class SpanStep(NamedTuple):
     square_i: Array
 
 
+class RowsStep(NamedTuple):
+    """The gradient of a local step in the rows of a table at positions [b], [b, d]; rows may come twice, in parts."""
+
+    position_b: Array
+    gradient_bd: Array
+
+
 class SpannedTable(NamedTuple):
     """A whole private item table as k = A + 2 numbers a row over (P_i, D_i, q_1, ..., q_A).
 
@@ -183,5 +190,15 @@ def sum_rows(rows_c: SpannedRows, weight_c: Array, public_id: Array) -> Array:
 
 
 def step_table(table: Any, gradient: Any, rate: float | Array) -> Any:
-    """A private item table after a step of SGD: an array by its gradient, a `SpannedTable` by a `SpanStep`."""
-    return table.moved(gradient, rate) if isinstance(table, SpannedTable) else table - rate * gradient
+    """A private item table after a step of SGD.
+
+    Args:
+      table: an array [n, d] or a `SpannedTable`.
+      gradient: of an array its gradient or `RowsStep`, of a span a `SpanStep`.
+      rate: of the step.
+    """
+    if isinstance(table, SpannedTable):
+        return table.moved(gradient, rate)
+    if isinstance(gradient, RowsStep):  # the other rows stay, and nobody passes over them
+        return table.at[gradient.position_b].add(-rate * gradient.gradient_bd, mode="drop")
+    return table - rate * gradient
