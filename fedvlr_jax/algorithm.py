@@ -27,7 +27,7 @@ from fedvlr_jax.federated.client import make_client_round
 from fedvlr_jax.federated.mesh import make_mesh, padded_rows
 from fedvlr_jax.federated.newcomers import make_learn, score_newcomers
 from fedvlr_jax.federated.objectives import NO_ITEMS
-from fedvlr_jax.federated.private_state import trainable
+from fedvlr_jax.federated.private_state import first_params, trainable
 from fedvlr_jax.federated.rounds import Pipeline, make_round
 from fedvlr_jax.federated.scoring import Snapshot, make_block_score, router_weights, score_chunk
 from fedvlr_jax.federated.server import Server, make_server
@@ -141,7 +141,7 @@ def build_algorithm(settings: Mapping[str, Any], dataset: Dataset) -> Algorithm:
     mesh = make_mesh(compute["devices"])
     bound = None if pipeline.adaptive is None else pipeline.adaptive.first
     first = optimizer.init, local.optimizer.init, pipeline.transform.init, bound
-    starting = _make_starting(model, *first, content, padded_rows(num_users, mesh))
+    starting = _make_starting(model, *first, content, padded_rows(num_users, mesh), mesh is not None)
     plan = {
         "path": compute["path"],
         "chunk": compute["chunk"],
@@ -211,11 +211,12 @@ def _make_starting(
     bound: float | Array | None,
     content: Content,
     num_rows: int,
+    at_once: bool,
 ) -> dict[str, Any]:
     """The functions of an `Algorithm` that make its first state, with rows for `num_rows` clients.
 
     They read of optimizers and upload transforms what a first state is, so that they do not depend on any rate.
-    `bound` is the first one of a clip whose bound moves, None for others.
+    `bound` is the first one of a clip whose bound moves, None for others; for `at_once` see `first_params`.
     """
 
     def init_public(key: Array) -> PublicState:
@@ -226,7 +227,8 @@ def _make_starting(
         )
 
     def init_clients(key: Array, ids: Array) -> PrivateState:
-        private = jax.vmap(model.init_private)(sampling.entity_keys(sampling.stream(key, sampling.INIT_PRIVATE), ids))
+        keys = sampling.entity_keys(sampling.stream(key, sampling.INIT_PRIVATE), ids)
+        private = first_params(model.init_private, keys, at_once=at_once)
         opt_state = jax.vmap(init_client)(trainable(private))
         return PrivateState(params=private, opt_state=opt_state, memory=jax.vmap(first_memory)(ids))
 
