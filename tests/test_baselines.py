@@ -6,6 +6,7 @@ Those that read features, those that are computed federated, and known numbers h
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -13,8 +14,9 @@ import pytest
 from ranking_oracle import load_real, one_bucket, random_dataset
 
 from fedvlr_jax import baselines
-from fedvlr_jax.baselines import BASELINES, base, run_baselines, select
+from fedvlr_jax.baselines import BASELINES, run_baselines, select
 from fedvlr_jax.baselines.base import Baseline, score_table
+from fedvlr_jax.data.buckets import merge_buckets
 from fedvlr_jax.errors import ConfigError, DataError
 from fedvlr_jax.evaluation.metrics import row_values, summarise, warm_items
 from fedvlr_jax.types import Bucket, Dataset
@@ -255,7 +257,7 @@ def test_a_split_into_buckets_and_chunks_changes_nothing(monkeypatch, merge):
     )
     whole = select(dataset, (bucket,), "item_knn")
     monkeypatch.setattr(baselines, "_CHUNK", 5)
-    monkeypatch.setattr(base, "_MERGE", merge)
+    monkeypatch.setattr(baselines, "merge_buckets", functools.partial(merge_buckets, most=merge))
     parts = select(dataset, buckets, "item_knn")
     assert parts.hyper == whole.hyper
     jax.tree.map(np.testing.assert_array_equal, parts.ranks, whole.ranks)

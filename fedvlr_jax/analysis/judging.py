@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fedvlr_jax.baselines.base import merge_buckets
 from fedvlr_jax.baselines.judging import judged_lists
-from fedvlr_jax.data.buckets import heldout_targets, make_buckets
+from fedvlr_jax.data.buckets import heldout_targets, make_buckets, merge_buckets
 from fedvlr_jax.data.score_files import ForeignScores, matrix_scores, read_scores
 from fedvlr_jax.errors import CheckpointError
 from fedvlr_jax.evaluation.comparison import Comparison, compare, holm

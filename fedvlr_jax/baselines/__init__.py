@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 from threadpoolctl import threadpool_limits
 
-from fedvlr_jax.baselines.base import Baseline, Hyper, merge_buckets
+from fedvlr_jax.baselines.base import Baseline, Hyper
 from fedvlr_jax.baselines.bm3 import bm3
 from fedvlr_jax.baselines.bpr_mf import bpr_mf
 from fedvlr_jax.baselines.cold_first import cold_first
@@ -31,7 +31,7 @@ from fedvlr_jax.baselines.multvae import multvae
 from fedvlr_jax.baselines.pgl import pgl
 from fedvlr_jax.baselines.popularity import popularity
 from fedvlr_jax.baselines.vbpr import vbpr
-from fedvlr_jax.data.buckets import heldout_targets
+from fedvlr_jax.data.buckets import heldout_targets, merge_buckets
 from fedvlr_jax.data.heldout import WAY_OUT
 from fedvlr_jax.errors import ConfigError, DataError
 from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, summarise, warm_items

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -14,7 +14,6 @@ Hyper = dict[str, Any]
 HyperGrid = tuple[Hyper, ...]
 FitGrid = Callable[[Dataset, HyperGrid], Iterator[tuple[Hyper, PyTree]]]
 
-_MERGE = 1 << 24  # most history slots for which all users go into one bucket
 _DIGITS = 30  # binary digits of a score, counted from the largest of its row
 
 
@@ -96,20 +95,3 @@ def gram_matrix(dataset: Dataset) -> np.ndarray:
     """R^T R, float64 [i, i], exact: how many users have both items."""
     matrix_ui = train_matrix(dataset)
     return (matrix_ui.T @ matrix_ui).astype(np.float64)
-
-
-def merge_buckets(buckets: Sequence[Bucket], num_items: int) -> tuple[Bucket, ...]:
-    """All users in one bucket where that is small: compiling one program a bucket takes longer than running it.
-
-    Args:
-      buckets: at least one; NumPy or device arrays.
-      num_items: |I|, the padding.
-    """
-    width = max(bucket.history.shape[1] for bucket in buckets)
-    if width * sum(bucket.user.shape[0] for bucket in buckets) > _MERGE:
-        return tuple(buckets)
-    padded = [
-        np.pad(bucket.history, ((0, 0), (0, width - bucket.history.shape[1])), constant_values=num_items)
-        for bucket in buckets
-    ]
-    return (Bucket(np.concatenate([bucket.user for bucket in buckets]), np.concatenate(padded)),)

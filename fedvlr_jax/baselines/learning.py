@@ -15,12 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedvlr_jax.baselines.base import merge_buckets
 from fedvlr_jax.baselines.batches import TrainRows, make_rows
 from fedvlr_jax.baselines.compiling import compiled
 from fedvlr_jax.baselines.judging import judged_lists
 from fedvlr_jax.baselines.learner import Learner
-from fedvlr_jax.data.buckets import heldout_targets
+from fedvlr_jax.data.buckets import heldout_targets, merge_buckets
 from fedvlr_jax.data.heldout import WAY_OUT
 from fedvlr_jax.errors import ConfigError, DataError
 from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, VALID, main_metrics, user_values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -97,6 +98,24 @@ def make_buckets(dataset: Dataset, **widths: Any) -> tuple[Bucket, ...]:
     members = (np.flatnonzero(histories.kind_u == k) for k in range(len(histories.width_k)))
     pairs = zip(members, histories.width_k.tolist(), strict=True)
     return tuple(Bucket(user_c.astype(np.int32), histories.padded(user_c, width)) for user_c, width in pairs)
+
+
+def merge_buckets(buckets: Sequence[Bucket], num_items: int, *, most: int = 1 << 24) -> tuple[Bucket, ...]:
+    """All users in one bucket where that is small: compiling one program a bucket takes longer than running it.
+
+    Args:
+      buckets: at least one; NumPy or device arrays.
+      num_items: |I|, the padding.
+      most: slots of histories, padding included, up to which one bucket is small.
+    """
+    width = max(bucket.history.shape[1] for bucket in buckets)
+    if len(buckets) == 1 or width * sum(bucket.user.shape[0] for bucket in buckets) > most:
+        return tuple(buckets)
+    padded = [
+        np.pad(bucket.history, ((0, 0), (0, width - bucket.history.shape[1])), constant_values=num_items)
+        for bucket in buckets
+    ]
+    return (Bucket(np.concatenate([bucket.user for bucket in buckets]), np.concatenate(padded)),)
 
 
 def heldout_targets(dataset: Dataset) -> Targets:

@@ -95,29 +95,28 @@ def _router_weights(algorithm: Algorithm, state: FedState, content: Content, buc
 
 
 def _drop_shares(algorithm: Algorithm, state: FedState, content: Content, bucket: Bucket) -> Array:
-    full_c = _margin(algorithm, algorithm.snapshot(state, content), bucket)
-    drops = []
-    for modality in MODALITIES:
-        changed_state, changed_content = _without(state, content, modality)
-        drops.append(full_c - _margin(algorithm, algorithm.snapshot(changed_state, changed_content), bucket))
-    drop_cm = jnp.maximum(jnp.stack(drops, axis=1), 0)
+    def margin(flat_m: Array) -> Array:
+        return _margin(algorithm, algorithm.snapshot(*_flattened(state, content, flat_m)), bucket)
+
+    # In a loop over nothing, then each modality: the model is traced and compiled once.
+    margin_mc = jax.lax.map(margin, jnp.eye(1 + len(MODALITIES), dtype=bool)[:, 1:])
+    drop_cm = jnp.maximum(margin_mc[:1] - margin_mc[1:], 0).T
     return drop_cm / jnp.maximum(drop_cm.sum(axis=1, keepdims=True), 1e-12)
 
 
-def _without(state: FedState, content: Content, modality: str) -> tuple[FedState, Content]:
-    """State and features with one modality replaced by its mean over items."""
+def _flattened(state: FedState, content: Content, flat_m: Array) -> tuple[FedState, Content]:
+    """State and features with some modalities replaced by their mean over items; bool [3] says which."""
+    flat = dict(zip(MODALITIES, flat_m, strict=True))
 
-    def flat(x: Array) -> Array:
-        return jnp.broadcast_to(x.mean(axis=0, keepdims=True), x.shape)
+    def changed(x: Array, modality: str) -> Array:
+        return jnp.where(flat[modality], x.mean(axis=0, keepdims=True), x)
 
-    if modality == "D":
-        params = state.public.params
-        if "D" not in params["variant"]:
-            return state, content
-        params = params | {"variant": params["variant"] | {"D": flat(params["variant"]["D"])}}
-        return state.replace(public=state.public.replace(params=params)), content
-    features = getattr(content, modality)
-    return state, content if features is None else content._replace(**{modality: flat(features)})
+    features = {name: getattr(content, name) for name in MODALITIES if name != "D"}
+    content = content._replace(**{name: changed(x, name) for name, x in features.items() if x is not None})
+    params = state.public.params
+    if "D" in params["variant"]:
+        params = params | {"variant": params["variant"] | {"D": changed(params["variant"]["D"], "D")}}
+    return state.replace(public=state.public.replace(params=params)), content
 
 
 def _margin(algorithm: Algorithm, snapshot: Snapshot, bucket: Bucket) -> Array:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from fedvlr_jax.compiling import Compiler
-from fedvlr_jax.data.buckets import heldout_targets
+from fedvlr_jax.data.buckets import heldout_targets, merge_buckets
 from fedvlr_jax.evaluation.metrics import warm_items
 from fedvlr_jax.evaluation.ranking import rank_all, without_test
 from fedvlr_jax.federated.mesh import place_clients, rank_over_devices, replicate
@@ -19,6 +19,10 @@ from fedvlr_jax.training.experiment import Experiment
 from fedvlr_jax.types import Bucket, ClientData, FedState, PyTree, Ranks, RoundInfo, Targets
 
 Run = Callable[[PyTree, ClientData], tuple[PyTree, RoundInfo]]
+
+
+_ONE_PART = 1 << 16
+"""Slots of histories up to which all clients are looked at together after training."""
 
 
 class DeviceBackend(Compiler):
@@ -33,7 +37,8 @@ class DeviceBackend(Compiler):
         _, dataset, clients, algorithm = experiment
         mesh = algorithm.mesh
         self.clients = place_clients(clients, dataset.num_users, dataset.num_items, mesh)
-        self._buckets = clients.buckets  # of the whole state, wherever that lies
+        # Of the whole state, wherever that lies. Each is scored at once and in a program of its own.
+        self._parts = merge_buckets(clients.buckets, dataset.num_items, most=_ONE_PART)
         self.targets = heldout_targets(dataset.ranked)
         self.warm_i = warm_items(dataset.train_item, dataset.num_items)
         self.abstract_state = abstract(jax.eval_shape(algorithm.init, jax.random.key(0)), mesh)
@@ -106,7 +111,7 @@ class DeviceBackend(Compiler):
 
     def parts(self, state: PyTree) -> Iterator[tuple[FedState, Bucket]]:
         """See `Backend`."""
-        return ((state, jax.tree.map(np.asarray, bucket)) for bucket in self._buckets)
+        return ((state, jax.tree.map(np.asarray, bucket)) for bucket in self._parts)
 
     def commit(self) -> Mapping[str, Any]:
         """See `Backend`: all there is is in the state."""
