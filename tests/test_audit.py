@@ -238,3 +238,21 @@ def test_kinds_of_audits_give_rows_and_a_table():
     assert "holds" in kind.table([row])
     with pytest.raises(ConfigError, match=r"audit.kind: .*canaries"):
         make_kind({"kind": "canary"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value", "message"),
+    [
+        ("uploads", "draws", 0, "audit.draws: expected at least 1, found 0"),
+        ("uploads", "sums", (10, 0), "audit.sums: expected at least 1, found 0"),
+        ("uploads", "epsilons", (0.0,), "audit.epsilons: expected above 0, found 0.0"),
+        ("uploads", "rounds", (20, 0), r"audit.rounds: expected rounds that ascend, found \(20, 0\)"),
+        ("promotion", "promoters", (-0.1,), "audit.promoters: expected at least 0, found -0.1"),
+        ("canaries", "noise_multipliers", (0.0,), "audit.noise_multipliers: expected above 0, found 0.0"),
+        ("canaries", "trials", 2, "audit.trials: expected at least 4, found 2"),
+        ("canaries", "confidence", 1.0, "audit.confidence: expected above 0 and below 1, found 1.0"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused_before_anything_runs(kind, field, value, message):
+    with pytest.raises(ConfigError, match=message):
+        make_kind({"kind": kind, field: value})

@@ -97,6 +97,13 @@ def test_a_host_or_a_place_that_is_not_audited_is_refused():
             next(promotion(settings(variant="base", **overrides), lambda seed: tiny_dataset(), plan))
 
 
+def test_a_share_of_no_client_is_not_shown_as_an_attack():
+    plan = {"aggregators": "weighted_mean", "promoters": (0.0, 0.03), "train_rounds": 1, "targets": 3, "popular": 5}
+    plan |= {"attackers": "twins", "seeds": (0,), "every": 1}
+    with pytest.raises(ConfigError, match=r"one client or more, found 0.03 of the 13 in tiny"):
+        next(promotion(settings(variant="base", host__name="fcf"), lambda seed: tiny_dataset(), plan))
+
+
 def test_cohorts_under_promoters_are_drawn_as_the_settings_say(monkeypatch):
     made, drawn = poisoning.make_round, []
     monkeypatch.setattr(poisoning, "make_round", lambda *x, **y: drawn.append(y["poisson"]) or made(*x, **y))

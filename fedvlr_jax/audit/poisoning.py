@@ -76,8 +76,8 @@ def promotion(
         ``targets``, how many of the least popular items that anybody has; ``popular``, how many they shall be like.
 
     Raises:
-      ConfigError: an unknown attacker, a host that forms sums before its rounds, or private states elsewhere than on
-        one device.
+      ConfigError: an unknown attacker, a share of less than one client, a host that forms sums before its rounds, or
+        private states elsewhere than on one device.
     """
     require_one_device(settings, "audit")
     attackers = parse_names(plan["attackers"])
@@ -85,6 +85,12 @@ def promotion(
         require_one_of((*PROMOTERS, FANS), "audit.attackers", name)
     for seed in plan["seeds"]:
         dataset = dataset_of(seed)
+        for share in plan["promoters"]:
+            if share and not round(share * dataset.num_users):
+                raise ConfigError(
+                    f"audit.promoters: expected 0 or shares of one client or more, found {share:g} of the "
+                    f"{dataset.num_users} in {dataset.name}"
+                )
         for aggregator in parse_names(plan["aggregators"]) or tuple(AGGREGATORS):
             changes = {"aggregation.aggregator": aggregator, "compute.path": "auto", "seed": seed}
             changed = override(settings, changes)
