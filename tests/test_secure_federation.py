@@ -295,7 +295,7 @@ def test_a_silo_refuses_a_graph_that_would_give_it_away(secret):
         assert "expected two neighbours or more and a threshold of more than half" in answer.fields["reason"]
 
 
-@pytest.mark.parametrize(("share", "expected"), [(0.5, 4), (2 / 3, 4), (0.9, 5)])
+@pytest.mark.parametrize(("share", "expected"), [(0.5, 4), (2 / 3, 4), (0.9, 6)])
 def test_the_threshold_of_the_settings_is_that_of_the_shares(secret, monkeypatch, share, expected):
     told = {}
 

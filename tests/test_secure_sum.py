@@ -172,6 +172,14 @@ def test_neighbours_are_mutual_and_the_graph_is_connected(size, degree):
     assert len(reached) == size
 
 
+@pytest.mark.parametrize(("share", "expected"), [(2 / 3, 4), (0.9, 5), (0.6, 3), (0.61, 4), (0.5, 3), (1.0, 5)])
+def test_no_fewer_neighbours_than_the_share_give_a_secret(share, expected):
+    """Rounded down, fewer of them than was asked for could give a client's words away together."""
+    setup = make_setup(range(6), round_=0, degree=5, num_words=1, order=random.Random(0), share=share)
+    assert setup.threshold == expected
+    assert expected >= share * 5 - 1e-9
+
+
 def uploaded():
     """A client that has uploaded, and its neighbours."""
     setup = make_setup(range(5), round_=0, degree=4, num_words=3, order=random.Random(0))
