@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import jax
 import numpy as np
 import pytest
+import score_view_problem
 from laws.rounds import DATASET, client, late_state
 from problems import client_data, settings
 from scipy import stats
@@ -21,6 +23,7 @@ from fedvlr_jax.audit.runner import Finding, RouterFinding, audit, defended
 from fedvlr_jax.audit.uploads import Seen, clipped, make_observer, noised, summed
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.federated import sampling
+from fedvlr_jax.federated.transforms import upload_norm
 from fedvlr_jax.training.experiment import make_experiment
 
 RNG = np.random.default_rng(0)
@@ -109,6 +112,63 @@ def test_what_is_seen_is_what_a_device_sends():
     np.testing.assert_allclose(seen.rows_uif[u], dense, rtol=1e-4, atol=1e-7)
 
 
+def test_what_is_seen_has_what_a_client_learns_from_score_views():
+    """A device of a host with score views learns from its evidence too, and its upload says so."""
+    tree = settings(**score_view_problem.SHARED_ONLY | {"host__fusion_weight": 0.3})
+    _, dataset, data, algorithm = make_experiment(tree, score_view_problem.DATASET)
+    state = algorithm.init(jax.random.key(0))
+    seen = make_observer(algorithm, data, dataset.num_users, dataset.num_items)(state)
+    bucket = data.buckets[0]
+    u, history_l = int(bucket.user[0]), bucket.history[0]
+    key, own = jax.random.fold_in(sampling.stream(state.key, sampling.CLIENT, 0), u), client(state.private, u)
+    evidence = jax.tree.map(lambda x: x[u], data.evidence)
+    downloaded = algorithm.model.publish(state.public.params, data.content)
+    sent = jax.jit(algorithm.client_round)(downloaded, own, history_l, key, key, state.public.round, evidence)[1]
+    assert np.linalg.norm(sent.head["y"]) > 1e-3
+    assert seen.norm_u[u] == pytest.approx(float(upload_norm(sent)), rel=1e-4)
+
+
+LITTLE = {"rounds": (0,), "noises": (), "sums": (), "epsilons": (), "delta": 1e-3, "clients": 0, "seed": 0}
+
+
+def test_a_client_who_has_every_item_is_not_attacked():
+    """Nothing could be told of it, and the mean over clients would be no number."""
+    size, more = DATASET.num_items, DATASET.num_users
+    whole = dataclasses.replace(
+        DATASET,
+        num_users=more + 1,
+        train_user=np.append(DATASET.train_user, np.full(size, more, np.int32)),
+        train_item=np.append(DATASET.train_item, np.arange(size, dtype=np.int32)),
+        valid_item=np.append(DATASET.valid_item, np.int32(-1)),
+        test_item=np.append(DATASET.test_item, np.int32(-1)),
+    )
+    tree = settings(host__name="fcf", variant="base")
+    found = list(audit(make_experiment(tree, whole), LITTLE))
+    assert len(found) == 7
+    assert all(0 <= x <= 1 for one in found for x in one.leak)
+    everything = dataclasses.replace(
+        whole,
+        num_users=1,
+        train_user=np.zeros(size, np.int32),
+        train_item=np.arange(size, dtype=np.int32),
+        valid_item=np.array([-1], np.int32),
+        test_item=np.array([-1], np.int32),
+    )
+    with pytest.raises(ConfigError, match="audit: expected a client of tiny who lacks some item, found none"):
+        next(audit(make_experiment(tree, everything), LITTLE))
+
+
+def test_an_audit_without_rows_or_of_states_elsewhere_is_refused():
+    rowless = make_experiment(settings(**score_view_problem.SHARED_ONLY), score_view_problem.DATASET)
+    with pytest.raises(ConfigError, match=r"audit.methods: expected .* rows of items, found one that sends none"):
+        list(audit(rowless, LITTLE))
+    stored = make_experiment(settings(compute__store="memory"), DATASET)
+    with pytest.raises(
+        ConfigError, match=r"audit: expected compute.store device and compute.devices 1, found memory"
+    ):
+        next(audit(stored, LITTLE))
+
+
 @pytest.mark.slow
 def test_an_audit_goes_through_rounds_defences_and_attacks():
     plan = {"rounds": (0, 2), "noises": (0.1,), "sums": (5, 10**6), "epsilons": (8.0,), "delta": 1e-3}
@@ -178,3 +238,21 @@ def test_kinds_of_audits_give_rows_and_a_table():
     assert "holds" in kind.table([row])
     with pytest.raises(ConfigError, match=r"audit.kind: .*canaries"):
         make_kind({"kind": "canary"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value", "message"),
+    [
+        ("uploads", "draws", 0, "audit.draws: expected at least 1, found 0"),
+        ("uploads", "sums", (10, 0), "audit.sums: expected at least 1, found 0"),
+        ("uploads", "epsilons", (0.0,), "audit.epsilons: expected above 0, found 0.0"),
+        ("uploads", "rounds", (20, 0), r"audit.rounds: expected rounds that ascend, found \(20, 0\)"),
+        ("promotion", "promoters", (-0.1,), "audit.promoters: expected at least 0, found -0.1"),
+        ("canaries", "noise_multipliers", (0.0,), "audit.noise_multipliers: expected above 0, found 0.0"),
+        ("canaries", "trials", 2, "audit.trials: expected at least 4, found 2"),
+        ("canaries", "confidence", 1.0, "audit.confidence: expected above 0 and below 1, found 1.0"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused_before_anything_runs(kind, field, value, message):
+    with pytest.raises(ConfigError, match=message):
+        make_kind({"kind": kind, field: value})

@@ -95,3 +95,34 @@ def test_a_server_and_devices_that_exchange_messages_equal_a_simulated_run(host,
     private = jax.tree.map(lambda *x: jnp.stack(x), *(states[u] for u in sorted(states)))
     assert relative_difference(private, simulated.private) <= 1e-6
     assert all(program._cache_size() == 1 for program in programs)
+
+
+@pytest.mark.parametrize("transforms", ["", "clip", "clip,local_noise"])
+def test_a_device_says_so_where_a_simulation_would_leave_it_out(transforms):
+    """Also where its loss is finite, and a clip makes zeros of an upload that is not: nobody could see it later."""
+    tree = settings(
+        host__name="fcf",
+        variant="base",
+        client__steps=20,
+        compute__path="uploads",
+        aggregation__transforms=transforms,
+        aggregation__noise_multiplier=0.5,
+    )
+    algorithm, data = make_algorithm(tree, DATASET), client_data(DATASET)
+    start, broken = jax.jit(algorithm.init)(jax.random.key(0)), int(np.argmin(np.bincount(DATASET.train_user)))
+    # All scores are zero, and the cotangents of many steps add up to more than the client's own vector.
+    params = jax.tree.map(lambda x: x.at[broken].set(3e38), start.private.params)
+    public = start.public.replace(params=jax.tree.map(jnp.zeros_like, start.public.params))
+    start = start.replace(public=public, private=start.private.replace(params=params))
+    simulated, info = jax.jit(algorithm.run, static_argnums=2)(start, data, 1)
+    assert int(info.num_dropped[0]) == 1
+
+    broadcast, _ = algorithm.server.open_round(start.public, data.content)
+    bucket, client_round = data.buckets[0], jax.jit(algorithm.client_round)
+    key = sampling.stream(start.key, sampling.CLIENT, 0)
+    for u, history_l in zip(bucket.user.tolist(), bucket.history, strict=True):
+        own = jax.tree.map(lambda x, u=u: x[u], start.private)
+        own_key = sampling.entity_keys(key, jnp.array([u]))[0]
+        moved, _, loss = client_round(broadcast, own, history_l, own_key, own_key, jnp.int32(0))
+        assert np.isnan(loss) == (u == broken)
+        assert relative_difference(moved, jax.tree.map(lambda x, u=u: x[u], simulated.private)) <= 1e-5

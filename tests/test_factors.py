@@ -28,6 +28,7 @@ from fedvlr_jax.federated.factors import Factors, add_factors, make_factored_upd
 from fedvlr_jax.federated.private_state import gather_clients
 from fedvlr_jax.federated.transforms import make_clip, upload_norm
 
+HIGHEST = (jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST)
 ROUND = 12  # late enough for curricula
 UNTAUGHT = [model for model in MODELS if "fedncf" not in model and "gfmfr" not in model]
 CASES = [
@@ -90,6 +91,40 @@ def test_a_norm_is_never_below_that_of_the_upload_where_its_terms_cancel():
         factors = Factors(e_ai, {"views": query_af}, np.zeros(0, np.int32), {}, None, {}, np.zeros(()))
         true = np.linalg.norm(e_ai.astype(np.float64).T @ query_af.astype(np.float64))
         assert float(upper_norm(jax.tree.map(jnp.asarray, factors))) >= true
+
+
+def products(jaxpr):
+    """The precisions of all matrix products of a program."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            yield eqn.params["precision"]
+        for inner in jax.tree.leaves(eqn.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
+            if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                yield from products(getattr(inner, "jaxpr", inner))
+
+
+@pytest.mark.parametrize("host", ["fcf", "fedrap"])
+def test_a_bound_holds_where_an_accelerator_rounds_the_factors_of_products(host):
+    """With TF32 or bfloat16 a norm would be off by 1e-3 or more, and what is added another than what was bounded."""
+    algorithm = make_algorithm(settings(host__name=host, variant="mlp"), DATASET)
+    model, local = algorithm.model, algorithm.local
+    state, data = algorithm.init(jax.random.key(0)), client_data(DATASET)
+    broadcast, _ = algorithm.server.open_round(state.public, data.content)
+    batch = draw_batch(local, DATASET.num_items, data.buckets[0].history[0], jax.random.key(0), touched_rows=False)
+    own = jax.tree.map(lambda x: x[0], state.private)
+    made = jax.eval_shape(make_factored_update(model, local), broadcast, own, batch, jnp.int32(0))[1]
+    public_id = broadcast.rows.get("D")
+    of_norm = list(products(jax.make_jaxpr(upper_norm)(made, public_id).jaxpr))
+    assert len(of_norm) >= 2
+    assert set(of_norm) == {HIGHEST}
+
+    def exact(**overrides):
+        """Products of a round that are those of float32; every one has those of the norm."""
+        tree = settings(host__name=host, variant="mlp", compute__path="factors", **overrides)
+        run = make_algorithm(tree, DATASET).run
+        return sum(x == HIGHEST for x in products(jax.make_jaxpr(lambda *x: run(*x, 1))(state, data).jaxpr))
+
+    assert exact(aggregation__transforms="clip") > exact() == len(of_norm), "the sum of clipped uploads too"
 
 
 @pytest.mark.parametrize(("host", "expected"), [("fcf", "factors"), ("fedncf", "uploads")])

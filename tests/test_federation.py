@@ -165,6 +165,34 @@ def test_a_fault_costs_the_work_of_that_round_and_is_counted(shared, fault, spoi
     assert any(line.startswith(fault) for line in shared.lines)
 
 
+@pytest.mark.parametrize(
+    ("host", "transforms", "wrong", "said"),
+    [
+        ("fcf", "", {"alpha": 1.1}, "weight 1 at most, as the settings say, found 1.1"),
+        ("fedavg", "", {"alpha": 1e30}, "weight 24 at most, as the settings say, found 1e+30"),
+        ("fedavg", "clip,noise", {"alpha": 2.0}, "weight 1 at most, as the settings say, found 2"),
+        ("fcf", "clip", {"rows/views": 1.0}, "norm 0.2 at most, as the settings say, found"),
+    ],
+)
+def test_an_upload_that_no_honest_client_sends_is_left_out(tmp_path, host, transforms, wrong, said):
+    """A weight without a bound would make one upload the mean, and one that is not clipped would move it at will."""
+    changes = {"aggregation__transforms": transforms, "aggregation__clip_norm": 0.2}
+    federation = Federation(federation_settings(host__name=host, variant="base", **changes), tmp_path)
+    federation.transport.spoil = lambda node, question, content: [
+        changed(content, **{name: lambda x, y=y: np.full_like(x, y) for name, y in wrong.items()})
+        if node == 11 and question.kind == TRAIN
+        else content
+    ]
+    federation.coordinator.wait_for_users()
+    _, report = federation.coordinator.round(federation.coordinator.start())
+    (asked,) = cohorts(federation.algorithm, 1)
+    spoiled = asked & set(SILOS[11])
+    assert spoiled
+    assert report.tally.faults == {"misfit": len(spoiled)}
+    assert set(report.missed) == spoiled
+    assert any(said in line for line in federation.lines)
+
+
 def test_a_round_is_opened_again_until_somebody_answers(shared):
     misses = iter([True, True, False])
     shared.transport.spoil = lambda node, question, content: (

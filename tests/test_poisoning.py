@@ -9,6 +9,7 @@ import pytest
 from laws.aggregators import broadcast, make_aggregator, sent
 from problems import relative_difference, settings, tiny_dataset
 
+from fedvlr_jax.audit import poisoning
 from fedvlr_jax.audit.poisoning import promoted, promotion
 from fedvlr_jax.audit.promoters import PROMOTERS, QUIET, Plan, send, with_fans
 from fedvlr_jax.errors import ConfigError
@@ -81,6 +82,35 @@ def test_a_plain_mean_lets_promoters_through():
     assert 0 <= attacked.ndcg <= 100
     with pytest.raises(ConfigError, match=r"audit.attackers: .*twins"):
         next(promotion(tree, lambda seed: dataset, plan | {"attackers": "twin"}))
+
+
+def test_a_host_or_a_place_that_is_not_audited_is_refused():
+    """Made-up uploads would meet another method: without what the host forms before its rounds."""
+    plan = {"aggregators": "weighted_mean", "promoters": (0.0,), "train_rounds": 1, "targets": 3, "popular": 5}
+    plan |= {"attackers": "twins", "seeds": (0,), "every": 1}
+    for overrides, message in (
+        ({"host__name": "fedprior"}, "host.name: .* found fedprior"),
+        ({"host__name": "fedblend"}, "host.name: .* found fedblend"),
+        ({"compute__store": "memory"}, "audit: expected compute.store device"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            next(promotion(settings(variant="base", **overrides), lambda seed: tiny_dataset(), plan))
+
+
+def test_a_share_of_no_client_is_not_shown_as_an_attack():
+    plan = {"aggregators": "weighted_mean", "promoters": (0.0, 0.03), "train_rounds": 1, "targets": 3, "popular": 5}
+    plan |= {"attackers": "twins", "seeds": (0,), "every": 1}
+    with pytest.raises(ConfigError, match=r"one client or more, found 0.03 of the 13 in tiny"):
+        next(promotion(settings(variant="base", host__name="fcf"), lambda seed: tiny_dataset(), plan))
+
+
+def test_cohorts_under_promoters_are_drawn_as_the_settings_say(monkeypatch):
+    made, drawn = poisoning.make_round, []
+    monkeypatch.setattr(poisoning, "make_round", lambda *x, **y: drawn.append(y["poisson"]) or made(*x, **y))
+    tree = settings(variant="base", host__name="fcf", server__sampling="poisson", server__clients_per_round=4)
+    plan = {"aggregators": "weighted_mean", "promoters": (0.0,), "train_rounds": 1, "targets": 3, "popular": 5}
+    next(promotion(tree, lambda seed: tiny_dataset(), plan | {"attackers": "twins", "seeds": (0,), "every": 1}))
+    assert drawn == [True]
 
 
 def test_fans_are_further_users_with_all_targets_and_popular_items():

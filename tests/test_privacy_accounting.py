@@ -160,6 +160,7 @@ def test_a_budget_decides_the_noise_of_the_algorithm():
     described = guarantee.describe(30)
     assert described["sampling"] == "poisson, rate 0.384615"
     assert {"epsilon", "delta", "noise_multiplier", "neighbours", "accountant", "not_covered"} < set(described)
+    assert "whoever knows the seed of the run, which its noise is made of" in described["not_covered"]
     assert guarantee_of(settings(aggregation__transforms="clip,noise"), 13) is None
 
 
@@ -173,6 +174,14 @@ def test_a_budget_decides_the_noise_of_the_algorithm():
         ({"aggregation__noise_multiplier": 1.0}, "expected either a budget, .* found 8 and 1"),
         ({"privacy__target_epsilon": 0.0}, "expected either a budget, .* found 0 and 0"),
         ({"server__clients_per_round": 5}, "server.sampling: .*expected poisson with server.clients_per_round 5"),
+        (
+            {"server__clients_per_round": 5, "server__sampling": "poisson", "privacy__delta": 1e-13},
+            "privacy.delta: .*double precision, so expected 3e-13 or more for rounds 30, found 1e-13",
+        ),
+        (
+            {"privacy__delta": 0.0, "privacy__target_epsilon": 0.0, "privacy__prior_share": 0.5},
+            "privacy.prior_share: expected privacy.delta and privacy.target_epsilon, .* found 0.5 without",
+        ),
         ({"aggregation__aggregator": "median"}, "noise is calibrated to a sum"),
         ({"server__sampling": "poisson", "compute__store": "disk"}, "compute.store: expected device with .*poisson"),
     ],

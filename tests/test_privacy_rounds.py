@@ -109,6 +109,23 @@ def test_poisson_cohorts_are_independent_draws_of_every_client():
     np.testing.assert_array_equal(fewer, masks[0, :25])  # a draw belongs to a client, whoever else there is
 
 
+def test_a_small_rate_of_many_clients_is_the_one_that_is_accounted():
+    """In steps of 2^-23 it would be above itself: twice for a cohort of one in fourteen million."""
+    key, num_users = jax.random.key(3), 300_000
+    words_u = np.asarray(jax.vmap(lambda k: jax.random.bits(k))(sampling.entity_keys(key, jnp.arange(num_users))))
+    order_u = np.argsort(words_u)
+    for count in (0, 1, 5):
+        # Just enough for this many clients: the next one has a word that is not below it.
+        rate = float(words_u[order_u[count]]) / 2**32
+        found_u = np.asarray(sampling.poisson_mask(key, num_users, rate))
+        np.testing.assert_array_equal(np.flatnonzero(found_u), np.sort(order_u[:count]))
+    draws_u = np.asarray(jax.vmap(lambda k: jax.random.uniform(k))(sampling.entity_keys(key, jnp.arange(1000))))
+    for rate in (0.1, 0.3, 0.99):  # cohorts are those of numbers within [0, 1), but for one in millions
+        np.testing.assert_array_equal(sampling.poisson_mask(key, 1000, rate), draws_u < rate)
+    assert sampling.poisson_mask(key, 50, 1.0).all()
+    assert not sampling.poisson_mask(key, 50, 0.0).any()
+
+
 def test_rounds_train_whom_they_draw_and_survive_empty_cohorts():
     common = {"variant": "base", "server__sampling": "poisson", "server__clients_per_round": 2}
     algorithm = make_algorithm(settings(**common), DATASET)

@@ -67,6 +67,24 @@ def test_a_quarter_of_liars_does_not_move_it_far(name, value):
         assert np.linalg.norm(moved - honest) > 20 * spread
 
 
+@pytest.mark.parametrize("name", sorted(set(AGGREGATORS) - {"weighted_mean"}))
+def test_a_row_that_few_clients_send_is_finite_however_large_it_is(name):
+    """One number that is none would be in every parameter after the next step; most rows are sent by few clients."""
+    rows = np.random.default_rng(0).normal(size=(5, 6, 2, 3)).astype(np.float32)
+    rows[0, 0], rows[:2, 1], rows[:2, 2] = 3e38, 3e38, [[[2e38]], [[3e38]]]
+    rows[0, 3:] = 1e30
+    sent_ci = np.ones((5, 6), bool)
+    sent_ci[1:, 0], sent_ci[2:, 1], sent_ci[2:, 2], sent_ci[2:, 3] = False, False, False, False
+    ids_cn = np.where(sent_ci, np.arange(6), 6)
+    made = AGGREGATORS[name](byzantine=0.2, trim=0.1)
+    uploads = Upload(jnp.asarray(ids_cn), {"views": jnp.asarray(rows)}, {"w": jnp.ones((5, 4))})
+    add, finish = jax.jit(made.add), jax.jit(made.finish)
+    for number in (1, 5):
+        some = jax.tree.map(lambda x, n=number: x[:n], uploads)
+        found = finish(add(made.init(broadcast(), number), some, jnp.ones(number)), jnp.float32(number))
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
+
+
 @pytest.mark.slow
 def test_trimmed_rows_leave_out_those_who_push_one_row_together():
     """Honest rows that cancel, and four of forty that pull row 4 together and send rows of their own elsewhere."""

@@ -15,7 +15,7 @@ from scipy import stats
 pytest.importorskip("cryptography", reason="secret sums need the extra secure: pip install cryptography")
 
 from fedvlr_jax.deploy.export import flat, unflat
-from fedvlr_jax.deploy.messages import ADVERTISE, JOIN, MASK, REVEAL, SHARE, TRAIN, unpack
+from fedvlr_jax.deploy.messages import ADVERTISE, JOIN, MASK, REVEAL, SHARE, TRAIN, pack, unpack
 from fedvlr_jax.errors import TrainingError
 from fedvlr_jax.federated.server import Aggregate
 
@@ -158,6 +158,25 @@ def test_a_client_that_is_not_finite_is_left_out_and_the_others_of_its_silo_are_
     jax.tree.map(np.testing.assert_array_equal, state.public, closed(secret, 55, words_of(plain, 55, range(1, 6))))
 
 
+@pytest.mark.parametrize(("number", "bad"), [(58, "zeros"), (59, "twice")])
+def test_a_silo_with_keys_that_nobody_can_use_is_left_out_alone(secret, number, bad):
+    """Its neighbours would have refused to go on, and one silo would have ended every sum."""
+
+    def spoil(node, question, content):
+        if node != 33 or question.kind != ADVERTISE:
+            return [content]
+        answer = unpack(content)
+        masking = answer.arrays["masking"]
+        other = {"sealing": np.zeros_like(masking) if bad == "zeros" else masking}
+        return [pack(answer._replace(arrays={**answer.arrays, **other}))]
+
+    secret.transport.spoil = spoil
+    _, report = secret.coordinator.round(state_at(secret, number))
+    assert report.missed == [3]
+    assert report.tally.faults == {"misfit": 1}
+    assert any("node 33: " in line and "public key" in line for line in secret.lines)
+
+
 def test_two_silos_give_no_sum(secret):
     coordinator, silos = secret.coordinate(), secret.transport.silos
     coordinator.wait_for_users()
@@ -276,7 +295,7 @@ def test_a_silo_refuses_a_graph_that_would_give_it_away(secret):
         assert "expected two neighbours or more and a threshold of more than half" in answer.fields["reason"]
 
 
-@pytest.mark.parametrize(("share", "expected"), [(0.5, 4), (2 / 3, 4), (0.9, 5)])
+@pytest.mark.parametrize(("share", "expected"), [(0.5, 4), (2 / 3, 4), (0.9, 6)])
 def test_the_threshold_of_the_settings_is_that_of_the_shares(secret, monkeypatch, share, expected):
     told = {}
 

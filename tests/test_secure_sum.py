@@ -172,6 +172,14 @@ def test_neighbours_are_mutual_and_the_graph_is_connected(size, degree):
     assert len(reached) == size
 
 
+@pytest.mark.parametrize(("share", "expected"), [(2 / 3, 4), (0.9, 5), (0.6, 3), (0.61, 4), (0.5, 3), (1.0, 5)])
+def test_no_fewer_neighbours_than_the_share_give_a_secret(share, expected):
+    """Rounded down, fewer of them than was asked for could give a client's words away together."""
+    setup = make_setup(range(6), round_=0, degree=5, num_words=1, order=random.Random(0), share=share)
+    assert setup.threshold == expected
+    assert expected >= share * 5 - 1e-9
+
+
 def uploaded():
     """A client that has uploaded, and its neighbours."""
     setup = make_setup(range(5), round_=0, degree=4, num_words=3, order=random.Random(0))
@@ -201,7 +209,19 @@ def test_messages_that_do_not_belong_are_refused():
         client.share(begun[0][0], twice, random_bytes())
     with pytest.raises(ProtocolError, match="expected 3 neighbours or more, found 2"):
         client.share(begun[0][0], known[0][:2], random_bytes())
+    for public in (bytes(32), b"\x01" + bytes(31), bytes(31)):  # two of small order, and one that is cut short
+        small = [known[0][0]._replace(sealing=public), *known[0][1:]]
+        with pytest.raises(ProtocolError, match=f"not of small order, found {public.hex()}"):
+            client.share(begun[0][0], small, random_bytes())
+        with pytest.raises(ProtocolError, match="not of small order"):
+            server.usable(known[0][0]._replace(masking=public))
+    with pytest.raises(ProtocolError, match="client 1: expected two public keys, found one twice"):
+        server.usable(known[0][0]._replace(masking=known[0][0].sealing))
+    assert server.usable(known[0][0]) == known[0][0]
     words = np.zeros(3, np.uint32)
+    short = arrived[0][0]._replace(sealed=b"short")
+    with pytest.raises(ProtocolError, match="changed on their way"):
+        client.mask(shared[0][0], [short, *arrived[0][1:]], words)
     with pytest.raises(ProtocolError, match="shares of its neighbours for itself"):
         client.mask(shared[0][0], arrived[1], words)
     broken = arrived[0][0]._replace(sealed=arrived[0][0].sealed[:-1] + b"?")

@@ -281,10 +281,25 @@ def test_a_start_from_another_run_is_not_covered_by_a_guarantee(tmp_path, source
     assert found["init_from"]["privacy"] == {str(source): None}
     assert fedvlr_jax.evaluate(first, dataset)["privacy"] == found["privacy"]
     with pytest.warns(RunWarning, match=r"first, made with epsilon 3.999 at delta 0.001 in 2 rounds: both add up"):
-        again = fedvlr_jax.fit(dataset, short | {"init_from": str(first)}).metrics
+        again = fedvlr_jax.fit(dataset, short | {"init_from": str(first), "seed": 1}).metrics
     assert again["init_from"]["privacy"][str(first)]["epsilon"] == pytest.approx(found["privacy"]["epsilon"])
     assert said in again["privacy"]["not_covered"]  # the run further back
     assert "started" not in str(fedvlr_jax.fit(dataset, short).metrics["privacy"]["not_covered"])
+
+
+@pytest.mark.filterwarnings("ignore:init_from:fedvlr_jax.errors.RunWarning")
+def test_a_guarantee_does_not_start_where_its_noise_was_made_before(tmp_path, source):
+    """Noise goes by the seed and the round: both runs' first sums would differ by no noise, be it two runs back."""
+    dataset, short = experiment_of().dataset, TINY | {"rounds": 1, "eval.every": 1, "writers": ""}
+    first, second = tmp_path / "first", tmp_path / "second"
+    noise = NOISED | {"privacy.target_epsilon": 0.0, "privacy.delta": 0.0, "aggregation.noise_multiplier": 0.5}
+    fedvlr_jax.train(dataset, short | noise | {"init_from": str(source)}, first)
+    fedvlr_jax.train(dataset, short | NOISED | {"init_from": str(first), "seed": 1}, second)
+    for start in (first, second):
+        with pytest.raises(ConfigError, match=rf"seed: expected another .* found 0 here and in {first}"):
+            fedvlr_jax.fit(dataset, short | NOISED | {"init_from": str(start)})
+    with pytest.raises(ConfigError, match=rf"found 1 here and in {second}"):
+        fedvlr_jax.fit(dataset, short | NOISED | {"init_from": str(second), "seed": 1})
 
 
 def test_where_runs_make_their_own_states_it_is_refused(monkeypatch, capsys, tmp_path):

@@ -10,6 +10,7 @@ from tabulate import tabulate
 
 from fedvlr_jax.assembly import parse_names
 from fedvlr_jax.audit.canaries import canary_finding
+from fedvlr_jax.audit.plans import check_plan
 from fedvlr_jax.audit.poisoning import TOP, promotion
 from fedvlr_jax.audit.report import as_rows, table
 from fedvlr_jax.audit.runner import audit
@@ -37,9 +38,11 @@ def make_kind(plan: Mapping[str, Any]) -> Kind:
     """The kind that a plan names.
 
     Raises:
-      ConfigError: for an unknown one.
+      ConfigError: for an unknown one, and numbers that make no sense (`check_plan`).
     """
-    return choose(KINDS, "audit.kind", plan["kind"])
+    kind = choose(KINDS, "audit.kind", plan["kind"])
+    check_plan(plan)
+    return kind
 
 
 def _uploads(settings: Mapping[str, Any], plan: Mapping[str, Any]) -> Rows:

@@ -17,7 +17,7 @@ from fedvlr_jax.algorithm import Algorithm, make_algorithm
 from fedvlr_jax.assembly import OPTIMIZERS, parse_names
 from fedvlr_jax.audit.promoters import FANS, PROMOTERS, Plan, send, with_fans
 from fedvlr_jax.data.buckets import heldout_targets, make_client_data
-from fedvlr_jax.errors import require_one_of
+from fedvlr_jax.errors import ConfigError, require_one_of
 from fedvlr_jax.evaluation.metrics import TEST, VALID, row_values
 from fedvlr_jax.evaluation.ranking import rank_all
 from fedvlr_jax.federated.aggregation import AGGREGATORS, Aggregator
@@ -26,6 +26,7 @@ from fedvlr_jax.federated.rounds import Pipeline, make_round
 from fedvlr_jax.federated.transforms import upload_norm
 from fedvlr_jax.models.model import Broadcast, Upload
 from fedvlr_jax.settings import override
+from fedvlr_jax.training.experiment import require_one_device
 from fedvlr_jax.types import Array, ClientData, Dataset, FedState, PyTree
 
 TOP = 50
@@ -73,12 +74,23 @@ def promotion(
       plan: ``seeds``; ``aggregators``, names, empty for all; ``attackers``, names in ``PROMOTERS`` or ``fans``;
         ``promoters``, shares of the clients; ``train_rounds``, and after how many of them is looked, ``every``;
         ``targets``, how many of the least popular items that anybody has; ``popular``, how many they shall be like.
+
+    Raises:
+      ConfigError: an unknown attacker, a share of less than one client, a host that forms sums before its rounds, or
+        private states elsewhere than on one device.
     """
+    require_one_device(settings, "audit")
     attackers = parse_names(plan["attackers"])
     for name in attackers:
         require_one_of((*PROMOTERS, FANS), "audit.attackers", name)
     for seed in plan["seeds"]:
         dataset = dataset_of(seed)
+        for share in plan["promoters"]:
+            if share and not round(share * dataset.num_users):
+                raise ConfigError(
+                    f"audit.promoters: expected 0 or shares of one client or more, found {share:g} of the "
+                    f"{dataset.num_users} in {dataset.name}"
+                )
         for aggregator in parse_names(plan["aggregators"]) or tuple(AGGREGATORS):
             changes = {"aggregation.aggregator": aggregator, "compute.path": "auto", "seed": seed}
             changed = override(settings, changes)
@@ -108,7 +120,12 @@ def _trained(
     """The round that ranks validation items best, and exposure of the targets and NDCG at it, in percent."""
     trained = with_fans(dataset, plan, settings["seed"]) if plan.number and attackers == FANS else dataset
     algorithm, data = make_algorithm(settings, trained), jax.device_put(make_client_data(trained))
-    pipeline = algorithm.pipeline
+    pipeline, host = algorithm.pipeline, algorithm.model.host
+    if host.combine is not None or host.view_weights is not None:
+        raise ConfigError(
+            f"host.name: expected a host that learns in rounds alone, whose uploads promoters make up, found "
+            f"{settings['host']['name']}, which also forms sums before them"
+        )
     if plan.number and attackers != FANS:
         pipeline = pipeline._replace(aggregator=promoted(pipeline.aggregator, plan, attackers))
     run = jax.jit(_make_run(algorithm, settings["server"], trained, data, pipeline), static_argnames="rounds")
@@ -150,6 +167,7 @@ def _make_run(
         num_users=dataset.num_users,
         num_items=dataset.num_items,
         clients_per_round=algorithm.clients_per_round,
+        poisson=server["sampling"] == "poisson",
         server_l2=server["l2"],
         pipeline=pipeline,
     )

@@ -11,8 +11,9 @@ import numpy as np
 from fedvlr_jax.audit.attacks import ATTACKS
 from fedvlr_jax.audit.measures import Leak, RouterLeak, leak, router_leak
 from fedvlr_jax.audit.uploads import Seen, clipped, make_observer, noised, summed
+from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.privacy.accounting import solve_noise_multiplier
-from fedvlr_jax.training.experiment import Experiment
+from fedvlr_jax.training.experiment import Experiment, require_one_device
 from fedvlr_jax.types import FedState
 
 
@@ -43,23 +44,30 @@ class RouterFinding(NamedTuple):
 
 
 def audit(experiment: Experiment, plan: Mapping[str, Any]) -> Iterator[Finding | RouterFinding]:
-    """All findings on one experiment.
+    """All findings on one experiment. Clients who have every item are not attacked: nothing could be told of them.
 
     Args:
-      experiment: with private states on the device.
+      experiment: with private states on one device.
       plan: ``rounds``, numbers of rounds before which is looked, ascending; ``noises``, deviations of the noise on an
         upload in units of the bound; ``sums``, sizes of groups; ``epsilons``, budgets at ``delta`` of
         ``budget_rounds`` noised sums of all; ``draws`` of the noise on them; ``masked``, whether to look at the words
         that single clients send to the sums, which needs the extra ``secure``; ``clients``, how many are attacked, 0
         for all; ``seed`` of noise, groups and clients.
+
+    Raises:
+      ConfigError: private states elsewhere, a method without rows in its uploads, or nobody to attack.
     """
     settings, dataset, clients, algorithm = experiment
+    require_one_device(settings, "audit")
     has_ui = np.zeros((dataset.num_users, dataset.num_items), bool)
     has_ui[dataset.train_user, dataset.train_item] = True
     run = jax.jit(algorithm.run, static_argnames="num_rounds")
     state: FedState = jax.jit(algorithm.init)(jax.random.key(settings["seed"]))
     see = make_observer(algorithm, clients, dataset.num_users, dataset.num_items)
-    attacked_u = np.random.default_rng(plan["seed"]).permutation(dataset.num_users)[: plan["clients"] or None]
+    order_u = np.random.default_rng(plan["seed"]).permutation(dataset.num_users)
+    attacked_u = order_u[has_ui.sum(axis=1)[order_u] < dataset.num_items][: plan["clients"] or None]
+    if not attacked_u.size:
+        raise ConfigError(f"audit: expected a client of {dataset.name} who lacks some item, found none")
     popular_ui = np.tile(has_ui.sum(axis=0), (len(attacked_u), 1))
     yield Finding(0, "no upload", "popularity", leak(popular_ui, has_ui[attacked_u]))
     for number in plan["rounds"]:

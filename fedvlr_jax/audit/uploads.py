@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedvlr_jax.agreed import Evidence
 from fedvlr_jax.algorithm import Algorithm
+from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.federated import sampling
 from fedvlr_jax.federated.client import make_client_round
 from fedvlr_jax.federated.private_state import gather_clients
@@ -42,14 +44,27 @@ def make_observer(
       algorithm: of the run.
       data: all clients, in buckets.
       num_users, num_items: |U|, |I|.
+
+    Raises:
+      ConfigError: an upload has no rows of items, when it is looked at.
     """
     one_round = make_client_round(algorithm.model, algorithm.local, num_items, UploadTransform())
 
     def send(
-        broadcast: Broadcast, private: PrivateState, history_l: Array, key: Array, number: Array
+        broadcast: Broadcast,
+        private: PrivateState,
+        history_l: Array,
+        key: Array,
+        evidence: Evidence | None,
+        number: Array,
     ) -> tuple[Array, Array, Array]:
-        _, upload, _ = one_round(broadcast, private, history_l, key, key, number)
+        _, upload, _ = one_round(broadcast, private, history_l, key, key, number, evidence)
         ids_n = upload.ids_n
+        if not upload.rows:
+            raise ConfigError(
+                "audit.methods: expected methods whose uploads have rows of items, found one that sends none "
+                "(fedblend with host.fusion_weight 0); what it sends is no map of a history, and no attack reads it"
+            )
         rows = upload.rows if ids_n is None else jax.tree.map(lambda x: put_rows(x, ids_n, num_items), upload.rows)
         flat = jnp.concatenate([x.reshape(num_items, -1) for x in jax.tree.leaves(rows)], axis=1)
         views = rows.get("views", jnp.zeros((num_items, 0, 1)))
@@ -61,7 +76,9 @@ def make_observer(
         broadcast = algorithm.model.publish(state.public.params, data.content)
         key_c = sampling.entity_keys(sampling.stream(state.key, sampling.CLIENT, number), bucket.user)
         private = gather_clients(state.private, bucket.state_row, None)
-        return jax.vmap(send, in_axes=(None, 0, 0, 0, None))(broadcast, private, bucket.history, key_c, number)
+        evidence = jax.tree.map(lambda x: x.at[bucket.user].get(mode="fill", fill_value=0), data.evidence)
+        each = jax.vmap(send, in_axes=(None, 0, 0, 0, 0, None))
+        return each(broadcast, private, bucket.history, key_c, evidence, number)
 
     def see(state: FedState) -> Seen:
         user = np.concatenate([np.asarray(bucket.user) for bucket in data.buckets])

@@ -17,13 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedvlr_jax.algorithm import Algorithm
+from fedvlr_jax.deploy.client_uploads import ClientUpload
 from fedvlr_jax.deploy.export import flat, require_fixed_bound, unflat
 from fedvlr_jax.deploy.messages import JOIN, MASK, RANK, ROWS, TRAIN, Message, layout_of
 from fedvlr_jax.deploy.partial_rows import with_rows
 from fedvlr_jax.deploy.round_report import RoundReport
 from fedvlr_jax.deploy.secure_messages import num_words, split_words
-from fedvlr_jax.deploy.silo_programs import Sizes, puts_noise, shared_settings
-from fedvlr_jax.deploy.silos import ClientUpload, Silos, Tally, Transport, new_tally
+from fedvlr_jax.deploy.silo_programs import Sizes, limits_of, puts_noise, shared_settings
+from fedvlr_jax.deploy.silos import Silos, Tally, Transport, new_tally
 from fedvlr_jax.errors import ConfigError, TrainingError
 from fedvlr_jax.evaluation.metrics import TEST, VALID
 from fedvlr_jax.federated import sampling
@@ -106,6 +107,7 @@ class Coordinator:
         )
         self._words, self._drawn = _drawing(settings, algorithm, sizes.num_users)
         self._bits, self._threshold = settings["secure"]["bits"], settings["secure"]["threshold"]
+        self._limits = limits_of(settings, algorithm, sizes.num_items)
         self._empty = 0  # rounds in a row that passed without a step
         self._noised = puts_noise(settings)  # then a silo answers one question about a round, and tells no losses
         self._rows = settings["client"]["download_rows"]
@@ -201,7 +203,7 @@ class Coordinator:
             if self._rows:
                 ids = self._asked_rows(state, cohort, tally)
                 question, users = with_rows(whole, ids), list(ids)
-            uploads = self.silos.train(question, users, self._timing.round_seconds, tally)
+            uploads = self.silos.train(question, users, self._timing.round_seconds, tally, self._limits)
             if uploads:
                 self._empty = 0
                 return self._aggregate(broadcast, uploads, len(cohort)), list(uploads)

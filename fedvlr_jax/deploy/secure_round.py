@@ -28,7 +28,7 @@ from fedvlr_jax.deploy.secure_messages import (
 from fedvlr_jax.deploy.silos import Silos, Tally
 from fedvlr_jax.errors import MessageError
 from fedvlr_jax.secure_sum import server
-from fedvlr_jax.secure_sum.messages import make_setup
+from fedvlr_jax.secure_sum.messages import ProtocolError, make_setup
 
 FEWEST = 3  # silos of a sum
 NEIGHBOURS = 100  # of a silo; all others where there are not more
@@ -72,7 +72,7 @@ class _Asked(NamedTuple):
             if node in answers:
                 try:
                     found[client] = read(client, answers[node])
-                except MessageError as error:
+                except (MessageError, ProtocolError) as error:
                     self.silos.fault(self.tally, "misfit", f"node {node}: {error}", weight[node])
         return found
 
@@ -109,7 +109,8 @@ def sum_in_secret(
         return SecretSum(None, ())
     order = random.Random(round_)
     setup = make_setup(places, round_=round_, degree=NEIGHBOURS, num_words=num_words, order=order, share=threshold)
-    adverts = tuple(asked.ask(ADVERTISE, {u: of_setup(setup, u) for u in places}, to_advert).values())
+    to_each = {u: of_setup(setup, u) for u in places}
+    adverts = tuple(asked.ask(ADVERTISE, to_each, lambda u, answer: server.usable(to_advert(u, answer))).values())
     shared = asked.ask(
         SHARE,
         {u: of_adverts(known) for u, known in server.route_adverts(setup, adverts).items()},

@@ -11,11 +11,13 @@ import numpy as np
 
 from fedvlr_jax.algorithm import Algorithm, make_algorithm
 from fedvlr_jax.assembly import parse_names
+from fedvlr_jax.deploy.client_uploads import Limits
 from fedvlr_jax.deploy.export import flat, private_shapes, require_no_prior
 from fedvlr_jax.deploy.messages import Layout, layout_of
 from fedvlr_jax.errors import MessageError
 from fedvlr_jax.evaluation.ranking import rank_all
 from fedvlr_jax.federated.client import draw_batch
+from fedvlr_jax.federated.executors import client_weights
 from fedvlr_jax.federated.scoring import Snapshot
 from fedvlr_jax.fields import flatten
 from fedvlr_jax.models.model import Upload
@@ -75,6 +77,13 @@ def shared_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 def puts_noise(settings: Mapping[str, Any]) -> bool:
     """Whether a silo puts noise on what its users send."""
     return "local_noise" in parse_names(settings["aggregation"]["transforms"])
+
+
+def limits_of(settings: Mapping[str, Any], algorithm: Algorithm, num_items: int) -> Limits:
+    """What the settings say of every upload of a client, whatever it has."""
+    transform = algorithm.pipeline.transform
+    weight = float(client_weights(algorithm.model, transform, jnp.float32(num_items)))
+    return Limits(weight, settings["aggregation"]["clip_norm"] if transform.bounded else np.inf)
 
 
 class Programs(NamedTuple):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from fedvlr_jax.deploy.client_uploads import ClientUpload, Limits, fault_of
 from fedvlr_jax.deploy.messages import (
     JOIN,
     RANK,
@@ -55,21 +56,6 @@ class Tally(NamedTuple):
     size: collections.Counter[str]
 
 
-class ClientUpload(NamedTuple):
-    """The upload of one client, arrays by the names of the broadcast.
-
-    Attributes:
-      ids_n: int32 [n], items; rows, head: cotangents at these items, and of the head.
-      alpha, loss: its weight and its mean loss.
-    """
-
-    ids_n: np.ndarray
-    rows: Mapping[str, np.ndarray]
-    head: Mapping[str, np.ndarray]
-    alpha: float
-    loss: float
-
-
 class Silos:
     """The silos of a federation, as the server sees them."""
 
@@ -112,9 +98,16 @@ class Silos:
                 self.fault(tally, "misfit", f"node {node}: {error}")
 
     def train(
-        self, question: Callable[[Sequence[int]], Message], users: Iterable[int], seconds: float, tally: Tally
+        self,
+        question: Callable[[Sequence[int]], Message],
+        users: Iterable[int],
+        seconds: float,
+        tally: Tally,
+        limits: Limits,
     ) -> dict[int, ClientUpload]:
-        """The uploads of some users that came in time and fit, by user; `question` makes what to ask a silo."""
+        """The uploads of some users that came in time, fit and are within the limits, by user; `question` makes what
+        to ask a silo.
+        """
         uploads: dict[int, ClientUpload] = {}
         for node, answer, sent, asked in self._ask_users(question, users, TRAIN, seconds, tally):
             try:
@@ -123,10 +116,8 @@ class Silos:
                 self.fault(tally, "misfit", f"node {node}: {error}", len(asked))
                 continue
             for user, upload in found.items():
-                numbers = np.array([upload.alpha, upload.loss])
-                values = (numbers, *upload.rows.values(), *upload.head.values())
-                if not all(bool(np.all(np.isfinite(x))) for x in values) or upload.alpha <= 0:
-                    self.fault(tally, "nonfinite", f"user {user}: an upload, weight or loss that is not finite")
+                if wrong := fault_of(upload, limits):
+                    self.fault(tally, wrong[0], f"user {user}: {wrong[1]}")
                 else:
                     uploads[user] = upload
         return uploads

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from fedvlr_jax.federated import robust
-from fedvlr_jax.federated.stacks import Stack, add_to_stack, empty_stack, merge_stacks
+from fedvlr_jax.federated.stacks import Stack, add_to_stack, empty_stack, merge_stacks, middle
 from fedvlr_jax.federated.trimmed_rows import trimmed_rows
 from fedvlr_jax.models.model import Broadcast, Upload
 from fedvlr_jax.types import Array, PyTree
@@ -114,7 +114,7 @@ def make_median(**_: Any) -> Aggregator:
 
     def median(ordered: Array, count: Array) -> Array:
         low, high = (_pick(ordered, index) for index in ((count - 1) // 2, count // 2))
-        return 0.5 * (low + high)
+        return middle(low, high)
 
     return _make_order_statistic(median)
 
@@ -131,7 +131,9 @@ def make_trimmed_mean(*, trim: float, **_: Any) -> Aggregator:
         cut = jnp.floor(trim * count + 1e-4).astype(count.dtype)
         rank = jnp.arange(ordered.shape[0]).reshape((-1,) + (1,) * count.ndim)
         kept = (rank >= cut[None]) & (rank < (count - cut)[None])
-        return jnp.sum(jnp.where(kept, ordered, 0.0), axis=0) / jnp.maximum(count - 2 * cut, 1)
+        kept_s = jnp.where(kept, ordered, 0.0)
+        scale = jnp.where(jnp.max(jnp.abs(kept_s), axis=0) > 1e30, 2.0**-30, 1.0)  # no sum overflows
+        return jnp.sum(kept_s * scale[None], axis=0) / jnp.maximum(count - 2 * cut, 1) / scale
 
     return _make_order_statistic(trimmed_mean)
 

@@ -97,7 +97,9 @@ def make_client_round(
       ``client_round(broadcast, state, history_l, key, transform_key, round[, evidence]) -> (state, upload, loss)``,
       pure: the private state of one client in and out, its train positives in ascending order and then `num_items`,
       the client's keys of this round for its draws and for its transforms, the number of the round, its evidence
-      where the host has score views, and the mean loss over its local steps.
+      where the host has score views, and the mean loss over its local steps. If anything that it made is not finite,
+      even where a clip made zeros of it afterwards, the state is the one that came in and the loss is NaN: as in a
+      simulation the client is left out.
     """
     local_update = make_local_update(model, settings)
     touched_rows = touched_rows and not transform.whole
@@ -113,18 +115,26 @@ def make_client_round(
     ) -> tuple[PrivateState, Upload, Array]:
         batch = draw_batch(settings, num_items, history_l, key, touched_rows=touched_rows)
         batch = batch._replace(draw=batch.draw._replace(evidence=evidence))
-        table, ids_n = state.params.get(ITEM_TABLE), batch.ids_n
+        before, table, ids_n = state, state.params.get(ITEM_TABLE), batch.ids_n
         if ids_n is not None:
             state = change_table(state, lambda table: take_rows(table, ids_n))
         state, upload, loss_a = local_update(broadcast, state, batch, round_)
+        alive = _all_finite((state, upload.rows, upload.head, loss_a))
         if ids_n is not None:
             state = change_table(state, lambda rows: given(table).at[ids_n].set(rows, mode="drop"))
         if transform.client is not None:
             upload, memory = transform.client(transform_key, upload, state.memory)
             state = state.replace(memory=memory)
-        return state, upload, jnp.mean(loss_a)
+        state = jax.tree.map(lambda new, old: jnp.where(alive, new, old), state, before)
+        return state, upload, jnp.where(alive, jnp.mean(loss_a), jnp.nan)
 
     return client_round
+
+
+def _all_finite(tree: PyTree) -> Array:
+    """bool [], whether every floating-point number is finite."""
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
 
 
 def make_local_update(model: Model, settings: LocalSettings) -> LocalUpdate:

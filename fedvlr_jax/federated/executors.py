@@ -242,8 +242,12 @@ class _Chunk(NamedTuple):
         if uploads is None:
             return result.state, jax.tree.map(jnp.add, carry, result.total)
         if isinstance(uploads, Factors):
-            weight_c = alpha_c if transform.by_norm is None else alpha_c * transform.by_norm(uploads.norm)
-            return result.state, add_factors(carry, uploads, weight_c, broadcast.rows.get("D"))
+            public_id = broadcast.rows.get("D")
+            if transform.by_norm is None:
+                return result.state, add_factors(carry, uploads, alpha_c, public_id)
+            with jax.default_matmul_precision("highest"):  # what is added has the norm that was bounded
+                weight_c = alpha_c * transform.by_norm(uploads.norm)
+                return result.state, add_factors(carry, uploads, weight_c, public_id)
         if transform.client is None:
             return result.state, self.aggregator.add(carry, uploads, alpha_c)
         key_c = sampling.entity_keys(sampling.stream(key, sampling.TRANSFORM, round_), user_c)

@@ -161,16 +161,18 @@ def _query(
 def upper_norm(factors: Factors, public_id: Array | None = None) -> Array:
     """The norm of one client's upload, [], with the rounding errors of its sum of products on top.
 
-    Terms of both signs may cancel; a norm that came out too small would let more through than a bound allows.
-    `public_id` is D, where the host broadcasts it.
+    Terms of both signs may cancel; a norm that came out too small would let more through than a bound allows. So
+    products are those of float32 also where an accelerator rounds their factors by default. `public_id` is D, where
+    the host broadcasts it.
     """
     e_ai = factors.e_ai
-    gram_aa = (e_ai @ e_ai.T) * sum(_flat(q) @ _flat(q).T for q in factors.query_a.values())
-    terms = [gram_aa]
-    for name, rows_l in factors.pooled_l.items():
-        e_al = e_ai.at[:, factors.position_l].get(mode="fill", fill_value=0)
-        terms.append(2 * e_al * (_flat(factors.query_a[name]) @ _flat(rows_l).T))
-    pulled = None if factors.pulled is None else factors.pulled.rows(given(public_id))
+    with jax.default_matmul_precision("highest"):
+        gram_aa = (e_ai @ e_ai.T) * sum(_flat(q) @ _flat(q).T for q in factors.query_a.values())
+        terms = [gram_aa]
+        for name, rows_l in factors.pooled_l.items():
+            e_al = e_ai.at[:, factors.position_l].get(mode="fill", fill_value=0)
+            terms.append(2 * e_al * (_flat(factors.query_a[name]) @ _flat(rows_l).T))
+        pulled = None if factors.pulled is None else factors.pulled.rows(given(public_id))
     rest = jax.tree.leaves((factors.pooled_l, pulled, factors.head))
     squared = sum(jnp.sum(x) for x in terms) + sum(jnp.sum(x**2) for x in rest)
     slack = 8 * jnp.finfo(e_ai.dtype).eps * sum(jnp.sum(jnp.abs(x)) for x in terms)
@@ -181,7 +183,8 @@ def upper_norm(factors: Factors, public_id: Array | None = None) -> Array:
 def add_factors(total: Broadcast, factors_c: Factors, weight_c: Array, public_id: Array | None = None) -> Broadcast:
     """``total + sum_c weight_c upload_c``; a client with weight 0 adds exactly nothing, whatever it sent.
 
-    `public_id` is D, where the host broadcasts it.
+    `public_id` is D, where the host broadcasts it. Where weights have a bound in them, products have to be those of
+    float32 (`jax.default_matmul_precision`), else what is added has another norm than what was bounded.
     """
     kept_c: Factors = keep_clients(weight_c != 0, factors_c._replace(position_l=jnp.zeros(weight_c.shape)))
     num_items = factors_c.e_ai.shape[-1]

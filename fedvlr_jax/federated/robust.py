@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fedvlr_jax.federated.stacks import Stack
+from fedvlr_jax.federated.stacks import Stack, middle
 from fedvlr_jax.models.model import Broadcast
 from fedvlr_jax.types import Array
 
@@ -87,7 +87,7 @@ def norm_bound(stack: Stack, weight: Array) -> Broadcast:
     norm_s = jnp.where(present_s, jnp.sqrt(_squared_distance_s(stack.uploads, zero)), jnp.inf)
     count, ordered_s = jnp.sum(present_s), jnp.sort(norm_s)
     low, high = (ordered_s[jnp.maximum(k, 0)] for k in ((count - 1) // 2, count // 2))
-    bound = jnp.where(count > 0, 0.5 * (low + high), 0.0)
+    bound = jnp.where(count > 0, middle(low, high), 0.0)
     factor_s = jnp.where(norm_s > bound, bound / jnp.where(norm_s > bound, norm_s, 1.0), 1.0)
     share_s = jnp.where(weight > 0, stack.alpha_s * factor_s / jnp.where(weight > 0, weight, 1.0), 0.0)
     return jax.tree.map(lambda x: jnp.tensordot(share_s, x, axes=1), stack.uploads)

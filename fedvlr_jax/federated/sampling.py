@@ -35,9 +35,15 @@ def cohort_mask(key: Array, num_users: int, clients_per_round: Array | int) -> A
 
 
 def poisson_mask(key: Array, num_users: int, rate: Array | float) -> Array:
-    """bool [u]: each client with probability `rate`, whoever else takes part; cohorts vary in size."""
+    """bool [u]: each client with probability `rate`, whoever else takes part; cohorts vary in size.
+
+    The probability is a whole multiple of 2^-32, not above `rate` but for the rounding of float32: numbers within
+    [0, 1) have 23 bits, which is too few for small rates of many clients.
+    """
     keys = entity_keys(key, jnp.arange(num_users))
-    return jax.vmap(lambda key: jax.random.uniform(key))(keys) < rate
+    words = jax.vmap(lambda key: jax.random.bits(key, dtype=jnp.uint32))(keys)
+    rate = jnp.asarray(rate, jnp.float32)
+    return (words < (jnp.minimum(rate, 1 - 2.0**-24) * 2.0**32).astype(jnp.uint32)) | (rate >= 1)
 
 
 def cohort_words(key: Array, num_users: int) -> Array:

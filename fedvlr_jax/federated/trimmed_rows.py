@@ -11,9 +11,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from fedvlr_jax.federated.stacks import Stack
+from fedvlr_jax.federated.stacks import Stack, middle
 from fedvlr_jax.models.model import Broadcast
 from fedvlr_jax.types import Array
+
+LARGE = 1e15
+"""Numbers whose products might overflow are scaled by powers of two, or to 1."""
 
 PASSES = 2
 """Times the direction of a row is found: the second time without what the first time leaves out."""
@@ -55,22 +58,31 @@ def _weights(flat_sif: Array, alpha_s: Array, sent_si: Array, trim: float) -> Ar
     """What the rows count for, [s, i]: the bounded weights of those that are kept, scaled to the alpha of all that
     sent a row.
     """
-    norm_si = jnp.linalg.norm(flat_sif, axis=2)
+    norm_si = _norm(flat_sif)
     sent_si = sent_si & (norm_si > 0)
     count_1i = jnp.sum(sent_si, axis=0, keepdims=True)
     alpha_si = jnp.where(sent_si, alpha_s[:, None], 0.0)
     excess_si = alpha_si * norm_si / _median(jnp.where(sent_si, alpha_si * norm_si, jnp.inf), count_1i)
-    weight_si = alpha_si / jnp.maximum(excess_si, 1.0)
+    weight_si = jnp.where(jnp.isfinite(norm_si), alpha_si / jnp.maximum(excess_si, 1.0), 0.0)
     # The product is computed in float32 here and may fall below a whole number that it equals exactly.
     cut_1i = jnp.floor(trim * count_1i + 1e-4).astype(count_1i.dtype)
     kept_si = weight_si
     for _ in range(PASSES):
         sum_if = jnp.einsum("si,sif->if", kept_si, flat_sif)
+        largest_i1 = jnp.max(jnp.abs(sum_if), axis=1, keepdims=True)
+        sum_if = sum_if * jnp.where(largest_i1 > LARGE, 2.0**-20 / largest_i1, 1.0)  # its direction is what counts
         along_si = weight_si * jnp.einsum("if,sif->si", sum_if, flat_sif)
         rank_si = jnp.argsort(jnp.argsort(jnp.where(sent_si, along_si, jnp.inf), axis=0), axis=0)
         kept_si = jnp.where((rank_si >= cut_1i) & (rank_si < count_1i - cut_1i), weight_si, 0.0)
     all_1i, kept_1i = (jnp.sum(x, axis=0, keepdims=True) for x in (alpha_si, kept_si))
     return kept_si * all_1i / jnp.where(kept_1i > 0, kept_1i, 1.0)
+
+
+def _norm(x_sif: Array) -> Array:
+    """L2 norms [s, i] whose squares do not overflow; infinite only where a norm itself is too large."""
+    largest_si1 = jnp.max(jnp.abs(x_sif), axis=2, keepdims=True)
+    scale_si1 = jnp.where(largest_si1 > LARGE, 2.0**-80, 1.0)
+    return jnp.linalg.norm(x_sif * scale_si1, axis=2) / scale_si1[..., 0]
 
 
 def _median(x_si: Array, count_1i: Array) -> Array:
@@ -79,4 +91,4 @@ def _median(x_si: Array, count_1i: Array) -> Array:
     low_1i, high_1i = (
         jnp.take_along_axis(ordered_si, jnp.maximum(k, 0), axis=0) for k in ((count_1i - 1) // 2, count_1i // 2)
     )
-    return 0.5 * (low_1i + high_1i)
+    return middle(low_1i, high_1i)

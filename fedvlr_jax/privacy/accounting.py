@@ -26,6 +26,7 @@ NOT_COVERED = (
     "losses, metrics and counts of clients in files and on the screen",
     "baselines printed beside the result",
     "other runs: budgets add up, and runs with the same seed share their noise",
+    "whoever knows the seed of the run, which its noise is made of",
 )
 """What every run lets out beside the noised sums."""
 
@@ -35,6 +36,10 @@ CHOICE_PRECISION, CHOICE_SHARE = 0.005, 0.1
 
 LOCAL_SENSITIVITY = 2.0
 """How far two uploads of one client can be apart, in units of the bound of each."""
+
+LEAST_DELTA = 1e-14
+"""For each round of a Poisson sample the least delta: losses are composed in double precision, whose errors could
+otherwise be as large as what delta allows, in either direction."""
 
 PRECISION = 1e-4
 """Relative precision of a noise multiplier that was solved for; the error is on the safe side."""
@@ -157,6 +162,11 @@ def guarantee_of(settings: Mapping[str, Any], num_users: int) -> Guarantee | Non
     asked, aggregation, server = settings["privacy"], settings["aggregation"], settings["server"]
     target, delta = asked["target_epsilon"], asked["delta"]
     if delta == 0:
+        if asked["prior_share"] > 0:
+            raise ConfigError(
+                f"privacy.prior_share: expected privacy.delta and privacy.target_epsilon, a budget of which it is a "
+                f"share, found {asked['prior_share']:g} without"
+            )
         return None
     transforms = aggregation["transforms"].split(",")
     local = "local_noise" in transforms
@@ -180,6 +190,11 @@ def guarantee_of(settings: Mapping[str, Any], num_users: int) -> Guarantee | Non
             f"of its own, so expected poisson with server.clients_per_round {cohort}, found {server['sampling']}"
         )
     rate, share = cohort / num_users, asked["prior_share"]
+    if rate < 1 and delta < LEAST_DELTA * settings["rounds"]:
+        raise ConfigError(
+            f"privacy.delta: the accountant of Poisson cohorts composes losses in double precision, so expected "
+            f"{LEAST_DELTA * settings['rounds']:g} or more for rounds {settings['rounds']}, found {delta:g}"
+        )
     if share == 0:
         noise = solve_noise_multiplier(target, delta, rate, settings["rounds"]) if target else given
         return Guarantee(noise, rate, delta)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -83,7 +84,7 @@ def make_setup(
       degree: neighbours of a client; all others where there are not more.
       num_words: length of the vectors.
       order: of the circle; nobody has to keep it secret.
-      share: of the neighbours whose shares give a secret, from a half to 1.
+      share: of the neighbours, the least whose shares give a secret, from a half to 1.
 
     Raises:
       ProtocolError: fewer than three clients, where a sum says too much, or a share out of range.
@@ -100,5 +101,6 @@ def make_setup(
     neighbours = {
         client: tuple(sorted(circle[(at + step) % size] for step in steps)) for at, client in enumerate(circle)
     }
-    threshold = max(int(share * len(steps)), len(steps) // 2 + 1)
+    # A product that is a whole number may be computed to a little more than it.
+    threshold = max(math.ceil(share * len(steps) - 1e-9), len(steps) // 2 + 1)
     return Setup(round_, neighbours, threshold, num_words)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fedvlr_jax.extras import require_extra
+from fedvlr_jax.secure_sum.messages import ProtocolError
 
 with require_extra("secure", "a secure sum"):
     from cryptography.exceptions import InvalidTag
@@ -36,8 +37,17 @@ def key_pair(private: bytes) -> KeyPair:
 
 
 def agreed_key(private: bytes, public: bytes, purpose: bytes) -> bytes:
-    """The key [32] that two parties share, each from its own private and the other's public key, for one purpose."""
-    shared = X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
+    """The key [32] that two parties share, each from its own private and the other's public key, for one purpose.
+
+    Raises:
+      ProtocolError: a public key with which everybody has the same shared key (a point of small order, RFC 7748).
+    """
+    try:
+        shared = X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError as error:
+        raise ProtocolError(
+            f"expected a public key of X25519, {KEY_BYTES} bytes and not of small order, found {public.hex()}"
+        ) from error
     return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=purpose).derive(shared)
 
 
@@ -53,10 +63,10 @@ def seal(key: bytes, nonce: bytes, message: bytes, context: bytes) -> bytes:
 
 
 def unseal(key: bytes, sealed: bytes, context: bytes) -> bytes | None:
-    """The message of `seal`, None if the key, the context or a bit of it is another one."""
+    """The message of `seal`, None if the key, the context or a bit of it is another one, or it was cut short."""
     try:
         return AESGCM(key).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], context)
-    except InvalidTag:
+    except (InvalidTag, ValueError):
         return None
 
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from fedvlr_jax.secure_sum import shamir
 from fedvlr_jax.secure_sum.client import add_pair_mask
-from fedvlr_jax.secure_sum.messages import Advert, Masked, Request, Revealed, SealedShare, Setup
-from fedvlr_jax.secure_sum.primitives import mask_words
+from fedvlr_jax.secure_sum.messages import Advert, Masked, ProtocolError, Request, Revealed, SealedShare, Setup
+from fedvlr_jax.secure_sum.primitives import agreed_key, mask_words
 
 
 class Outcome(NamedTuple):
@@ -23,6 +23,19 @@ class Outcome(NamedTuple):
 
     total: np.ndarray | None
     survivors: tuple[int, ...]
+
+
+def usable(advert: Advert) -> Advert:
+    """The advert, unless its keys would make the neighbours refuse: so its sender is left out, and they are not.
+
+    Raises:
+      ProtocolError: one key in both places, or one that nobody can agree on a secret with.
+    """
+    if advert.sealing == advert.masking:
+        raise ProtocolError(f"client {advert.client}: expected two public keys, found one twice")
+    for public in advert[1:]:
+        agreed_key(bytes(range(32)), public, b"usable")  # any private key finds a point of small order
+    return advert
 
 
 def route_adverts(setup: Setup, adverts: Iterable[Advert]) -> dict[int, tuple[Advert, ...]]:

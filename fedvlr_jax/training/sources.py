@@ -50,10 +50,12 @@ class Compared(NamedTuple):
     Attributes:
       users: in words, how its users were compared with those of this run.
       spent: ``epsilon``, ``delta`` and ``rounds`` up to now, None without a guarantee of privacy.
+      noise_seed: of which the noise on its uploads or their sums was made, None without noise.
     """
 
     users: str
     spent: dict[str, Any] | None = None
+    noise_seed: int | None = None
 
 
 def compare_sources(source: Source, dataset: Dataset, parts: tuple[str, ...]) -> dict[str, Compared]:
@@ -74,7 +76,7 @@ def compare_sources(source: Source, dataset: Dataset, parts: tuple[str, ...]) ->
     """
     where = f"init_from={source.workdir}"
     other = _dataset_of(source, dataset, parts, where)
-    said = {str(source.workdir): Compared(_compared(other, dataset, where), _spent(source))}
+    said = {str(source.workdir): Compared(_compared(other, dataset, where), _spent(source), _noise_seed(source))}
     while (older := source.settings["init_from"]) and older not in said:
         where = f"{where}, which started from {older}"
         try:
@@ -83,7 +85,7 @@ def compare_sources(source: Source, dataset: Dataset, parts: tuple[str, ...]) ->
         except UserError as error:
             said[older] = Compared(_not_compared(where, f"it cannot be read ({error})"))
             break
-        said[older] = Compared(_compared(other, dataset, where), _spent(source))
+        said[older] = Compared(_compared(other, dataset, where), _spent(source), _noise_seed(source))
     return said
 
 
@@ -140,6 +142,13 @@ def _spent(source: Source) -> dict[str, Any] | None:
         return None
     said = guarantee.describe(source.record["round"])
     return {name: said[name] for name in ("epsilon", "delta", "rounds")}
+
+
+def _noise_seed(source: Source) -> int | None:
+    settings = source.settings
+    num_users = source.record["data"]["num_users"]
+    noised = settings["aggregation"]["noise_multiplier"] > 0 or guarantee_of(settings, num_users) is not None
+    return settings["seed"] if noised else None
 
 
 def _not_compared(where: str, why: str) -> str:

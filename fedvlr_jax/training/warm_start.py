@@ -17,7 +17,7 @@ from fedvlr_jax.io.checkpoint import Checkpoints, describe_arrays
 from fedvlr_jax.io.files import json_ready
 from fedvlr_jax.privacy.accounting import guarantee_of
 from fedvlr_jax.training.schedule import RunProgress
-from fedvlr_jax.training.sources import Source, compare_sources, source_at
+from fedvlr_jax.training.sources import Compared, Source, compare_sources, source_at
 from fedvlr_jax.training.uncovered import warn_of_start
 from fedvlr_jax.types import Dataset, PyTree
 
@@ -50,7 +50,7 @@ def warm_start(state: PyTree, settings: Mapping[str, Any], dataset: Dataset) -> 
       CheckpointError: a workdir without an evaluated checkpoint.
       ConfigError: other items, other users where private parameters are asked for, parameters of other names, shapes
         or types, weights of score views in other coordinates, or a run that was trained on rows that are held out
-        here; all of them are named.
+        here; all of them are named. Under a guarantee of privacy also a run whose noise this one would make again.
       DataError: the data set of the other run is another one than this run's, and cannot be loaded to compare.
     """
     if not settings["init_from"]:
@@ -65,6 +65,7 @@ def warm_start(state: PyTree, settings: Mapping[str, Any], dataset: Dataset) -> 
     _require_same_basis(source, settings, dataset)
     origin: dict[str, Any] = {"compared": {older: known.users for older, known in found.items()}}
     if guarantee_of(settings, dataset.num_users) is not None:
+        _require_other_noise(found, settings["seed"])
         origin["privacy"] = {older: known.spent for older, known in found.items()}
         warn_of_start(origin["privacy"])
     prefixes = tuple(f"{part}/params/" for part in parts)
@@ -80,6 +81,20 @@ def warm_start(state: PyTree, settings: Mapping[str, Any], dataset: Dataset) -> 
         )
         state = state.replace(**{part: getattr(state, part).replace(params=params)})
     return state, RunProgress(origin=origin)
+
+
+def _require_other_noise(found: Mapping[str, Compared], seed: int) -> None:
+    """Refuses to make the noise of a run behind the start again.
+
+    Rounds start anew, and noise goes by the seed and the number of the round: of both runs' sums of one round, a
+    weighted difference would have no noise at all.
+    """
+    same = [older for older, known in found.items() if known.noise_seed == seed]
+    if same:
+        raise ConfigError(
+            f"seed: expected another seed than that of the runs behind init_from, since noise of the same seed is "
+            f"the same noise and their budgets would not add up; found {seed} here and in {', '.join(same)}"
+        )
 
 
 def refuse_warm_start(settings: Mapping[str, Any], what: str) -> None:
