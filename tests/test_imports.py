@@ -202,6 +202,18 @@ def reading_problems(path: str, source: str) -> list[str]:
     ]
 
 
+def loading_problems(path: str, source: str) -> list[str]:
+    """Parts of scipy that are imported by name: all of them are a fifth of a start that may need none.
+
+    ``import scipy`` loads a part where its name is first used, as in ``scipy.linalg.lapack``.
+    """
+    return [
+        f"{path}:{line}: expected `import scipy` and {name} where it is used"
+        for line, name in imported_names(ast.parse(source), path)
+        if name.startswith("scipy.")
+    ]
+
+
 def shape_problems(path: str, source: str) -> list[str]:
     """Missing docstrings of the module and its public functions, classes and methods, and too many lines."""
     found = [] if len(source.splitlines()) <= MAX_LINES else [f"{path}: more than {MAX_LINES} lines"]
@@ -268,7 +280,7 @@ def test_imports_stand_in_their_place(path):
 @pytest.mark.parametrize("path", files(PACKAGE))
 def test_library_files_are_documented_short_and_free_of_file_reading(path):
     source = (ROOT / path).read_text()
-    problems = shape_problems(path, source) + reading_problems(path, source)
+    problems = shape_problems(path, source) + reading_problems(path, source) + loading_problems(path, source)
     assert not problems, "\n".join(problems)
 
 
@@ -363,6 +375,12 @@ def test_missing_docstrings_long_files_and_file_reading_are_found():
         f"{path}:3: open() reads a file; that belongs in data, io, client_store"
     ]
     assert reading_problems(f"{PACKAGE}/data/folder.py", source) == []
+
+
+@pytest.mark.parametrize("source", ["import scipy.stats", "from scipy import stats", "from scipy.stats import norm"])
+def test_a_part_of_scipy_that_is_loaded_at_the_start_is_found(source):
+    (found,) = loading_problems(f"{PACKAGE}/client.py", source)
+    assert "expected `import scipy` and scipy.stats" in found
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import stats
+import scipy
 
 from fedvlr_jax.algorithm import Algorithm, make_algorithm
 from fedvlr_jax.data.buckets import make_client_data
@@ -174,9 +174,9 @@ def _bounds(
     above_k, wrong_k = (len(x) - np.searchsorted(np.sort(x), levels, side="right") for x in (inside, outside))
 
     def bound(hit_k: np.ndarray, of_hits: int, miss_k: np.ndarray, of_misses: int) -> np.ndarray:
-        power_k = np.where(hit_k > 0, stats.beta.ppf(alpha, np.maximum(hit_k, 1), of_hits - hit_k + 1), 0.0)
+        power_k = np.where(hit_k > 0, scipy.stats.beta.ppf(alpha, np.maximum(hit_k, 1), of_hits - hit_k + 1), 0.0)
         left_k = of_misses - miss_k
-        error_k = np.where(left_k > 0, stats.beta.ppf(1 - alpha, miss_k + 1, np.maximum(left_k, 1)), 1.0)
+        error_k = np.where(left_k > 0, scipy.stats.beta.ppf(1 - alpha, miss_k + 1, np.maximum(left_k, 1)), 1.0)
         return np.log(np.maximum(power_k - delta, 1e-300) / error_k)
 
     by_above_k = bound(above_k, num_in, wrong_k, num_out)
@@ -187,5 +187,5 @@ def _bounds(
 def variance_bounds(trials: int, confidence: float) -> tuple[float, float]:
     """What the sample variance of so many standard normal numbers lies between."""
     tail = (1 - confidence) / 2
-    low, high = stats.chi2.ppf([tail, 1 - tail], trials - 1) / (trials - 1)
+    low, high = scipy.stats.chi2.ppf([tail, 1 - tail], trials - 1) / (trials - 1)
     return float(low), float(high)

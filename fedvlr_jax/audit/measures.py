@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+import scipy
 
 
 class Leak(NamedTuple):
@@ -30,7 +30,7 @@ def leak(score_ui: np.ndarray, has_ui: np.ndarray) -> Leak:
       has_ui: bool [u, i], the truth; each client has some of the items and not all.
     """
     size, count_u = has_ui.shape[1], has_ui.sum(axis=1)
-    rank_ui = stats.rankdata(score_ui, axis=1)
+    rank_ui = scipy.stats.rankdata(score_ui, axis=1)
     above_u = np.sum(rank_ui * has_ui, axis=1) - count_u * (count_u + 1) / 2
     auc_u = above_u / (count_u * (size - count_u))
     # Of the items tied at the border a random part is among the best.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-from scipy import sparse
+import scipy
 
 from fedvlr_jax.types import Dataset
 
@@ -29,7 +29,7 @@ def neighbour_scores(
     """
     num_items, ranked = dataset.num_items, dataset.ranked
     ones = np.ones(len(ranked.train_user))
-    history_ui = sparse.csr_array((ones, (ranked.train_user, ranked.train_item)), (ranked.num_users, num_items))
+    history_ui = scipy.sparse.csr_array((ones, (ranked.train_user, ranked.train_item)), (ranked.num_users, num_items))
     similarity_ii = similarity_ii.copy()
     np.fill_diagonal(similarity_ii, 0)
     counts = tuple(counts)
@@ -41,5 +41,5 @@ def neighbour_scores(
     for k in counts:
         near_n = similarity_n >= ordered_ii[item, kth[k]]
         at = (other[near_n], item[near_n])
-        weights = sparse.csr_array((similarity_n[near_n], at), (num_items, num_items))
+        weights = scipy.sparse.csr_array((similarity_n[near_n], at), (num_items, num_items))
         yield k, (history_ui @ weights).toarray()

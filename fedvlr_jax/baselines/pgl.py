@@ -23,9 +23,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from flax import struct
-from scipy import sparse
-from scipy.sparse.linalg import svds
 
 from fedvlr_jax.baselines.batches import Triples
 from fedvlr_jax.baselines.contrast import info_nce
@@ -111,9 +110,9 @@ def low_rank_graph(dataset: Dataset, rank: int) -> Graph:
     degree_i = np.bincount(dataset.train_item, minlength=dataset.num_items)
     weight_e = 1 / np.sqrt(degree_u[dataset.train_user] * degree_i[dataset.train_item].astype(np.float64))
     shape = (dataset.num_users, dataset.num_items)
-    adjacency_ui = sparse.csr_array((weight_e, (dataset.train_user, dataset.train_item)), shape=shape)
+    adjacency_ui = scipy.sparse.csr_array((weight_e, (dataset.train_user, dataset.train_item)), shape=shape)
     if rank < min(shape):
-        left_ur, value_r, right_ri = svds(adjacency_ui, k=rank, v0=np.ones(min(shape)))
+        left_ur, value_r, right_ri = scipy.sparse.linalg.svds(adjacency_ui, k=rank, v0=np.ones(min(shape)))
     else:
         left_ur, value_r, right_ri = np.linalg.svd(adjacency_ui.toarray(), full_matrices=False)
     entry_ui = ((left_ur * value_r[None]) @ right_ri).astype(np.float32)

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import lapack, solve_triangular
+import scipy
 
 from fedvlr_jax.baselines.base import Hyper, HyperGrid, score_table, train_matrix
 from fedvlr_jax.types import Array, Dataset
@@ -43,7 +43,7 @@ def gram_factor(gram_ii: np.ndarray) -> np.ndarray:
     Args:
       gram_ii: float64 [i, i], symmetric and positive semi-definite.
     """
-    upper_ii, pivot_i, rank, _ = lapack.dpstrf(gram_ii)
+    upper_ii, pivot_i, rank, _ = scipy.linalg.lapack.dpstrf(gram_ii)
     factor_ri = np.zeros((rank, len(gram_ii)))
     factor_ri[:, pivot_i - 1] = np.triu(upper_ii)[:rank]
     return factor_ri
@@ -79,8 +79,8 @@ def ridge_scores(
         right_ri = kernel.rows_xi[:rank]
         for point in points:
             lower_rr = np.linalg.cholesky(gram_xr[:rank] + point["l2"] * np.eye(rank))
-            right = solve_triangular(lower_rr, right_ri, lower=True)
-            left_ru = solve_triangular(lower_rr, gram_xr[rank:].T, lower=True)
+            right = scipy.linalg.solve_triangular(lower_rr, right_ri, lower=True)
+            left_ru = scipy.linalg.solve_triangular(lower_rr, gram_xr[rank:].T, lower=True)
             inverse_ui = kernel.rows_xi[rank : rank + num_users] - left_ru.T @ right  # l2 R P
             diagonal_i = kernel.diagonal_i - np.einsum("ri,ri->i", right, right)  # l2 diag P
             yield point, history_ui - inverse_ui / diagonal_i[None]

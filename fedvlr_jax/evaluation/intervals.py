@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import ndtr, stdtrit
+import scipy
 
 from fedvlr_jax.evaluation.statistics import bootstrap_interval
 
@@ -70,7 +70,7 @@ def mean_intervals(
     mean_mr = _resample(values_msu, resamples, seed)
     found = []
     for values_su, mean_r in zip(values_msu, mean_mr, strict=True):
-        tail = float(ndtr(stdtrit(_degrees_of_freedom(values_su), (1 - confidence) / 2)))
+        tail = float(scipy.special.ndtr(scipy.special.stdtrit(_degrees_of_freedom(values_su), (1 - confidence) / 2)))
         low, high = np.quantile(mean_r, [tail, 1 - tail])
         found.append(Interval(float(low), float(high)))
     return found

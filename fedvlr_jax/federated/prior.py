@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from scipy.linalg import lapack
+import scipy
 
 from fedvlr_jax.agreed import Prior
 from fedvlr_jax.data.features import centred_rows
@@ -285,7 +285,7 @@ def neighbours(features: Sequence[np.ndarray | None], seen_i: np.ndarray, sharpn
 
 def inverse(gram_ii: np.ndarray, ridge: float) -> np.ndarray:
     """(G + ridge I)^-1 of a positive semi-definite G, whose lower triangle is read; in place of one copy of it."""
-    factorise, invert = lapack.get_lapack_funcs(("potrf", "potri"), (gram_ii,))
+    factorise, invert = scipy.linalg.lapack.get_lapack_funcs(("potrf", "potri"), (gram_ii,))
     work_ii = np.array(gram_ii, order="F")
     work_ii[np.diag_indices_from(work_ii)] += ridge
     work_ii, info = factorise(work_ii, lower=1, overwrite_a=1)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import sparse
+import scipy
 
 from fedvlr_jax.federated import prior
 from fedvlr_jax.federated.held_back import HeldBack, mean_ndcgs
@@ -144,8 +144,8 @@ class Judge(NamedTuple):
     """Inner histories with what is held back of them, float32 [u, i], flat and with the weights of recent items."""
 
     held: HeldBack
-    flat_ui: sparse.csr_array
-    recent_ui: sparse.csr_array
+    flat_ui: scipy.sparse.csr_array
+    recent_ui: scipy.sparse.csr_array
 
     @property
     def keep(self) -> bool:
@@ -199,10 +199,10 @@ def judge_of(held: HeldBack) -> Judge:
     settings = prior.PriorSettings(decay=DECAY)
     weight_r = prior.recency(dataset.train_age, settings, len(dataset.train_item)).astype(np.float32)
     at = (dataset.train_user, dataset.train_item)
-    flat_ui, recent_ui = (sparse.csr_array((x_r, at), shape) for x_r in (np.ones_like(weight_r), weight_r))
+    flat_ui, recent_ui = (scipy.sparse.csr_array((x_r, at), shape) for x_r in (np.ones_like(weight_r), weight_r))
     return Judge(held, flat_ui, recent_ui)
 
 
-def _through(history_ci: sparse.csr_array, map_ii: np.ndarray) -> np.ndarray:
+def _through(history_ci: scipy.sparse.csr_array, map_ii: np.ndarray) -> np.ndarray:
     dense = history_ci.nnz > DENSE * history_ci.shape[0] * history_ci.shape[1]
     return (history_ci.toarray() if dense else history_ci) @ map_ii

@@ -23,8 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import sparse
-from scipy.linalg import blas
+import scipy
 
 from fedvlr_jax.baselines.content import centred_features
 from fedvlr_jax.data.histories import add_at, places_of, split_by_user
@@ -154,7 +153,9 @@ def collective(
         return prior.ease(gram_ii, ridge)
     lower_ii = np.array(gram_ii, order="F")  # of a symmetric matrix `ease` reads the lower triangle
     for m, x_id in present.items():
-        lower_ii = blas.ssyrk(ridge * strength[m], x_id.T, trans=1, beta=1, c=lower_ii, lower=1, overwrite_c=1)
+        lower_ii = scipy.linalg.blas.ssyrk(
+            ridge * strength[m], x_id.T, trans=1, beta=1, c=lower_ii, lower=1, overwrite_c=1
+        )
     return prior.ease(lower_ii, ridge)
 
 
@@ -179,7 +180,7 @@ def content_kernel(feature_id: np.ndarray, name: str) -> np.ndarray:
     return kernel_ii
 
 
-def _alike(feature_id: np.ndarray, seen_i: np.ndarray) -> sparse.csr_array:
+def _alike(feature_id: np.ndarray, seen_i: np.ndarray) -> scipy.sparse.csr_array:
     """S, float32 [i, i]: every row a distribution over the seen items most like its own item, not itself."""
     unit_id, size = unit_rows(feature_id), len(feature_id)
     kept = min(NEIGHBOURS, size)
@@ -196,7 +197,7 @@ def _alike(feature_id: np.ndarray, seen_i: np.ndarray) -> sparse.csr_array:
         weight_rk = np.exp(logit_rk - largest_r1)
         column_ik[own_r], weight_ik[own_r] = found_rk, weight_rk / np.maximum(weight_rk.sum(axis=1), 1e-30)[:, None]
     start_r = np.arange(0, size * kept + 1, kept)
-    return sparse.csr_array((weight_ik.ravel(), column_ik.ravel(), start_r), (size, size))
+    return scipy.sparse.csr_array((weight_ik.ravel(), column_ik.ravel(), start_r), (size, size))
 
 
 def unit_rows(x_id: np.ndarray) -> np.ndarray:

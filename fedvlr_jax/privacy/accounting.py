@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.optimize import brentq
+import scipy
 
 from fedvlr_jax.errors import ConfigError, RunWarning
 from fedvlr_jax.privacy.gaussian import gaussian_delta, gaussian_epsilon
@@ -132,7 +132,9 @@ def solve_noise_multiplier(epsilon: float, delta: float, rate: float, rounds: in
     Args:
       epsilon, delta, rate, rounds: as of `epsilon_of`, all positive.
     """
-    log_mu = brentq(lambda log: gaussian_delta(epsilon, math.exp(log)) - delta, -50.0, 20.0, xtol=1e-12)
+    log_mu = scipy.optimize.brentq(
+        lambda log: gaussian_delta(epsilon, math.exp(log)) - delta, -50.0, 20.0, xtol=1e-12
+    )
     if rate == 1:
         return math.sqrt(rounds) / math.exp(log_mu) * (1 + PRECISION)
 
@@ -146,7 +148,7 @@ def solve_noise_multiplier(epsilon: float, delta: float, rate: float, rounds: in
         low, high, step = low - step, low, 2 * step
     while excess(high) > 0:
         low, high, step = high, high + step, 2 * step
-    return float(np.exp(brentq(excess, low, high, xtol=PRECISION / 2) + PRECISION))
+    return float(np.exp(scipy.optimize.brentq(excess, low, high, xtol=PRECISION / 2) + PRECISION))
 
 
 def guarantee_of(settings: Mapping[str, Any], num_users: int) -> Guarantee | None:

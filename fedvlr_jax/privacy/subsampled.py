@@ -17,8 +17,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import fft
-from scipy.special import logsumexp, ndtr
+import scipy
 
 GRID_POINTS = 1 << 14
 """Points over the range of the composed loss, at least."""
@@ -118,6 +117,7 @@ def _interval_mass(z: np.ndarray) -> np.ndarray:
     ends = np.concatenate([[-np.inf], z, [np.inf]])
     low, high = ends[:-1], ends[1:]
     # On the side where both are small, so that nothing cancels.
+    ndtr = scipy.special.ndtr
     return np.where(low > 0, ndtr(-low) - ndtr(-high), ndtr(high) - ndtr(low))
 
 
@@ -130,7 +130,7 @@ def _end(loss: Loss, rounds: int, tail: float, sign: int, powers: Sequence[float
     some = loss.mass > 0
     log_mass, value = np.log(loss.mass[some]), sign * value[some]
     power = np.asarray(powers)
-    cumulants = logsumexp(log_mass + power[:, None] * value, axis=1)
+    cumulants = scipy.special.logsumexp(log_mass + power[:, None] * value, axis=1)
     bounds = (rounds * cumulants - np.log(tail)) / power
     best = int(np.argmin(bounds))
     return sign * min(float(bounds[best]), rounds * float(value.max())), float(power[best])
@@ -139,8 +139,8 @@ def _end(loss: Loss, rounds: int, tail: float, sign: int, powers: Sequence[float
 def _power(one: Loss, rounds: int, low: float, high: float, tail: float) -> Loss:
     """The loss of all rounds within [low, high]; what lies outside counts as infinite."""
     begin, end = int(np.floor(low / one.step)), int(np.ceil(high / one.step))
-    size = fft.next_fast_len(max(end - begin + 1, len(one.mass)), real=True)
-    around = fft.irfft(fft.rfft(one.mass, size) ** rounds, size)
+    size = scipy.fft.next_fast_len(max(end - begin + 1, len(one.mass)), real=True)
+    around = scipy.fft.irfft(scipy.fft.rfft(one.mass, size) ** rounds, size)
     index = (np.arange(begin, begin + size) - rounds * round(one.low / one.step)) % size
     infinite = -np.expm1(rounds * np.log1p(-one.infinite)) + 2 * tail
     return Loss(begin * one.step, one.step, np.maximum(around[index], 0.0), infinite)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+import scipy
 from tabulate import tabulate
 
 from fedvlr_jax.errors import ConfigError
@@ -62,7 +62,7 @@ def over_runs(name: str, expected: Expected, x_k: np.ndarray, y_ek: np.ndarray) 
     """
     require_runs(len(y_ek))
     slope_e = slopes(x_k, y_ek)
-    half = stats.t.ppf(0.975, len(slope_e) - 1) * slope_e.std(ddof=1) / np.sqrt(len(slope_e))
+    half = scipy.stats.t.ppf(0.975, len(slope_e) - 1) * slope_e.std(ddof=1) / np.sqrt(len(slope_e))
     return Exponent(name, expected, slope_e.mean(), slope_e.mean() - half, slope_e.mean() + half)
 
 
@@ -74,9 +74,9 @@ def over_points(name: str, expected: Expected, x_k: np.ndarray, y_k: np.ndarray)
     """
     if len(np.unique(x_k)) < 3:
         raise ConfigError(f"{name}: expected at least three values for an interval, found {len(np.unique(x_k))}")
-    fit = stats.linregress(np.log(np.asarray(x_k, float)), np.log(np.asarray(y_k, float)))
+    fit = scipy.stats.linregress(np.log(np.asarray(x_k, float)), np.log(np.asarray(y_k, float)))
     # Without any variation the error of the slope is 0 / 0, and the slope is exactly zero.
-    half = stats.t.ppf(0.975, len(x_k) - 2) * np.nan_to_num(fit.stderr)
+    half = scipy.stats.t.ppf(0.975, len(x_k) - 2) * np.nan_to_num(fit.stderr)
     return Exponent(name, expected, fit.slope, fit.slope - half, fit.slope + half)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from fedvlr_jax.theory.bounds import Bounds, Constants, stability_limit
 from fedvlr_jax.theory.trajectories import GridRuns
@@ -140,7 +140,7 @@ def _worst(
 def margin(sample_e: np.ndarray) -> np.ndarray:
     """How far the mean over seeds (leading axis) may be from its expectation, at `LEVEL`."""
     count = len(sample_e)
-    return stats.t.ppf(1 - LEVEL / 2, count - 1) * sample_e.std(axis=0, ddof=1) / np.sqrt(count)
+    return scipy.stats.t.ppf(1 - LEVEL / 2, count - 1) * sample_e.std(axis=0, ddof=1) / np.sqrt(count)
 
 
 def _sampling(probe, setting: tuple[int, float, int], grid: CheckGrid, bounds: Bounds) -> StatementRow:
