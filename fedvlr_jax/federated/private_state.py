@@ -14,7 +14,7 @@ from fedvlr_jax.types import Array, PrivateState
 OFFSET = "offset"
 """Name of the moves of a client's own copy of its rows, while a host fine-tunes them before scoring."""
 
-DRAWN_AT_ONCE = 1024
+DRAWN_AT_ONCE = 256
 """Clients whose first private parameters are drawn together."""
 
 
