@@ -21,7 +21,7 @@ from fedvlr_jax.audit.measures import leak, router_leak
 from fedvlr_jax.audit.report import as_rows, strongest, table
 from fedvlr_jax.audit.runner import Finding, RouterFinding, audit, defended
 from fedvlr_jax.audit.uploads import Seen, clipped, make_observer, noised, summed
-from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.errors import ConfigError, TrainingError
 from fedvlr_jax.federated import sampling
 from fedvlr_jax.federated.transforms import upload_norm
 from fedvlr_jax.training.experiment import make_experiment
@@ -156,6 +156,12 @@ def test_a_client_who_has_every_item_is_not_attacked():
     )
     with pytest.raises(ConfigError, match="audit: expected a client of tiny who lacks some item, found none"):
         next(audit(make_experiment(tree, everything), LITTLE))
+
+
+def test_uploads_that_are_not_finite_are_no_finding():
+    tree = settings(host__name="fcf", variant="base", client__init_scale=1e38, server__init_scale=1e38)
+    with pytest.raises(TrainingError, match="round 0: expected uploads that are finite, found 13 of 13"):
+        list(audit(make_experiment(tree, DATASET), LITTLE))
 
 
 def test_an_audit_without_rows_or_of_states_elsewhere_is_refused():

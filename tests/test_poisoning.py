@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,6 +104,17 @@ def test_a_share_of_no_client_is_not_shown_as_an_attack():
     plan |= {"attackers": "twins", "seeds": (0,), "every": 1}
     with pytest.raises(ConfigError, match=r"one client or more, found 0.03 of the 13 in tiny"):
         next(promotion(settings(variant="base", host__name="fcf"), lambda seed: tiny_dataset(), plan))
+
+
+def test_data_without_held_out_rows_is_refused():
+    """Nothing would be better than nothing, and all numbers zero."""
+    dataset = tiny_dataset()
+    plan = {"aggregators": "weighted_mean", "promoters": (0.0,), "train_rounds": 1, "targets": 3, "popular": 5}
+    plan |= {"attackers": "twins", "seeds": (0,), "every": 1}
+    for field, name in (("valid_item", "validation"), ("test_item", "test")):
+        without = dataclasses.replace(dataset, **{field: np.full(dataset.num_users, -1, np.int32)})
+        with pytest.raises(ConfigError, match=f"audit: expected {name} rows, .* found none in tiny"):
+            next(promotion(settings(variant="base", host__name="fcf"), lambda seed, x=without: x, plan))
 
 
 def test_cohorts_under_promoters_are_drawn_as_the_settings_say(monkeypatch):

@@ -76,8 +76,8 @@ def promotion(
         ``targets``, how many of the least popular items that anybody has; ``popular``, how many they shall be like.
 
     Raises:
-      ConfigError: an unknown attacker, a share of less than one client, a host that forms sums before its rounds, or
-        private states elsewhere than on one device.
+      ConfigError: an unknown attacker, a share of less than one client, a host that forms sums before its rounds, no
+        held-out rows, or private states elsewhere than on one device.
     """
     require_one_device(settings, "audit")
     attackers = parse_names(plan["attackers"])
@@ -85,12 +85,7 @@ def promotion(
         require_one_of((*PROMOTERS, FANS), "audit.attackers", name)
     for seed in plan["seeds"]:
         dataset = dataset_of(seed)
-        for share in plan["promoters"]:
-            if share and not round(share * dataset.num_users):
-                raise ConfigError(
-                    f"audit.promoters: expected 0 or shares of one client or more, found {share:g} of the "
-                    f"{dataset.num_users} in {dataset.name}"
-                )
+        _require_judged(dataset, plan["promoters"])
         for aggregator in parse_names(plan["aggregators"]) or tuple(AGGREGATORS):
             changes = {"aggregation.aggregator": aggregator, "compute.path": "auto", "seed": seed}
             changed = override(settings, changes)
@@ -98,6 +93,19 @@ def promotion(
                 agreed = _agree(dataset, plan["targets"], plan["popular"], round(share * dataset.num_users))
                 found = _trained(changed, dataset, agreed, name, plan["train_rounds"], plan["every"])
                 yield PromotionFinding(seed, aggregator, name, 100 * share, *found)
+
+
+def _require_judged(dataset: Dataset, shares: Sequence[float]) -> None:
+    """Refuses data whose rounds nobody can judge, and shares that are no client."""
+    for name, item in (("validation", dataset.valid_item), ("test", dataset.test_item)):
+        if not (item >= 0).any():
+            raise ConfigError(f"audit: expected {name} rows, by which it judges, found none in {dataset.name}")
+    for share in shares:
+        if share and not round(share * dataset.num_users):
+            raise ConfigError(
+                f"audit.promoters: expected 0 or shares of one client or more, found {share:g} of the "
+                f"{dataset.num_users} in {dataset.name}"
+            )
 
 
 def _attacks(attackers: Sequence[str], shares: Sequence[float]) -> Iterator[tuple[str, float]]:

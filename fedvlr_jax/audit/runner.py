@@ -11,7 +11,7 @@ import numpy as np
 from fedvlr_jax.audit.attacks import ATTACKS
 from fedvlr_jax.audit.measures import Leak, RouterLeak, leak, router_leak
 from fedvlr_jax.audit.uploads import Seen, clipped, make_observer, noised, summed
-from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.errors import ConfigError, TrainingError
 from fedvlr_jax.privacy.accounting import solve_noise_multiplier
 from fedvlr_jax.training.experiment import Experiment, require_one_device
 from fedvlr_jax.types import FedState
@@ -56,6 +56,7 @@ def audit(experiment: Experiment, plan: Mapping[str, Any]) -> Iterator[Finding |
 
     Raises:
       ConfigError: private states elsewhere, a method without rows in its uploads, or nobody to attack.
+      TrainingError: training has led to uploads that are not finite.
     """
     settings, dataset, clients, algorithm = experiment
     require_one_device(settings, "audit")
@@ -74,6 +75,12 @@ def audit(experiment: Experiment, plan: Mapping[str, Any]) -> Iterator[Finding |
         if more := number - int(state.public.round):
             state, _ = run(state, clients, num_rounds=more)
         seen = see(state)
+        finite_u = np.isfinite(seen.norm_u)
+        if not finite_u.all():
+            raise TrainingError(
+                f"round {number}: expected uploads that are finite, found {np.sum(~finite_u)} of {finite_u.size} "
+                "that are not. Lower client.lr or server.lr"
+            )
         for defence, draws in defended(seen, plan, attacked_u):
             yield from _findings(number, defence, draws, has_ui[attacked_u])
         if algorithm.router_weights is not None:

@@ -5,8 +5,9 @@
     private, upload, loss = client.update(private, history, round_=0)     # train for one round; send `upload`
     client.recommend(private, history, k=10)                              # item numbers, best first
 
-`history` is the client's own item numbers in any order. The private state never has to leave the device; `save` and
-`load` keep it in a file. A seed that protects somebody is drawn from the operating system and kept secret.
+`history` is the client's own item numbers in any order. A loss of NaN says that numbers were not finite: nothing
+moved, and the upload is not to be sent. The private state never has to leave the device; `save` and `load` keep it in
+a file. A seed that protects somebody is drawn from the operating system and kept secret.
 """
 
 import json
