@@ -213,6 +213,10 @@ def test_the_benchmark_of_privacy_has_each_method_under_each_budget(module):
         f"fcf+base{label}"
         for label in (*("", *(f", eps {epsilon}" for epsilon in privacy_ku.EPSILONS)), ", gradient noise")
     ]
+    shares = {method.name: method.settings["privacy"]["prior_share"] for method in federated}
+    assert {name for name, share in shares.items() if share} == {
+        f"fedprior+base, eps {epsilon}" for epsilon in privacy_ku.EPSILONS
+    }
     assert len(listed.notes) == len(labels)  # under gradient noise the sums of fedprior are exact
     assert [note.partition(":")[0] for note in listed.notes if EXACT_SUMS in note] == [
         "fedprior+base, gradient noise"

@@ -33,6 +33,7 @@ def get_config() -> ConfigDict:
     config.epochs_patience = 10  # evaluations without better validation NDCG@50 before stopping
 
     # Settings and grids by pattern of method names; patterns apply in alphabetical order ("*" first), later ones win.
+    # Settings with a label, as "fedprior+*, eps *", are for changed methods alone.
     config.settings = ConfigDict()
     config.grid = ConfigDict()
     config.changed = ConfigDict()  # federated methods once more with these fields: {"eps 8": fields(...)}

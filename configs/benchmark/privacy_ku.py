@@ -46,15 +46,15 @@ def private(config: ConfigDict) -> ConfigDict:
             if name in group:
                 del group[name]
     # One noised sum has nearly all of a budget, and the prior alone ranks: there is no round to choose, and the grid
-    # is about exact priors. Without a budget the share changes nothing.
-    config.settings["fedprior+*"].update(fields(privacy__prior_share=0.999, host__model_weight=0.0))
+    # is about exact priors.
+    config.settings["fedprior+*"].update(fields(host__model_weight=0.0))
+    config.settings["fedprior+*, eps *"] = fields(privacy__prior_share=0.999)
     config.grid["fedprior+*"] = fields(prior__reach=(0.0, 0.5))
     config.changed, config.changed_of = ConfigDict(), "*"
     config.changed["gradient noise"] = fields(
         aggregation__transforms="clip,local_noise",
         aggregation__noise_multiplier=0.15,
         privacy__delta=1e-5,
-        privacy__prior_share=0.0,
     )
     for epsilon in EPSILONS:
         config.changed[f"eps {epsilon}"] = fields(

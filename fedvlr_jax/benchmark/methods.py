@@ -130,7 +130,10 @@ def _federated(config: Mapping[str, Any]) -> list[Method]:
 
 
 def _changed(config: Mapping[str, Any], methods: Sequence[Method]) -> list[Method]:
-    """Methods once more for every entry of ``config.changed``: the same grid but for the settings that it changes."""
+    """Methods once more for every entry of ``config.changed``: the same grid but for the settings that it changes.
+
+    A pattern of ``config.settings`` with a comma and a label, as "fedprior+*, eps *", is for these alone.
+    """
     found, patterns = [], parse_names(config["changed_of"])
     if config["changed"]:
         _check_patterns("changed_of", patterns, [method.name for method in methods], "federated method")
@@ -138,6 +141,9 @@ def _changed(config: Mapping[str, Any], methods: Sequence[Method]) -> list[Metho
         for method in (m for m in methods if _fits(m.name, patterns)):
             name = f"{method.name}, {label}"
             fixed = dict(flatten(config["changed"][label]))
+            for pattern, values in config["settings"].items():
+                if ", " in pattern and fnmatchcase(name, pattern):
+                    fixed |= dict(flatten(values))
             settings = _checked(name, method.settings, fixed)
             found.append(method._replace(name=name, settings=settings, grid=_without_axes(method.grid, fixed)))
     return found
