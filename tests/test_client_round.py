@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from laws.rounds import first_state
 from problems import client_data, relative_difference, settings, spread, tiny_dataset
 
 from fedvlr_jax.algorithm import Algorithm, make_algorithm
@@ -81,7 +82,7 @@ def test_a_server_and_devices_that_exchange_messages_equal_a_simulated_run(host,
         aggregation__noise_multiplier=0.1,
     )
     algorithm, data = make_algorithm(tree, DATASET), client_data(DATASET)
-    start = jax.jit(algorithm.init)(jax.random.key(0))
+    start = first_state(algorithm)
     simulated, _ = jax.jit(algorithm.run, static_argnums=2)(start, data, ROUNDS)
 
     programs, public = compiled(algorithm), start.public

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from laws.rounds import first_state
 from problems import HOST_NAMES, client_data, relative_difference, settings, spread, tiny_dataset
 from scipy import stats
 
@@ -188,7 +189,7 @@ def test_dot_equals_fused_rows_times_query(w_j):
 @pytest.mark.parametrize("host", spread(HOST_NAMES, ["fcf", "fedncf", "fedrap", "fedblend"]))
 def test_scores_are_personal_finite_and_follow_an_item_permutation(host):
     algorithm = make_algorithm(settings(host__name=host), DATASET)
-    state = jax.jit(algorithm.init)(jax.random.key(0))
+    state = first_state(algorithm)
     data = client_data(DATASET)
     s_ui = np.asarray(
         jax.jit(lambda s, b: algorithm.score(algorithm.snapshot(s, data.content), b))(state, data.buckets[0])
@@ -204,7 +205,7 @@ def test_pfedrec_tuning_moves_only_the_rows_a_client_trains_on():
         algorithm = make_algorithm(
             settings(host__name="pfedrec", host__tune_steps=steps, host__tune_lr=1.0, client__negatives=1), DATASET
         )
-        state = jax.jit(algorithm.init)(jax.random.key(0))
+        state = first_state(algorithm)
         data = client_data(DATASET)
         score = jax.jit(lambda s: algorithm.score(algorithm.snapshot(s, data.content), data.buckets[0]))
         return np.asarray(score(state))
@@ -222,7 +223,7 @@ def test_pfedrec_tuning_moves_only_the_rows_a_client_trains_on():
 
 def test_router_weights_read_the_history_of_one_client():
     algorithm = make_algorithm(settings(), DATASET)
-    state = jax.jit(algorithm.init)(jax.random.key(0))
+    state = first_state(algorithm)
     data = client_data(DATASET)
     params = jax.jit(algorithm.snapshot)(state, data.content)
     bucket = data.buckets[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import pytest
+from laws.rounds import first_state
 from problems import client_data, relative_difference, settings, spread, tiny_dataset
 
 from fedvlr_jax.algorithm import make_algorithm
@@ -16,7 +17,7 @@ def after(rounds: int, **overrides):
     """The state after some rounds, and the settings of a client's steps."""
     algorithm = make_algorithm(settings(**(ROUTED | overrides)), DATASET)
     run = jax.jit(algorithm.run, static_argnums=2)
-    return run(jax.jit(algorithm.init)(jax.random.key(0)), client_data(DATASET), rounds), algorithm.local
+    return run(first_state(algorithm), client_data(DATASET), rounds), algorithm.local
 
 
 CASES = [("fcf", "gathered"), ("pfedrec", "fused"), ("fedrap", "uploads"), ("fedncf", "picked")]
@@ -31,7 +32,7 @@ def test_closed_form_equals_plain_steps(host, path):
         assert not local.closed_form
         (closed, info), local = after(3, **common)
         assert local.closed_form
-        start = jax.jit(make_algorithm(settings(**(ROUTED | common)), DATASET).init)(jax.random.key(0))
+        start = first_state(make_algorithm(settings(**(ROUTED | common)), DATASET))
         moved = relative_difference(start.private.params["variant"], plain.private.params["variant"])
         assert moved > 1e-3
         for a, b in ((closed.public, plain.public), (closed.private, plain.private), (info, info_plain)):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from laws.rounds import DATASET, after
+from laws.rounds import DATASET, after, first_state
 from problems import client_data, relative_difference, settings
 
 from fedvlr_jax.algorithm import make_algorithm
@@ -32,7 +32,7 @@ def rounds():
     """State before, state after, report and survivors of each of six rounds that lose clients."""
     algorithm = make_algorithm(settings(**COMMON | LOSING), DATASET)
     run, data = jax.jit(algorithm.run, static_argnums=2), client_data(DATASET)
-    state, found = jax.jit(algorithm.init)(jax.random.key(1)), []
+    state, found = first_state(algorithm, 1), []
     for number in range(ROUNDS):
         before = state
         state, info = run(before, data, 1)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from laws.rounds import clients_of, drawn_negatives
+from laws.rounds import clients_of, drawn_negatives, first_state
 from problems import client_data, histories, relative_difference, settings, spread, tiny_dataset
 
 from fedvlr_jax.algorithm import make_algorithm
@@ -63,7 +63,7 @@ def test_round_equals_algorithm_1_in_float64(operators, path):
         dataset = tiny_dataset(num_users=3, num_items=20, dtype=np.float64, longest=2)
         tree = settings(fusion__operators=",".join(operators), compute__path=path)
         algorithm = make_algorithm(tree, dataset)
-        state = jax.jit(algorithm.init)(jax.random.key(3))
+        state = first_state(algorithm, 3)
         data = client_data(dataset)
         new, _ = jax.jit(algorithm.run, static_argnums=2)(state, data, 1)
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from laws.rounds import first_state
 from problems import client_data, relative_difference, settings, tiny_dataset
 
 from benchmarks.numpy_client import local_update
@@ -19,7 +20,7 @@ DATASET = tiny_dataset()
 def test_numpy_client_equals_the_local_update(variant):
     with jax.enable_x64(True):
         algorithm = make_algorithm(settings(host__name="fcf", variant=variant), DATASET)
-        state, data = jax.jit(algorithm.init)(jax.random.key(0)), client_data(DATASET)
+        state, data = first_state(algorithm), client_data(DATASET)
         broadcast = algorithm.model.publish(state.public.params, data.content)
         history_l, key = data.buckets[0].history[3], jax.random.key(7)
         local = jax.tree.map(lambda x: x[3], state.private)

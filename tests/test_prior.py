@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from laws.rounds import first_state
 from problems import client_data, histories, settings, tiny_dataset
 
 from fedvlr_jax.algorithm import make_algorithm
@@ -138,7 +139,7 @@ def test_a_client_scores_with_its_own_history_newer_items_first():
 def scores(model_weight: float, data) -> np.ndarray:
     tree = settings(host__name="fedprior", variant="vbpr", host__model_weight=model_weight)
     algorithm = make_algorithm(tree, DATASET)
-    state = jax.jit(algorithm.init)(jax.random.key(0))
+    state = first_state(algorithm)
     bucket = data.buckets[0]
     params = algorithm.snapshot(state, data.content, data.prior)
     by_slot = np.asarray(jax.jit(algorithm.score)(params, bucket))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from laws.rounds import DATASET, after
+from laws.rounds import DATASET, after, first_state
 from problems import client_data, settings
 from test_training import Crash, SignalLater, lines, outcome
 from toy_algorithm import toy_experiment
@@ -129,7 +129,7 @@ def test_a_small_rate_of_many_clients_is_the_one_that_is_accounted():
 def test_rounds_train_whom_they_draw_and_survive_empty_cohorts():
     common = {"variant": "base", "server__sampling": "poisson", "server__clients_per_round": 2}
     algorithm = make_algorithm(settings(**common), DATASET)
-    start = jax.jit(algorithm.init)(jax.random.key(0))
+    start = first_state(algorithm)
     state, info = after(12, start=start, **common)
     drawn = [
         np.asarray(sampling.poisson_mask(sampling.stream(start.key, sampling.COHORT, r), 13, 2 / 13))
@@ -157,7 +157,7 @@ def test_noise_of_a_budget_is_that_on_the_mean_of_the_expected_cohort():
         "rounds": 20,
     }
     algorithm = make_algorithm(settings(**common), DATASET)
-    start = jax.jit(algorithm.init)(jax.random.key(0))
+    start = first_state(algorithm)
     state, _ = jax.jit(algorithm.run, static_argnums=2)(start, client_data(DATASET), 1)
     moved = np.asarray(state.public.params["variant"]["D"] - start.public.params["variant"]["D"])
     sigma = np.std(moved) * 6  # over 6 clients on average; the bound times the rate is one

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 from laws import hosts
-from laws.rounds import DATASET, after
+from laws.rounds import DATASET, after, first_state
 from problems import (
     HOST_NAMES,
     MODELS,
@@ -93,7 +93,7 @@ def test_the_distinct_ids_of_a_draw_are_ascending_and_positions_lead_back(num_it
 def test_a_client_alone_gives_the_upload_it_gives_among_others(touched_rows, objective):
     with jax.enable_x64(True):  # in float32 the two differ by the order of summation
         algorithm = make_algorithm(settings(objective=objective, host__name="fedrap"), DATASET)
-        state = jax.jit(algorithm.init)(jax.random.key(1))
+        state = first_state(algorithm, 1)
         bucket = client_data(DATASET).buckets[0]
         local_settings = algorithm.local
         update = jax.jit(make_local_update(algorithm.model, local_settings))
@@ -124,7 +124,7 @@ def test_only_the_cohort_moves_and_its_private_state_persists():
     algorithm = make_algorithm(settings(server__clients_per_round=4, host__name="fedrap"), DATASET)
     run = jax.jit(algorithm.run, static_argnums=2)
     data = client_data(DATASET)
-    states = [jax.jit(algorithm.init)(jax.random.key(0))]
+    states = [first_state(algorithm)]
     for _ in range(6):
         states.append(run(states[-1], data, 1)[0])
     moved_once = set()
@@ -152,7 +152,7 @@ def test_only_the_cohort_moves_and_its_private_state_persists():
 )
 def test_a_client_that_is_not_finite_is_left_out_and_counted(path, bad):
     algorithm = make_algorithm(settings(compute__path=path), DATASET)
-    state = jax.jit(algorithm.init)(jax.random.key(0))
+    state = first_state(algorithm)
     culprit = 6
     poisoned = jax.tree.map(lambda x: x.at[culprit].set(bad), state.private.params)
     poisoned = state.replace(private=state.private.replace(params=poisoned))
@@ -171,7 +171,7 @@ def test_a_client_that_is_not_finite_is_left_out_and_counted(path, bad):
 
 def test_a_round_of_only_broken_clients_leaves_the_model_alone():
     algorithm = make_algorithm(settings(), DATASET)
-    state = jax.jit(algorithm.init)(jax.random.key(0))
+    state = first_state(algorithm)
     broken = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), state.private.params)
     state = state.replace(private=state.private.replace(params=broken))
     new, info = jax.jit(algorithm.run, static_argnums=2)(state, client_data(DATASET), 1)
@@ -196,7 +196,7 @@ def test_what_a_host_derives_once_for_all_clients_changes_nothing(monkeypatch, v
     with jax.enable_x64(True):
         algorithm = make_algorithm(settings(host__name="fedncf", variant=variant, compute__path="picked"), DATASET)
         data = client_data(DATASET)
-        state = jax.jit(algorithm.init)(jax.random.key(0))
+        state = first_state(algorithm)
         once = jax.jit(algorithm.run, static_argnums=2)(state, data, 2)[0]
         asked = []
         monkeypatch.setattr(executors, "derived", lambda model, broadcast: asked.append(1) or broadcast)
@@ -228,7 +228,7 @@ def test_one_trace_over_several_calls_and_same_seed_same_bits():
     data = client_data(DATASET)
     finals = []
     for _ in range(2):
-        state = jax.jit(algorithm.init)(jax.random.key(7))
+        state = first_state(algorithm, 7)
         for _ in range(3):
             state, _ = run(state, data, 2)
         finals.append(jax.device_get((state.public, state.private)))
@@ -238,7 +238,7 @@ def test_one_trace_over_several_calls_and_same_seed_same_bits():
 def test_rounds_in_one_scan_equal_rounds_one_by_one():
     algorithm = make_algorithm(settings(server__optimizer="adam"), DATASET)
     run = jax.jit(algorithm.run, static_argnums=2)
-    data, state = client_data(DATASET), jax.jit(algorithm.init)(jax.random.key(2))
+    data, state = client_data(DATASET), first_state(algorithm, 2)
     together, infos = run(state, data, 3)
     for k in range(3):
         state, info = run(state, data, 1)

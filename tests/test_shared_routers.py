@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from laws.rounds import clients_of, drawn_negatives
+from laws.rounds import clients_of, drawn_negatives, first_state
 from problems import client_data, histories, relative_difference, settings, spread, tiny_dataset
 
 from fedvlr_jax.algorithm import make_algorithm
@@ -102,7 +102,7 @@ def test_a_round_with_public_router_parameters_equals_algorithm_1(router, path):
             router__spread=SPREAD,
         )
         algorithm, data = make_algorithm(tree, dataset), client_data(dataset)
-        state = started(jax.jit(algorithm.init)(jax.random.key(3)))
+        state = started(first_state(algorithm, 3))
         new, _ = jax.jit(algorithm.run, static_argnums=2)(state, data, 1)
         draws = drawn_negatives(dataset, data, state.key, 0, steps=STEPS, negatives=3)
         private = {

@@ -91,11 +91,10 @@ def run_all(
       report: takes a line of progress.
     """
     eta_r, cohort_m = jnp.asarray(rates, float), jnp.asarray(cohorts, jnp.int32)
-    look = jax.jit(
-        _over_lanes(make_curvature(problem, sizes.curvature_clients, CURVATURE_ITERATIONS), CURVATURE_LANES)
-    )
-    few = jax.tree.map(lambda x: x[: sizes.curvature_seeds], states)
-    check(float(jnp.max(look(few, few.key).joint)))
+    curvature = _over_lanes(make_curvature(problem, sizes.curvature_clients, CURVATURE_ITERATIONS), CURVATURE_LANES)
+    # Within the program: every leaf has a shape of its own, so each slice would be a program too.
+    look = jax.jit(lambda *trees: curvature(*jax.tree.map(lambda x: x[: sizes.curvature_seeds], trees)))
+    check(float(jnp.max(look(states, states.key).joint)))
     shape = (len(states.key), eta_r.size, cohort_m.size, sizes.probes)
     eta_ermk = jnp.broadcast_to(eta_r[None, :, None, None], shape)
     cohort_ermk = jnp.broadcast_to(cohort_m[None, None, :, None], shape)
@@ -105,8 +104,7 @@ def run_all(
         probe = make_probe(problem, steps, sizes.cohorts)
         probed = jax.jit(_over_lanes(probe, _lanes_at_once(problem)))(visited, eta_ermk, cohort_ermk)
         probed = probed._replace(aggregate_p=probed.aggregate_p[:, :, :, :0])  # large, and for tests only
-        few = jax.tree.map(lambda x: x[: sizes.curvature_seeds], visited)
-        curved = look(few, _own_keys(few.key))
+        curved = look(visited, _own_keys(visited.key))
         runs.append(GridRuns(steps, *jax.tree.map(np.asarray, (series, probed, curved))))
         report(f"A = {steps}: {np.prod(shape[:3])} runs of {sizes.rounds} rounds, {np.prod(shape)} states probed")
     return runs

@@ -22,7 +22,7 @@ from fedvlr_jax.models.own_table import TableRows
 from fedvlr_jax.types import Array, PrivateState, PyTree
 from laws.algorithm_1 import naive_round
 from laws.judging import require_close, require_equal, require_finite
-from laws.rounds import DATASET, after, late_state, open_paths, require_paths_agree
+from laws.rounds import DATASET, after, first_state, late_state, open_paths, require_paths_agree
 
 NUM_ITEMS, DIM, ROUND = 9, 8, 5
 COMMON = {"host__additive_weight": 0.3, "fusion__operators": "id,visual"}
@@ -271,7 +271,7 @@ def paths_agree(name: str, variant: str = "base", paths: tuple[str, ...] | None 
 def layout_changes_nothing(name: str, variant: str = "base", path: str = "fused") -> None:
     """Neither the order of clients nor buckets nor chunks, on a part of the clients."""
     common = {"host__name": name, "variant": variant, "compute__path": path, "server__clients_per_round": 7}
-    start = jax.jit(make_algorithm(settings(**common), DATASET).init)(jax.random.key(0))
+    start = first_state(make_algorithm(settings(**common), DATASET))
     reference, _ = after(3, start=start, **common)
     shuffled = client_data(DATASET, order=np.random.default_rng(1).permutation(DATASET.num_users))
     other_buckets = client_data(DATASET, widths=(4, 16))

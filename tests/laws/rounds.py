@@ -19,6 +19,15 @@ from fedvlr_jax.types import ClientData, Dataset, FedState, RoundInfo
 DATASET = tiny_dataset()
 
 
+def first_state(algorithm: Algorithm, seed: int = 0) -> FedState:
+    """The state before the first round.
+
+    One operation after the other: each is compiled once for all tests, and their hosts, variants and settings would
+    be as many programs of dozens of draws.
+    """
+    return algorithm.init(jax.random.key(seed))
+
+
 def after(
     rounds: int,
     data: ClientData | None = None,
@@ -28,13 +37,13 @@ def after(
 ) -> tuple[FedState, RoundInfo]:
     """State and info after some rounds of a configuration, from `start` or from key 0."""
     algorithm = make_algorithm(settings(**overrides), dataset)
-    start = start or jax.jit(algorithm.init)(jax.random.key(0))
+    start = start or first_state(algorithm)
     return jax.jit(algorithm.run, static_argnums=2)(start, data or client_data(dataset), rounds)
 
 
 def late_state(algorithm: Algorithm, round_: int, seed: int = 3) -> FedState:
     """A state in round `round_`, where curricula are on, with private item tables that are not zero."""
-    state = jax.jit(algorithm.init)(jax.random.key(seed))
+    state = first_state(algorithm, seed)
     params = state.private.params
     if ITEM_TABLE in params:
         table = 0.3 * jax.random.normal(jax.random.key(8), params[ITEM_TABLE].shape)
@@ -48,7 +57,8 @@ def client(tree: Any, u: int) -> Any:
 
 
 def clients_of(private: Any, dataset: Dataset) -> list:
-    """The private parameters of every client."""
+    """The private parameters of every client, in NumPy, whose slices are no programs."""
+    private = jax.tree.map(np.asarray, private)
     return [client(private, u) for u in range(dataset.num_users)]
 
 
@@ -84,8 +94,7 @@ def refuses(path: str, **overrides: Any) -> bool:
 
 def require_paths_agree(about: str, paths: list[str], **overrides: Any) -> None:
     """Two rounds on each of the paths equal two rounds on the path `uploads`, and something moves."""
-    algorithm = make_algorithm(settings(**overrides), DATASET)
-    start = jax.jit(algorithm.init)(jax.random.key(0))
+    start = first_state(make_algorithm(settings(**overrides), DATASET))
     uploads, info_uploads = after(2, start=start, compute__path="uploads", **overrides)
     for x in jax.tree.leaves((uploads.public.params, uploads.private.params)):
         assert np.isfinite(x).all(), f"{about}: not finite after two rounds"
