@@ -10,6 +10,7 @@ import numpy as np
 from markupsafe import Markup
 
 from fedvlr_jax.benchmark.formats import markdown
+from fedvlr_jax.benchmark.guarantees import ADD_UP, Worth
 from fedvlr_jax.benchmark.storage import Stored
 from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, main_metrics
 from fedvlr_jax.io.files import write_bytes, write_csv, write_json
@@ -18,6 +19,7 @@ from fedvlr_jax.report.charts import Series
 from fedvlr_jax.report.facts import Facts, changed_settings, data_facts, environment_facts
 from fedvlr_jax.report.pages import Picture, render
 from fedvlr_jax.report.tables import NOTHING, Table, TableBlock, with_spread, without_empty_columns
+from fedvlr_jax.sweep.guarantees import say_worth, worth_of_points
 from fedvlr_jax.sweep.leaderboard import LeaderboardRow, Spread, choose, make_leaderboard, tested
 from fedvlr_jax.sweep.plots import draw_parallel
 from fedvlr_jax.sweep.runner import Found
@@ -63,11 +65,12 @@ def write_report(
     leaderboard = make_leaderboard(sweep, found.points, found.runs)
     best = choose(leaderboard)
     test = tested(best, found.runs) if best else {}
-    summary = best_point(best, test, leaderboard, train=train, base=base)
-    write_csv(workdir / "table.csv", *csv_table(leaderboard, best, test))
+    worth = worth_of_points(store, found.points)
+    summary = best_point(best, test, leaderboard, worth, train=train, base=base)
+    write_csv(workdir / "table.csv", *csv_table(leaderboard, best, test, worth))
     write_json(workdir / "best.json", summary)
     advice = f"To train the best point: `{summary['command']}`" if best else "No point has a value at every seed."
-    table, notes = text_table(leaderboard, best, test), [advice, *NOTES]
+    table, notes = text_table(leaderboard, best, test, worth), [advice, *NOTES, *say_worth(worth)]
     text, drawn = markdown(title, [table], notes), draw_parallel(leaderboard)
     write_bytes(workdir / "table.md", text.encode())
     write_bytes(workdir / "parallel.png", drawn)
@@ -118,11 +121,16 @@ def best_point(
     best: LeaderboardRow | None,
     test: Mapping[str, Spread],
     leaderboard: Sequence[LeaderboardRow],
+    worth: Sequence[Worth | None],
     *,
     train: Sequence[str],
     base: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The content of best.json; without a best point its fields are None."""
+    """The content of best.json; without a best point its fields are None.
+
+    Under a guarantee it has ``privacy``: what one run of the best point is worth, how many finished runs and points
+    add up with it, and what a reader has to know of several runs.
+    """
     counts = {
         "points": len(leaderboard),
         "points_done": sum(s.status == "done" for s in leaderboard),
@@ -133,12 +141,17 @@ def best_point(
     settings = {**base, **best.point}
     settings.setdefault("seed", best.seeds[0])
     arguments = [f"--config.{field}={value}" for field, value in settings.items()]
+    private = [row for row in leaderboard if worth[row.index]]
+    runs = sum(value is not None for row in private for value in row.valid)
+    own = worth[best.index]
+    privacy = {"privacy": {**own._asdict(), "points": len(private), "runs": runs, "note": ADD_UP}} if own else {}
     return {
         "point": best.index,
         "fields": best.point,
         "seeds": best.seeds,
         "valid": {SELECTION_METRIC: {"mean": best.value, "std": best.std, "by_seed": best.valid}},
         "test": {name: value._asdict() for name, value in test.items()},
+        **privacy,
         "arguments": arguments,
         "command": shlex.join([*train, *arguments]),
         **counts,
@@ -146,26 +159,37 @@ def best_point(
 
 
 def csv_table(
-    leaderboard: Sequence[LeaderboardRow], best: LeaderboardRow | None, test: Mapping[str, Spread]
+    leaderboard: Sequence[LeaderboardRow],
+    best: LeaderboardRow | None,
+    test: Mapping[str, Spread],
+    worth: Sequence[Worth | None],
 ) -> tuple[list[str], list[list[Any]]]:
-    """(columns, rows): one row a point, best first; test columns are empty but for the best point."""
+    """(columns, rows): one row a point, best first; test columns are empty but for the best point, and epsilon and
+    delta are there where some point has a guarantee."""
     fields = list(leaderboard[0].point)
-    columns = ["rank", "point", *fields, "seeds", *(f"valid {SELECTION_METRIC} {part}" for part in ("mean", "std"))]
+    budget = ["epsilon", "delta"] if any(worth) else []
+    columns = ["rank", "point", *fields, *budget, "seeds"]
+    columns += [f"valid {SELECTION_METRIC} {part}" for part in ("mean", "std")]
     columns += [f"test {name} {part}" for name in main_metrics() for part in ("mean", "std")]
     rows = []
     for rank, s in enumerate(leaderboard, start=1):
         shown = test if best and s.index == best.index else {}
         metrics = [part for name in main_metrics() for part in shown.get(name, (None, None))]
         seeds = " ".join(map(str, s.seeds))
-        rows.append([rank, s.index, *s.point.values(), seeds, s.value, s.std, *metrics, s.status])
+        own = worth[s.index]
+        spent = [getattr(own, name, None) for name in budget]
+        rows.append([rank, s.index, *s.point.values(), *spent, seeds, s.value, s.std, *metrics, s.status])
     return [*columns, "status"], rows
 
 
 def text_table(
-    leaderboard: Sequence[LeaderboardRow], best: LeaderboardRow | None, test: Mapping[str, Spread]
+    leaderboard: Sequence[LeaderboardRow],
+    best: LeaderboardRow | None,
+    test: Mapping[str, Spread],
+    worth: Sequence[Worth | None],
 ) -> Table:
     """The same for people, in percent, the best point emphasised."""
-    fields = list(leaderboard[0].point)
+    fields, is_private = list(leaderboard[0].point), any(worth)
     rows = []
     for s in leaderboard:
         is_best = best is not None and s.index == best.index
@@ -173,14 +197,17 @@ def text_table(
         shown = [with_spread(*test[name]) if is_best and name in test else NOTHING for name in main_metrics()]
         cells = [f"{value:.{6}g}" if isinstance(value, float) else str(value) for value in s.point.values()]
         name = f"**{s.index}**" if is_best else str(s.index)
-        rows.append((name, *cells, s.status, ", ".join(map(str, s.seeds)), valid, *shown))
+        own = worth[s.index]
+        budget = (f"{own.epsilon:.4g}" if own else NOTHING,) if is_private else ()
+        rows.append((name, *cells, *budget, s.status, ", ".join(map(str, s.seeds)), valid, *shown))
     columns = (
         "point",
         *fields,
+        *(("epsilon",) if is_private else ()),
         "status",
         "seeds",
         f"validation {SELECTION_METRIC}",
         *(f"test {name}" for name in main_metrics()),
     )
     about = "Percent, mean ± standard deviation over seeds, best first by validation."
-    return Table("Points", about, columns, [TableBlock("", rows)], left=len(fields) + 3)
+    return Table("Points", about, columns, [TableBlock("", rows)], left=len(fields) + is_private + 3)
