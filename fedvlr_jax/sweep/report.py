@@ -13,6 +13,7 @@ from fedvlr_jax.benchmark.formats import markdown
 from fedvlr_jax.benchmark.guarantees import ADD_UP, Worth
 from fedvlr_jax.benchmark.storage import Stored
 from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, main_metrics
+from fedvlr_jax.io.environment import earlier_code
 from fedvlr_jax.io.files import write_bytes, write_csv, write_json
 from fedvlr_jax.report import charts
 from fedvlr_jax.report.charts import Series
@@ -70,7 +71,8 @@ def write_report(
     write_csv(workdir / "table.csv", *csv_table(leaderboard, best, test, worth))
     write_json(workdir / "best.json", summary)
     advice = f"To train the best point: `{summary['command']}`" if best else "No point has a value at every seed."
-    table, notes = text_table(leaderboard, best, test, worth), [advice, *NOTES, *say_worth(worth)]
+    notes = [advice, *NOTES, *say_worth(worth), *earlier_code(workdir, environment)]
+    table = text_table(leaderboard, best, test, worth)
     text, drawn = markdown(title, [table], notes), draw_parallel(leaderboard)
     write_bytes(workdir / "table.md", text.encode())
     write_bytes(workdir / "parallel.png", drawn)
