@@ -30,3 +30,13 @@ def test_notes_name_the_controls_that_were_run_and_no_other(kinds):
         assert (f"{kind}: " in text) == (kind in kinds), kind
     assert (MULTIMODAL in text) == (len(kinds) == 2 and order.RANDOM in kinds)
     assert ("No controls were run." in text) == (not kinds)
+
+
+def test_methods_at_an_end_of_their_grid_are_named():
+    inside, outside = (make_method(DATASET, name) for name in ("ease", "bpr_mf"))
+    outside = outside._replace(ends=("reg 1, the largest of 4",))
+    (note,) = [
+        note for note in notes.make_notes(make_rows([inside, outside], DATASET), DATASET, {}) if "end of" in note
+    ]
+    assert note.endswith("may do better: bpr_mf (reg 1, the largest of 4).")
+    assert not any("end of" in note for note in notes.make_notes(make_rows([inside], DATASET), DATASET, {}))

@@ -134,7 +134,7 @@ def test_sizes_are_those_of_the_chosen_point(monkeypatch):
     results = {k: {"seconds": 1.0, "best_round": 1, "num_public": size} for k, size in ((0, 160), (1, 2560))}
     tried = {(k, 0): Run(result=result) for k, result in results.items()}
     method = Method("fcf+base", "federated", "fcf", "base", {}, ({}, {}))
-    assert searching.collect(method, {}, 2, tried, {(1, 0): tried[1, 0]}).num_public == 2560
+    assert searching.collect(method, {}, method.grid, tried, {(1, 0): tried[1, 0]}).num_public == 2560
 
 
 def test_points_of_what_has_no_grid_to_train_are_refused():

@@ -207,6 +207,15 @@ def test_runs_on_other_data_are_refused(copied, monkeypatch, capsys):
     assert "data.num_users: stored 12, now 1" in capsys.readouterr().err
 
 
+def test_a_best_point_at_an_end_of_the_grid_is_said(monkeypatch, tmp_path):
+    fields = {"server.lr": [1e-6, 1e-5, 0.1], "seed": [0, 1, 2]}
+    assert run_here(monkeypatch, "sweep", *flags(tmp_path / "w", fields=fields, seeds=[])) == 0
+    assert best(tmp_path / "w")["fields"]["server.lr"] in (1e-6, 0.1)
+    (said,) = [line for line in (tmp_path / "w" / "table.md").read_text().splitlines() if "at an end" in line]
+    assert "server.lr" in said
+    assert "seed" not in said
+
+
 def test_an_axis_of_the_picture_has_numbers_by_size_and_names_evenly():
     by_size = scale_of([0.1, 0.3, 0.2])
     assert by_size.height_p == pytest.approx([0, 1, 0.5])

@@ -54,7 +54,7 @@ def run_method(task: Task, method: Method, followed: MethodRuns | None, cache: d
         tried |= _run_all(task, method, points, [(k, seed) for k in group for seed in searched], cache)
     best = choose_point(within, searched, tried)
     final = _run_all(task, method, points, [(best, seed) for seed in range(task.extent.seeds)], cache)
-    return collect(method, points[best], len(within), tried, final)
+    return collect(method, points[best], [points[k] for k in within], tried, final)
 
 
 def _run_all(task: Task, method: Method, points: Points, wanted: Sequence[Key], cache: dict[str, Any]) -> Tried:

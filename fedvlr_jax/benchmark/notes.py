@@ -47,6 +47,7 @@ def make_notes(rows: Sequence[TableRow], dataset: Dataset, environment: Mapping[
         "without the user's train items, never rounded before averaging.",
         f"Rounds, epochs and hyper-parameters were chosen by validation {SELECTION_METRIC} alone; test rows chose "
         "nothing.",
+        *_ends(rows),
         *_several(dataset),
         *_spread(rows, dataset),
         "tied: share of test rows whose item has the score of another candidate; constant: share of users whose "
@@ -67,6 +68,17 @@ def _data(dataset: Dataset) -> str:
         f"{dataset.name}: {dataset.num_users:,} users, {dataset.num_items:,} items, {rows:,} interactions; "
         f"{group_h.size:,} test rows, {warm:,} with a warm item (one with train rows) and {cold:,} with a cold one."
     )
+
+
+def _ends(rows: Sequence[TableRow]) -> list[str]:
+    """Which methods validation took to an end of their grid."""
+    found = [f"{row.method.name} ({'; '.join(row.method.ends)})" for row in rows if row.method.ends]
+    if not found:
+        return []
+    return [
+        "Chosen at an end of what was tried, of three values or more, so that another grid may do better: "
+        f"{', '.join(found)}."
+    ]
 
 
 def _several(dataset: Dataset) -> list[str]:

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from fedvlr_jax.benchmark.formats import markdown
 from fedvlr_jax.benchmark.guarantees import ADD_UP, Worth
+from fedvlr_jax.benchmark.searching import at_ends
 from fedvlr_jax.benchmark.storage import Stored
 from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, main_metrics
 from fedvlr_jax.io.environment import earlier_code
@@ -71,7 +72,13 @@ def write_report(
     write_csv(workdir / "table.csv", *csv_table(leaderboard, best, test, worth))
     write_json(workdir / "best.json", summary)
     advice = f"To train the best point: `{summary['command']}`" if best else "No point has a value at every seed."
-    notes = [advice, *NOTES, *say_worth(worth), *earlier_code(workdir, environment)]
+    notes = [
+        advice,
+        *NOTES,
+        *ends_of(best, leaderboard, sweep),
+        *say_worth(worth),
+        *earlier_code(workdir, environment),
+    ]
     table = text_table(leaderboard, best, test, worth)
     text, drawn = markdown(title, [table], notes), draw_parallel(leaderboard)
     write_bytes(workdir / "table.md", text.encode())
@@ -92,6 +99,15 @@ def write_report(
     )
     write_bytes(workdir / "report.html", page.encode())
     return text
+
+
+def ends_of(best: LeaderboardRow | None, leaderboard: Sequence[LeaderboardRow], sweep: Sweep) -> list[str]:
+    """A sentence where the best point is at an end of a grid; points that were drawn have no ends."""
+    if best is None or sweep.kind != "grid":
+        return []
+    fields = {field: value for field, value in best.point.items() if field != "seed"}
+    ends = at_ends(fields, [row.point for row in leaderboard])
+    return [f"The best point is at an end of the grid, which may go on: {'; '.join(ends)}."] if ends else []
 
 
 def curves(leaderboard: Sequence[LeaderboardRow], runs: SweepRuns) -> Markup:
