@@ -21,6 +21,8 @@ from fedvlr_jax.benchmark.methods import Method
 from fedvlr_jax.benchmark.runner import run_benchmark
 from fedvlr_jax.data import synthetic as generator
 from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.io.files import write_json
+from fedvlr_jax.settings import default_settings
 
 METHODS = "constant,popularity,fed_ease,bpr_mf,fcf+base,fcf+vbpr,local-only"
 SMALL = {
@@ -113,17 +115,36 @@ def test_a_single_baseline_may_try_more_points_than_the_others(tmp_path, monkeyp
     assert [len(requested[name]) for name in ("bpr_mf", "vbpr")] == [3, 2]
 
 
-@pytest.mark.parametrize("minutes", [0.0, 5.0])
-def test_a_control_takes_of_the_chosen_point_what_it_leaves_open(minutes, monkeypatch):
-    task = types.SimpleNamespace(config={"minutes": minutes}, extent=Extent(0, 1, 1))
+def test_a_control_takes_of_the_chosen_point_what_it_leaves_open(tmp_path, monkeypatch):
+    task = types.SimpleNamespace(extent=Extent(0, 1, 1), folder=lambda name, run: tmp_path / run)
     grid = tuple({"server.lr": rate, "client.lr": 1.0} for rate in (0.01, 0.03))
     fixed = {"server.lr": 0.0}
-    control = Method("fcf+base, still", "control", "fcf", "base", {}, grid, "fcf+base", fixed)
+    control = Method("fcf+base, still", "control", "fcf", "base", default_settings(), grid, "fcf+base", fixed)
     tried = []
     monkeypatch.setattr(federated, "_run_all", lambda task, method, points, wanted, cache: tried.append(points) or {})
     followed = types.SimpleNamespace(hyper=grid[1], seeds=(0,))
     assert federated.run_method(task, control, followed, {}).hyper == {"client.lr": 1.0}
-    assert all(point == {"client.lr": 1.0} for points in tried for point in points.values())
+    assert tried[-1] == {1: {"client.lr": 1.0}}
+
+
+def test_a_control_goes_on_where_another_budget_chose_another_point(tmp_path, monkeypatch):
+    """Its runs have the number of the point; those that a benchmark without a budget called 0 are found again."""
+    task = types.SimpleNamespace(extent=Extent(0, 1, 1), folder=lambda name, run: tmp_path / run)
+    grid = tuple({"client.lr": rate} for rate in (0.1, 0.3, 1.0))
+    control = Method("fcf+base, still", "control", "fcf", "base", default_settings(), grid, "fcf+base", {})
+    tried = []
+    monkeypatch.setattr(federated, "_run_all", lambda task, method, points, wanted, cache: tried.append(points) or {})
+
+    def number_of(chosen):
+        federated.run_method(task, control, types.SimpleNamespace(hyper=grid[chosen], seeds=(0,)), {})
+        return list(tried[-1])
+
+    config = federated._config(control, grid[1], 0)
+    (tmp_path / "point0-seed0").mkdir()
+    write_json(tmp_path / "point0-seed0" / "config.json", config)  # begun, not finished
+    assert number_of(2) == [2]
+    monkeypatch.setattr(federated.storage, "find", lambda folder, wanted, **_: wanted == config or None)
+    assert number_of(1) == [0]
 
 
 def test_sizes_are_those_of_the_chosen_point(monkeypatch):
