@@ -40,3 +40,11 @@ def test_methods_at_an_end_of_their_grid_are_named():
     ]
     assert note.endswith("may do better: bpr_mf (reg 1, the largest of 4).")
     assert not any("end of" in note for note in notes.make_notes(make_rows([inside], DATASET), DATASET, {}))
+
+
+def test_a_table_without_popularity_says_that_nothing_is_held_against_it():
+    weak, floor = make_method(DATASET, "constant", skill=0.1), make_method(DATASET, "popularity")
+    for methods, said in (([weak], True), ([weak, floor], False), ([weak, floor._replace(seeds=(), ranks=())], True)):
+        text = "\n".join(notes.make_notes(make_rows(methods, DATASET), DATASET, {}))
+        assert ("popularity has no numbers here" in text) == said
+        assert ("below that of popularity" in text) != said

@@ -207,6 +207,18 @@ def test_runs_on_other_data_are_refused(copied, monkeypatch, capsys):
     assert "data.num_users: stored 12, now 1" in capsys.readouterr().err
 
 
+def test_points_on_different_rows_are_said_to_be(monkeypatch, tmp_path):
+    for name, fields in (
+        ("same", {"data.features": ["real", "random"]}),
+        ("mixed", {"data.synthetic.seed": [0, 1, 2]}),
+    ):
+        (tmp_path / name).mkdir()
+        assert run_here(monkeypatch, "sweep", *flags(tmp_path / name / "w", fields=fields, seeds=[0])) == 0
+    said = "Points stand on 3 data sets or splits, whose held-out rows differ (point 0; point 1; point 2)"
+    assert said in (tmp_path / "mixed" / "w" / "table.md").read_text()
+    assert "Points stand on" not in (tmp_path / "same" / "w" / "table.md").read_text()
+
+
 def test_a_best_point_at_an_end_of_the_grid_is_said(monkeypatch, tmp_path):
     fields = {"server.lr": [1e-6, 1e-5, 0.1], "seed": [0, 1, 2]}
     assert run_here(monkeypatch, "sweep", *flags(tmp_path / "w", fields=fields, seeds=[])) == 0

@@ -115,7 +115,10 @@ def _marks(rows: Sequence[TableRow]) -> list[str]:
         (tables.NOT_FINITE, any(r.nonfinite_users for r in rows), "some scores were not finite; they rank last."),
         (tables.SOME_FAILED, any(r.method.failures for r in rows), "some or all runs failed, see Failures."),
     ]
-    return [f"{mark} {meaning}" for mark, holds, meaning in marks if holds]
+    found = [f"{mark} {meaning}" for mark, holds, meaning in marks if holds]
+    if not any(row.method.name == order.POPULARITY and order.has_numbers(row.method) for row in rows):
+        found.append(f"{order.POPULARITY} has no numbers here, so that no method is marked as below it.")
+    return found
 
 
 def _published(rows: Sequence[TableRow], dataset: Dataset) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fedvlr_jax.benchmark.guarantees import ADD_UP, Worth, worth_of
-from fedvlr_jax.sweep.layout import numbers
+from fedvlr_jax.sweep.layout import name_points
 from fedvlr_jax.sweep.runs import SweepStore
 from fedvlr_jax.sweep.space import SweepPoint
 
@@ -33,16 +33,12 @@ def say_worth(worth: Sequence[Worth | None]) -> list[str]:
     if not of_kind:
         return []
     said = [
-        f"{_named(points)}: {kind.sentence(_range([w.epsilon for k in points if (w := worth[k])]))}"
+        f"{name_points(points)}: {kind.sentence(_range([w.epsilon for k in points if (w := worth[k])]))}"
         for kind, points in of_kind.items()
         if kind
     ]
-    bare = [f"{_named(without)}: no guarantee of privacy"] if without else []
+    bare = [f"{name_points(without)}: no guarantee of privacy"] if without else []
     return [*said, *bare, ADD_UP]
-
-
-def _named(points: Sequence[int]) -> str:
-    return f"point{'' if len(points) == 1 else 's'} {numbers(points)}"
 
 
 def _range(epsilons: Sequence[float]) -> str:

@@ -22,13 +22,17 @@ from fedvlr_jax.report.facts import Facts, changed_settings, data_facts, environ
 from fedvlr_jax.report.pages import Picture, render
 from fedvlr_jax.report.tables import NOTHING, Table, TableBlock, with_spread, without_empty_columns
 from fedvlr_jax.sweep.guarantees import say_worth, worth_of_points
+from fedvlr_jax.sweep.layout import name_points
 from fedvlr_jax.sweep.leaderboard import LeaderboardRow, Spread, choose, make_leaderboard, tested
 from fedvlr_jax.sweep.plots import draw_parallel
 from fedvlr_jax.sweep.runner import Found
 from fedvlr_jax.sweep.runs import SweepRuns, SweepStore
-from fedvlr_jax.sweep.space import Sweep
+from fedvlr_jax.sweep.space import Sweep, SweepPoint
 
 MOST_CURVES = 6  # more lines cannot be told apart
+
+HELD_OUT = ("num_users", "num_items", "valid_item", "held_user", "train_user", "train_item")
+"""What of a fingerprint decides among which candidates which validation rows are ranked."""
 
 NOTES = (
     f"Points are ranked by the mean over seeds of validation {SELECTION_METRIC} at the best round of each run; the "
@@ -76,6 +80,7 @@ def write_report(
         advice,
         *NOTES,
         *ends_of(best, leaderboard, sweep),
+        *mixed_rows(store, found.points),
         *say_worth(worth),
         *earlier_code(workdir, environment),
     ]
@@ -108,6 +113,21 @@ def ends_of(best: LeaderboardRow | None, leaderboard: Sequence[LeaderboardRow], 
     fields = {field: value for field, value in best.point.items() if field != "seed"}
     ends = at_ends(fields, [row.point for row in leaderboard])
     return [f"The best point is at an end of the grid, which may go on: {'; '.join(ends)}."] if ends else []
+
+
+def mixed_rows(store: SweepStore, points: Sequence[SweepPoint]) -> list[str]:
+    """A sentence where points were ranked on different held-out rows, which their order says nothing about."""
+    of_rows: dict[tuple, list[int]] = {}
+    for k, point in enumerate(points):
+        known = store.datasets.fingerprint(store.settings_of(point))
+        of_rows.setdefault(tuple(known.get(name) for name in HELD_OUT), []).append(k)
+    if len(of_rows) == 1:
+        return []
+    groups = "; ".join(map(name_points, of_rows.values()))
+    return [
+        f"Points stand on {len(of_rows)} data sets or splits, whose held-out rows differ ({groups}): values of "
+        "different rows cannot be compared, and the best point is the best of numbers that are not alike."
+    ]
 
 
 def curves(leaderboard: Sequence[LeaderboardRow], runs: SweepRuns) -> Markup:
