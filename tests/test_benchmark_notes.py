@@ -48,3 +48,14 @@ def test_a_table_without_popularity_says_that_nothing_is_held_against_it():
         text = "\n".join(notes.make_notes(make_rows(methods, DATASET), DATASET, {}))
         assert ("popularity has no numbers here" in text) == said
         assert ("below that of popularity" in text) != said
+
+
+def test_methods_that_were_still_gaining_at_their_last_round_are_named():
+    method = make_method(DATASET, "fcf+base", FEDERATED, seeds=(0, 1, 2))
+    last = [curve[-1].round for curve in method.curves]
+    for best, said in (([1, 5, 5], ""), ([last[0], 5, last[2]], "fcf+base (2 of 3 seeds)")):
+        rows = make_rows([method._replace(best_rounds=tuple(best))], DATASET)
+        found = [x for x in notes.make_notes(rows, DATASET, {}) if "longer training" in x]
+        assert [x.rpartition(": ")[2] for x in found] == ([f"{said}."] if said else [])
+    once = method._replace(curves=tuple(curve[:1] for curve in method.curves), best_rounds=(5, 5, 5))
+    assert not any("longer training" in x for x in notes.make_notes(make_rows([once], DATASET), DATASET, {}))

@@ -223,7 +223,11 @@ def test_a_best_point_at_an_end_of_the_grid_is_said(monkeypatch, tmp_path):
     fields = {"server.lr": [1e-6, 1e-5, 0.1], "seed": [0, 1, 2]}
     assert run_here(monkeypatch, "sweep", *flags(tmp_path / "w", fields=fields, seeds=[])) == 0
     assert best(tmp_path / "w")["fields"]["server.lr"] in (1e-6, 0.1)
-    (said,) = [line for line in (tmp_path / "w" / "table.md").read_text().splitlines() if "at an end" in line]
+    text = (tmp_path / "w" / "table.md").read_text()
+    index, seed = (best(tmp_path / "w")[name] for name in ("point", "seeds"))
+    last = results(tmp_path / "w")[f"point{index}-seed{seed[0]}"]["best_round"] == 10
+    assert ("The best point was best at the last round with 1 of 1 seeds" in text) == last
+    (said,) = [line for line in text.splitlines() if "at an end" in line]
     assert "server.lr" in said
     assert "seed" not in said
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from fedvlr_jax.benchmark import order, tables
 from fedvlr_jax.benchmark.published import CONSTANT_NOTE, PAPER_METRICS, equals_constant
-from fedvlr_jax.benchmark.records import CENTRALISED, CONTROL, MethodRuns
+from fedvlr_jax.benchmark.records import CENTRALISED, CONTROL, MethodRuns, is_last
 from fedvlr_jax.benchmark.table import COLD, RESAMPLES, WARM, TableRow
 from fedvlr_jax.data.heldout import held_users
 from fedvlr_jax.evaluation.groups import by_warmth
@@ -48,6 +48,7 @@ def make_notes(rows: Sequence[TableRow], dataset: Dataset, environment: Mapping[
         f"Rounds, epochs and hyper-parameters were chosen by validation {SELECTION_METRIC} alone; test rows chose "
         "nothing.",
         *_ends(rows),
+        *_still_gaining(rows),
         *_several(dataset),
         *_spread(rows, dataset),
         "tied: share of test rows whose item has the score of another candidate; constant: share of users whose "
@@ -79,6 +80,18 @@ def _ends(rows: Sequence[TableRow]) -> list[str]:
         "Chosen at an end of what was tried, of three values or more, so that another grid may do better: "
         f"{', '.join(found)}."
     ]
+
+
+def _still_gaining(rows: Sequence[TableRow]) -> list[str]:
+    """Which methods were best at the last round or epoch that they were given."""
+    found = []
+    for row in rows:
+        runs = list(zip(row.method.curves, row.method.best_rounds, strict=True))
+        if at_last := sum(is_last(curve, best) for curve, best in runs):
+            found.append(f"{row.method.name} ({at_last} of {len(runs)} seeds)")
+    if not found:
+        return []
+    return [f"Best at the last round or epoch, so that longer training may do better: {', '.join(found)}."]
 
 
 def _several(dataset: Dataset) -> list[str]:

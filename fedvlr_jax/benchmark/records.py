@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fedvlr_jax.types import Ranks
@@ -65,3 +65,9 @@ class MethodRuns(NamedTuple):
     failures: tuple[str, ...] = ()
     lists: tuple[Mapping[str, Any], ...] = ()
     ends: tuple[str, ...] = ()
+
+
+def is_last(curve: Sequence[CurvePoint], best_round: int) -> bool:
+    """Whether the best round of a run is the last one of several that were evaluated: training ended while it was
+    still gaining, since patience would have gone on. A single evaluation leaves nothing to choose."""
+    return len(curve) > 1 and curve[-1].round == best_round

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from fedvlr_jax.benchmark.formats import markdown
 from fedvlr_jax.benchmark.guarantees import ADD_UP, Worth
+from fedvlr_jax.benchmark.records import is_last
 from fedvlr_jax.benchmark.searching import at_ends
 from fedvlr_jax.benchmark.storage import Stored
 from fedvlr_jax.evaluation.metrics import SELECTION_METRIC, main_metrics
@@ -80,6 +81,7 @@ def write_report(
         advice,
         *NOTES,
         *ends_of(best, leaderboard, sweep),
+        *still_gaining(best, found.runs),
         *mixed_rows(store, found.points),
         *say_worth(worth),
         *earlier_code(workdir, environment),
@@ -113,6 +115,16 @@ def ends_of(best: LeaderboardRow | None, leaderboard: Sequence[LeaderboardRow], 
     fields = {field: value for field, value in best.point.items() if field != "seed"}
     ends = at_ends(fields, [row.point for row in leaderboard])
     return [f"The best point is at an end of the grid, which may go on: {'; '.join(ends)}."] if ends else []
+
+
+def still_gaining(best: LeaderboardRow | None, runs: SweepRuns) -> list[str]:
+    """A sentence where runs of the best point were best at the last round that they were given."""
+    stored = [run for seed in best.seeds if isinstance(run := runs[best.index, seed], Stored)] if best else []
+    at_last = sum(is_last(run.curve, run.result["best_round"]) for run in stored)
+    if not at_last:
+        return []
+    of_all = f"{at_last} of {len(stored)} seeds"
+    return [f"The best point was best at the last round with {of_all}: longer training may do better."]
 
 
 def mixed_rows(store: SweepStore, points: Sequence[SweepPoint]) -> list[str]:
