@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from commands import ROOT, TINY, finish, run_here, start
 
+from configs.benchmark import base
 from fedvlr_jax.baselines import BASELINES
 from fedvlr_jax.benchmark import central, federated, searching
 from fedvlr_jax.benchmark.budget import Extent
@@ -159,9 +160,35 @@ def test_sizes_are_those_of_the_chosen_point(monkeypatch):
 
 
 def test_points_of_what_has_no_grid_to_train_are_refused():
-    config = {"minutes": 0.0, "seeds": 1, "search_seeds": 1, "baseline_points_of": {"ease": 0}}
+    config = base.get_config().to_dict() | {"baseline_points_of": {"ease": 0}}
     with pytest.raises(ConfigError, match=r"baseline_points_of: expected names among bpr_mf, .* found 'ease'"):
         run_benchmark(config, None, None, interrupt=None, report=None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"search_seeds": 0}, "search_seeds: expected an integer of at least 1, found 0"),
+        ({"group": -2}, "group: expected an integer of at least 0, found -2"),
+        ({"baseline_points": -3}, "baseline_points: expected an integer of at least 0, found -3"),
+        (
+            {"baseline_points_of": {"vbpr": -1}},
+            "baseline_points_of.vbpr: expected an integer of at least 0, found -1",
+        ),
+        ({"epochs": 0}, "epochs: expected an integer of at least 1, found 0"),
+        ({"epochs_every": 0}, "epochs_every: expected an integer of at least 1, found 0"),
+        ({"epochs_patience": -1}, "epochs_patience: expected an integer of at least 1, found -1"),
+        ({"bucket_growth": 0.5}, "bucket_growth: expected a number above 1, found 0.5"),
+        ({"bucket_growth": float("nan")}, "bucket_growth: expected a number above 1, found nan"),
+        ({"minutes": -1.0}, "minutes: expected at least 0 (0 = no limit), found -1.0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_before_anything_runs(changes, message, tmp_path):
+    config = base.get_config().to_dict() | changes
+    with pytest.raises(ConfigError) as error:
+        run_benchmark(config, None, tmp_path, interrupt=None, report=print)
+    assert str(error.value) == message
+    assert not list(tmp_path.iterdir())
 
 
 def test_points_of_a_bounded_grid_are_spread_evenly():
@@ -263,7 +290,7 @@ def test_test_labels_choose_neither_points_nor_rounds(finished, tmp_path, monkey
     ("changes", "message"),
     [
         ({"methods": "fcf+bsae"}, "did you mean 'fcf+base'?"),
-        ({"seeds": 0}, "seeds, search_seeds: expected at least 1"),
+        ({"seeds": 0}, "seeds: expected an integer of at least 1, found 0"),
         ({"train__rounds": 7}, "holds another benchmark"),
         ({"train__data__synthetic__seed": 4}, "holds another benchmark"),
         ({"train__data__name": "nowhere", "train__data__dir": "/none"}, "nowhere"),
