@@ -10,6 +10,7 @@ from problems import tiny_dataset
 from configs.benchmark import base, privacy_ku, privacy_ml
 from configs.benchmark.base import fields
 from fedvlr_jax.baselines import BASELINES
+from fedvlr_jax.benchmark.guarantees import ADD_UP
 from fedvlr_jax.benchmark.methods import CONTROLS, left_open, list_methods, split_point
 from fedvlr_jax.benchmark.published import PAPER_HOSTS, PAPER_VARIANTS, published
 from fedvlr_jax.benchmark.records import CENTRALISED, FEDERATED
@@ -137,8 +138,9 @@ def test_methods_come_again_with_changed_settings_and_what_their_noise_is_worth(
     assert private.settings["privacy"]["target_epsilon"] == 8.0
     assert plain.settings["privacy"]["target_epsilon"] == 0.0
     assert not any("eps 8, " in name for name in found)  # no controls of its own
-    (note,) = listed.notes
+    note, together = listed.notes
     assert note.startswith("eps 8: epsilon 7.99")
+    assert together == ADD_UP
     with pytest.raises(ConfigError, match=r"fcf\+base, eps: configs/base.py has no field"):
         names(hosts="fcf", changed={"eps": {"privacy": {"epsilon": 1.0}}})
 
@@ -167,7 +169,7 @@ def test_what_noise_is_worth_is_said_of_each_method_where_they_differ():
         settings={"fedavg+*": {"rounds": 10}, "fcf+*": {"rounds": 200}},
         grid={"fcf+*": {"client": {"lr": (0.1, 0.2)}}, "fedavg+*": {"rounds": (10, 40)}},
     )
-    notes = list_methods(config, DATASET).notes
+    *notes, _ = list_methods(config, DATASET).notes
     worth = {note.partition(": epsilon")[0]: float(note.split("epsilon ")[1].split()[0]) for note in notes}
     assert worth == {
         "fcf+base, noisy": pytest.approx(epsilon_of(5.0, 1.0, 200, 1e-3), rel=1e-3),
@@ -181,7 +183,8 @@ def test_no_epsilon_of_exact_sums_is_said_without_a_word_about_them():
     config = configured(hosts="fcf,fedprior", own="fedblend+base", variants="base", methods="*+base*", controls="")
     config["changed"] = {"eps 8": budget.to_dict()}
     with pytest.warns(RunWarning, match="hosts fedblend and fedprior form exact sums") as warned:
-        exact, noised = sorted(list_methods(config, DATASET).notes, key=lambda note: EXACT_SUMS not in note)
+        *notes, _ = list_methods(config, DATASET).notes
+    exact, noised = sorted(notes, key=lambda note: EXACT_SUMS not in note)
     assert len(warned) == 1
     assert exact.startswith("fedprior+base, eps 8; fedblend+base, eps 8: epsilon 7.99")
     assert noised.startswith("fcf+base, eps 8: epsilon 7.99")
@@ -217,7 +220,8 @@ def test_the_benchmark_of_privacy_has_each_method_under_each_budget(module):
     assert {name for name, share in shares.items() if share} == {
         f"fedprior+base, eps {epsilon}" for epsilon in privacy_ku.EPSILONS
     }
-    assert len(listed.notes) == len(labels)  # under gradient noise the sums of fedprior are exact
+    assert listed.notes[-1] == ADD_UP
+    assert len(listed.notes) == len(labels) + 1  # under gradient noise the sums of fedprior are exact
     assert [note.partition(":")[0] for note in listed.notes if EXACT_SUMS in note] == [
         "fedprior+base, gradient noise"
     ]

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from commands import ROOT, TINY, finish, run_here, start
 
+from configs.benchmark import base
 from fedvlr_jax.baselines import BASELINES
 from fedvlr_jax.benchmark import central, federated, searching
 from fedvlr_jax.benchmark.budget import Extent
@@ -21,6 +22,8 @@ from fedvlr_jax.benchmark.methods import Method
 from fedvlr_jax.benchmark.runner import run_benchmark
 from fedvlr_jax.data import synthetic as generator
 from fedvlr_jax.errors import ConfigError
+from fedvlr_jax.io.files import write_json
+from fedvlr_jax.settings import default_settings
 
 METHODS = "constant,popularity,fed_ease,bpr_mf,fcf+base,fcf+vbpr,local-only"
 SMALL = {
@@ -113,17 +116,36 @@ def test_a_single_baseline_may_try_more_points_than_the_others(tmp_path, monkeyp
     assert [len(requested[name]) for name in ("bpr_mf", "vbpr")] == [3, 2]
 
 
-@pytest.mark.parametrize("minutes", [0.0, 5.0])
-def test_a_control_takes_of_the_chosen_point_what_it_leaves_open(minutes, monkeypatch):
-    task = types.SimpleNamespace(config={"minutes": minutes}, extent=Extent(0, 1, 1))
+def test_a_control_takes_of_the_chosen_point_what_it_leaves_open(tmp_path, monkeypatch):
+    task = types.SimpleNamespace(extent=Extent(0, 1, 1), folder=lambda name, run: tmp_path / run)
     grid = tuple({"server.lr": rate, "client.lr": 1.0} for rate in (0.01, 0.03))
     fixed = {"server.lr": 0.0}
-    control = Method("fcf+base, still", "control", "fcf", "base", {}, grid, "fcf+base", fixed)
+    control = Method("fcf+base, still", "control", "fcf", "base", default_settings(), grid, "fcf+base", fixed)
     tried = []
     monkeypatch.setattr(federated, "_run_all", lambda task, method, points, wanted, cache: tried.append(points) or {})
     followed = types.SimpleNamespace(hyper=grid[1], seeds=(0,))
     assert federated.run_method(task, control, followed, {}).hyper == {"client.lr": 1.0}
-    assert all(point == {"client.lr": 1.0} for points in tried for point in points.values())
+    assert tried[-1] == {1: {"client.lr": 1.0}}
+
+
+def test_a_control_goes_on_where_another_budget_chose_another_point(tmp_path, monkeypatch):
+    """Its runs have the number of the point; those that a benchmark without a budget called 0 are found again."""
+    task = types.SimpleNamespace(extent=Extent(0, 1, 1), folder=lambda name, run: tmp_path / run)
+    grid = tuple({"client.lr": rate} for rate in (0.1, 0.3, 1.0))
+    control = Method("fcf+base, still", "control", "fcf", "base", default_settings(), grid, "fcf+base", {})
+    tried = []
+    monkeypatch.setattr(federated, "_run_all", lambda task, method, points, wanted, cache: tried.append(points) or {})
+
+    def number_of(chosen):
+        federated.run_method(task, control, types.SimpleNamespace(hyper=grid[chosen], seeds=(0,)), {})
+        return list(tried[-1])
+
+    config = federated._config(control, grid[1], 0)
+    (tmp_path / "point0-seed0").mkdir()
+    write_json(tmp_path / "point0-seed0" / "config.json", config)  # begun, not finished
+    assert number_of(2) == [2]
+    monkeypatch.setattr(federated.storage, "find", lambda folder, wanted, **_: wanted == config or None)
+    assert number_of(1) == [0]
 
 
 def test_sizes_are_those_of_the_chosen_point(monkeypatch):
@@ -134,13 +156,39 @@ def test_sizes_are_those_of_the_chosen_point(monkeypatch):
     results = {k: {"seconds": 1.0, "best_round": 1, "num_public": size} for k, size in ((0, 160), (1, 2560))}
     tried = {(k, 0): Run(result=result) for k, result in results.items()}
     method = Method("fcf+base", "federated", "fcf", "base", {}, ({}, {}))
-    assert searching.collect(method, {}, 2, tried, {(1, 0): tried[1, 0]}).num_public == 2560
+    assert searching.collect(method, {}, method.grid, tried, {(1, 0): tried[1, 0]}).num_public == 2560
 
 
 def test_points_of_what_has_no_grid_to_train_are_refused():
-    config = {"minutes": 0.0, "seeds": 1, "search_seeds": 1, "baseline_points_of": {"ease": 0}}
+    config = base.get_config().to_dict() | {"baseline_points_of": {"ease": 0}}
     with pytest.raises(ConfigError, match=r"baseline_points_of: expected names among bpr_mf, .* found 'ease'"):
         run_benchmark(config, None, None, interrupt=None, report=None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"search_seeds": 0}, "search_seeds: expected an integer of at least 1, found 0"),
+        ({"group": -2}, "group: expected an integer of at least 0, found -2"),
+        ({"baseline_points": -3}, "baseline_points: expected an integer of at least 0, found -3"),
+        (
+            {"baseline_points_of": {"vbpr": -1}},
+            "baseline_points_of.vbpr: expected an integer of at least 0, found -1",
+        ),
+        ({"epochs": 0}, "epochs: expected an integer of at least 1, found 0"),
+        ({"epochs_every": 0}, "epochs_every: expected an integer of at least 1, found 0"),
+        ({"epochs_patience": -1}, "epochs_patience: expected an integer of at least 1, found -1"),
+        ({"bucket_growth": 0.5}, "bucket_growth: expected a number above 1, found 0.5"),
+        ({"bucket_growth": float("nan")}, "bucket_growth: expected a number above 1, found nan"),
+        ({"minutes": -1.0}, "minutes: expected at least 0 (0 = no limit), found -1.0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_before_anything_runs(changes, message, tmp_path):
+    config = base.get_config().to_dict() | changes
+    with pytest.raises(ConfigError) as error:
+        run_benchmark(config, None, tmp_path, interrupt=None, report=print)
+    assert str(error.value) == message
+    assert not list(tmp_path.iterdir())
 
 
 def test_points_of_a_bounded_grid_are_spread_evenly():
@@ -242,7 +290,7 @@ def test_test_labels_choose_neither_points_nor_rounds(finished, tmp_path, monkey
     ("changes", "message"),
     [
         ({"methods": "fcf+bsae"}, "did you mean 'fcf+base'?"),
-        ({"seeds": 0}, "seeds, search_seeds: expected at least 1"),
+        ({"seeds": 0}, "seeds: expected an integer of at least 1, found 0"),
         ({"train__rounds": 7}, "holds another benchmark"),
         ({"train__data__synthetic__seed": 4}, "holds another benchmark"),
         ({"train__data__name": "nowhere", "train__data__dir": "/none"}, "nowhere"),

@@ -22,6 +22,7 @@ from fedvlr_jax.data.facts import count_ratings, fingerprint
 from fedvlr_jax.data.messages import DataWarning
 from fedvlr_jax.evaluation.metrics import user_values
 from fedvlr_jax.io.tables import result_table
+from fedvlr_jax.training import results
 from fedvlr_jax.training.experiment import make_experiment
 from fedvlr_jax.training.job import evaluate_job, run_job
 from fedvlr_jax.training.loop import train
@@ -30,7 +31,8 @@ from fedvlr_jax.types import Dataset
 SMALL = {"rounds": 10, "eval__every": 5, "eval__patience": 0, "server__lr": 0.02}
 
 
-def test_a_run_ranks_every_row_and_its_result_has_the_metrics_of_sets(tmp_path):
+def test_a_run_ranks_every_row_and_its_result_has_the_metrics_of_sets(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "LEAST_USERS", 2)
     dataset = with_several(tiny_dataset())
     experiment = toy_experiment(dataset, **SMALL, baselines=False)
     done = run_job(experiment, tmp_path, command=[])

@@ -72,6 +72,17 @@ def test_an_item_without_features_is_like_none():
             assert len(np.unique(row_i[row_i != 0])) <= 1  # all one score; zero is an item of the history
 
 
+@pytest.mark.parametrize(("name", "static"), [("mgcn", {}), ("freedom", {}), ("pgl", {"kind": "local"})])
+def test_item_graphs_of_learners_have_no_edge_at_an_imputed_item(name, static):
+    """Else all imputed items, thousands maybe, are each other's nearest, and the graph has all pairs of them."""
+    found = BASELINES[name].prepare(MASKED, **static).neighbours
+    for letter, modality in {"V": "visual", "C": "text"}.items():
+        forward = found[modality].forward
+        is_edge_wg = np.asarray(forward.weight_wg) > 0
+        ends = {*np.asarray(forward.source_wg)[is_edge_wg], *np.asarray(forward.target_g)[is_edge_wg.any(axis=0)]}
+        assert ends == set(np.flatnonzero(~getattr(MASKED, f"missing_{letter}")))
+
+
 def test_centred_rows_leave_zeros_alone():
     rows = np.array([[1.0, 3.0], [0.0, 0.0], [3.0, 5.0]])
     np.testing.assert_array_equal(centred_rows(rows), [[-1.0, -1.0], [0.0, 0.0], [1.0, 1.0]])

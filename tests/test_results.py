@@ -12,6 +12,7 @@ from scipy import stats
 from toy_algorithm import toy_algorithm, toy_experiment
 
 from fedvlr_jax.io.tables import cost_table, result_table
+from fedvlr_jax.training import results
 from fedvlr_jax.training.results import make_result, rank_arrays, rank_correlations
 from fedvlr_jax.training.schedule import RunProgress
 from fedvlr_jax.types import Ranks
@@ -64,8 +65,18 @@ def test_the_result_counts_seconds_updates_and_drops():
     result = result_of(make_ranks())
     assert result["client_updates_per_second"] == 250.0
     assert (result["rounds"], result["best_round"], result["num_dropped"]) == (20, 10, 3)
+
+
+def test_a_result_has_intervals_where_there_are_users_enough(monkeypatch):
+    tested = DATASET.num_users - 1
+    monkeypatch.setattr(results, "LEAST_USERS", tested)
+    result = result_of(make_ranks())
     low, high = result["intervals"]["HR@50"]
     assert low <= result["test"]["HR@50"] <= high
+    monkeypatch.setattr(results, "LEAST_USERS", tested + 1)  # one user has no test row
+    assert result_of(make_ranks())["intervals"] == {}
+    monkeypatch.undo()
+    assert results.LEAST_USERS == 20
 
 
 @pytest.mark.parametrize("ties", [False, True])

@@ -8,7 +8,8 @@ import shutil
 import warnings
 
 import pytest
-from commands import arguments, run_here
+import sweeps
+from commands import ROOT, TINY, arguments, run_here
 from problems import spread
 
 from fedvlr_jax.errors import ConfigError, RunWarning
@@ -36,6 +37,18 @@ def train(monkeypatch, capsys, workdir, **overrides):
     capsys.readouterr()
     code = run_here(monkeypatch, "train", *arguments(workdir, **({"rounds": 20, "baselines": True} | overrides)))
     return code, capsys.readouterr().err.splitlines()
+
+
+def sweeps_of(workdir):
+    """A sweep of two points."""
+    return "sweep", sweeps.flags(workdir, fields={"server.lr": [0.01, 0.1]}, seeds=[0])
+
+
+def benchmark_of(workdir):
+    """A benchmark of two methods that take no training."""
+    fields = {"methods": "popularity,constant", **{f"train.{k}": x for k, x in TINY.items() if k.startswith("data.")}}
+    flags = [f"--config.{field}={value}" for field, value in fields.items()]
+    return "benchmark", [f"--config={ROOT}/configs/benchmark/quick.py", *flags, f"--workdir={workdir}"]
 
 
 @pytest.mark.slow
@@ -67,6 +80,29 @@ def test_going_on_under_other_code_says_so_and_keeps_both_environments(monkeypat
     assert not (copied / "environment-3.json").exists()
     assert run_here(monkeypatch, "train", *arguments(copied, rounds=10), "--noresume") == 0
     assert not list(copied.glob("environment-*.json"))
+
+
+def test_a_table_names_the_code_of_earlier_calls(tmp_path):
+    now = {"commit": "c" * 40, "python": "3.11.7", "packages": {"jax": "0.10.2"}, "x64": False, "cores": 2}
+    assert environment.earlier_code(tmp_path, now) == []
+    write_json(tmp_path / "environment-1.json", now | {"cores": 8})  # as now, but for the machine
+    write_json(tmp_path / "environment-10.json", now | {"packages": {"jax": "0.9.0"}})
+    write_json(tmp_path / "environment-2.json", now | {"commit": "a" * 40})
+    second, tenth = environment.earlier_code(tmp_path, now)
+    assert f"commit: then '{'a' * 40}', now '{'c' * 40}' (environment-2.json has all of it)." in second
+    assert "packages.jax: then '0.9.0', now '0.10.2' (environment-10.json has all of it)." in tenth
+
+
+@pytest.mark.parametrize("command", [sweeps_of, benchmark_of], ids=["sweep", "benchmark"])
+def test_a_table_with_runs_of_other_code_says_so(monkeypatch, tmp_path, command):
+    name, flags = command(tmp_path / "w")
+    for commit in ("a" * 40, "b" * 40):
+        monkeypatch.setattr(environment, "_commit", lambda commit=commit: commit)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*going on under other code", RunWarning)
+            assert run_here(monkeypatch, name, *flags) == 0
+    said = f"commit: then '{'a' * 40}', now '{'b' * 40}'"
+    assert said in (tmp_path / "w" / "table.md").read_text()
 
 
 BROKEN = ["", "{", '{"rounds": 20', "[]", "null", "3", '"x"', "{}", "\x00\xff"]

@@ -207,6 +207,31 @@ def test_runs_on_other_data_are_refused(copied, monkeypatch, capsys):
     assert "data.num_users: stored 12, now 1" in capsys.readouterr().err
 
 
+def test_points_on_different_rows_are_said_to_be(monkeypatch, tmp_path):
+    for name, fields in (
+        ("same", {"data.features": ["real", "random"]}),
+        ("mixed", {"data.synthetic.seed": [0, 1, 2]}),
+    ):
+        (tmp_path / name).mkdir()
+        assert run_here(monkeypatch, "sweep", *flags(tmp_path / name / "w", fields=fields, seeds=[0])) == 0
+    said = "Points stand on 3 data sets or splits, whose held-out rows differ (point 0; point 1; point 2)"
+    assert said in (tmp_path / "mixed" / "w" / "table.md").read_text()
+    assert "Points stand on" not in (tmp_path / "same" / "w" / "table.md").read_text()
+
+
+def test_a_best_point_at_an_end_of_the_grid_is_said(monkeypatch, tmp_path):
+    fields = {"server.lr": [1e-6, 1e-5, 0.1], "seed": [0, 1, 2]}
+    assert run_here(monkeypatch, "sweep", *flags(tmp_path / "w", fields=fields, seeds=[])) == 0
+    assert best(tmp_path / "w")["fields"]["server.lr"] in (1e-6, 0.1)
+    text = (tmp_path / "w" / "table.md").read_text()
+    index, seed = (best(tmp_path / "w")[name] for name in ("point", "seeds"))
+    last = results(tmp_path / "w")[f"point{index}-seed{seed[0]}"]["best_round"] == 10
+    assert ("The best point was best at the last round with 1 of 1 seeds" in text) == last
+    (said,) = [line for line in text.splitlines() if "at an end" in line]
+    assert "server.lr" in said
+    assert "seed" not in said
+
+
 def test_an_axis_of_the_picture_has_numbers_by_size_and_names_evenly():
     by_size = scale_of([0.1, 0.3, 0.2])
     assert by_size.height_p == pytest.approx([0, 1, 0.5])

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from fedvlr_jax.baselines.batches import Triples
-from fedvlr_jax.baselines.graph import Graph, interaction_graph, knn_graph, light_gcn, sum_nearest
+from fedvlr_jax.baselines.graph import Graph, interaction_graph, item_graphs, light_gcn, sum_nearest
 from fedvlr_jax.baselines.layers import bpr_loss, glorot_uniform, init_linear, linear, modalities, take
 from fedvlr_jax.baselines.learner import Learner
 from fedvlr_jax.baselines.pruning import prune
@@ -58,7 +58,7 @@ def prepare(dataset: Dataset) -> Inputs:
         user_e=jnp.asarray(dataset.train_user, jnp.int32),
         item_e=jnp.asarray(dataset.train_item, jnp.int32),
         features={name: jnp.asarray(x_if, float) for name, x_if in found.items()},
-        neighbours={name: knn_graph(x_if) for name, x_if in found.items()},
+        neighbours=item_graphs(dataset),
     )
 
 

@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from fedvlr_jax.baselines.layers import modalities
+from fedvlr_jax.data.features import without_imputed
 from fedvlr_jax.types import Array, Dataset
 
 SHARE = {"text": 0.9, "visual": 0.1}
@@ -167,6 +169,19 @@ def knn_graph(features_id: np.ndarray, neighbours: int = 10, *, centred: bool = 
     sum_i = np.bincount(item_e, cosine_e, minlength=num_items)
     weight_e = cosine_e / np.sqrt(sum_i[item_e] * sum_i[near_e])
     return make_graph(item_e, near_e, weight_e, num_items, num_items)
+
+
+def item_graphs(dataset: Dataset) -> dict[str, Graph]:
+    """`knn_graph` of every modality that a set has, in which imputed rows are near to nothing.
+
+    All imputed rows are one row: they would be each other's nearest, all of them kept, and on a set where half of the
+    pictures are missing the graph would have a quarter of all pairs.
+
+    Raises:
+      DataError: if the set has no features.
+    """
+    given = dict(zip(("visual", "text"), without_imputed(dataset), strict=True))
+    return {name: knn_graph(given[name]) for name in modalities(dataset)}
 
 
 def sum_nearest(neighbours: dict[str, Graph], x_id: Array) -> Array:

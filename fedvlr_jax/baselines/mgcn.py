@@ -28,7 +28,7 @@ from flax import struct
 
 from fedvlr_jax.baselines.batches import Triples
 from fedvlr_jax.baselines.contrast import info_nce
-from fedvlr_jax.baselines.graph import Graph, interaction_graph, knn_graph, light_gcn, propagate
+from fedvlr_jax.baselines.graph import Graph, interaction_graph, item_graphs, light_gcn, propagate
 from fedvlr_jax.baselines.layers import (
     bpr_loss,
     glorot_uniform,
@@ -63,7 +63,7 @@ def prepare(dataset: Dataset) -> Inputs:
     return Inputs(
         graph=interaction_graph(dataset),
         features={name: jnp.asarray(x_if, float) for name, x_if in found.items()},
-        neighbours={name: knn_graph(x_if) for name, x_if in found.items()},
+        neighbours=item_graphs(dataset),
     )
 
 

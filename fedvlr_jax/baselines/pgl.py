@@ -28,7 +28,7 @@ from flax import struct
 
 from fedvlr_jax.baselines.batches import Triples
 from fedvlr_jax.baselines.contrast import info_nce
-from fedvlr_jax.baselines.graph import Graph, interaction_graph, knn_graph, light_gcn, make_graph, sum_nearest
+from fedvlr_jax.baselines.graph import Graph, interaction_graph, item_graphs, light_gcn, make_graph, sum_nearest
 from fedvlr_jax.baselines.layers import (
     bpr_loss,
     dropout,
@@ -91,7 +91,7 @@ def prepare(dataset: Dataset, *, kind: str) -> Inputs:
         item_e=jnp.asarray(dataset.train_item, jnp.int32),
         principal=low_rank_graph(dataset, RANK) if kind == "global" else None,
         features={name: jnp.asarray(x_if, float) for name, x_if in found.items()},
-        neighbours={name: knn_graph(x_if) for name, x_if in found.items()},
+        neighbours=item_graphs(dataset),
     )
 
 

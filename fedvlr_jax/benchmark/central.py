@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedvlr_jax.baselines import BASELINES, select
+from fedvlr_jax.baselines.content import allowed_points
 from fedvlr_jax.baselines.learner import Learner
 from fedvlr_jax.baselines.learning import Fitted, fit_learner
 from fedvlr_jax.benchmark import storage
@@ -39,7 +40,9 @@ def _closed_form(task: Task, method: Method) -> MethodRuns:
         storage.save(folder, config, result, found.ranks, ())
         stored = storage.find(folder, config)
     task.clock.found(method.name, (0, 0))
-    return collect(method, stored.result["hyper"], len(grid), {(0, 0): stored}, {(0, 0): stored})
+    return collect(
+        method, stored.result["hyper"], allowed_points(task.dataset, grid), {(0, 0): stored}, {(0, 0): stored}
+    )
 
 
 def _learned(task: Task, method: Method, learner: Learner) -> MethodRuns:
@@ -52,7 +55,7 @@ def _learned(task: Task, method: Method, learner: Learner) -> MethodRuns:
         tried |= _fit(task, method, learner, points, [(k, seed) for k in within])
     best = choose_point(within, searched, tried)
     final = _fit(task, method, learner, points, [(best, seed) for seed in range(task.extent.seeds)])
-    return collect(method, points[best], len(within), tried, final)
+    return collect(method, points[best], [points[k] for k in within], tried, final)
 
 
 def _fit(

@@ -18,7 +18,7 @@ from fedvlr_jax.benchmark.records import MethodRuns
 from fedvlr_jax.benchmark.searching import Key, Tried, choose_point, collect
 from fedvlr_jax.benchmark.task import Task
 from fedvlr_jax.data import FEATURE_SOURCES
-from fedvlr_jax.errors import TrainingError
+from fedvlr_jax.errors import ConfigError, TrainingError
 from fedvlr_jax.fields import with_fields
 from fedvlr_jax.settings import defaults, traceable_fields
 from fedvlr_jax.training.results import make_result
@@ -45,16 +45,27 @@ def run_method(task: Task, method: Method, followed: MethodRuns | None, cache: d
     if method.follows and (followed is None or not followed.seeds):
         raise TrainingError(f"there is no chosen point, since {method.follows} failed")
     points, within = method.grid, points_within(task.extent, len(method.grid))
-    if method.follows:  # under a budget, another call may choose another point
-        within = [points.index(followed.hyper)] if task.config["minutes"] else [0]
-        points = {within[0]: left_open(followed.hyper, method.fixed)}
+    if method.follows:
+        point = left_open(followed.hyper, method.fixed)
+        within = [_number_of(task, method, point, points.index(followed.hyper))]
+        points = {within[0]: point}
     searched = range(task.extent.search_seeds) if len(within) > 1 else ()
     tried: Tried = {}
     for _, group in _by_program(points, within):
         tried |= _run_all(task, method, points, [(k, seed) for k in group for seed in searched], cache)
     best = choose_point(within, searched, tried)
     final = _run_all(task, method, points, [(best, seed) for seed in range(task.extent.seeds)], cache)
-    return collect(method, points[best], len(within), tried, final)
+    return collect(method, points[best], [points[k] for k in within], tried, final)
+
+
+def _number_of(task: Task, method: Method, point: Mapping, chosen: int) -> int:
+    """By which number the runs of a control are found: that of the chosen point, which may be another one in another
+    call; or 0 where a benchmark without a budget, which once called them so, has some of this very point."""
+    try:
+        stored = storage.find(task.folder(method.name, "point0-seed0"), _config(method, point, 0), added=defaults())
+    except ConfigError:  # of another point
+        stored = None
+    return chosen if stored is None else 0
 
 
 def _run_all(task: Task, method: Method, points: Points, wanted: Sequence[Key], cache: dict[str, Any]) -> Tried:
@@ -62,7 +73,7 @@ def _run_all(task: Task, method: Method, points: Points, wanted: Sequence[Key], 
     found: Tried = {}
     left: list[Key] = []
     for k, seed in wanted:
-        folder, config = task.folder(method.name, f"point{k}-seed{seed}"), _config(task, method, points[k], seed)
+        folder, config = task.folder(method.name, f"point{k}-seed{seed}"), _config(method, points[k], seed)
         stored = storage.find(folder, config, added=defaults())
         if stored is None:
             left.append((k, seed))
@@ -95,7 +106,7 @@ def _train(task: Task, method: Method, points: Points, keys: Sequence[Key], cach
     formed = (programs.seconds_before - counted) / len(runs)
     found: Tried = {}
     for (k, seed), outcome in zip(keys, outcomes, strict=True):
-        folder, config = task.folder(method.name, f"point{k}-seed{seed}"), _config(task, method, points[k], seed)
+        folder, config = task.folder(method.name, f"point{k}-seed{seed}"), _config(method, points[k], seed)
         if outcome.failure:
             storage.save_failure(folder, config, outcome.failure)
             found[k, seed] = outcome.failure
@@ -148,7 +159,7 @@ def _by_program(points: Points, within: Sequence[int]) -> list[tuple[str, list[i
     return list(groups.items())
 
 
-def _config(task: Task, method: Method, point: Mapping, seed: int) -> dict[str, Any]:
+def _config(method: Method, point: Mapping, seed: int) -> dict[str, Any]:
     settings = with_fields(method.settings, {**point, "seed": seed})
     settings.pop("checkpoint")
     settings["data"] = {name: settings["data"][name] for name in ("name", "features")}

@@ -10,7 +10,7 @@ import numpy as np
 
 from fedvlr_jax.benchmark import order, tables
 from fedvlr_jax.benchmark.published import CONSTANT_NOTE, PAPER_METRICS, equals_constant
-from fedvlr_jax.benchmark.records import CENTRALISED, CONTROL, MethodRuns
+from fedvlr_jax.benchmark.records import CENTRALISED, CONTROL, MethodRuns, is_last
 from fedvlr_jax.benchmark.table import COLD, RESAMPLES, WARM, TableRow
 from fedvlr_jax.data.heldout import held_users
 from fedvlr_jax.evaluation.groups import by_warmth
@@ -47,6 +47,8 @@ def make_notes(rows: Sequence[TableRow], dataset: Dataset, environment: Mapping[
         "without the user's train items, never rounded before averaging.",
         f"Rounds, epochs and hyper-parameters were chosen by validation {SELECTION_METRIC} alone; test rows chose "
         "nothing.",
+        *_ends(rows),
+        *_still_gaining(rows),
         *_several(dataset),
         *_spread(rows, dataset),
         "tied: share of test rows whose item has the score of another candidate; constant: share of users whose "
@@ -67,6 +69,29 @@ def _data(dataset: Dataset) -> str:
         f"{dataset.name}: {dataset.num_users:,} users, {dataset.num_items:,} items, {rows:,} interactions; "
         f"{group_h.size:,} test rows, {warm:,} with a warm item (one with train rows) and {cold:,} with a cold one."
     )
+
+
+def _ends(rows: Sequence[TableRow]) -> list[str]:
+    """Which methods validation took to an end of their grid."""
+    found = [f"{row.method.name} ({'; '.join(row.method.ends)})" for row in rows if row.method.ends]
+    if not found:
+        return []
+    return [
+        "Chosen at an end of what was tried, of three values or more, so that another grid may do better: "
+        f"{', '.join(found)}."
+    ]
+
+
+def _still_gaining(rows: Sequence[TableRow]) -> list[str]:
+    """Which methods were best at the last round or epoch that they were given."""
+    found = []
+    for row in rows:
+        runs = list(zip(row.method.curves, row.method.best_rounds, strict=True))
+        if at_last := sum(is_last(curve, best) for curve, best in runs):
+            found.append(f"{row.method.name} ({at_last} of {len(runs)} seeds)")
+    if not found:
+        return []
+    return [f"Best at the last round or epoch, so that longer training may do better: {', '.join(found)}."]
 
 
 def _several(dataset: Dataset) -> list[str]:
@@ -103,7 +128,10 @@ def _marks(rows: Sequence[TableRow]) -> list[str]:
         (tables.NOT_FINITE, any(r.nonfinite_users for r in rows), "some scores were not finite; they rank last."),
         (tables.SOME_FAILED, any(r.method.failures for r in rows), "some or all runs failed, see Failures."),
     ]
-    return [f"{mark} {meaning}" for mark, holds, meaning in marks if holds]
+    found = [f"{mark} {meaning}" for mark, holds, meaning in marks if holds]
+    if not any(row.method.name == order.POPULARITY and order.has_numbers(row.method) for row in rows):
+        found.append(f"{order.POPULARITY} has no numbers here, so that no method is marked as below it.")
+    return found
 
 
 def _published(rows: Sequence[TableRow], dataset: Dataset) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fedvlr_jax.types import Ranks
@@ -44,6 +44,7 @@ class MethodRuns(NamedTuple):
       megabytes_per_round: 10^6 bytes of all clients of a round, both directions; None for centralised methods.
       num_public, num_private_per_client: parameters; None where that makes no sense.
       lists: by seed, `evaluation.list_metrics.summarise_lists`; () where lists were not judged.
+      ends: what of the chosen point is the least or the largest that was tried (`searching.at_ends`).
       failures: sentences, one for every run that failed; the method has no row of numbers when no seed is left.
     """
 
@@ -63,3 +64,10 @@ class MethodRuns(NamedTuple):
     num_private_per_client: int | None = None
     failures: tuple[str, ...] = ()
     lists: tuple[Mapping[str, Any], ...] = ()
+    ends: tuple[str, ...] = ()
+
+
+def is_last(curve: Sequence[CurvePoint], best_round: int) -> bool:
+    """Whether the best round of a run is the last one of several that were evaluated: training ended while it was
+    still gaining, since patience would have gone on. A single evaluation leaves nothing to choose."""
+    return len(curve) > 1 and curve[-1].round == best_round

@@ -12,6 +12,7 @@ from fedvlr_jax.benchmark.formats import latex, markdown
 from fedvlr_jax.benchmark.notes import make_notes
 from fedvlr_jax.benchmark.plots import draw_all
 from fedvlr_jax.benchmark.records import MethodRuns
+from fedvlr_jax.io.environment import earlier_code
 from fedvlr_jax.io.files import write_bytes, write_csv
 from fedvlr_jax.report.facts import data_facts, environment_facts
 from fedvlr_jax.report.pages import Picture, render
@@ -53,7 +54,7 @@ def write_report(
     rows = table.make_rows(methods, dataset)
     contrasts = make_contrasts(methods)
     groupings = groups.make_groups(methods, dataset)
-    notes = [*cuts, *make_notes(rows, dataset, environment)]
+    notes = [*cuts, *make_notes(rows, dataset, environment), *earlier_code(workdir, environment)]
     pictures = draw_all(rows, groupings)
 
     main = tables.main_table(rows, dataset.name)

@@ -31,6 +31,17 @@ from fedvlr_jax.types import Dataset
 FREE = ("methods", "hosts", "variants", "own", "controls", "seeds", "minutes", "priority")
 """What may change between two calls on one workdir: which methods and seeds there are, not what a run computes."""
 
+LEAST = {
+    "seeds": 1,
+    "search_seeds": 1,
+    "group": 0,
+    "baseline_points": 0,
+    "epochs": 1,
+    "epochs_every": 1,
+    "epochs_patience": 1,
+}
+"""The least value of every whole number of a configuration."""
+
 
 class Finished(NamedTuple):
     """The records of a benchmark in the order of its table, and sentences about what was left out or cut."""
@@ -69,14 +80,7 @@ def run_benchmark(
       ConfigError: a configuration that makes no sense, or a workdir of another benchmark.
       Interrupted: after a signal; finished runs are kept.
     """
-    if not 0 <= config["minutes"] < math.inf:
-        raise ConfigError(f"minutes: expected at least 0 (0 = no limit), found {config['minutes']}")
-    if config["seeds"] < 1 or config["search_seeds"] < 1:
-        raise ConfigError("seeds, search_seeds: expected at least 1 each")
-    learners = [name for name, baseline in BASELINES.items() if isinstance(baseline, Learner)]
-    for name in config["baseline_points_of"]:
-        if name not in learners:
-            raise ConfigError(f"baseline_points_of: expected names among {', '.join(learners)}, found {name!r}")
+    _check_numbers(config)
     listed = list_methods(config, dataset)
     patterns = parse_names(config["priority"])
     _require_same_benchmark(workdir, config, dataset)
@@ -94,6 +98,23 @@ def run_benchmark(
             ran = run_whole(task, listed.methods, report)
     records = [ran.records[method.name] for method in listed.methods if method.name in ran.records]
     return Finished(records, (*listed.notes, *ran.cuts))
+
+
+def _check_numbers(config: Mapping[str, Any]) -> None:
+    """Refuses numbers of a configuration that are out of range, before anything runs."""
+    if not 0 <= config["minutes"] < math.inf:
+        raise ConfigError(f"minutes: expected at least 0 (0 = no limit), found {config['minutes']}")
+    if not 1 < config["bucket_growth"] < math.inf:
+        raise ConfigError(f"bucket_growth: expected a number above 1, found {config['bucket_growth']}")
+    learners = [name for name, baseline in BASELINES.items() if isinstance(baseline, Learner)]
+    for name in config["baseline_points_of"]:
+        if name not in learners:
+            raise ConfigError(f"baseline_points_of: expected names among {', '.join(learners)}, found {name!r}")
+    points = {f"baseline_points_of.{name}": (count, 0) for name, count in config["baseline_points_of"].items()}
+    whole = {name: (config[name], least) for name, least in LEAST.items()}
+    for name, (number, least) in (whole | points).items():
+        if type(number) is not int or number < least:
+            raise ConfigError(f"{name}: expected an integer of at least {least}, found {number!r}")
 
 
 @contextlib.contextmanager

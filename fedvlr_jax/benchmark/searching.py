@@ -34,8 +34,46 @@ def choose_point(points: Sequence[int], seeds: Sequence[int], tried: Mapping[Key
     return max(points, key=lambda k: (value(k), -k))
 
 
-def collect(method: Method, hyper: Mapping[str, Any], num_points: int, tried: Tried, final: Tried) -> MethodRuns:
-    """The record of a method from the runs of its search and those at the chosen point."""
+LEAST_VALUES = 3  # of a field, of fewer than which every one is at an end
+
+
+def at_ends(chosen: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """What of a chosen point is the least or the largest number that was tried: beyond it nobody has looked.
+
+    >>> at_ends({"lr": 0.1, "reg": 0.0}, [{"lr": lr, "reg": reg} for lr in (0.001, 0.01, 0.1) for reg in (0.0, 1, 2)])
+    ('lr 0.1, the largest of 3',)
+
+    Args:
+      chosen: one of `points`.
+      points: that validation chose among, all with the same fields.
+
+    Returns:
+      One phrase for each field with at least `LEAST_VALUES` numbers of which the chosen one is at an end. Where
+      nothing can lie beyond there is none: 0 as the least, what it is the size of is left out; and shares, two fields
+      that add up to 1.
+    """
+    found = []
+    for field, value in chosen.items():
+        values = [point.get(field) for point in points]
+        numbers = {x for x in values if isinstance(x, int | float) and not isinstance(x, bool)}
+        if len(numbers) < LEAST_VALUES or value not in numbers or _is_share(field, points):
+            continue
+        if value == max(numbers):
+            found.append(f"{field} {value:g}, the largest of {len(numbers)}")
+        elif value == min(numbers) and value != 0:
+            found.append(f"{field} {value:g}, the least of {len(numbers)}")
+    return tuple(found)
+
+
+def _is_share(field: str, points: Sequence[Mapping[str, Any]]) -> bool:
+    others = [name for name, x in points[0].items() if name != field and isinstance(x, float)]
+    return any(all(point[field] + point.get(name, 0.0) == 1 for point in points) for name in others)
+
+
+def collect(
+    method: Method, hyper: Mapping[str, Any], points: Sequence[Mapping[str, Any]], tried: Tried, final: Tried
+) -> MethodRuns:
+    """The record of a method from the runs of its search among `points` and those at the chosen one."""
     done = {seed: run for (_, seed), run in final.items() if isinstance(run, Stored)}
     everything = tried | final
     finished = [run for run in everything.values() if isinstance(run, Stored)]
@@ -47,7 +85,8 @@ def collect(method: Method, hyper: Mapping[str, Any], num_points: int, tried: Tr
         host=method.host,
         variant=method.variant,
         hyper=hyper,
-        points=num_points,
+        points=len(points),
+        ends=at_ends(hyper, points),
         seeds=tuple(done),
         ranks=tuple(run.ranks for run in done.values()),
         best_rounds=tuple(run.result["best_round"] for run in done.values()),

@@ -18,7 +18,7 @@ from fedvlr_jax.commands import cli, config_files
 from fedvlr_jax.errors import ConfigError
 from fedvlr_jax.fields import flatten
 from fedvlr_jax.io.interrupt import Interrupt
-from fedvlr_jax.sweep.layout import describe, group_by_program, read_shard
+from fedvlr_jax.sweep.layout import describe, read_shard
 from fedvlr_jax.sweep.space import expand, read_sweep
 
 
@@ -45,6 +45,7 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     from fedvlr_jax.io.environment import describe_environment, require_backend, write_environment
     from fedvlr_jax.io.files import prepare_workdir
     from fedvlr_jax.io.progress import ProgressDisplay
+    from fedvlr_jax.sweep.guarantees import say_worth, worth_of_points
     from fedvlr_jax.sweep.report import write_report
     from fedvlr_jax.sweep.runner import check_points, run_sweep
     from fedvlr_jax.sweep.runs import Datasets, SweepStore, delete_sweep
@@ -57,12 +58,9 @@ def body(values: flags.FlagValues, interrupt: Interrupt) -> None:
     store = SweepStore(settings, sweep, pathlib.Path(values.workdir or f"runs/sweep-{name}").resolve(), Datasets())
     if settings["dry_run"]:
         points = [] if sweep.kind == "optuna" else expand(sweep)
-        check_points(store, points)
-        print(
-            "\n".join(
-                describe(points, group_by_program(points)) if points else ["optuna proposes its points on the way"]
-            )
-        )
+        programs = check_points(store, points)
+        lines = describe(points, programs) if points else ["optuna proposes its points on the way"]
+        print("\n".join([*lines, *say_worth(worth_of_points(store, points))]))
         return
     prepare_workdir(store.workdir)
     if not values.resume:

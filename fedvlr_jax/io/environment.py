@@ -69,14 +69,31 @@ def write_environment(workdir: pathlib.Path, environment: Mapping[str, Any]) -> 
     path = workdir / "environment.json"
     stored = read_json(path)
     if stored is not None:
-        before, now = ({name: found.get(name) for name in CODE} for found in (stored, environment))
-        lines = differences(before, now, origin="before")
+        lines = differences(_code(stored), _code(environment), origin="before")
         if lines:
             kept = next(p for n in range(1, 10**6) if not (p := workdir / f"environment-{n}.json").exists())
             write_json(kept, stored)  # a copy: shards of a sweep may do this at one time
             message = f"{workdir}: going on under other code ({'; '.join(lines)}); {kept.name} keeps what was before"
             warnings.warn(message, RunWarning, stacklevel=2)
     write_json(path, environment)
+
+
+def earlier_code(workdir: pathlib.Path, environment: Mapping[str, Any]) -> list[str]:
+    """A sentence about every earlier call on a workdir whose code was another, the first call first.
+
+    Args:
+      workdir: of a benchmark or a sweep, after `write_environment`.
+      environment: of this call.
+    """
+    kept = sorted(workdir.glob("environment-*.json"), key=lambda path: (len(path.name), path.name))
+    now = _code(environment)
+    of_files = {path.name: differences(_code(read_json(path) or {}), now, origin="then") for path in kept}
+    return [
+        "Runs that an earlier call finished are not made again, and one call was under other code: "
+        f"{'; '.join(lines)} ({name} has all of it)."
+        for name, lines in of_files.items()
+        if lines
+    ]
 
 
 def require_backend(*, float32: bool = True) -> None:
@@ -93,6 +110,10 @@ def require_backend(*, float32: bool = True) -> None:
         raise ConfigError(f"JAX has no device of {wanted} (JAX_PLATFORMS): {reason}") from error
     if float32 and jax.config.jax_enable_x64:
         raise ConfigError("JAX_ENABLE_X64: expected JAX in float32, in which models train and rank, found float64")
+
+
+def _code(environment: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: environment.get(name) for name in CODE}
 
 
 def _shorten(argument: str, workdir: pathlib.Path) -> str:

@@ -9,6 +9,7 @@ from tabulate import tabulate
 
 from fedvlr_jax.data.score_files import ORDERED
 from fedvlr_jax.evaluation.comparison import Comparison
+from fedvlr_jax.evaluation.intervals import LEAST_USERS
 from fedvlr_jax.io.tables import list_tables, summary_table
 
 TEST_COLUMNS = ("against", "metric", "difference", "effect_size", "better", "worse", "p", "p_holm")
@@ -47,8 +48,9 @@ def judgement_text(
             "all others, tied"
         )
     lines += ["test rows, tie-exact; percent", summary_table([(name, result), *runs])]
-    spans = (f"{metric} [{100 * low:.2f}, {100 * high:.2f}]" for metric, (low, high) in result["intervals"].items())
-    lines += [f"95 % over users: {', '.join(spans)}", list_tables(result["lists"])]
+    spans = [f"{metric} [{100 * low:.2f}, {100 * high:.2f}]" for metric, (low, high) in result["intervals"].items()]
+    lines.append(f"95 % over users: {', '.join(spans) or f'no interval, which needs {LEAST_USERS} users'}")
+    lines.append(list_tables(result["lists"]))
     if tests:
         lines.append(f"{name} minus each run, percentage points; users paired, {len(tests)} tests corrected together")
         lines.append(tabulate(map(_shown, tests), _HEADS, floatfmt=_FORMATS, missingval="-"))

@@ -90,5 +90,10 @@ def numbers(indices: Sequence[int]) -> str:
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
+def name_points(indices: Sequence[int]) -> str:
+    """Ascending indices of points in words: "point 2", "points 0-3, 7"."""
+    return f"point{'' if len(indices) == 1 else 's'} {numbers(indices)}"
+
+
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"

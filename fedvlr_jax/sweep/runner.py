@@ -9,6 +9,7 @@ from fedvlr_jax.algorithm import make_algorithm
 from fedvlr_jax.benchmark.storage import Stored
 from fedvlr_jax.errors import ConfigError, DataError
 from fedvlr_jax.settings import check_settings
+from fedvlr_jax.sweep.guarantees import say_worth, worth_of_points
 from fedvlr_jax.sweep.layout import Program, describe, group_by_program, points_of_shard
 from fedvlr_jax.sweep.leaderboard import make_leaderboard
 from fedvlr_jax.sweep.optuna_search import propose_points
@@ -52,6 +53,8 @@ def run_sweep(
         programs = check_points(store, points)
         require_same_sweep(store)
         _warn_of_privacy(store, points, set())
+        for line in say_worth(worth_of_points(store, points)):
+            trainer.report(line)
         on_start()
         return Found(points, _run(trainer, points, points_of_shard(programs, shard)))
     require_same_sweep(store)

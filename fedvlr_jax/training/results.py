@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fedvlr_jax.data.heldout import place_rows
+from fedvlr_jax.evaluation.intervals import LEAST_USERS
 from fedvlr_jax.evaluation.metrics import MAIN_CUTOFF, main_metrics, set_metrics, summarise, user_values, warm_items
 from fedvlr_jax.evaluation.statistics import bootstrap_interval
 from fedvlr_jax.models.costs import CostReport
@@ -126,10 +127,13 @@ def rank_correlations(learned_um: np.ndarray, planted_um: np.ndarray) -> dict[st
 
 
 def main_intervals(ranks: Ranks) -> dict[str, tuple[float, float]]:
-    """95 % user-bootstrap intervals of the main test metrics."""
+    """95 % user-bootstrap intervals of the main test metrics; none with fewer than `LEAST_USERS`, as in a table.
+
+    Of few users they are too narrow: that of a single one would be a point.
+    """
     metrics = (*main_metrics(), *set_metrics(ranks.user is not None, MAIN_CUTOFF))
     values = {metric: user_values(ranks, metric) for metric in metrics}
-    return {name: bootstrap_interval(x) for name, x in values.items() if x.size}
+    return {name: bootstrap_interval(x) for name, x in values.items() if x.size >= LEAST_USERS}
 
 
 def _spearman(x_u: np.ndarray, y_u: np.ndarray) -> float:
