@@ -46,7 +46,7 @@ def test_exact_sums_under_a_guarantee_are_warned_about_once(monkeypatch, tmp_pat
     store = SweepStore(settings, read(fields=fields), tmp_path, Datasets())
     monkeypatch.setattr(runner, "_run", lambda *_: {})
     with pytest.warns(RunWarning, match="host fedprior forms exact sums over all") as warned:
-        runner.run_sweep(types.SimpleNamespace(store=store))
+        runner.run_sweep(types.SimpleNamespace(store=store, report=lambda _: None))
     assert len([w for w in warned if "exact sums" in str(w.message)]) == 1
 
 
