@@ -64,17 +64,12 @@ def draw_batch(
 
 def _distinct(ids_n: Array, num_items: int) -> tuple[Array, Array]:
     """The distinct ids in ascending order, then `num_items`; and where each id is among them, n for padding."""
-    size = ids_n.size
-    place_n = jnp.arange(size, dtype=jnp.int32)
-    if (num_items + 1) * size <= jnp.iinfo(jnp.int32).max:  # one number for both sorts far faster than a pair
-        both_n = jnp.sort(ids_n * size + place_n)
-        sorted_n, place_n = both_n // size, both_n % size
-    else:
-        sorted_n, place_n = jax.lax.sort((ids_n, place_n), num_keys=1)
+    sorted_n = jnp.sort(ids_n)
     is_first_n = jnp.concatenate([jnp.ones(1, bool), sorted_n[1:] != sorted_n[:-1]])
-    position_n = jnp.where(sorted_n < num_items, jnp.cumsum(is_first_n, dtype=jnp.int32) - 1, size)
-    distinct_n = jnp.full(size, num_items, ids_n.dtype).at[position_n].set(sorted_n, mode="drop")
-    return distinct_n, jnp.zeros_like(position_n).at[place_n].set(position_n, unique_indices=True)
+    distinct_n = jnp.sort(jnp.where(is_first_n, sorted_n, num_items))
+    # By halving: a sort of both together, as of pairs, takes ten times as long on a CPU.
+    found_n = jnp.searchsorted(distinct_n, ids_n).astype(jnp.int32)
+    return distinct_n, jnp.where(ids_n < num_items, found_n, ids_n.size)
 
 
 def make_client_round(
