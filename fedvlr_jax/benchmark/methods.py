@@ -135,15 +135,13 @@ def _changed(config: Mapping[str, Any], methods: Sequence[Method]) -> list[Metho
     A pattern of ``config.settings`` with a comma and a label, as "fedprior+*, eps *", is for these alone.
     """
     found, patterns = [], parse_names(config["changed_of"])
+    labelled = {pattern: values for pattern, values in config["settings"].items() if ", " in pattern}
     if config["changed"]:
         _check_patterns("changed_of", patterns, [method.name for method in methods], "federated method")
     for label in sorted(config["changed"], key=_natural):
         for method in (m for m in methods if _fits(m.name, patterns)):
             name = f"{method.name}, {label}"
-            fixed = dict(flatten(config["changed"][label]))
-            for pattern, values in config["settings"].items():
-                if ", " in pattern and fnmatchcase(name, pattern):
-                    fixed |= dict(flatten(values))
+            fixed = dict(flatten(config["changed"][label])) | _fields_of(name, labelled)
             settings = _checked(name, method.settings, fixed)
             found.append(method._replace(name=name, settings=settings, grid=_without_axes(method.grid, fixed)))
     return found
@@ -154,11 +152,17 @@ def _natural(label: str) -> tuple[tuple[str, int], ...]:
     return tuple((text, int(digits or 0)) for text, digits in re.findall(r"(\D*)(\d*)", label))
 
 
-def _method(config: Mapping[str, Any], name: str, host: str, variant: str, fixed: Mapping[str, Any]) -> Method:
+def _fields_of(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The dotted fields of all patterns that fit a name; later patterns win."""
     fields: dict[str, Any] = {}
-    for pattern, values in config["settings"].items():
+    for pattern, values in settings.items():
         if fnmatchcase(name, pattern):
             fields |= dict(flatten(values))
+    return fields
+
+
+def _method(config: Mapping[str, Any], name: str, host: str, variant: str, fixed: Mapping[str, Any]) -> Method:
+    fields = _fields_of(name, config["settings"])
     axes: dict[str, Sequence[Any]] = {}
     for pattern, values in config["grid"].items():
         if fnmatchcase(name, pattern):

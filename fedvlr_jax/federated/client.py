@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from fedvlr_jax.agreed import Evidence
-from fedvlr_jax.federated.local_steps import begin, local_steps, own_gradients
+from fedvlr_jax.federated.local_steps import all_finite, begin, local_steps, own_gradients
 from fedvlr_jax.federated.objectives import Draw
 from fedvlr_jax.federated.private_state import change_table
 from fedvlr_jax.federated.step_loss import (
@@ -114,7 +114,7 @@ def make_client_round(
         if ids_n is not None:
             state = change_table(state, lambda table: take_rows(table, ids_n))
         state, upload, loss_a = local_update(broadcast, state, batch, round_)
-        alive = _all_finite((state, upload.rows, upload.head, loss_a))
+        alive = all_finite((state, upload.rows, upload.head, loss_a))
         if ids_n is not None:
             state = change_table(state, lambda rows: given(table).at[ids_n].set(rows, mode="drop"))
         if transform.client is not None:
@@ -124,12 +124,6 @@ def make_client_round(
         return state, upload, jnp.where(alive, jnp.mean(loss_a), jnp.nan)
 
     return client_round
-
-
-def _all_finite(tree: PyTree) -> Array:
-    """bool [], whether every floating-point number is finite."""
-    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
 
 
 def make_local_update(model: Model, settings: LocalSettings) -> LocalUpdate:

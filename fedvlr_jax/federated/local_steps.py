@@ -233,6 +233,12 @@ def keep_clients(keep_c: Array, tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jnp.where(over_leaf(keep_c, x), x, 0), tree)
 
 
+def all_finite(tree: PyTree) -> Array:
+    """bool [], whether every floating-point number of a tree is finite."""
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
+
+
 def over_leaf(x_c: Array, like: Array) -> Array:
     """[c] -> [c, 1, ...] with as many axes as `like`."""
     return x_c.reshape(x_c.shape + (1,) * (like.ndim - 1))

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 
 from fedvlr_jax.federated.client import ClientBatch, make_gathered_update, make_local_update
 from fedvlr_jax.federated.factors import Factors, make_factored_update
-from fedvlr_jax.federated.local_steps import begin, keep_clients, local_steps, summed_gradients
+from fedvlr_jax.federated.local_steps import all_finite, begin, keep_clients, local_steps, summed_gradients
 from fedvlr_jax.federated.objectives import Draw
 from fedvlr_jax.federated.step_loss import LocalSettings, add_rows, make_loss, make_step_loss, step_positions
 from fedvlr_jax.models.model import Broadcast, Model, Upload, take_rows
@@ -108,7 +108,7 @@ def _train_apart(
     update = jax.vmap(make(model, settings), in_axes=(None, 0, 0, None))
     state_c, upload_c, loss_ca = update(broadcast, state_c, batch_c, round_)
     sent_c = upload_c._replace(norm=None) if path.factored else upload_c  # a norm is formed where it is needed
-    finite_c = finite_rows((state_c, sent_c, loss_ca))
+    finite_c = finite_clients((state_c, sent_c, loss_ca))
     return ChunkResult(state_c, upload_c, None, jnp.mean(loss_ca, axis=1), (alpha_c > 0) & finite_c)
 
 
@@ -143,8 +143,8 @@ def _train_summed(
         moved_c, total, loss_ac = local_steps(
             gradients, begun, settings, download, safe_c, draw_c, each=jax.vmap, add_rows=add
         )
-        good_c = alive_c & finite_rows((moved_c, loss_ac.T))
-        sum_finite = jnp.all(finite_rows(jax.tree.map(lambda x: x[None], total)))
+        good_c = alive_c & finite_clients((moved_c, loss_ac.T))
+        sum_finite = all_finite(total)
         done = sum_finite & jnp.all(good_c == alive_c)
         # A sum that overflows although every client looks finite has no culprit: the chunk is left out whole.
         blame = sum_finite | jnp.any(good_c != alive_c)
@@ -169,8 +169,6 @@ def _add_rows_of_steps(total: PyTree, rows_cb: PyTree, draw_c: Draw) -> PyTree:
     return add_rows(total, rows_cb, jax.vmap(step_positions)(draw_c))
 
 
-def finite_rows(tree: PyTree) -> Array:
+def finite_clients(tree: PyTree) -> Array:
     """bool [c], whether every floating-point number of a client is finite, over leaves with leading axis c."""
-    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
-    finite = [jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim))) for x in leaves]
-    return jnp.all(jnp.stack(finite), axis=0)
+    return jax.vmap(all_finite)(tree)

@@ -77,15 +77,9 @@ def write_report(
     write_csv(workdir / "table.csv", *csv_table(leaderboard, best, test, worth))
     write_json(workdir / "best.json", summary)
     advice = f"To train the best point: `{summary['command']}`" if best else "No point has a value at every seed."
-    notes = [
-        advice,
-        *NOTES,
-        *ends_of(best, leaderboard, sweep),
-        *still_gaining(best, found.runs),
-        *mixed_rows(store, found.points),
-        *say_worth(worth),
-        *earlier_code(workdir, environment),
-    ]
+    about_best = [*ends_of(best, leaderboard, sweep), *still_gaining(best, found.runs)]
+    about_all = [*mixed_rows(store, found.points), *say_worth(worth), *earlier_code(workdir, environment)]
+    notes = [advice, *NOTES, *about_best, *about_all]
     table = text_table(leaderboard, best, test, worth)
     text, drawn = markdown(title, [table], notes), draw_parallel(leaderboard)
     write_bytes(workdir / "table.md", text.encode())
